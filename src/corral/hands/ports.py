@@ -1,0 +1,84 @@
+"""What a hands host needs from a provider of sandboxes. One contract suite tests every provider:
+`corral.testing.contract_provider`.
+"""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from corral.kernel.errors import WorldError
+from corral.session.call import Recipe, ToolCall
+from corral.session.content import ToolResult
+
+
+class SandboxLost(WorldError):
+    """The sandbox died under the call. Never shown to the model as if the command had said it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Capabilities:
+    """Optional abilities, as data. `isolation` is what `corral doctor` prints."""
+
+    isolation: str
+    network: bool = False
+    memory_limit: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Probe:
+    """Whether a provider works on this machine, tried for real. `remedy` says what to do if not."""
+
+    is_available: bool
+    detail: str
+    remedy: str = ""
+
+
+class Sandbox(Protocol):
+    """One isolated machine. Cattle: it may vanish at any time, its workspace directory stays."""
+
+    @property
+    def is_alive(self) -> bool: ...
+
+    async def run(self, call: ToolCall) -> ToolResult:
+        """Run one built-in tool (bash, read, write, edit, glob, grep) in the sandbox.
+
+        Calls of one thread that need its shell run one after another; the timeout starts with the
+        execution. Raises SandboxLost.
+        """
+
+    async def cancel(self, call_id: str) -> None:
+        """Kill this call's command; `run` then returns an error result that says so."""
+
+    async def destroy(self) -> None:
+        """Kill everything inside. Repeat: safe. The workspace is not touched."""
+
+
+class Provider(Protocol):
+    """A factory of sandboxes."""
+
+    name: str
+    capabilities: Capabilities
+
+    async def probe(self) -> Probe:
+        """Boot a throw-away sandbox, run a command, check that escapes are denied."""
+
+    async def create(self, *, session_id: str, workspace: Path, recipe: Recipe) -> Sandbox:
+        """A fresh sandbox with `workspace` (a host directory this provider prepared) at /workspace.
+        Raises SandboxUnavailable with a remedy."""
+
+    async def prepare_workspace(self, workspace: Path) -> None:
+        """Make the directory that a sandbox will own. Repeat: safe."""
+
+    async def import_archive(self, workspace: Path, archive: AsyncIterator[bytes]) -> None:
+        """Unpack a tar stream below the workspace, inside a sandbox or with links refused.
+        Raises InvalidRequest for a hostile or oversized archive; nothing outside is ever touched."""
+
+    def export_archive(self, workspace: Path) -> AsyncIterator[bytes]:
+        """A tar stream of the workspace; agent-made links are packed as links, never followed."""
+
+    async def remove_workspace(self, workspace: Path) -> None:
+        """Delete it, whoever owns the files in it. Repeat: safe."""
+
+    async def aclose(self) -> None:
+        """Destroy every sandbox, warm ones too."""

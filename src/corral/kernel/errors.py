@@ -1,0 +1,101 @@
+"""One tree of errors.
+
+    CorralError
+    ├── CallerError                 4xx: the caller's mistake; the message says what to change
+    │   ├── InvalidRequest          400 invalid_request_error
+    │   ├── AuthenticationFailed    401 authentication_error
+    │   ├── PermissionDenied        403 permission_error
+    │   ├── NotFound                404 not_found_error
+    │   ├── Conflict                409 conflict_error
+    │   └── RequestTooLarge         413 request_too_large
+    ├── WorldError                  the world's failure; `retryable`, `written`
+    │   ├── StoreUnavailable        503 -> 529 overloaded_error: nothing was written
+    │   ├── HandsUnavailable        the hands host did not answer
+    │   ├── SandboxUnavailable      no sandbox can be made here; the message says what to install
+    │   └── ModelFailed             brain.ports: the model's side failed
+    └── Stop                        not failures: "somebody else goes on from here"
+        ├── LeaseLost               a newer epoch owns the session: write nothing, stop
+        └── Stale                   the log moved since it was folded: fold the news, decide again
+
+Our own bugs are none of these: `assert`, or let it crash; the lease expires and the log is intact.
+Only `api/errors.py` renders an error for the wire.
+"""
+
+from typing import ClassVar
+
+
+class CorralError(Exception):
+    """Base of everything Corral raises on purpose."""
+
+
+class CallerError(CorralError):
+    status: ClassVar[int] = 400
+    wire_type: ClassVar[str] = "invalid_request_error"
+
+    def __init__(self, message: str, *, error_code: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.error_code = error_code
+
+
+class InvalidRequest(CallerError):
+    pass
+
+
+class AuthenticationFailed(CallerError):
+    status = 401
+    wire_type = "authentication_error"
+
+
+class PermissionDenied(CallerError):
+    status = 403
+    wire_type = "permission_error"
+
+
+class NotFound(CallerError):
+    status = 404
+    wire_type = "not_found_error"
+
+
+class Conflict(CallerError):
+    status = 409
+    wire_type = "conflict_error"
+
+
+class RequestTooLarge(CallerError):
+    status = 413
+    wire_type = "request_too_large"
+
+
+class WorldError(CorralError):
+    """The world failed. `retryable`: the same call may succeed later. `written`: whether anything was."""
+
+    def __init__(self, message: str, *, retryable: bool = True, written: bool = False) -> None:
+        super().__init__(message)
+        self.message = message
+        self.retryable = retryable
+        self.written = written
+
+
+class StoreUnavailable(WorldError):
+    pass
+
+
+class HandsUnavailable(WorldError):
+    pass
+
+
+class SandboxUnavailable(WorldError):
+    pass
+
+
+class Stop(CorralError):
+    """Somebody else goes on from here. Never logged as an error."""
+
+
+class LeaseLost(Stop):
+    pass
+
+
+class Stale(Stop):
+    pass

@@ -1,0 +1,52 @@
+"""Every bound, with its unit and its reason.
+
+A number that a user must change is a setting (`config.py`); all others are here.
+"""
+
+# -- requests (spec/errors-limits.md) -----------------------------------------------------------
+REQUEST_BODY_BYTES_MAX = 32 * 1024 * 1024  # documented body limit
+EVENTS_PER_SEND_MAX = 50  # the documented figure for initial events, used for sends too
+EVENTS_PER_APPEND_MAX = 1024  # one model response, or one turn's closing events; a sanity bound
+METADATA_PAIRS_MAX, METADATA_KEY_CHARS_MAX, METADATA_VALUE_CHARS_MAX = 16, 64, 512
+AGENT_NAME_CHARS_MAX, AGENT_DESCRIPTION_CHARS_MAX, AGENT_SYSTEM_CHARS_MAX = 256, 2048, 100_000
+TOOLS_PER_AGENT_MAX, MCP_SERVERS_PER_AGENT_MAX, SKILLS_PER_AGENT_MAX = 256, 20, 64
+PAGE_LIMIT_DEFAULT, PAGE_LIMIT_MAX = 20, 100
+EVENT_PAGE_LIMIT_DEFAULT, EVENT_PAGE_LIMIT_MAX = 1000, 1000
+EVENT_DELTAS_VALUES_MAX = 100
+SYSTEM_MESSAGE_ITEMS_MAX = 1000
+IDEMPOTENCY_SECONDS = 24 * 3600
+INBOX_EVENTS_MAX = 1000  # unprocessed inputs of one session; the next send gets 429
+
+# -- streams --------------------------------------------------------------------------------------
+SSE_KEEPALIVE_SECONDS = 15.0
+SSE_BUFFER_EVENTS_MAX = 10_000  # a slower reader is closed and resumes by cursor
+
+# -- leases ---------------------------------------------------------------------------------------
+LEASE_TTL_SECONDS = 10.0
+LEASE_RENEW_SECONDS = LEASE_TTL_SECONDS / 3
+LEASE_TRUST_SECONDS = LEASE_TTL_SECONDS * 0.8  # a holder trusts itself for less than the store does
+SWEEP_SECONDS = 1.0
+CLAIM_BATCH_MAX = 64
+
+# -- model requests -------------------------------------------------------------------------------
+MODEL_ATTEMPTS_MAX = 6  # one request and five retries, then retries_exhausted
+MODEL_BACKOFF_SECONDS, MODEL_BACKOFF_SECONDS_MAX = 1.0, 60.0
+MODEL_RETRY_AFTER_SECONDS_MAX = 300.0  # a longer retry-after ends the turn instead of holding it
+MODEL_SILENCE_SECONDS_MAX = 300.0  # no byte for this long: the stream is broken
+MODEL_OUTPUT_TOKENS = 32_000  # max_tokens of a request; not configurable on this API
+TOOL_ROUNDS_PER_TURN_MAX = 500  # spec/tools.md; then tool_use_limit_reached_error
+SESSIONS_PER_BRAIN_MAX = 1000  # running at once in one brain; further wakes wait
+
+# -- hands ----------------------------------------------------------------------------------------
+TOOL_OUTPUT_CHARS_MAX = 100_000  # above it the output spills to a file (spec/tools.md)
+TOOL_PREVIEW_CHARS = 2_000  # first and last characters kept in the preview
+TOOL_TIMEOUT_SECONDS = 120.0  # bash default, as the SDK's reference toolset
+TOOL_TIMEOUT_SECONDS_MAX = 3600.0
+TOOL_INPUT_BYTES_MAX = 16 * 1024 * 1024
+CANCEL_GRACE_SECONDS = 2.0  # an interrupt has killed the command by then
+SANDBOXES_MAX = 64  # live sandboxes of one hands host
+SANDBOX_IDLE_SECONDS = 600.0  # then it goes; the workspace stays
+SANDBOX_MEMORY_BYTES = 2 * 1024**3
+SANDBOX_PROCESSES_MAX = 512
+WORKSPACE_ARCHIVE_BYTES_MAX = 512 * 1024 * 1024
+HANDS_UNADOPTED_SECONDS = 60.0  # hands and egress end themselves without a supervisor (DESIGN 8)
