@@ -1,0 +1,210 @@
+"""The event types of a session. One definition per shape, for the log, the brain and the wire.
+
+A body holds exactly the fields that were set, so a field the hosted service leaves out is left out and
+a null it sends is sent. `parse` reads tolerantly: fields and types written by a newer version survive.
+Source: spec/events.md and the SDK's types/beta/sessions/*_event.py.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, ClassVar, Literal
+
+import orjson
+from pydantic import BaseModel, ConfigDict
+
+from corral.kernel.clock import rfc3339
+from corral.kernel.ids import EventId, ThreadId
+from corral.session.content import Block, Json
+
+
+class Event(BaseModel):
+    """Base of all events. `processed_at` is None only while an input waits in the inbox."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    TYPE: ClassVar[str] = ""
+
+    id: EventId
+    type: str
+    processed_at: datetime | None = None
+
+    def __init__(self, **fields: Any) -> None:
+        if self.TYPE:
+            fields.setdefault("type", self.TYPE)
+        super().__init__(**fields)
+
+    def body(self, *, processed_at: datetime | None) -> bytes:
+        """The public JSON: the fields that were set, `processed_at` last."""
+        fields = self.model_dump(exclude_unset=True, exclude={"processed_at"})
+        fields["processed_at"] = None if processed_at is None else rfc3339(processed_at)
+        return orjson.dumps(fields)
+
+
+# -- client-sent --------------------------------------------------------------------------------------
+
+
+class UserMessage(Event):
+    TYPE = "user.message"
+    content: Sequence[Block]
+
+
+class UserInterrupt(Event):
+    TYPE = "user.interrupt"
+    session_thread_id: ThreadId | None = None
+
+
+class UserToolConfirmation(Event):
+    TYPE = "user.tool_confirmation"
+    tool_use_id: EventId
+    result: Literal["allow", "deny"]
+    deny_message: str | None = None
+    session_thread_id: ThreadId | None = None
+
+
+class UserCustomToolResult(Event):
+    TYPE = "user.custom_tool_result"
+    custom_tool_use_id: EventId
+    content: Sequence[Block] | None = None
+    is_error: bool | None = None
+    session_thread_id: ThreadId | None = None
+
+
+class SystemMessage(Event):
+    TYPE = "system.message"
+    content: Sequence[Block]
+
+
+# -- agent --------------------------------------------------------------------------------------------
+
+
+class AgentMessage(Event):
+    TYPE = "agent.message"
+    content: Sequence[Block]
+
+
+class AgentThinking(Event):
+    TYPE = "agent.thinking"
+
+
+class AgentToolUse(Event):
+    TYPE = "agent.tool_use"
+    name: str
+    input: Mapping[str, Json]
+    evaluated_permission: Literal["allow", "ask", "deny"] | None = None
+    evaluation: Mapping[str, Json] | None = None
+
+
+class AgentToolResult(Event):
+    TYPE = "agent.tool_result"
+    tool_use_id: EventId
+    content: Sequence[Block] | None = None
+    is_error: bool | None = None
+
+
+class AgentCustomToolUse(Event):
+    TYPE = "agent.custom_tool_use"
+    name: str
+    input: Mapping[str, Json]
+
+
+class AgentThreadContextCompacted(Event):
+    TYPE = "agent.thread_context_compacted"
+
+
+# -- session ------------------------------------------------------------------------------------------
+
+
+class SessionStatusRunning(Event):
+    TYPE = "session.status_running"
+
+
+class SessionStatusRescheduled(Event):
+    TYPE = "session.status_rescheduled"
+
+
+class SessionStatusTerminated(Event):
+    TYPE = "session.status_terminated"
+
+
+class SessionStatusIdle(Event):
+    TYPE = "session.status_idle"
+    stop_reason: Mapping[str, Json]
+    stop_details: Mapping[str, Json] | None = None
+
+
+class SessionThreadStatusRunning(Event):
+    TYPE = "session.thread_status_running"
+    session_thread_id: ThreadId
+    agent_name: str
+
+
+class SessionThreadStatusRescheduled(SessionThreadStatusRunning):
+    TYPE = "session.thread_status_rescheduled"
+
+
+class SessionThreadStatusTerminated(SessionThreadStatusRunning):
+    TYPE = "session.thread_status_terminated"
+
+
+class SessionThreadStatusIdle(Event):
+    TYPE = "session.thread_status_idle"
+    session_thread_id: ThreadId
+    agent_name: str
+    stop_reason: Mapping[str, Json]
+    stop_details: Mapping[str, Json] | None = None
+
+
+class SessionUsage(Event):
+    TYPE = "session.usage"
+    usage: Mapping[str, Json]
+
+
+class SessionError(Event):
+    TYPE = "session.error"
+    error: Mapping[str, Json]
+
+
+class SessionUpdated(Event):
+    TYPE = "session.updated"
+    title: str | None = None
+    metadata: Mapping[str, str] | None = None
+    agent: Mapping[str, Json] | None = None
+
+
+class SessionDeleted(Event):
+    TYPE = "session.deleted"
+
+
+# -- spans --------------------------------------------------------------------------------------------
+
+
+class SpanModelRequestStart(Event):
+    TYPE = "span.model_request_start"
+
+
+class SpanModelRequestEnd(Event):
+    TYPE = "span.model_request_end"
+    model_request_start_id: EventId
+    model_usage: Mapping[str, Json]
+    is_error: bool | None = None
+
+
+def _concrete(base: type[Event]) -> dict[str, type[Event]]:
+    found = {base.TYPE: base} if base.TYPE else {}
+    for child in base.__subclasses__():
+        found |= _concrete(child)
+    return found
+
+
+EVENT_TYPES: Mapping[str, type[Event]] = _concrete(Event)
+
+INBOX_TYPES = frozenset(
+    kind.TYPE for kind in (UserMessage, UserInterrupt, UserToolConfirmation, SystemMessage)
+)
+"""Inputs that wait for a brain; all other client-sent events are processed on receipt."""
+
+
+def parse(body: bytes) -> Event:
+    """An event from its stored body. A type this version does not know becomes a plain `Event`."""
+    fields = orjson.loads(body)
+    return EVENT_TYPES.get(fields["type"], Event).model_validate(fields)

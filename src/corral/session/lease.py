@@ -1,0 +1,53 @@
+"""Leases: the time-bound right to run a session, with a fencing token that grows at each grant.
+
+A holder trusts itself for LEASE_TRUST_SECONDS, the store for LEASE_TTL_SECONDS, counted from when the
+holder asked. One lease runs all threads of a session. Source: DESIGN 3.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from corral.kernel.ids import SessionId
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Lease:
+    """A held lease. `epoch` fences every write; `owner` names the brain process incarnation."""
+
+    session_id: SessionId
+    owner: str
+    epoch: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Claim:
+    """A lease to be taken by the append that carries it: granted if the session is free (or its lease
+    is over) and its epoch is still `epoch - 1`. Saves the commit of a separate claim."""
+
+    session_id: SessionId
+    owner: str
+    epoch: int
+
+
+class LeaseStore(Protocol):
+    """Times are the database's. Every method is safe to repeat."""
+
+    async def claim(
+        self, *, owner: str, limit: int, session_ids: Sequence[SessionId] | None = None
+    ) -> list[Lease]:
+        """Take the leases of up to `limit` sessions that need a brain and have no live one; of the given
+        sessions only, if given (then whether or not they need one). Skips what others hold or claim at
+        this moment."""
+
+    async def renew(self, leases: Sequence[Lease]) -> list[Lease]:
+        """Extend these; returns the ones still held (others are lost for good)."""
+
+    async def release(self, leases: Sequence[Lease]) -> None:
+        """Give them back; a lease already lost is ignored."""
+
+    async def end(self, *, owner_prefix: str, except_owner: str) -> int:
+        """End the leases of dead incarnations (owners beginning with the prefix) at once."""
+
+    async def waiting(self, *, limit: int) -> list[SessionId]:
+        """Sessions that need a brain and have no live lease, oldest need first."""

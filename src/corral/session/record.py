@@ -1,0 +1,136 @@
+"""The session record: what `GET /v1/sessions/{id}` shows, and the port that keeps it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal, Protocol
+
+from corral.kernel.ids import EnvironmentId, SessionId, ThreadId
+from corral.session.content import Json
+from corral.session.events import Event
+
+Status = Literal["idle", "running", "rescheduling", "terminated"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ThreadRecord:
+    """One thread, as on the wire. `stats` and `usage` are null before the first transition."""
+
+    thread_id: ThreadId
+    parent_thread_id: ThreadId | None = None
+    agent: Mapping[str, Json]
+    status: Status = "idle"
+    usage: Mapping[str, Json] | None = None
+    active_seconds: float = 0.0
+    running_since: datetime | None = None
+    created_at: datetime
+    updated_at: datetime
+    archived_at: datetime | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SessionRecord:
+    """A session without its log.
+
+    agent:       resolved snapshot, post-override, as the wire shows it.
+    environment: the environment's config as it was at creation.
+    usage:       wire `usage` as of the last append, without the running time still open.
+    blocked_on:  ids that the session waits for, [] unless idle with requires_action.
+    last_seq, last_arrival: ends of log and inbox.
+    """
+
+    session_id: SessionId
+    primary_thread_id: ThreadId
+    title: str | None
+    metadata: Mapping[str, str]
+    agent: Mapping[str, Json]
+    environment_id: EnvironmentId
+    environment: Mapping[str, Json]
+    status: Status
+    usage: Mapping[str, Json]
+    active_seconds: float
+    running_since: datetime | None
+    blocked_on: Sequence[str]
+    last_seq: int
+    last_arrival: int
+    epoch: int
+    created_at: datetime
+    updated_at: datetime
+    archived_at: datetime | None
+    terminated_at: datetime | None
+    threads: Sequence[ThreadRecord] = field(default_factory=tuple)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SessionFilter:
+    """`GET /v1/sessions`. Times compare with `created_at`; empty `statuses` means any."""
+
+    agent_id: str | None = None
+    agent_version: int | None = None
+    statuses: Sequence[Status] = ()
+    created_gt: datetime | None = None
+    created_gte: datetime | None = None
+    created_lt: datetime | None = None
+    created_lte: datetime | None = None
+    include_archived: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SessionPage:
+    """`sessions` in list order; `has_more` and `has_previous` beyond either end."""
+
+    sessions: Sequence[SessionRecord]
+    has_more: bool
+    has_previous: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SessionChanges:
+    """What `POST /v1/sessions/{id}` sets; a field not in `given` is kept."""
+
+    given: frozenset[str]
+    title: str | None = None
+    metadata: Mapping[str, str | None] = field(default_factory=dict)
+    tools: Sequence[Mapping[str, Json]] | None = None
+    mcp_servers: Sequence[Mapping[str, Json]] | None = None
+
+
+class SessionStore(Protocol):
+    """Keeps session records. Each method is one transaction."""
+
+    async def create(self, record: SessionRecord, *, initial: Sequence[Event] = ()) -> SessionRecord:
+        """Store a session and its initial inputs, all or nothing.
+
+        With initial events the session is created as `running` (the row's status; its
+        `session.status_running` event is the brain's) and needs a brain. Repeat: an existing id is a
+        bug. Also stores the primary thread from `record.threads`.
+        """
+
+    async def read(self, session_id: SessionId) -> SessionRecord:
+        """With its threads. Raises NotFound, also for a deleted session."""
+
+    async def page(
+        self,
+        where: SessionFilter,
+        *,
+        descending: bool,
+        limit: int,
+        after: tuple[datetime, str] | None = None,
+        before: tuple[datetime, str] | None = None,
+    ) -> SessionPage:
+        """One page in (created_at, id) order, after or before a position, read in one snapshot."""
+
+    async def update(self, session_id: SessionId, changes: SessionChanges) -> SessionRecord:
+        """Apply changes under the row lock; an effective change appends `session.updated` holding only
+        what changed (spec/sessions.md "Update"). Raises NotFound, Conflict (archived), InvalidRequest
+        (tools while not idle; metadata over its limits after the merge)."""
+
+    async def archive(self, session_id: SessionId) -> SessionRecord:
+        """End the session: appends thread_status_terminated and status_terminated, moots the inbox,
+        queues the clean-up of its sandbox. Repeat: safe. Raises InvalidRequest while it runs or has
+        unprocessed inputs."""
+
+    async def delete(self, session_id: SessionId) -> None:
+        """Remove record, log and inbox; leave a tombstone for 24 h and clean-up work for the hands.
+        Tails learn of it through the bus and the tombstone. Raises NotFound, InvalidRequest while it
+        runs."""
