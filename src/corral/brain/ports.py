@@ -6,12 +6,9 @@ from typing import Literal, Protocol
 
 from corral.kernel.errors import WorldError
 from corral.kernel.ids import EventId, SessionId
+from corral.session.call import NeverStarted as NeverStarted
 from corral.session.call import Placement, Recipe, ToolCall
 from corral.session.content import Block, Json, ToolResult
-
-
-class NeverStarted(Exception):
-    """`Hands.attach`: this journal has never seen the call; running it is safe."""
 
 
 class Hands(Protocol):

@@ -7,6 +7,10 @@ from corral.kernel.ids import EventId, SessionId, ThreadId
 from corral.session.content import Json
 
 
+class NeverStarted(Exception):
+    """`Hands.attach`: this journal has never seen the call; running it is safe."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Placement:
     """Where a call was sent: the hands host, and the journal it kept at that time.
