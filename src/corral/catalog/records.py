@@ -92,22 +92,3 @@ class ApiKeyStore(Protocol):
 
     async def revoke(self, api_key_id: str, *, now: datetime) -> None:
         """Repeat: safe. Raises NotFound; Conflict for the last valid key."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Answer:
-    """A stored HTTP answer, replayed for a repeated Idempotency-Key."""
-
-    status: int
-    body: bytes
-
-
-class IdempotencyStore(Protocol):
-    """Remembers answers for 24 h, scoped to (api key id, path, key).
-
-    The record and the effect share one transaction: the API enters `scope` around the one store call
-    that has the effect, and that call's transaction also writes the record (see `store/transaction.py`).
-    """
-
-    async def find(self, *, api_key_id: str, path: str, key: str, request_sha256: bytes) -> Answer | None:
-        """The answer of an earlier equal request, or None. Raises Conflict for another body."""
