@@ -110,7 +110,7 @@ class EventFilter:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Position:
-    """Where a reader stands: the last seq and the last arrival it was given. The SSE cursor `seq.arrival`."""
+    """Where a reader stands: the last seq and arrival it was given. The SSE cursor is `seq.arrival`."""
 
     seq: int = 0
     arrival: int = 0

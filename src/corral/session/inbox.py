@@ -1,0 +1,194 @@
+"""What a session accepts from its clients, and when: a pure function over the state under the row lock.
+
+Queued for a brain:   user.message, user.interrupt, user.tool_confirmation, system.message.
+Processed on receipt: user.custom_tool_result; it settles its call at once, the first answer wins.
+
+A rejected request stores nothing. Source: spec/events.md "Queueing", "Requires action", "Interrupts".
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from corral.kernel.errors import Conflict, InvalidRequest
+from corral.kernel.ids import EventId, ThreadId
+from corral.kernel.limits import INBOX_EVENTS_MAX
+from corral.session.events import (
+    AgentCustomToolUse,
+    AgentToolUse,
+    Event,
+    SystemMessage,
+    UserCustomToolResult,
+    UserInterrupt,
+    UserMessage,
+    UserToolConfirmation,
+    parse,
+)
+from corral.session.log import InboxEntry, StoredEvent
+from corral.session.record import SessionRecord
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class View:
+    """What admission looks at, all read under the session's row lock.
+
+    inbox:         the whole inbox.
+    tool_uses:     the logged events whose ids the inputs name (`referenced`), by id; absent if unknown.
+    answers:       the logged results of those, by the id of the tool use.
+    confirmations: ids among those that a logged or queued user.tool_confirmation names.
+    """
+
+    record: SessionRecord
+    inbox: Sequence[InboxEntry]
+    tool_uses: Mapping[EventId, StoredEvent] = field(default_factory=dict)
+    answers: Mapping[EventId, StoredEvent] = field(default_factory=dict)
+    confirmations: frozenset[EventId] = frozenset()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Admitted:
+    """Where one input goes. `duplicate_of` is the stored event to return instead of storing it."""
+
+    event: Event
+    thread_id: ThreadId
+    to: Literal["inbox", "log", "nowhere"]
+    answers: EventId | None = None
+    duplicate_of: StoredEvent | None = None
+
+
+def referenced(inputs: Sequence[Event]) -> list[EventId]:
+    """The tool-use ids that `View` must cover."""
+    ids = []
+    for event in inputs:
+        if isinstance(event, UserToolConfirmation):
+            ids.append(event.tool_use_id)
+        elif isinstance(event, UserCustomToolResult):
+            ids.append(event.custom_tool_use_id)
+    return ids
+
+
+def admit(view: View, inputs: Sequence[Event]) -> list[Admitted]:
+    """Decide for each input, in order; later ones see the effect of earlier ones of the same request.
+
+    Raises: Conflict (archived or terminated), InvalidRequest (names the input by `events.N`).
+    """
+    record = view.record
+    if record.archived_at is not None or record.status == "terminated":
+        raise Conflict(
+            f"Session {record.session_id} is {'archived' if record.archived_at else 'terminated'} and takes"
+            " no more events. Create a new session to go on."
+        )
+    if len(view.inbox) + len(inputs) > INBOX_EVENTS_MAX:
+        raise InvalidRequest(
+            f"The session already has {len(view.inbox)} unprocessed events; at most {INBOX_EVENTS_MAX} may"
+            " wait. Let it work, or send a user.interrupt."
+        )
+    request = _Request(view)
+    _check_system_messages(inputs)
+    return [request.admit(number, event) for number, event in enumerate(inputs)]
+
+
+class _Request:
+    """One request being admitted: what is still blocked on, as if its earlier inputs were applied."""
+
+    def __init__(self, view: View) -> None:
+        self._view = view
+        self._primary = view.record.primary_thread_id
+        self._confirmed = set(view.confirmations)
+        self._answered: set[EventId] = set()
+        self._after_result = False
+        self._blocked_on = set(view.record.blocked_on) - set(view.confirmations) - set(view.answers)
+        for entry in view.inbox:
+            waiting = parse(entry.body)
+            if isinstance(waiting, UserInterrupt):
+                self._blocked_on.clear()
+            elif isinstance(waiting, UserToolConfirmation):
+                self._blocked_on.discard(waiting.tool_use_id)
+
+    def admit(self, number: int, event: Event) -> Admitted:
+        match event:
+            case UserToolConfirmation():
+                return self._confirmation(number, event)
+            case UserCustomToolResult():
+                return self._custom_tool_result(number, event)
+            case UserInterrupt(session_thread_id=thread_id):
+                known = {thread.thread_id for thread in self._view.record.threads}
+                if thread_id is not None and thread_id not in known:
+                    raise InvalidRequest(
+                        f"events.{number}.session_thread_id: this session has no thread {thread_id!r}"
+                    )
+                self._blocked_on.clear()
+                return self._queued(event, thread_id or self._primary)
+            case UserMessage() if self._blocked_on:
+                raise InvalidRequest(
+                    f"events.{number}: the session waits for answers to {sorted(self._blocked_on)}"
+                    " (stop_reason requires_action). Answer them with user.tool_confirmation or"
+                    " user.custom_tool_result, or send a user.interrupt first."
+                )
+            case SystemMessage() if self._view.record.blocked_on and not self._after_result:
+                raise InvalidRequest(
+                    f"events.{number}: while the session waits for answers (stop_reason requires_action), a"
+                    " system.message must directly follow a tool result in the same request."
+                )
+            case UserMessage() | SystemMessage():
+                return self._queued(event, self._primary)
+            case _:
+                raise InvalidRequest(f"events.{number}.type: {event.type!r} cannot be sent to this session")
+
+    def _queued(self, event: Event, thread_id: ThreadId) -> Admitted:
+        self._after_result = False
+        return Admitted(event=event, thread_id=thread_id, to="inbox")
+
+    def _confirmation(self, number: int, event: UserToolConfirmation) -> Admitted:
+        where, tool_use_id = f"events.{number}.tool_use_id", event.tool_use_id
+        use = self._view.tool_uses.get(tool_use_id)
+        call = parse(use.body) if use else None
+        if use is None or not isinstance(call, AgentToolUse):
+            raise InvalidRequest(
+                f"{where}: this session has no tool use {tool_use_id!r} (give the id of an agent.tool_use)"
+            )
+        if call.evaluated_permission != "ask":
+            raise InvalidRequest(
+                f"{where}: {tool_use_id!r} needs no confirmation;"
+                f" its evaluated_permission is {call.evaluated_permission!r}"
+            )
+        if tool_use_id in self._confirmed or tool_use_id in self._view.answers:
+            raise InvalidRequest(f"{where}: {tool_use_id!r} is already settled")
+        self._confirmed.add(tool_use_id)
+        self._blocked_on.discard(tool_use_id)
+        return self._queued(event, use.thread_id)
+
+    def _custom_tool_result(self, number: int, event: UserCustomToolResult) -> Admitted:
+        tool_use_id = event.custom_tool_use_id
+        use = self._view.tool_uses.get(tool_use_id)
+        if use is None or use.type != AgentCustomToolUse.TYPE:
+            raise InvalidRequest(
+                f"events.{number}.custom_tool_use_id: this session has no custom tool use {tool_use_id!r}"
+                " (give the id of an agent.custom_tool_use)"
+            )
+        self._after_result = True
+        earlier = self._view.answers.get(tool_use_id)
+        if earlier is not None and earlier.type == UserCustomToolResult.TYPE:
+            return Admitted(event=event, thread_id=use.thread_id, to="nowhere", duplicate_of=earlier)
+        if earlier is not None or tool_use_id in self._answered:
+            # Too late: an interrupt closed the call, or an earlier input of this request answered it.
+            # It is kept in the log, without effect.
+            return Admitted(event=event, thread_id=use.thread_id, to="log")
+        self._answered.add(tool_use_id)
+        self._blocked_on.discard(tool_use_id)
+        return Admitted(event=event, thread_id=use.thread_id, to="log", answers=tool_use_id)
+
+
+def _check_system_messages(inputs: Sequence[Event]) -> None:
+    positions = [number for number, event in enumerate(inputs) if isinstance(event, SystemMessage)]
+    if not positions:
+        return
+    if len(positions) > 1:
+        raise InvalidRequest(f"events.{positions[1]}: at most one system.message may be sent per request")
+    position = positions[0]
+    if position != len(inputs) - 1:
+        raise InvalidRequest(f"events.{position}: a system.message must be the last event of a request")
+    if position and not isinstance(inputs[position - 1], UserMessage | UserCustomToolResult):
+        raise InvalidRequest(
+            f"events.{position}: a system.message must directly follow a user.message or a tool result"
+        )
