@@ -1,0 +1,357 @@
+"""The fold: log -> State. Deterministic, no I/O; the same events always give the same state.
+
+`fold(state, event)` changes the state it is given, because a long log is folded once and then event by
+event. A brain folds what it is about to append (a draft) and throws the state away if the append fails.
+
+    idle ──status_running──> running ──status_idle──> idle
+                              │    ▲
+              status_rescheduled   status_running
+                              ▼    │
+                            rescheduling ──status_idle──> idle
+    any ──status_terminated──> terminated
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal
+
+from corral.kernel.ids import EventId, SessionId, ThreadId
+from corral.session import events as ev
+from corral.session.call import Placement
+from corral.session.content import Block, Json
+from corral.session.log import InboxEntry, StoredEvent
+from corral.session.record import SessionRecord, Status, ThreadRecord
+from corral.session.tokens import Tokens
+
+STATUS_AFTER: Mapping[str, Status] = {
+    "session.status_running": "running",
+    "session.status_rescheduled": "rescheduling",
+    "session.status_idle": "idle",
+    "session.status_terminated": "terminated",
+    "session.thread_status_running": "running",
+    "session.thread_status_rescheduled": "rescheduling",
+    "session.thread_status_idle": "idle",
+    "session.thread_status_terminated": "terminated",
+}
+"""The status that each status event leaves behind; the diagram above and in the docs is this table."""
+
+
+@dataclass(kw_only=True, slots=True)
+class PendingCall:
+    """A tool use without a result. `epoch` and `placement`: who dispatched it, and where to."""
+
+    call_id: EventId
+    thread_id: ThreadId
+    name: str
+    input: Mapping[str, Json]
+    is_custom: bool
+    permission: Literal["allow", "ask", "deny"]
+    model_tool_use_id: str
+    placement: Placement | None
+    epoch: int
+    confirmation: Literal["allow", "deny"] | None = None
+    deny_message: str | None = None
+
+    @property
+    def awaits_client(self) -> bool:
+        return self.is_custom or (self.permission == "ask" and self.confirmation is None)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One piece of a thread's conversation, in the provider's own blocks."""
+
+    role: Literal["user", "assistant", "system"]
+    content: tuple[Block, ...]
+
+
+@dataclass(kw_only=True, slots=True)
+class Thread:
+    """One thread of a session, folded.
+
+    wants_model: the conversation ends with something that the model has not answered.
+    request:     a model request was started and has not ended; made under `request_epoch`.
+    failures:    failed attempts since the last reply; retry_after_seconds as the last one asked for.
+    rounds:      model replies since the turn began.
+    tool_ids:    model's tool-use id by event id, for results still to come.
+    """
+
+    thread_id: ThreadId
+    parent_thread_id: ThreadId | None
+    agent: Mapping[str, Json]
+    created_at: datetime
+    status: Status = "idle"
+    entries: list[Entry] = field(default_factory=list)
+    wants_model: bool = False
+    request: EventId | None = None
+    request_epoch: int = 0
+    calls: dict[EventId, PendingCall] = field(default_factory=dict)
+    failures: int = 0
+    retry_after_seconds: float | None = None
+    rounds: int = 0
+    stop_reason: Mapping[str, Json] | None = None
+    reply_stop_reason: str | None = None
+    reply_stop_details: Mapping[str, Json] | None = None
+    tokens: Tokens = field(default_factory=Tokens)
+    has_been_idle: bool = False
+    active_seconds: float = 0.0
+    running_since: datetime | None = None
+    updated_at: datetime | None = None
+
+    @property
+    def model(self) -> str:
+        return str(self.agent["model"]["id"])
+
+    @property
+    def blocked_on(self) -> list[EventId]:
+        """Calls that wait for the client."""
+        return [call.call_id for call in self.calls.values() if call.awaits_client]
+
+
+@dataclass(kw_only=True, slots=True)
+class State:
+    """A session, folded up to `seq` and `arrival`. `last_at` is the last processed_at."""
+
+    session_id: SessionId
+    primary_thread_id: ThreadId
+    environment: Mapping[str, Json]
+    status: Status
+    threads: dict[ThreadId, Thread]
+    inbox: dict[EventId, "Waiting"] = field(default_factory=dict)
+    seq: int = 0
+    arrival: int = 0
+    last_at: datetime | None = None
+    active_seconds: float = 0.0
+    running_since: datetime | None = None
+    blocked_on: list[EventId] = field(default_factory=list)
+
+    @property
+    def primary(self) -> Thread:
+        return self.threads[self.primary_thread_id]
+
+    def call(self, call_id: EventId) -> PendingCall | None:
+        """The pending call of that id, in whichever thread."""
+        return next((t.calls[call_id] for t in self.threads.values() if call_id in t.calls), None)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Waiting:
+    """An inbox entry, parsed."""
+
+    arrival: int
+    thread_id: ThreadId
+    event: ev.Event
+
+
+def begin(record: SessionRecord) -> State:
+    """The state before the first event. Agent and status come from the record: a session created with
+    initial events is `running` before its first event exists."""
+    threads = record.threads or (
+        ThreadRecord(
+            thread_id=record.primary_thread_id,
+            agent=record.agent,
+            created_at=record.created_at,
+            updated_at=record.created_at,
+        ),
+    )
+    return State(
+        session_id=record.session_id,
+        primary_thread_id=record.primary_thread_id,
+        environment=record.environment,
+        status="idle",
+        threads={
+            thread.thread_id: Thread(
+                thread_id=thread.thread_id,
+                parent_thread_id=thread.parent_thread_id,
+                agent=thread.agent,
+                created_at=thread.created_at,
+            )
+            for thread in threads
+        },
+    )
+
+
+def receive(state: State, entry: InboxEntry) -> None:
+    """Fold an inbox entry; one that was folded before is ignored."""
+    if entry.arrival > state.arrival:
+        state.arrival = entry.arrival
+        state.inbox[entry.event_id] = Waiting(
+            arrival=entry.arrival, thread_id=entry.thread_id, event=ev.parse(entry.body)
+        )
+
+
+def fold_stored(state: State, stored: StoredEvent) -> None:
+    """Fold a stored event; one that was folded before is ignored."""
+    if stored.seq <= state.seq:
+        return
+    assert stored.seq == state.seq + 1, f"gap in {state.session_id}: {stored.seq} after {state.seq}"
+    fold(
+        state,
+        ev.parse(stored.body),
+        thread_id=stored.thread_id,
+        at=stored.processed_at,
+        private=stored.private,
+        answers=stored.answers,
+    )
+    if stored.arrival is not None:
+        state.arrival = max(state.arrival, stored.arrival)
+
+
+def fold(
+    state: State,
+    event: ev.Event,
+    *,
+    thread_id: ThreadId,
+    at: datetime,
+    private: Mapping[str, Json] | None = None,
+    answers: EventId | None = None,
+) -> None:
+    """Fold the next event of the log."""
+    state.seq += 1
+    state.last_at = at
+    state.inbox.pop(event.id, None)
+    thread = state.threads[thread_id]
+    private = private or {}
+    match event:
+        case ev.UserMessage(content=content):
+            if not private.get("moot"):
+                thread.entries.append(Entry("user", tuple(content)))
+                thread.wants_model = True
+        case ev.SystemMessage(content=content):
+            thread.entries.append(Entry("system", tuple(content)))
+        case ev.UserToolConfirmation():
+            _confirm(thread, event, private)
+        case ev.UserCustomToolResult() | ev.AgentToolResult():
+            if answers is not None:
+                _settle(thread, answers, event.content or (), bool(event.is_error))
+        case ev.AgentToolUse() | ev.AgentCustomToolUse():
+            thread.calls[event.id] = _pending(event, thread_id, private)
+        case ev.SpanModelRequestStart():
+            thread.request, thread.request_epoch = event.id, int(private.get("epoch", 0))
+        case ev.SpanModelRequestEnd():
+            _end_request(thread, event, private)
+        case ev.SessionError(error=error):
+            if error["retry_status"]["type"] == "retrying" and str(error["type"]).startswith("model_"):
+                thread.failures += 1
+                thread.retry_after_seconds = private.get("retry_after_seconds")
+        case ev.SessionUpdated(agent=agent):
+            if agent is not None:
+                state.primary.agent = agent
+        case (
+            ev.SessionStatusRunning()
+            | ev.SessionStatusRescheduled()
+            | ev.SessionStatusIdle()
+            | ev.SessionStatusTerminated()
+        ):
+            _session_status(state, event, at)
+        case (
+            ev.SessionThreadStatusRunning()  # and its subclasses: rescheduled, terminated
+            | ev.SessionThreadStatusIdle()
+        ):
+            _thread_status(state.threads[event.session_thread_id], event, at)
+        case _:
+            pass  # an event that changes nothing here, or a type from a newer version
+
+
+def _pending(
+    event: ev.AgentToolUse | ev.AgentCustomToolUse, thread_id: ThreadId, private: Mapping[str, Json]
+) -> PendingCall:
+    is_custom = isinstance(event, ev.AgentCustomToolUse)
+    permission = "allow" if isinstance(event, ev.AgentCustomToolUse) else event.evaluated_permission
+    return PendingCall(
+        call_id=event.id,
+        thread_id=thread_id,
+        name=event.name,
+        input=event.input,
+        is_custom=is_custom,
+        permission=permission or "allow",
+        model_tool_use_id=private["model_tool_use_id"],
+        placement=_placement(private),
+        epoch=int(private.get("epoch", 0)),
+    )
+
+
+def _placement(private: Mapping[str, Json]) -> Placement | None:
+    placement = private.get("placement")
+    return None if placement is None else Placement(**placement)
+
+
+def _confirm(thread: Thread, event: ev.UserToolConfirmation, private: Mapping[str, Json]) -> None:
+    call = thread.calls.get(event.tool_use_id)
+    if call is not None and call.confirmation is None:
+        call.confirmation = event.result
+        call.deny_message = event.deny_message
+        call.placement = _placement(private)
+        call.epoch = int(private.get("epoch", 0))
+
+
+def _settle(thread: Thread, call_id: EventId, content: Sequence[Block], is_error: bool) -> None:
+    call = thread.calls.pop(call_id, None)
+    if call is None:
+        return
+    result: dict[str, Json] = {
+        "type": "tool_result",
+        "tool_use_id": call.model_tool_use_id,
+        "content": list(content),
+    }
+    if is_error:
+        result["is_error"] = True
+    thread.entries.append(Entry("user", (result,)))
+    thread.wants_model = True
+
+
+def _end_request(thread: Thread, event: ev.SpanModelRequestEnd, private: Mapping[str, Json]) -> None:
+    thread.request = None
+    if event.is_error:
+        return
+    thread.failures, thread.retry_after_seconds = 0, None
+    thread.rounds += 1
+    thread.tokens = thread.tokens.plus(private.get("usage", {}))
+    stop_reason = private.get("stop_reason")
+    thread.reply_stop_reason = stop_reason
+    thread.reply_stop_details = private.get("stop_details")
+    content = tuple(private.get("content", ()))
+    if stop_reason != "tool_use":
+        # A call in a reply that did not stop for it is never executed, so it may not be in the
+        # conversation either: a tool use without a result is refused by every provider.
+        content = tuple(block for block in content if block["type"] != "tool_use")
+    if content:
+        thread.entries.append(Entry("assistant", content))
+    thread.wants_model = stop_reason == "pause_turn"
+
+
+def _session_status(state: State, event: ev.Event, at: datetime) -> None:
+    state.status = STATUS_AFTER[event.type]
+    state.blocked_on = []
+    if isinstance(event, ev.SessionStatusIdle):
+        state.blocked_on = list(event.stop_reason.get("event_ids", ()))
+    state.active_seconds, state.running_since = _tick(
+        state.active_seconds, state.running_since, state.status, at
+    )
+
+
+def _thread_status(thread: Thread, event: ev.Event, at: datetime) -> None:
+    was, thread.status = thread.status, STATUS_AFTER[event.type]
+    thread.updated_at = at
+    if was == "idle" and thread.status == "running":
+        thread.rounds = 0
+    if isinstance(event, ev.SessionThreadStatusIdle):
+        thread.stop_reason = event.stop_reason
+        thread.has_been_idle = True
+        thread.failures, thread.retry_after_seconds = 0, None
+        if event.stop_reason["type"] != "requires_action":
+            thread.wants_model = False
+    thread.active_seconds, thread.running_since = _tick(
+        thread.active_seconds, thread.running_since, thread.status, at
+    )
+
+
+def _tick(
+    active_seconds: float, running_since: datetime | None, status: Status, at: datetime
+) -> tuple[float, datetime | None]:
+    if status == "running":
+        return active_seconds, running_since or at
+    if running_since is not None:
+        active_seconds += (at - running_since).total_seconds()
+    return active_seconds, None
