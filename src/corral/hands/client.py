@@ -1,0 +1,162 @@
+"""A hands host as brains and the server see it: `corral.brain.ports.Hands` over the host's socket.
+
+The client retries nothing. A connection that breaks under `execute` says nothing about the call, so
+it becomes HandsUnavailable (retryable) and the brain finds out by `attach`.
+"""
+
+import contextlib
+from collections.abc import AsyncIterator, Iterator, Sequence
+from pathlib import Path
+
+import httpx2
+import orjson
+
+from corral.hands import wire
+from corral.hands.ports import Probe
+from corral.hands.wire import LiveSandbox
+from corral.kernel.errors import HandsUnavailable
+from corral.kernel.ids import EventId, SessionId
+from corral.kernel.limits import (
+    HANDS_CONNECT_SECONDS,
+    HANDS_CONNECTIONS_MAX,
+    HANDS_HEARTBEAT_SECONDS,
+    HANDS_REPLY_SECONDS,
+)
+from corral.session.call import Placement, Recipe, ToolCall
+from corral.session.content import Json, ToolResult
+
+__all__ = ["HandsClient"]
+
+_SOON = httpx2.Timeout(HANDS_REPLY_SECONDS, connect=HANDS_CONNECT_SECONDS)
+_WHENEVER = httpx2.Timeout(None, connect=HANDS_CONNECT_SECONDS)
+_WHILE_IT_BEATS = httpx2.Timeout(3 * HANDS_HEARTBEAT_SECONDS, connect=HANDS_CONNECT_SECONDS)
+
+
+class HandsClient:
+    """One per process, used by all sessions at once. Close it with `aclose`."""
+
+    def __init__(self, socket_path: Path, *, token: str) -> None:
+        limits = httpx2.Limits(
+            max_connections=HANDS_CONNECTIONS_MAX, max_keepalive_connections=HANDS_CONNECTIONS_MAX
+        )
+        self._socket_path = socket_path
+        self._http = httpx2.AsyncClient(
+            transport=httpx2.AsyncHTTPTransport(uds=str(socket_path), limits=limits, trust_env=False),
+            base_url=f"http://hands{wire.PREFIX}",
+            headers={"authorization": f"Bearer {token}", "content-type": "application/json"},
+            timeout=_SOON,
+            trust_env=False,
+        )
+        self._placement: Placement | None = None
+
+    # -- the port of the brain ------------------------------------------------------------------------
+
+    async def placement(self, session_id: SessionId) -> Placement:
+        if self._placement is None:
+            await self.health()
+        assert self._placement
+        return self._placement
+
+    async def announce(self, session_id: SessionId, *, epoch: int) -> None:
+        self._learn(await self._post("/announce", {"session_id": session_id, "epoch": epoch}))
+
+    async def provision(self, session_id: SessionId, *, epoch: int, recipe: Recipe) -> None:
+        body = {"session_id": session_id, "epoch": epoch, "recipe": {"environment": recipe.environment}}
+        await self._post("/provision", body)
+
+    async def execute(self, call: ToolCall, *, epoch: int) -> ToolResult:
+        body = wire.encode_call(call, epoch=epoch)
+        return wire.decode_result(await self._send("POST", "/execute", content=body, timeout=_WHENEVER))
+
+    async def attach(self, call: ToolCall, *, epoch: int) -> ToolResult:
+        body = wire.encode_call(call, epoch=epoch)
+        return wire.decode_result(await self._send("POST", "/attach", content=body, timeout=_WHENEVER))
+
+    async def cancel(self, session_id: SessionId, *, epoch: int, call_ids: Sequence[EventId]) -> None:
+        await self._post("/cancel", {"session_id": session_id, "epoch": epoch, "call_ids": list(call_ids)})
+
+    async def settle(self, session_id: SessionId, *, call_ids: Sequence[EventId]) -> None:
+        await self._post("/settle", {"session_id": session_id, "call_ids": list(call_ids)})
+
+    # -- for the server, the supervisor and the command line --------------------------------------------
+
+    async def health(self) -> dict[str, Json]:
+        """`{"role", "pid", "version", "protocol", "host_id", "journal_id", "is_adopted", "sandboxes",
+        "calls"}`; the last two are counts. Raises HandsUnavailable."""
+        health: dict[str, Json] = orjson.loads(await self._send("GET", "/health"))
+        self._learn(health)
+        return health
+
+    async def probe(self) -> Probe:
+        """Whether a sandbox can be made there; believed for seconds. Raises HandsUnavailable."""
+        return Probe(**orjson.loads(await self._send("GET", "/probe", timeout=_WHENEVER)))
+
+    async def sandboxes(self) -> list[LiveSandbox]:
+        return [LiveSandbox(**item) for item in orjson.loads(await self._send("GET", "/sandboxes"))["data"]]
+
+    async def release(self, session_id: SessionId, *, delete_workspace: bool) -> None:
+        """The session ended, or was deleted. Repeat: safe. Raises HandsUnavailable."""
+        await self._post("/release", {"session_id": session_id, "delete_workspace": delete_workspace})
+
+    async def import_workspace(self, session_id: SessionId, archive: AsyncIterator[bytes]) -> None:
+        """Unpack a tar stream. Raises InvalidRequest, RequestTooLarge, NotFound, SandboxUnavailable."""
+        await self._send("PUT", f"/workspaces/{session_id}", content=archive, timeout=_WHENEVER)
+
+    async def export_workspace(self, session_id: SessionId) -> AsyncIterator[bytes]:
+        """A tar stream of the workspace; HandsUnavailable in its middle means that it is not whole."""
+        with self._reachable():
+            async with self._http.stream("GET", f"/workspaces/{session_id}", timeout=_WHENEVER) as response:
+                if response.status_code != 200:
+                    raise wire.decode_error(await response.aread())
+                async for chunk in response.aiter_bytes():
+                    yield chunk
+
+    async def adopt(self) -> AsyncIterator[Placement]:
+        """Adopt the host for as long as this is iterated: yields once adopted, ends when the host stops.
+
+        Raises HandsUnavailable when there is no host, or it fell silent.
+        """
+        with self._reachable():
+            async with self._http.stream("GET", "/adopt", timeout=_WHILE_IT_BEATS) as response:
+                if response.status_code != 200:
+                    raise wire.decode_error(await response.aread())
+                async for line in response.aiter_lines():
+                    if line:
+                        yield self._learn(orjson.loads(line))
+
+    async def aclose(self) -> None:
+        await self._http.aclose()
+
+    # -- one request ----------------------------------------------------------------------------------
+
+    async def _post(self, path: str, body: dict[str, Json]) -> dict[str, Json]:
+        reply: dict[str, Json] = orjson.loads(await self._send("POST", path, content=orjson.dumps(body)))
+        return reply
+
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        *,
+        content: bytes | AsyncIterator[bytes] | None = None,
+        timeout: httpx2.Timeout = _SOON,
+    ) -> bytes:
+        with self._reachable():
+            response = await self._http.request(method, path, content=content, timeout=timeout)
+        if response.status_code != 200:
+            raise wire.decode_error(response.content)
+        return response.content
+
+    @contextlib.contextmanager
+    def _reachable(self) -> Iterator[None]:
+        try:
+            yield
+        except httpx2.TransportError as error:
+            self._placement = None  # the next host on this socket may keep another journal
+            raise HandsUnavailable(
+                f"the hands host at {str(self._socket_path)!r} does not answer ({type(error).__name__})"
+            ) from error
+
+    def _learn(self, identity: dict[str, Json]) -> Placement:
+        self._placement = wire.decode_placement(identity)
+        return self._placement

@@ -1,0 +1,347 @@
+"""The hands host: runs each tool call at most once and never invents its outcome.
+
+    execute --fence--> known? --no--> sandbox --> started (fsync) --> effect --> result (fsync) --> reply
+                         |
+                         +-- running: join it   recorded: return it   started and gone: outcome unknown
+
+Rules of this file:
+- A call belongs to the host, not to the request that brought it: a client that vanishes changes nothing.
+- `_calls` holds every call that is on its way, from before its first await to after its last fsync.
+  So a journal row without a result whose call is not in `_calls` was cut off by a crash.
+- Between the fence and the entry in `_calls` nothing is awaited: a newer brain that was announced
+  in between finds the older one's call there, or that older one is refused.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Literal, Self
+
+from corral.hands.journal import Journal
+from corral.hands.lifecycle import Sandboxes
+from corral.hands.ports import Probe, Provider, Sandbox, SandboxLost
+from corral.hands.wire import LiveSandbox, decode_result, encode_result
+from corral.hands.workspace import Workspaces
+from corral.kernel.clock import Clock, SystemClock
+from corral.kernel.crash import crash_point
+from corral.kernel.errors import HandsUnavailable, NotFound, SandboxUnavailable, WorldError
+from corral.kernel.ids import EventId, SessionId
+from corral.kernel.limits import (
+    CANCEL_GRACE_SECONDS,
+    DISK_FREE_BYTES_MIN,
+    HANDS_DRAIN_SECONDS,
+    SANDBOX_IDLE_SECONDS,
+    SANDBOX_PROBE_SECONDS,
+    SANDBOXES_MAX,
+    TOOL_RESULT_BYTES_MAX,
+)
+from corral.session.call import NeverStarted, Placement, Recipe, ToolCall
+from corral.session.content import ToolResult
+
+__all__ = ["INTERRUPTED", "OUTCOME_UNKNOWN", "SANDBOX_STOPPED", "HandsHost"]
+
+INTERRUPTED: Final = "Tool execution was interrupted before completion. Please retry."
+OUTCOME_UNKNOWN: Final = (
+    "The sandbox or its host stopped while this tool call was running. Its outcome is unknown: it may "
+    "have done all, some or none of its work. Check before you repeat it."
+)
+SANDBOX_STOPPED: Final = (
+    f"{OUTCOME_UNKNOWN} The next call gets a fresh sandbox: the files in /workspace are still there; "
+    "running processes, shell state and files elsewhere are gone."
+)
+
+
+@dataclass(kw_only=True, slots=True, eq=False)
+class _Call:
+    """A call on its way.
+
+    waiting: for its sandbox and its `started`; its task may be cancelled, nothing happened yet.
+    acting:  in `sandbox`. ending: its result is being recorded, and nothing may disturb that.
+    """
+
+    call: ToolCall
+    done: "asyncio.Future[bytes]"
+    task: "asyncio.Task[None] | None" = None
+    stage: Literal["waiting", "acting", "ending"] = "waiting"
+    sandbox: Sandbox | None = None
+    is_interrupted: bool = False
+    is_settled: bool = False
+    finished: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class HandsHost:
+    """`corral.brain.ports.Hands` for the built-in toolset, on this machine. Use it as a context manager."""
+
+    def __init__(
+        self,
+        provider: Provider,
+        *,
+        journal: Journal,
+        host_id: str,
+        state_dir: Path,
+        clock: Clock | None = None,
+        sandboxes_max: int = SANDBOXES_MAX,
+        idle_seconds: float = SANDBOX_IDLE_SECONDS,
+        disk_free_bytes_min: int = DISK_FREE_BYTES_MIN,
+    ) -> None:
+        """`state_dir`: exists, on a disk that outlives the host; workspaces go below it."""
+        self._clock = clock or SystemClock()
+        self._provider = provider
+        self._journal = journal
+        self._here = Placement(host_id=host_id, journal_id=journal.journal_id)
+        root = state_dir / "workspaces"
+        root.mkdir(mode=0o711, exist_ok=True)  # a sandbox's own uid passes through, and cannot list
+        self.workspaces = Workspaces(root, provider=provider, disk_free_bytes_min=disk_free_bytes_min)
+        self._sandboxes = Sandboxes(
+            provider,
+            workspaces=self.workspaces,
+            clock=self._clock,
+            sandboxes_max=sandboxes_max,
+            idle_seconds=idle_seconds,
+        )
+        self._calls: dict[EventId, _Call] = {}
+        self._tasks = asyncio.TaskGroup()
+        self._reaper: asyncio.Task[None] | None = None
+        self._is_stopping = False
+        self._probe: tuple[float, Probe] | None = None
+        self._probing = asyncio.Lock()
+
+    async def __aenter__(self) -> Self:
+        await self._tasks.__aenter__()
+        self._reaper = self._tasks.create_task(self._sandboxes.reap_forever())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            await self.stop()
+            assert self._reaper
+            self._reaper.cancel()
+            await self._tasks.__aexit__(kind, error, trace)
+        finally:
+            await self._provider.aclose()
+
+    async def stop(self) -> None:
+        """Take no new calls, let running ones end for HANDS_DRAIN_SECONDS, then destroy every sandbox.
+
+        Afterwards each call has a durable result. Repeat: safe.
+        """
+        self._is_stopping = True
+        await self._wait_for(list(self._calls.values()), seconds=HANDS_DRAIN_SECONDS)
+        for running in self._calls.values():
+            if running.stage == "waiting" and running.task:
+                running.task.cancel()
+        await self._sandboxes.destroy_all()
+        await self._wait_for(list(self._calls.values()), seconds=CANCEL_GRACE_SECONDS)
+
+    # -- the port -----------------------------------------------------------------------------------
+
+    async def placement(self, session_id: SessionId) -> Placement:
+        return self._here
+
+    async def announce(self, session_id: SessionId, *, epoch: int) -> None:
+        self.workspaces.path(session_id)  # a bad id stops here
+        await self._journal.fence(session_id, epoch=epoch)
+
+    async def provision(self, session_id: SessionId, *, epoch: int, recipe: Recipe) -> None:
+        await self.announce(session_id, epoch=epoch)
+        self._require_running()
+        self._tasks.create_task(self._warm(session_id, recipe))
+
+    async def execute(self, call: ToolCall, *, epoch: int) -> ToolResult:
+        return decode_result(await self.execute_encoded(call, epoch=epoch))
+
+    async def attach(self, call: ToolCall, *, epoch: int) -> ToolResult:
+        return decode_result(await self.attach_encoded(call, epoch=epoch))
+
+    async def execute_encoded(self, call: ToolCall, *, epoch: int) -> bytes:
+        """`execute`; the result as `wire.encode_result` made it goes to the socket as it was stored."""
+        return await self._outcome(call, epoch=epoch, may_start=True)
+
+    async def attach_encoded(self, call: ToolCall, *, epoch: int) -> bytes:
+        return await self._outcome(call, epoch=epoch, may_start=False)
+
+    async def cancel(self, session_id: SessionId, *, epoch: int, call_ids: Sequence[EventId]) -> None:
+        await self.announce(session_id, epoch=epoch)
+        await self._interrupt(session_id, [c for i in call_ids if (c := self._calls.get(i))])
+
+    async def settle(self, session_id: SessionId, *, call_ids: Sequence[EventId]) -> None:
+        for call_id in call_ids:
+            if running := self._calls.get(call_id):
+                running.is_settled = True
+        self._journal.settle([call_id for call_id in call_ids if call_id not in self._calls])
+
+    # -- for whoever looks after the sessions and the machine ------------------------------------------
+
+    async def release(self, session_id: SessionId, *, delete_workspace: bool) -> None:
+        """The session ended: interrupt its calls and destroy its sandbox, in seconds.
+
+        delete_workspace: it was deleted; nothing of it stays, and every later call of it gets LeaseLost.
+        Repeat: safe, also after a crash in the middle.
+        """
+        self.workspaces.path(session_id)
+        if delete_workspace:
+            await self._journal.release(session_id)
+        await self._interrupt(session_id, list(self._calls.values()))
+        await self._sandboxes.destroy(session_id)
+        if delete_workspace:
+            await self.workspaces.remove(session_id)
+            await self._journal.forget(session_id)
+
+    def sandboxes(self) -> list[LiveSandbox]:
+        return self._sandboxes.live()
+
+    @property
+    def calls_running(self) -> int:
+        return len(self._calls)
+
+    async def probe(self) -> Probe:
+        """Whether a sandbox can be made here, tried at most every SANDBOX_PROBE_SECONDS."""
+        async with self._probing:
+            now = self._clock.monotonic()
+            if self._probe is None or now - self._probe[0] > SANDBOX_PROBE_SECONDS:
+                self._probe = (now, await self._provider.probe())
+            return self._probe[1]
+
+    async def import_workspace(self, session_id: SessionId, archive: AsyncIterator[bytes]) -> None:
+        """Unpack a tar stream into the workspace. Raises NotFound for a deleted session; as Workspaces."""
+        if await self._journal.is_released(session_id):
+            raise NotFound(f"session {session_id!r} was deleted")
+        await self.workspaces.import_archive(session_id, archive)
+
+    def export_workspace(self, session_id: SessionId) -> AsyncIterator[bytes]:
+        """A tar stream of the workspace. Raises NotFound at once; as Workspaces."""
+        return self.workspaces.export_archive(session_id)
+
+    # -- one call -----------------------------------------------------------------------------------
+
+    async def _outcome(self, call: ToolCall, *, epoch: int, may_start: bool) -> bytes:
+        self.workspaces.path(call.session_id)
+        row = await self._journal.fence(call.session_id, epoch=epoch, call_id=call.call_id)
+        running = self._calls.get(call.call_id)
+        if running is None:
+            if row is not None and row.result is not None:
+                return row.result
+            if row is not None:
+                unknown = encode_result(ToolResult.text(OUTCOME_UNKNOWN, is_error=True))
+                await self._journal.finish(call.session_id, call.call_id, unknown)
+                return unknown
+            if call.placement.journal_id != self._here.journal_id:  # its own journal alone could tell
+                return encode_result(ToolResult.text(OUTCOME_UNKNOWN, is_error=True))
+            if not may_start:
+                raise NeverStarted(call.call_id)
+            running = self._begin(call)
+        return await asyncio.shield(running.done)
+
+    def _begin(self, call: ToolCall) -> _Call:
+        self._require_running()
+        self.workspaces.require_space()
+        running = _Call(call=call, done=asyncio.get_running_loop().create_future())
+        self._calls[call.call_id] = running
+        running.task = self._tasks.create_task(self._carry_out(running))
+        return running
+
+    async def _carry_out(self, running: _Call) -> None:
+        """Bring a call to its durable result, or to the error that kept it from starting."""
+        call = running.call
+        try:
+            outcome = await self._run(running)
+            running.stage = "ending"
+            result = _encode_bounded(outcome)
+            crash_point("hands.before_result")
+            await self._journal.finish(call.session_id, call.call_id, result)
+            crash_point("hands.after_result")
+            running.done.set_result(result)
+        except Exception as error:
+            # The boundary of a call: ours or the provider's bug ends this call, not the host. Whoever asks
+            # again learns from the journal that it never started, or that its outcome is unknown.
+            running.done.set_exception(error)
+            running.done.exception()  # it may be that nobody is there to see it
+        finally:
+            del self._calls[call.call_id]
+            if not running.done.done():  # cancelled with the whole host
+                running.done.set_exception(HandsUnavailable("the hands host is stopping"))
+                running.done.exception()
+            running.finished.set()
+            if running.is_settled:
+                self._journal.settle([call.call_id])
+
+    async def _run(self, running: _Call) -> ToolResult:
+        call = running.call
+        try:
+            async with self._sandboxes.use(call.session_id, recipe=call.recipe) as sandbox:
+                crash_point("hands.before_started")
+                await self._journal.start(call.session_id, call.call_id)
+                crash_point("hands.after_started")
+                if running.is_interrupted:
+                    return ToolResult.text(INTERRUPTED, is_error=True)
+                running.stage, running.sandbox = "acting", sandbox
+                return await sandbox.run(call)
+        except SandboxLost:
+            return ToolResult.text(
+                INTERRUPTED if running.is_interrupted else SANDBOX_STOPPED, is_error=True
+            )
+        except asyncio.CancelledError:
+            if running.is_interrupted:
+                return ToolResult.text(INTERRUPTED, is_error=True)
+            if self._is_stopping and running.stage == "waiting":
+                raise HandsUnavailable("the hands host is stopping") from None
+            raise
+
+    async def _interrupt(self, session_id: SessionId, calls: Sequence[_Call]) -> None:
+        """Kill these calls of the session within CANCEL_GRACE_SECONDS: half of that politely, the rest with
+        their sandbox, and what even then does not come back is given up on."""
+        calls = [running for running in calls if running.call.session_id == session_id]
+        async with asyncio.TaskGroup() as asking:
+            for running in calls:
+                if running.stage == "waiting" and running.task and not running.is_interrupted:
+                    running.task.cancel()
+                running.is_interrupted = True
+                asking.create_task(_ask_to_stop(running))
+        if stubborn := [running for running in calls if running.stage == "acting"]:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(CANCEL_GRACE_SECONDS / 4):
+                    await self._sandboxes.destroy(session_id)
+                    await asyncio.gather(*(running.finished.wait() for running in stubborn))
+            for running in stubborn:
+                if running.stage == "acting" and running.task:
+                    running.task.cancel()
+        await self._wait_for(calls, seconds=CANCEL_GRACE_SECONDS)
+
+    async def _wait_for(self, calls: Sequence[_Call], *, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                for running in calls:
+                    await running.finished.wait()
+
+    async def _warm(self, session_id: SessionId, recipe: Recipe) -> None:
+        with contextlib.suppress(
+            SandboxUnavailable
+        ):  # a hint; the first call raises it to whom it concerns
+            self.workspaces.require_space()
+            await self._sandboxes.warm(session_id, recipe=recipe)
+
+    def _require_running(self) -> None:
+        if self._is_stopping:
+            raise HandsUnavailable("the hands host is stopping")
+
+
+async def _ask_to_stop(running: _Call) -> None:
+    # What became of the call is seen at the call, so a failure to ask is not news.
+    with contextlib.suppress(WorldError, TimeoutError):
+        async with asyncio.timeout(CANCEL_GRACE_SECONDS / 2):
+            if running.stage == "acting" and running.sandbox:
+                await running.sandbox.cancel(running.call.call_id)
+            await running.finished.wait()
+
+
+def _encode_bounded(result: ToolResult) -> bytes:
+    data = encode_result(result)
+    if len(data) > TOOL_RESULT_BYTES_MAX:
+        text = f"The tool finished, but its result is larger than {TOOL_RESULT_BYTES_MAX >> 20} MiB."
+        data = encode_result(ToolResult.text(text, is_error=True))
+    return data

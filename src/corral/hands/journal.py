@@ -1,0 +1,273 @@
+"""The hands host's journal: what was started, what came out, and who may ask.
+
+Rules of this file:
+- A future resolves only after the fsync of the transaction that holds its operation.
+- One thread owns the connection. Operations that arrive while it is in an fsync share the next one;
+  a batch that wrote nothing costs none.
+- `journal_id` is minted with the file. A lost or broken file is a new journal, so every call placed
+  under the old id has an unknown outcome instead of a second run.
+- Row of a call: absent -> started -> result -> absent (settled). Nothing else.
+
+SQLite (WAL, synchronous=FULL) in a file of its own: its checksummed log is what makes a torn tail
+vanish on the next open. This is the one place outside `store` with SQL, because it is another
+format with another owner (DESIGN 5).
+"""
+
+import asyncio
+import contextlib
+import queue
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, TypeVar
+
+from corral.kernel.errors import HandsUnavailable, LeaseLost
+from corral.kernel.ids import EventId, Ids, SessionId
+from corral.kernel.limits import JOURNAL_BATCH_MAX, JOURNAL_CALLS_MAX
+
+__all__ = ["Journal", "Row"]
+
+FORMAT: Final = 1
+RELEASED: Final = 2**62  # the epoch of a deleted session: higher than every lease, so all are fenced
+RELEASED_SECONDS: Final = 24 * 3600  # how long a deleted session stays fenced; as its tombstone in the log
+
+_SCHEMA: Final = (
+    "CREATE TABLE meta (journal_id TEXT NOT NULL)",
+    "CREATE TABLE epochs (session_id TEXT PRIMARY KEY, epoch INTEGER NOT NULL, released_at REAL)",
+    "CREATE TABLE calls (call_id TEXT PRIMARY KEY, session_id TEXT NOT NULL, result BLOB)",
+    "CREATE INDEX calls_session ON calls (session_id)",
+    f"PRAGMA user_version = {FORMAT}",
+)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """A call that has started. `result`: its recorded bytes, or None if there are none yet."""
+
+    result: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Operation:
+    """A piece of a transaction. `settle`: pays for no fsync of its own, joins the next batch that does."""
+
+    apply: Callable[[sqlite3.Connection], object]
+    done: "asyncio.Future[object] | None"
+
+
+class Journal:
+    """Open, use and close it on one event loop."""
+
+    def __init__(self, path: Path, *, ids: Ids | None = None) -> None:
+        """Open or create it. Raises HandsUnavailable if the disk refuses or the format is newer."""
+        self._db = _open(path, ids or Ids())
+        (self.journal_id,) = self._db.execute("SELECT journal_id FROM meta").fetchone()
+        (self._calls,) = self._db.execute("SELECT count(*) FROM calls").fetchone()
+        self._operations: queue.SimpleQueue[_Operation | None] = queue.SimpleQueue()
+        self._settled: list[EventId] = []
+        self._is_closed = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = threading.Thread(target=self._work, name="journal", daemon=True)
+        self._thread.start()
+
+    async def fence(
+        self, session_id: SessionId, *, epoch: int, call_id: EventId | None = None
+    ) -> Row | None:
+        """Keep `epoch` if it is the highest of the session, and read one call under the same lock.
+
+        Repeat: safe, and free of an fsync once the epoch is kept.
+        Raises: LeaseLost if a higher epoch was seen; HandsUnavailable.
+        """
+
+        def apply(db: sqlite3.Connection) -> Row | None:
+            kept = db.execute("SELECT epoch FROM epochs WHERE session_id = ?", (session_id,)).fetchone()
+            if kept is not None and kept[0] > epoch:
+                raise LeaseLost(f"epoch {epoch} of {session_id!r} is not the newest")
+            if kept is None or kept[0] < epoch:
+                db.execute("INSERT OR REPLACE INTO epochs VALUES (?, ?, NULL)", (session_id, epoch))
+            if call_id is None:
+                return None
+            row = db.execute("SELECT result FROM calls WHERE call_id = ?", (call_id,)).fetchone()
+            return None if row is None else Row(result=row[0])
+
+        return await self._do(apply)
+
+    async def is_released(self, session_id: SessionId) -> bool:
+        """Whether the session was deleted here."""
+
+        def apply(db: sqlite3.Connection) -> bool:
+            row = db.execute("SELECT epoch FROM epochs WHERE session_id = ?", (session_id,)).fetchone()
+            return row is not None and row[0] == RELEASED
+
+        return await self._do(apply)
+
+    async def start(self, session_id: SessionId, call_id: EventId) -> None:
+        """The effect may happen from now on. Raises HandsUnavailable: nothing written, do not act."""
+
+        def apply(db: sqlite3.Connection) -> None:
+            if self._calls >= JOURNAL_CALLS_MAX:
+                raise HandsUnavailable(
+                    f"the hands host already holds {JOURNAL_CALLS_MAX} unsettled tool calls"
+                )
+            db.execute("INSERT INTO calls VALUES (?, ?, NULL)", (call_id, session_id))
+            self._calls += 1
+
+        await self._do(apply)
+
+    async def finish(self, session_id: SessionId, call_id: EventId, result: bytes) -> None:
+        """Record the one result of a call, also of one that ended before it started."""
+
+        def apply(db: sqlite3.Connection) -> None:
+            changed = db.execute(
+                "UPDATE calls SET result = ? WHERE call_id = ?", (result, call_id)
+            ).rowcount
+            if not changed:
+                db.execute("INSERT INTO calls VALUES (?, ?, ?)", (call_id, session_id, result))
+                self._calls += 1
+
+        await self._do(apply)
+
+    def settle(self, call_ids: Sequence[EventId]) -> None:
+        """Drop the rows with the next batch. A crash may keep them until their session is forgotten."""
+        self._settled.extend(call_ids)
+        if len(self._settled) >= JOURNAL_BATCH_MAX:
+            self._operations.put(_Operation(self._take_settled(), None))
+
+    async def release(self, session_id: SessionId) -> None:
+        """Fence every brain of a deleted session, whatever its epoch. Repeat: safe."""
+
+        def apply(db: sqlite3.Connection) -> None:
+            now = time.time()
+            db.execute("DELETE FROM epochs WHERE released_at < ?", (now - RELEASED_SECONDS,))
+            db.execute("INSERT OR REPLACE INTO epochs VALUES (?, ?, ?)", (session_id, RELEASED, now))
+
+        await self._do(apply)
+
+    async def forget(self, session_id: SessionId) -> None:
+        """Drop all calls of a session. Repeat: safe."""
+
+        def apply(db: sqlite3.Connection) -> None:
+            self._calls -= db.execute("DELETE FROM calls WHERE session_id = ?", (session_id,)).rowcount
+
+        await self._do(apply)
+
+    async def aclose(self) -> None:
+        """Write what is queued, then close the file. Repeat: safe."""
+        if not self._is_closed:
+            self._is_closed = True
+            self._operations.put(_Operation(self._take_settled(), None))
+            self._operations.put(None)
+        await asyncio.to_thread(self._thread.join)
+
+    async def _do(self, apply: Callable[[sqlite3.Connection], T]) -> T:
+        if self._is_closed:
+            raise HandsUnavailable("the hands host is stopping")
+        self._loop = asyncio.get_running_loop()
+        done: asyncio.Future[object] = self._loop.create_future()
+        if self._settled:
+            self._operations.put(_Operation(self._take_settled(), None))
+        self._operations.put(_Operation(apply, done))
+        return await done  # type: ignore[return-value]  # resolved with what `apply` returned
+
+    def _take_settled(self) -> Callable[[sqlite3.Connection], None]:
+        call_ids, self._settled = self._settled, []
+
+        def apply(db: sqlite3.Connection) -> None:
+            deleted = db.executemany("DELETE FROM calls WHERE call_id = ?", [(c,) for c in call_ids])
+            self._calls -= max(deleted.rowcount, 0)
+
+        return apply
+
+    # -- the thread ---------------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        is_open = True
+        while is_open:
+            batch = [self._operations.get()]
+            with contextlib.suppress(queue.Empty):
+                while len(batch) < JOURNAL_BATCH_MAX:
+                    batch.append(self._operations.get_nowait())
+            is_open = None not in batch
+            outcomes = self._commit([operation for operation in batch if operation])
+            if outcomes and self._loop:
+                with contextlib.suppress(RuntimeError):  # the loop ended without aclose: nobody waits
+                    self._loop.call_soon_threadsafe(_resolve, outcomes)
+        self._db.close()
+
+    def _commit(self, batch: list[_Operation]) -> "list[tuple[asyncio.Future[object], object]]":
+        """One transaction. An operation may refuse alone, before it writes; a broken disk fails all."""
+        calls_before, outcomes = self._calls, []
+        try:
+            self._db.execute("BEGIN")
+            for operation in batch:
+                try:
+                    outcome = operation.apply(self._db)
+                except (LeaseLost, HandsUnavailable) as refusal:
+                    outcome = refusal
+                if operation.done:
+                    outcomes.append((operation.done, outcome))
+            self._db.execute("COMMIT")
+        except sqlite3.Error as error:
+            self._calls = calls_before
+            with contextlib.suppress(sqlite3.Error):
+                self._db.execute("ROLLBACK")
+            broken = HandsUnavailable(f"the journal of the hands host cannot be written: {error}")
+            return [(operation.done, broken) for operation in batch if operation.done]
+        return outcomes
+
+
+def _resolve(outcomes: "list[tuple[asyncio.Future[object], object]]") -> None:
+    for done, outcome in outcomes:
+        if done.done():  # its caller was cancelled
+            continue
+        if isinstance(outcome, Exception):
+            done.set_exception(outcome)
+        else:
+            done.set_result(outcome)
+
+
+def _open(path: Path, ids: Ids) -> sqlite3.Connection:
+    try:
+        return _connect(path, ids)
+    except sqlite3.DatabaseError as error:
+        if isinstance(error, sqlite3.OperationalError):  # the disk, a lock, permissions: not the content
+            raise HandsUnavailable(
+                f"cannot open the journal {str(path)!r}: {error}", retryable=False
+            ) from error
+        for suffix in ("", "-wal", "-shm"):  # kept for a human; its calls now have unknown outcomes
+            with contextlib.suppress(FileNotFoundError):
+                Path(f"{path}{suffix}").rename(f"{path}.broken{suffix}")
+        return _connect(path, ids)
+
+
+def _connect(path: Path, ids: Ids) -> sqlite3.Connection:
+    db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5)
+    try:
+        path.chmod(0o600)
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = FULL")
+        (version,) = db.execute("PRAGMA user_version").fetchone()
+        if version == 0:  # new, or killed before this transaction
+            db.execute("BEGIN")
+            for statement in _SCHEMA:
+                db.execute(statement)
+            db.execute("INSERT INTO meta VALUES (?)", (ids.mint("hjrn"),))
+            db.execute("COMMIT")
+        elif version != FORMAT:
+            raise HandsUnavailable(
+                f"the journal {str(path)!r} has format {version}, this Corral writes {FORMAT}; "
+                "start the newer Corral again",
+                retryable=False,
+            )
+        db.execute(
+            "SELECT count(*), total(length(result)) FROM calls"
+        ).fetchone()  # a broken page shows here
+    except BaseException:
+        db.close()
+        raise
+    return db

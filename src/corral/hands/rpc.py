@@ -1,0 +1,209 @@
+"""The hands host over HTTP: one request is one call of the port. `client.py` is the other end.
+
+A long execute is a long request. Whoever asks must know the token and be let in by the socket's mode;
+the token is what carries over to TCP with mutual TLS.
+"""
+
+import asyncio
+import hmac
+import logging
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import asdict
+
+import orjson
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
+
+from corral import __version__
+from corral.hands import wire
+from corral.hands.host import HandsHost
+from corral.kernel.errors import CorralError, HandsUnavailable, InvalidRequest, RequestTooLarge
+from corral.kernel.ids import EventId, SessionId
+from corral.kernel.limits import HANDS_HEARTBEAT_SECONDS, TOOL_INPUT_BYTES_MAX
+from corral.session.call import NeverStarted
+from corral.session.content import Json
+
+__all__ = ["Adoption", "app"]
+
+_log = logging.getLogger(__name__)
+_BODY_BYTES_MAX = TOOL_INPUT_BYTES_MAX + 1024 * 1024  # the largest input, and the call around it
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+class Adoption:
+    """Whether a supervisor holds this host: true while at least one adopting connection is open."""
+
+    def __init__(self) -> None:
+        self._holders = 0
+        self._changed = asyncio.Event()
+        self._ended = asyncio.Event()
+
+    @property
+    def is_adopted(self) -> bool:
+        return self._holders > 0
+
+    async def hold(self, first: bytes) -> AsyncIterator[bytes]:
+        """The body of an adopting connection: `first`, then heartbeats until the host ends."""
+        self._holders += 1
+        self._changed.set()
+        try:
+            yield first
+            while not self._ended.is_set():
+                try:
+                    await asyncio.wait_for(self._ended.wait(), HANDS_HEARTBEAT_SECONDS)
+                except TimeoutError:
+                    yield b"\n"
+        finally:
+            self._holders -= 1
+            self._changed.set()
+
+    async def lost_for(self, seconds: float) -> None:
+        """Return once nobody has held the host for this long."""
+        while True:
+            self._changed.clear()
+            try:
+                await asyncio.wait_for(self._changed.wait(), None if self._holders else seconds)
+            except TimeoutError:
+                return
+
+    def end(self) -> None:
+        """Let go of every holder: the host stops."""
+        self._ended.set()
+
+
+def app(host: HandsHost, *, token: str, adoption: Adoption) -> Starlette:
+    async def identity() -> dict[str, Json]:
+        return {"protocol": wire.VERSION, **asdict(await host.placement(SessionId("")))}
+
+    async def execute(request: Request) -> Response:
+        call, epoch = wire.decode_call(await _body(request))
+        return _json(await host.execute_encoded(call, epoch=epoch))
+
+    async def attach(request: Request) -> Response:
+        call, epoch = wire.decode_call(await _body(request))
+        return _json(await host.attach_encoded(call, epoch=epoch))
+
+    async def announce(request: Request) -> Response:
+        body = await _body(request)
+        await host.announce(SessionId(body["session_id"]), epoch=int(body["epoch"]))
+        return _json(orjson.dumps(await identity()))
+
+    async def provision(request: Request) -> Response:
+        body = await _body(request)
+        recipe = wire.decode_recipe(body["recipe"])
+        await host.provision(SessionId(body["session_id"]), epoch=int(body["epoch"]), recipe=recipe)
+        return _json(b"{}")
+
+    async def cancel(request: Request) -> Response:
+        body = await _body(request)
+        call_ids = [EventId(call_id) for call_id in body["call_ids"]]
+        await host.cancel(SessionId(body["session_id"]), epoch=int(body["epoch"]), call_ids=call_ids)
+        return _json(b"{}")
+
+    async def settle(request: Request) -> Response:
+        body = await _body(request)
+        call_ids = [EventId(call_id) for call_id in body["call_ids"]]
+        await host.settle(SessionId(body["session_id"]), call_ids=call_ids)
+        return _json(b"{}")
+
+    async def release(request: Request) -> Response:
+        body = await _body(request)
+        delete_workspace = bool(body["delete_workspace"])
+        await host.release(SessionId(body["session_id"]), delete_workspace=delete_workspace)
+        return _json(b"{}")
+
+    async def health(request: Request) -> Response:
+        state = {
+            **await identity(),
+            "role": "hands",
+            "pid": os.getpid(),
+            "version": __version__,
+            "is_adopted": adoption.is_adopted,
+            "sandboxes": len(host.sandboxes()),
+            "calls": host.calls_running,
+        }
+        return _json(orjson.dumps(state))
+
+    async def probe(request: Request) -> Response:
+        return _json(orjson.dumps(asdict(await host.probe())))
+
+    async def sandboxes(request: Request) -> Response:
+        return _json(orjson.dumps({"data": [asdict(sandbox) for sandbox in host.sandboxes()]}))
+
+    async def adopt(request: Request) -> Response:
+        return StreamingResponse(adoption.hold(orjson.dumps(await identity()) + b"\n"))
+
+    async def import_workspace(request: Request) -> Response:
+        await host.import_workspace(SessionId(request.path_params["session_id"]), request.stream())
+        return _json(b"{}")
+
+    async def export_workspace(request: Request) -> Response:
+        archive = host.export_workspace(SessionId(request.path_params["session_id"]))
+        return StreamingResponse(archive, media_type="application/x-tar")
+
+    routes: list[tuple[str, str, Endpoint]] = [  # scanned in order: the hot ones first
+        ("POST", "/execute", execute),
+        ("POST", "/settle", settle),
+        ("POST", "/announce", announce),
+        ("POST", "/attach", attach),
+        ("POST", "/provision", provision),
+        ("POST", "/cancel", cancel),
+        ("POST", "/release", release),
+        ("GET", "/health", health),
+        ("GET", "/probe", probe),
+        ("GET", "/sandboxes", sandboxes),
+        ("GET", "/adopt", adopt),
+        ("PUT", "/workspaces/{session_id}", import_workspace),
+        ("GET", "/workspaces/{session_id}", export_workspace),
+    ]
+    return Starlette(
+        routes=[
+            Route(wire.PREFIX + path, _guarded(endpoint, token), methods=[method])
+            for method, path, endpoint in routes
+        ]
+    )
+
+
+def _guarded(endpoint: Endpoint, token: str) -> Endpoint:
+    """Ask for the token, and answer every error in the form that `wire.decode_error` reads."""
+    expected = f"Bearer {token}".encode()
+
+    async def guarded(request: Request) -> Response:
+        if not hmac.compare_digest(request.headers.get("authorization", "").encode(), expected):
+            return _json(b'{"error":{"type":"unauthenticated","message":"wrong token"}}', status=401)
+        try:
+            return await endpoint(request)
+        except (CorralError, NeverStarted) as error:
+            status, body = wire.encode_error(error)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            _log.exception("a request to %s failed", request.url.path)
+            status, body = wire.encode_error(InvalidRequest(f"malformed request: {type(error).__name__}"))
+        except ClientDisconnect:
+            status, body = 499, b""
+        except Exception:  # the HTTP boundary: our bug, told without its details
+            _log.exception("a request to %s failed", request.url.path)
+            status, body = wire.encode_error(HandsUnavailable("the hands host failed; see its log"))
+        return _json(body, status=status)
+
+    return guarded
+
+
+def _json(body: bytes, *, status: int = 200) -> Response:
+    return Response(body, status_code=status, media_type="application/json")
+
+
+async def _body(request: Request) -> dict[str, Json]:
+    chunks, size_bytes = [], 0
+    async for chunk in request.stream():
+        size_bytes += len(chunk)
+        if size_bytes > _BODY_BYTES_MAX:
+            raise RequestTooLarge(f"a tool call has at most {TOOL_INPUT_BYTES_MAX} bytes of input")
+        chunks.append(chunk)
+    body = orjson.loads(b"".join(chunks))
+    if not isinstance(body, dict):
+        raise InvalidRequest("malformed request: not an object")
+    return body

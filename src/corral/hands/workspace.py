@@ -1,0 +1,77 @@
+"""Workspaces: one directory per session on the host's side. They outlive sandboxes and hosts."""
+
+import os
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from corral.hands.ports import Provider
+from corral.kernel.errors import InvalidRequest, NotFound, RequestTooLarge, SandboxUnavailable
+from corral.kernel.ids import SessionId
+from corral.kernel.limits import DISK_FREE_BYTES_MIN, WORKSPACE_ARCHIVE_BYTES_MAX
+
+__all__ = ["Workspaces"]
+
+_SESSION_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")  # a single, plain path component
+
+
+class Workspaces:
+    """The directories below `root`. Their content belongs to sandboxes: only the provider looks inside."""
+
+    def __init__(
+        self, root: Path, *, provider: Provider, disk_free_bytes_min: int = DISK_FREE_BYTES_MIN
+    ) -> None:
+        self._root = root
+        self._provider = provider
+        self._disk_free_bytes_min = disk_free_bytes_min
+
+    def path(self, session_id: SessionId) -> Path:
+        """Where the workspace is or will be. Raises InvalidRequest for an id that is no plain name."""
+        if not _SESSION_ID.fullmatch(session_id):
+            raise InvalidRequest(f"session id {session_id!r} is not a plain name")
+        return self._root / session_id
+
+    def require_space(self) -> None:
+        """Refuse new work before a full disk corrupts old work. Raises SandboxUnavailable (retryable)."""
+        disk = os.statvfs(self._root)
+        free_bytes = disk.f_bavail * disk.f_frsize
+        if free_bytes < self._disk_free_bytes_min:
+            raise SandboxUnavailable(
+                f"the disk of the hands host is almost full: {free_bytes >> 20} MiB free, "
+                f"{self._disk_free_bytes_min >> 20} MiB needed to start new work. "
+                "Free some space below the data directory; running work goes on."
+            )
+
+    async def prepare(self, session_id: SessionId) -> Path:
+        """Make the directory if it is new. Repeat: safe."""
+        path = self.path(session_id)
+        await self._provider.prepare_workspace(path)
+        return path
+
+    async def remove(self, session_id: SessionId) -> None:
+        """Delete it with all it holds. Repeat: safe."""
+        await self._provider.remove_workspace(self.path(session_id))
+
+    async def import_archive(self, session_id: SessionId, archive: AsyncIterator[bytes]) -> None:
+        """Unpack a tar stream of up to WORKSPACE_ARCHIVE_BYTES_MAX bytes into it.
+
+        Raises: InvalidRequest (hostile), RequestTooLarge, SandboxUnavailable (disk full).
+        """
+        self.require_space()
+        await self._provider.import_archive(await self.prepare(session_id), _bounded(archive))
+
+    def export_archive(self, session_id: SessionId) -> AsyncIterator[bytes]:
+        """A tar stream of it. Raises NotFound at once, RequestTooLarge when the stream passes the bound."""
+        path = self.path(session_id)
+        if not path.is_dir():
+            raise NotFound(f"session {session_id!r} has no workspace on this host")
+        return _bounded(self._provider.export_archive(path))
+
+
+async def _bounded(archive: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    size_bytes = 0
+    async for chunk in archive:
+        size_bytes += len(chunk)
+        if size_bytes > WORKSPACE_ARCHIVE_BYTES_MAX:
+            raise RequestTooLarge(f"a workspace archive has at most {WORKSPACE_ARCHIVE_BYTES_MAX} bytes")
+        yield chunk
