@@ -59,6 +59,12 @@ class Request:
         return json.loads(self.body)
 
     @property
+    def api_key(self) -> str | None:
+        """The key it came with, as `x-api-key` or, since SDK 2, as a bearer token."""
+        bearer = self.headers.get("authorization", "").removeprefix("Bearer ")
+        return self.headers.get("x-api-key") or bearer or None
+
+    @property
     def turns(self) -> int:
         """How many assistant turns the conversation already has."""
         return sum(message["role"] == "assistant" for message in self.json["messages"])
@@ -85,7 +91,7 @@ def _exhausted(count: int) -> HttpError:
 class MessagesApi:
     """The server. Use it as an async context manager, or call `start` and `aclose`.
 
-    api_key: when given, a request with another `x-api-key` is answered 401.
+    api_key: when given, a request with another key is answered 401.
     """
 
     def __init__(
@@ -147,7 +153,7 @@ class MessagesApi:
         self._waiting = [(n, arrival) for n, arrival in self._waiting if not arrival.done()]
         if request.path.partition("?")[0] != "/v1/messages" or request.method != "POST":
             return HttpError(status=404, message=f"no such endpoint: {request.method} {request.path}")
-        if self.api_key is not None and request.headers.get("x-api-key") != self.api_key:
+        if self.api_key is not None and request.api_key != self.api_key:
             return HttpError(status=401)
         if callable(self.script):
             return self.script(request)

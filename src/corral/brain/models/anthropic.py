@@ -1,0 +1,310 @@
+"""Claude models through the official SDK.
+
+The SDK is imported on first use (1.1 s), never retries (the loop does, visibly) and is told everything it
+would otherwise read from the environment: key and base URL come from Corral's configuration, because
+ANTHROPIC_BASE_URL is what *clients* set to reach Corral, and a request must not come back to us.
+
+Requests go through `messages.with_streaming_response.create`, the stream through the SDK's own event
+decoder and orjson: half the CPU time of the SDK's streaming helper, and nothing is lost to types.
+
+Failures become `ModelFailed` with a message for the session's user: what the provider said, its request id,
+and what to do when it is ours to mend. A key never appears in one.
+"""
+
+import asyncio
+import importlib
+import os
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import aclosing, contextmanager, suppress
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Any
+
+import httpx2
+import orjson
+
+from corral.brain.models.messages_stream import BrokenStream, MessageStream
+from corral.brain.ports import ModelEvent, ModelFailed, ModelFailure, ModelRequest
+from corral.catalog.models import ModelInfo, ModelTable
+from corral.kernel.errors import InvalidRequest
+from corral.kernel.limits import (
+    MODEL_CONNECT_SECONDS,
+    MODEL_DRAIN_SECONDS,
+    MODEL_MESSAGE_CHARS_MAX,
+    MODEL_SILENCE_SECONDS_MAX,
+    MODEL_THINKING_TOKENS,
+)
+from corral.session.content import Json
+
+if TYPE_CHECKING:
+    import anthropic
+
+BASE_URL = "https://api.anthropic.com"
+OWN_KEY_PREFIX = "corral_"  # Corral's own API keys; one sent upstream would be a leaked secret
+_THINKING_TOKENS_MIN = 1024  # the API's lower bound of a thinking budget
+
+
+class AnthropicModel:
+    """`Model` for `claude-*`. One per process; it holds a connection pool.
+
+    api_key:         None: every request fails with advice, nothing is sent.
+    silence_seconds: no byte for this long is a broken stream.
+    """
+
+    def __init__(
+        self,
+        *,
+        api_key: str | None,
+        models: ModelTable,
+        base_url: str = BASE_URL,
+        silence_seconds: float = MODEL_SILENCE_SECONDS_MAX,
+    ) -> None:
+        self._api_key = api_key
+        self._models = models
+        self._base_url = base_url
+        self._silence_seconds = silence_seconds
+        self._client: anthropic.AsyncAnthropic | None = None
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str], *, models: ModelTable) -> "AnthropicModel":
+        """Key and base URL by Corral's rule. Source: DESIGN "Processes"; docs/reference/settings.md."""
+        return cls(
+            api_key=environment.get("CORRAL_ANTHROPIC_API_KEY")
+            or environment.get("ANTHROPIC_API_KEY")
+            or None,
+            base_url=environment.get("CORRAL_ANTHROPIC_BASE_URL") or BASE_URL,
+            models=models,
+        )
+
+    @property
+    def problem(self) -> str | None:
+        """Why no request can be made, for `corral doctor` and readiness; None if one can."""
+        if not self._api_key:
+            return "no key for Claude models: set CORRAL_ANTHROPIC_API_KEY (or ANTHROPIC_API_KEY)"
+        if self._api_key.startswith(OWN_KEY_PREFIX):
+            return (
+                "the key for Claude models is a key of Corral itself, which is never sent anywhere: "
+                "set CORRAL_ANTHROPIC_API_KEY to a key of the model provider"
+            )
+        return None
+
+    async def warm(self) -> None:
+        """Import the SDK in a thread and make the client, so that the first request need not wait."""
+        await asyncio.to_thread(importlib.import_module, "anthropic.resources.messages")
+        if self.problem is None:
+            self._connected()
+
+    async def aclose(self) -> None:
+        client, self._client = self._client, None
+        if client is not None:
+            await client.close()
+
+    async def stream(self, request: ModelRequest) -> AsyncIterator[ModelEvent]:
+        """Ask once; see `Model.stream`."""
+        if self.problem is not None:
+            raise ModelFailed(self.problem, failure="request_failed", retryable=False)
+        if self._client is None:
+            await self.warm()
+        import anthropic
+
+        message = MessageStream()
+        try:
+            async with self._connected().messages.with_streaming_response.create(
+                **_parameters(request, self._models.resolve(request.model))
+            ) as response:
+                events = anthropic.AsyncStream.raw_events(response.http_response)
+                async with aclosing(events):  # type: ignore[type-var]  # it is a generator
+                    async for event in events:
+                        if event.event == "error":
+                            raise _stream_failure(event.data, response.headers.get("request-id"))
+                        if not event.data:
+                            continue
+                        seen = message.feed(orjson.loads(event.data))
+                        if seen is not None:
+                            yield seen
+                        if message.is_finished:
+                            yield message.reply()
+                            await _drain(events)
+                            return
+        except anthropic.APIStatusError as error:
+            raise self._status_failure(error) from error
+        except (anthropic.APITimeoutError, httpx2.TimeoutException) as error:
+            raise _broken("sent nothing for too long") from error
+        except (anthropic.APIConnectionError, httpx2.TransportError) as error:
+            raise _broken("broke the connection, or could not be reached") from error
+        except (BrokenStream, orjson.JSONDecodeError, UnicodeDecodeError) as error:
+            raise _broken("sent a malformed stream") from error
+        raise _broken("ended its stream before the message was complete")
+
+    def _connected(self) -> "anthropic.AsyncAnthropic":
+        if self._client is None:
+            import anthropic
+
+            with _without("ANTHROPIC_CUSTOM_HEADERS"):
+                self._client = anthropic.AsyncAnthropic(
+                    api_key=self._api_key,
+                    base_url=self._base_url,
+                    max_retries=0,
+                    timeout=httpx2.Timeout(self._silence_seconds, connect=MODEL_CONNECT_SECONDS),
+                    open_telemetry=False,
+                )
+        return self._client
+
+    def _status_failure(self, error: "anthropic.APIStatusError") -> ModelFailed:
+        kind, text = _details(error.body)
+        failure, retryable = classify(error.status_code, kind, text)
+        asked = error.response.headers.get("x-should-retry")
+        if asked == "false":
+            retryable = False
+        said = f"{error.status_code} {kind}".strip() + (f": {text}" if text else "")
+        if self._api_key:
+            said = said.replace(self._api_key, "[key]")
+        return ModelFailed(
+            _sentence(said, error.response.headers.get("request-id")),
+            failure=failure,
+            retryable=retryable,
+            retry_after_seconds=retry_after(error.response.headers),
+        )
+
+
+def _parameters(request: ModelRequest, model: ModelInfo) -> dict[str, Any]:
+    """The arguments of `messages.create`.
+
+    Of `metadata` only `user_id` is sent: the API knows nothing else. Raises ModelFailed when the model
+    cannot do what is asked; the table said otherwise when the agent was saved.
+    """
+    try:
+        model.check(effort=request.effort, speed=request.speed, inference_geo=request.inference_geo)
+    except InvalidRequest as error:
+        raise ModelFailed(error.message, failure="request_failed", retryable=False) from error
+    max_tokens = min(request.max_tokens, model.max_output_tokens)
+    parameters: dict[str, Any] = {
+        "model": request.model,
+        "max_tokens": max_tokens,
+        "messages": request.messages,
+        "stream": True,
+    }
+    if request.system:
+        parameters["system"] = request.system
+    if request.tools:
+        parameters["tools"] = request.tools
+    if model.thinking == "adaptive":
+        parameters["thinking"] = {"type": "adaptive"}
+    elif model.thinking == "budget" and max_tokens > _THINKING_TOKENS_MIN:
+        budget = max(_THINKING_TOKENS_MIN, min(MODEL_THINKING_TOKENS, max_tokens // 2))
+        parameters["thinking"] = {"type": "enabled", "budget_tokens": budget}
+    if request.effort is not None:
+        parameters["output_config"] = {"effort": request.effort}
+    if request.speed == "fast":
+        parameters["speed"] = "fast"
+        if model.fast_beta is not None:
+            parameters["extra_headers"] = {"anthropic-beta": model.fast_beta}
+    if request.inference_geo is not None:
+        parameters["inference_geo"] = request.inference_geo
+    if "user_id" in request.metadata:
+        parameters["metadata"] = {"user_id": request.metadata["user_id"]}
+    return parameters
+
+
+# -- failures --------------------------------------------------------------------------------------
+_BY_STATUS: Mapping[int, tuple[ModelFailure, bool]] = {
+    402: ("billing", False),
+    408: ("request_failed", True),
+    409: ("request_failed", True),
+    413: ("context_overflow", False),
+    429: ("rate_limited", True),
+    529: ("overloaded", True),
+}
+_BY_TYPE: Mapping[str, tuple[ModelFailure, bool]] = {  # also what a mid-stream error is known by
+    "overloaded_error": ("overloaded", True),
+    "rate_limit_error": ("rate_limited", True),
+    "api_error": ("request_failed", True),
+    "timeout_error": ("request_failed", True),
+    "billing_error": ("billing", False),
+    "authentication_error": ("request_failed", False),
+    "permission_error": ("request_failed", False),
+    "not_found_error": ("request_failed", False),
+    "request_too_large": ("context_overflow", False),
+}
+_OVERFLOW_WORDS = ("prompt is too long", "exceed context limit", "context window")
+_BILLING_WORDS = ("credit balance is too low",)
+
+
+def classify(status: int | None, error_type: str, message: str) -> tuple[ModelFailure, bool]:
+    """What an error means to the loop, and whether asking again may help.
+
+    status: of the response; None for an `error` event in mid-stream.
+    Source: spec/errors-limits.md; the documented errors of the Messages API.
+    """
+    words = message.lower()
+    if error_type == "invalid_request_error" or status == 400:
+        if any(phrase in words for phrase in _OVERFLOW_WORDS):
+            return "context_overflow", False
+        if any(phrase in words for phrase in _BILLING_WORDS):
+            return "billing", False
+        return "request_failed", False
+    if status is not None and status in _BY_STATUS:
+        return _BY_STATUS[status]
+    if error_type in _BY_TYPE:
+        return _BY_TYPE[error_type]
+    return "request_failed", status is None or status >= 500
+
+
+def retry_after(headers: Mapping[str, str], *, now: datetime | None = None) -> float | None:
+    """Seconds a response asks us to wait: `retry-after-ms`, or `retry-after` as seconds or a date."""
+    with suppress(KeyError, ValueError):
+        return max(0.0, float(headers["retry-after-ms"]) / 1000)
+    text = headers.get("retry-after", "")
+    with suppress(ValueError):
+        return max(0.0, float(text))
+    with suppress(ValueError):
+        moment = parsedate_to_datetime(text)
+        return max(0.0, (moment - (now or datetime.now(UTC))).total_seconds())
+    return None
+
+
+def _stream_failure(data: str, request_id: str | None) -> ModelFailed:
+    try:
+        kind, text = _details(orjson.loads(data))
+    except orjson.JSONDecodeError:
+        kind, text = "", ""
+    failure, retryable = classify(None, kind, text)
+    return ModelFailed(
+        _sentence(f"{kind or 'error'}: {text}", request_id), failure=failure, retryable=retryable
+    )
+
+
+def _details(body: Json) -> tuple[str, str]:
+    """Type and message of an error envelope; empty for anything else, such as a proxy's page."""
+    try:
+        return str(body["error"]["type"]), str(body["error"]["message"])
+    except (KeyError, TypeError):
+        return "", ""
+
+
+def _broken(what: str) -> ModelFailed:
+    return ModelFailed(f"The model provider {what}.", failure="request_failed", retryable=True)
+
+
+def _sentence(said: str, request_id: str | None) -> str:
+    said = said[:MODEL_MESSAGE_CHARS_MAX]
+    return f"The model provider answered {said}" + (f" (request {request_id[:64]})" if request_id else "")
+
+
+async def _drain(events: AsyncIterator[object]) -> None:
+    """Read to the end of a finished response, so that its connection can be used again."""
+    with suppress(TimeoutError, httpx2.TransportError):
+        async with asyncio.timeout(MODEL_DRAIN_SECONDS):
+            async for _ in events:
+                pass
+
+
+@contextmanager
+def _without(variable: str) -> Iterator[None]:
+    """The SDK adds this variable's headers to every request and has no argument against it."""
+    value = os.environ.pop(variable, None)
+    try:
+        yield
+    finally:
+        if value is not None:
+            os.environ[variable] = value
