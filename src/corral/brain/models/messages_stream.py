@@ -33,12 +33,12 @@ class MessageStream:
         self._stop: dict[str, Any] = {}
         self.is_finished = False
 
-    def feed(self, event: Mapping[str, Json]) -> BlockStarted | TextDelta | None:
+    def feed(self, event: Json) -> BlockStarted | TextDelta | None:
         """Take one event, and say what a reader of the stream should see of it. Raises BrokenStream."""
         try:
             return self._feed(event)
         except (KeyError, TypeError, AttributeError) as error:
-            raise BrokenStream(f"malformed {event.get('type')} event") from error
+            raise BrokenStream("an event is malformed") from error
 
     def _feed(self, event: Mapping[str, Json]) -> BlockStarted | TextDelta | None:
         match event["type"]:
