@@ -20,6 +20,7 @@ ApiKeyId = NewType("ApiKeyId", str)
 
 AGENT, ENVIRONMENT, SESSION, THREAD, EVENT = "agent", "env", "sesn", "sthr", "sevt"
 REQUEST, API_KEY = "req", "apikey"
+CORRAL_KEY_PREFIX = "corral_"  # begins every API key that Corral makes: recognisable, never sent to a model
 
 _ALPHABET = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 _DIGITS = 22  # 58**22 > 2**128

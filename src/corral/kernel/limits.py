@@ -38,6 +38,10 @@ LEASE_TTL_SECONDS = 10.0
 LEASE_RENEW_SECONDS = LEASE_TTL_SECONDS / 3
 LEASE_TRUST_SECONDS = LEASE_TTL_SECONDS * 0.8  # a holder trusts itself for less than the store does
 SWEEP_SECONDS = 1.0
+DRAIN_SECONDS = 10.0  # SIGTERM: model requests may end for this long, then another brain asks them again
+IDLE_LOOPS_MAX = 128  # folded states kept for the next wake of their session
+SESSION_BACKOFF_SECONDS, SESSION_BACKOFF_SECONDS_MAX = 1.0, 60.0  # a session whose loop fails waits alone
+LOOK_AGAIN_SECONDS = 2.0  # a waiting loop reads the store this often, should a hint be lost
 CLAIM_BATCH_MAX = 64
 
 # -- model requests -------------------------------------------------------------------------------
@@ -53,6 +57,16 @@ MODEL_THINKING_TOKENS = 8_000  # thinking budget of older models that need one
 MODEL_OUTPUT_TOKENS = 32_000  # max_tokens of a request; not configurable on this API
 TOOL_ROUNDS_PER_TURN_MAX = 500  # spec/tools.md; then tool_use_limit_reached_error
 SESSIONS_PER_BRAIN_MAX = 1000  # running at once in one brain; further wakes wait
+
+# -- supervisor -----------------------------------------------------------------------------------
+RESTART_BACKOFF_SECONDS, RESTART_BACKOFF_SECONDS_MAX = 0.5, 10.0  # doubled; the first restart is at once
+RESTART_HEALTHY_SECONDS = 30.0  # a process that lived this long begins again without backoff
+READY_SECONDS_MAX = 60.0  # a process that has not reported by then hangs: killed and started again
+SERVER_DRAIN_SECONDS = 10.0  # SIGTERM to SIGKILL: time to hand running turns over through the log
+HANDS_STOP_SECONDS = 8.0  # SIGTERM to SIGKILL: HANDS_DRAIN_SECONDS, and destroying the sandboxes
+TAKEOVER_SECONDS = 5.0  # how long a start waits for a dead supervisor's server to be gone
+LOG_FOLLOW_SECONDS = 0.25  # how often new log lines of hands and egress are shown
+LOG_FILE_BYTES_MAX = 16 * 1024 * 1024  # their log file begins anew at a start beyond this
 
 # -- hands ----------------------------------------------------------------------------------------
 TOOL_OUTPUT_CHARS_MAX = 100_000  # above it the output spills to a file (spec/tools.md)
@@ -100,4 +114,6 @@ STORE_WAL_PAGES = 4000  # 16 MB of WAL between checkpoints: fewer stalls, still 
 WRITE_BATCH_MAX = 512  # jobs that share one commit; more would only delay the first of them
 WRITES_QUEUED_MAX = 10_000  # writes waiting for the disk; then the store says that it is overloaded
 TOMBSTONE_SECONDS = 24 * 3600  # how long a deleted session is remembered as deleted
-LOG_READ_ROWS = 1000  # rows fetched at a time when a whole log is read
+HANDS_AWAY_SECONDS_MAX = 30.0  # a host that stays away longer makes its calls' outcome unknown
+HANDS_RETRY_SECONDS = 0.1  # between looks for a host that is away; its supervisor restarts it
+WAKES_MAX = 10_000  # wake hints not yet taken; the sweep finds the sessions of those shed

@@ -159,7 +159,6 @@ class SessionLog(Protocol):
         descending: bool,
         limit: int,
         after: Position | None = None,
-        after_log: bool = False,
     ) -> EventPage:
         """One page of the log, then the inbox, read in one snapshot."""
 

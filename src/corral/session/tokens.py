@@ -1,14 +1,18 @@
-"""Token counts of a thread, cumulative, and how the wire shows them."""
+"""Token counts and list cost, cumulative, and how the wire shows them."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
+from decimal import Decimal
 
 from corral.session.content import Json
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Tokens:
-    """Cumulative counts; `input_tokens` excludes cached ones. Same names as one request's usage."""
+    """Cumulative counts; `input_tokens` excludes cached ones. Same names as one request's usage.
+
+    cost_microcents: list cost of the requests, as priced when they were made; runtime excluded.
+    """
 
     input_tokens: int = 0
     output_tokens: int = 0
@@ -16,10 +20,20 @@ class Tokens:
     cache_creation_5m_input_tokens: int = 0
     cache_creation_1h_input_tokens: int = 0
     web_search_requests: int = 0
+    cost_microcents: Decimal = Decimal(0)
 
-    def plus(self, usage: Mapping[str, int]) -> "Tokens":
-        """Add one request's usage (the private payload of its span end); unknown names are ignored."""
-        return Tokens(**{name: count + int(usage.get(name, 0)) for name, count in asdict(self).items()})
+    def plus(self, usage: Mapping[str, Json]) -> "Tokens":
+        """Add one request (the private payload of its span end); unknown names are ignored."""
+        counts = {
+            field.name: getattr(self, field.name) + int(usage.get(field.name, 0))
+            for field in fields(self)
+            if field.name != "cost_microcents"
+        }
+        cost = self.cost_microcents + Decimal(usage.get("cost_microcents") or 0)
+        return Tokens(**counts, cost_microcents=cost)
+
+    def merged(self, other: "Tokens") -> "Tokens":
+        return self.plus(asdict(other))
 
     @property
     def is_zero(self) -> bool:

@@ -1,0 +1,80 @@
+"""What a brain can have in flight, and how each ends. Effects follow events: an action is only started
+when the intent it serves is durable.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from corral.brain.ports import ModelFailed, ModelReply
+from corral.kernel.ids import EventId, ThreadId
+from corral.session.content import ToolResult
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AskModel:
+    """Make the model request that `request` (a span.model_request_start) announces."""
+
+    thread_id: ThreadId
+    request: EventId
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunTool:
+    """Execute a call; attach first if an earlier brain may have dispatched it."""
+
+    call_id: EventId
+    attach: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Backoff:
+    """Wait before the next attempt of a thread's model request."""
+
+    thread_id: ThreadId
+    failures: int
+
+
+Action = AskModel | RunTool | Backoff
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stop:
+    """End an action that is in flight because an interrupt waits. Its completion still arrives."""
+
+    action: Action
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Replied:
+    """message_ids: the event ids that previews have used, by block index."""
+
+    action: AskModel
+    reply: ModelReply
+    message_ids: Mapping[int, EventId] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Failed:
+    action: AskModel
+    error: ModelFailed
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Aborted:
+    """A model request or a backoff was stopped by an interrupt."""
+
+    action: Action
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ran:
+    action: RunTool
+    result: ToolResult
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Waited:
+    action: Backoff
+
+
+Completion = Replied | Failed | Aborted | Ran | Waited

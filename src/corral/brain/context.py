@@ -1,0 +1,75 @@
+"""State -> model request. The log is never rewritten; the context is built from it each time.
+
+Consecutive requests of a thread share their prefix byte for byte, cache marks aside: entries are only
+ever added behind. Cache breakpoints (four, the provider's limit): last tool, last system block, last and
+second-to-last message. Source: DESIGN 4.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from corral.brain import policy
+from corral.brain.ports import ModelRequest
+from corral.catalog.models import ModelInfo
+from corral.kernel.ids import SessionId
+from corral.kernel.limits import MODEL_OUTPUT_TOKENS
+from corral.session.content import Block, Json, text_block
+from corral.session.fold import Entry, Thread
+
+_MARK = {"type": "ephemeral"}
+
+ENVIRONMENT_NOTE = (
+    "You work in an isolated Linux sandbox. Your working directory is /workspace; put files meant for the"
+    " user into /mnt/session/outputs. The sandbox has no network access: do not try to download anything."
+)
+"""Said when the agent has tools that act in the sandbox. The network arrives later; until then an
+`unrestricted` environment runs without, and the model is told. Source: docs/DIVERGENCES.md."""
+
+
+def build(session_id: SessionId, thread: Thread, info: ModelInfo) -> ModelRequest:
+    """The next request of a thread, from everything it has folded."""
+    tools = policy.offered(thread.agent)
+    system = _system(thread.agent, has_sandbox_tools=any(tool["name"] == "bash" for tool in tools))
+    model = thread.agent["model"]
+    effort = model.get("effort")
+    return ModelRequest(
+        model=thread.model,
+        session_id=session_id,
+        system=_mark_last(system),
+        messages=_mark_messages(_messages(thread.entries)),
+        tools=_mark_last(tools),
+        max_tokens=min(MODEL_OUTPUT_TOKENS, info.max_output_tokens),
+        effort=effort["type"] if isinstance(effort, Mapping) else effort,
+        speed=model.get("speed") or "standard",
+        inference_geo=model.get("inference_geo"),
+    )
+
+
+def _system(agent: Mapping[str, Json], *, has_sandbox_tools: bool) -> list[Block]:
+    texts = [agent.get("system"), ENVIRONMENT_NOTE if has_sandbox_tools else None]
+    return [text_block(text) for text in texts if text]
+
+
+def _messages(entries: Sequence[Entry]) -> list[dict[str, Json]]:
+    """Entries of one role in a row become one message; results come before what the user said next."""
+    messages: list[dict[str, Json]] = []
+    for entry in entries:
+        if messages and messages[-1]["role"] == entry.role:
+            messages[-1]["content"].extend(entry.content)
+        else:
+            messages.append({"role": entry.role, "content": list(entry.content)})
+    return messages
+
+
+def _mark_last(blocks: Sequence[Block]) -> list[Block]:
+    return [*blocks[:-1], {**blocks[-1], "cache_control": _MARK}] if blocks else []
+
+
+def _mark_messages(messages: list[dict[str, Json]]) -> list[dict[str, Json]]:
+    """Mark the last two messages, on their last block that may carry a mark."""
+    for message in messages[-2:]:
+        content = message["content"]
+        for position in range(len(content) - 1, -1, -1):
+            if content[position]["type"] not in ("thinking", "redacted_thinking"):
+                content[position] = {**content[position], "cache_control": _MARK}
+                break
+    return messages

@@ -1,0 +1,54 @@
+"""Which effects belong in flight. Pure: a function of the folded log, the lease's epoch, and what is
+running already. The loop starts what is missing and stops what it is told to stop.
+"""
+
+from corral.brain.actions import Action, AskModel, Backoff, RunTool, Stop
+from corral.kernel.ids import ThreadId
+from corral.session.events import UserInterrupt
+from corral.session.fold import State, Thread
+
+
+def decide(state: State, *, epoch: int, in_flight: frozenset[Action]) -> frozenset[Action | Stop]:
+    """The actions to start now, and those to stop because an interrupt waits for them."""
+    actions: set[Action | Stop] = set()
+    for thread in state.threads.values():
+        if is_interrupted(state, thread.thread_id):
+            actions |= {Stop(action=action) for action in of_thread(state, thread.thread_id, in_flight)}
+        else:
+            actions |= wanted(state, thread, epoch=epoch) - in_flight
+    return frozenset(actions)
+
+
+def wanted(state: State, thread: Thread, *, epoch: int) -> set[Action]:
+    """What should be in flight for one thread, whether or not it is."""
+    if thread.status == "rescheduling":
+        return {Backoff(thread_id=thread.thread_id, failures=thread.failures)}
+    if thread.status != "running":
+        return set()
+    if thread.request is not None:
+        # A request of an older epoch is lost with its brain; `turn` closes it.
+        mine = thread.request_epoch == epoch
+        return {AskModel(thread_id=thread.thread_id, request=thread.request)} if mine else set()
+    return {
+        RunTool(call_id=call.call_id, attach=call.epoch != epoch)
+        for call in thread.calls.values()
+        if not call.awaits_client and call.placement is not None
+    }
+
+
+def is_interrupted(state: State, thread_id: ThreadId) -> bool:
+    """Whether an interrupt for this thread waits in the inbox."""
+    return any(
+        isinstance(waiting.event, UserInterrupt) and waiting.event.session_thread_id in (None, thread_id)
+        for waiting in state.inbox.values()
+    )
+
+
+def of_thread(state: State, thread_id: ThreadId, in_flight: frozenset[Action]) -> set[Action]:
+    """The actions in flight that belong to a thread."""
+    calls = state.threads[thread_id].calls
+    return {
+        action
+        for action in in_flight
+        if (action.call_id in calls if isinstance(action, RunTool) else action.thread_id == thread_id)
+    }

@@ -1,0 +1,141 @@
+"""From a pending call to its one true result: the brain's side of at-most-once.
+
+A call goes out only with a logged placement. A connection that breaks says nothing about the call, so it
+is attached to until the host answers; a host that stays away makes the outcome unknown, in those words.
+"""
+
+import asyncio
+from collections.abc import Coroutine, Sequence
+from contextlib import suppress
+
+from corral.brain.actions import Completion, Replied
+from corral.brain.ports import Hands, NeverStarted
+from corral.kernel.errors import HandsUnavailable, LeaseLost, WorldError
+from corral.kernel.ids import EventId, SessionId
+from corral.kernel.limits import (
+    CANCEL_GRACE_SECONDS,
+    HANDS_AWAY_SECONDS_MAX,
+    HANDS_RETRY_SECONDS,
+)
+from corral.session.call import Placement, Recipe, ToolCall
+from corral.session.content import ToolResult
+from corral.session.events import UserToolConfirmation
+from corral.session.fold import PendingCall, State
+from corral.session.log import NewEvent
+
+OUTCOME_UNKNOWN = (
+    "The machine that ran this tool call cannot be reached, so its outcome is unknown: it may have"
+    " happened, in part or in full. Check before you repeat it."
+)
+
+
+class Dispatch:
+    """Shared by all loops of a brain."""
+
+    def __init__(self, hands: Hands) -> None:
+        self._hands = hands
+        self._background: set[asyncio.Task[None]] = set()
+
+    async def placement_for(self, state: State, finished: Sequence[Completion]) -> Placement | None:
+        """Where calls logged now will go; asked only when such calls are about to be logged."""
+        if not (
+            any(isinstance(done, Replied) and done.reply.stop_reason == "tool_use" for done in finished)
+            or any(isinstance(waiting.event, UserToolConfirmation) for waiting in state.inbox.values())
+        ):
+            return None
+        deadline = asyncio.get_running_loop().time() + HANDS_AWAY_SECONDS_MAX
+        while True:
+            try:
+                return await self._hands.placement(state.session_id)
+            except HandsUnavailable:
+                if asyncio.get_running_loop().time() > deadline:
+                    return None
+                await asyncio.sleep(HANDS_RETRY_SECONDS)
+
+    async def announce(self, session_id: SessionId, *, epoch: int) -> None:
+        """Fence older brains off the session's hands. A host that is away has nothing to fence."""
+        try:
+            await self._hands.announce(session_id, epoch=epoch)
+        except HandsUnavailable:
+            return
+
+    async def run(
+        self, state: State, pending: PendingCall, *, epoch: int, attach: bool, stop: asyncio.Event
+    ) -> ToolResult:
+        """Run or join the call. `stop`: kill it; its result then says it was interrupted."""
+        assert pending.placement is not None
+        call = ToolCall(
+            session_id=state.session_id,
+            thread_id=pending.thread_id,
+            call_id=pending.call_id,
+            name=pending.name,
+            input=pending.input,
+            recipe=Recipe(environment=state.environment),
+            placement=pending.placement,
+        )
+        running = asyncio.ensure_future(self._until_answered(call, epoch=epoch, attach=attach))
+        stopping = asyncio.ensure_future(stop.wait())
+        try:
+            await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if not running.done():
+                await self._cancel(call, epoch=epoch)
+                await asyncio.wait({running}, timeout=2 * CANCEL_GRACE_SECONDS)
+            if running.done():
+                return running.result()
+            return ToolResult.text(OUTCOME_UNKNOWN, is_error=True)
+        finally:
+            running.cancel()
+            stopping.cancel()
+
+    async def _until_answered(self, call: ToolCall, *, epoch: int, attach: bool) -> ToolResult:
+        away_since: float | None = None
+        while True:
+            try:
+                if attach:
+                    try:
+                        return await self._hands.attach(call, epoch=epoch)
+                    except NeverStarted:
+                        pass
+                return await self._hands.execute(call, epoch=epoch)
+            except HandsUnavailable:
+                attach = True  # it may have started: only its host can say
+                now = asyncio.get_running_loop().time()
+                away_since = away_since or now
+                if now - away_since > HANDS_AWAY_SECONDS_MAX:
+                    return ToolResult.text(OUTCOME_UNKNOWN, is_error=True)
+                await asyncio.sleep(HANDS_RETRY_SECONDS)
+
+    async def _cancel(self, call: ToolCall, *, epoch: int) -> None:
+        try:
+            await self._hands.cancel(call.session_id, epoch=epoch, call_ids=[call.call_id])
+        except HandsUnavailable:
+            return  # its host is gone, and the call with it
+
+    def provision(self, state: State, *, epoch: int) -> None:
+        """Warm a sandbox up, in the background; a hint."""
+        self._hint(
+            self._hands.provision(
+                state.session_id, epoch=epoch, recipe=Recipe(environment=state.environment)
+            )
+        )
+
+    def settled(self, session_id: SessionId, events: Sequence[NewEvent]) -> None:
+        """These results are in the log; the journal may forget them. In the background; a hint."""
+        call_ids: list[EventId] = [new.answers for new in events if new.answers is not None]
+        if call_ids:
+            self._hint(self._hands.settle(session_id, call_ids=call_ids))
+
+    def _hint(self, hint: Coroutine[None, None, None]) -> None:
+        async def give() -> None:
+            with suppress(WorldError, LeaseLost):
+                await hint
+
+        task = asyncio.create_task(give())
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    async def aclose(self) -> None:
+        """Drop the hints that are still on their way."""
+        for task in list(self._background):
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)

@@ -1,0 +1,76 @@
+"""A draft: events that are about to be appended, already folded.
+
+Folding first lets one decision build on another, so that a reply, its results and the next request go
+into the log in one transaction. If the append fails, state and draft are thrown away together.
+"""
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+from corral.kernel.clock import Clock
+from corral.kernel.ids import EventId, Ids, ThreadId
+from corral.session.content import Json
+from corral.session.events import Event
+from corral.session.fold import State, Waiting, fold
+from corral.session.log import NewEvent
+
+TICK = timedelta(microseconds=1)
+
+
+class Draft:
+    """Collects events, stamps them strictly increasing, folds each into `state`."""
+
+    def __init__(self, state: State, *, clock: Clock, ids: Ids) -> None:
+        self.state = state
+        self.events: list[NewEvent] = []
+        self.consumes: list[EventId] = []
+        self._clock = clock
+        self._ids = ids
+
+    def now(self) -> datetime:
+        """The stamp that the next event would get."""
+        now = self._clock.now()
+        return now if self.state.last_at is None else max(now, self.state.last_at + TICK)
+
+    def add(
+        self,
+        kind: type[Event],
+        thread_id: ThreadId,
+        *,
+        event_id: EventId | None = None,
+        private: Mapping[str, Json] | None = None,
+        answers: EventId | None = None,
+        **fields: Any,
+    ) -> EventId:
+        """Write a new event of the brain's own."""
+        event = kind(id=event_id or self._ids.event(), **fields)
+        self._write(event, thread_id, private=private, answers=answers)
+        return event.id
+
+    def take(self, waiting: Waiting, *, private: Mapping[str, Json] | None = None) -> None:
+        """Move an input from the inbox to the log, id kept."""
+        self.consumes.append(waiting.event.id)
+        self._write(waiting.event, waiting.thread_id, private=private, arrival=waiting.arrival)
+
+    def _write(
+        self,
+        event: Event,
+        thread_id: ThreadId,
+        *,
+        private: Mapping[str, Json] | None = None,
+        answers: EventId | None = None,
+        arrival: int | None = None,
+    ) -> None:
+        at = self.now()
+        self.events.append(
+            NewEvent(
+                event=event,
+                thread_id=thread_id,
+                processed_at=at,
+                private=private,
+                answers=answers,
+                arrival=arrival,
+            )
+        )
+        fold(self.state, event, thread_id=thread_id, at=at, private=private, answers=answers)

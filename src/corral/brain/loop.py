@@ -1,0 +1,277 @@
+"""The harness loop of one session: fold, write down what is due, start what belongs in flight, wait.
+
+Rules of this file:
+* Append first, act after. An effect starts only when the event that announces it is committed.
+* An append that is refused as Stale throws the state away; completions in hand are kept and written on
+  top of the news. LeaseLost ends the loop: it aborts its own model requests and touches no tool.
+* Everything in flight is a task of this loop's group; nothing outlives it but the tools, whose calls
+  another brain attaches to by id.
+"""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from corral.brain.actions import (
+    Aborted,
+    Action,
+    AskModel,
+    Backoff,
+    Completion,
+    Failed,
+    Ran,
+    Replied,
+    RunTool,
+    Stop,
+    Waited,
+)
+from corral.brain.context import build
+from corral.brain.decide import decide
+from corral.brain.derive import derive
+from corral.brain.dispatch import Dispatch
+from corral.brain.draft import Draft
+from corral.brain.ports import BlockStarted, Model, ModelFailed, ModelReply
+from corral.brain.preview import Previews
+from corral.brain.turn import Terms, advance
+from corral.catalog.models import ModelTable
+from corral.kernel.clock import Clock
+from corral.kernel.crash import crash_point
+from corral.kernel.errors import LeaseLost, Stale
+from corral.kernel.ids import Ids, SessionId
+from corral.kernel.limits import LOOK_AGAIN_SECONDS, MODEL_BACKOFF_SECONDS, MODEL_BACKOFF_SECONDS_MAX
+from corral.session.bus import Bus
+from corral.session.fold import State, Thread, begin, fold_stored, receive
+from corral.session.lease import Claim, Lease
+from corral.session.log import Append, SessionLog
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Gear:
+    """What every loop of a brain shares. `owner` names this incarnation of the brain's process."""
+
+    owner: str
+    claim: Callable[[SessionId], Awaitable[Lease | None]]
+    log: SessionLog
+    bus: Bus
+    model: Model
+    models: ModelTable
+    dispatch: Dispatch
+    clock: Clock
+    ids: Ids
+
+
+class Loop:
+    """Runs one session until it has nothing to do, its lease is lost, or it is told to hand over.
+
+    `lease` is the one held now. Without one the first append claims it, unless an earlier brain left
+    work in flight: then `claim` asks for it before anything else.
+    """
+
+    def __init__(self, session_id: SessionId, gear: "Gear", *, lease: Lease | None = None) -> None:
+        self.session_id = session_id
+        self.lease = lease
+        self._gear = gear
+        self._state: State | None = None
+        self._stored_epoch = 0
+        self._tasks: dict[Action, asyncio.Task[Completion]] = {}
+        self._stops: dict[Action, asyncio.Event] = {}
+        self._news = asyncio.Event()
+        self._is_handing_over = False
+
+    # -- from outside ----------------------------------------------------------------------------------
+
+    def notice(self) -> None:
+        """Something arrived for this session."""
+        self._news.set()
+
+    @property
+    def has_news(self) -> bool:
+        """Whether something arrived that `run` has not looked at."""
+        return self._news.is_set()
+
+    def hand_over(self) -> None:
+        """Start nothing more; write down what ends soon, then leave the rest to the next brain."""
+        self._is_handing_over = True
+        self._news.set()
+
+    # -- the loop --------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Raises LeaseLost when another brain owns the session."""
+        try:
+            state = await self._wake()
+            while True:
+                finished = self._collect()
+                while not await self._write(state, finished):
+                    state = await self._fold_news(afresh=True)
+                if self._is_done(state):
+                    return
+                self._start(state)
+                if await self._wait():
+                    state = await self._fold_news()
+        finally:
+            await self._abandon()
+
+    async def _wake(self) -> State:
+        state = await self._fold_news()
+        if state.status in ("running", "rescheduling"):
+            if self.lease is None:
+                self.lease = await self._gear.claim(self.session_id)
+                if self.lease is None:
+                    raise LeaseLost(f"another brain runs {self.session_id}")
+                state = await self._fold_news()
+            if any(thread.calls for thread in state.threads.values()):
+                await self._gear.dispatch.announce(self.session_id, epoch=self.lease.epoch)
+        return state
+
+    async def _fold_news(self, *, afresh: bool = False) -> State:
+        """The state with everything that is in the store by now."""
+        self._news.clear()
+        state = None if afresh else self._state
+        snapshot = await self._gear.log.snapshot(self.session_id, after_seq=state.seq if state else 0)
+        self._stored_epoch = snapshot.record.epoch
+        state = self._state = state or begin(snapshot.record)
+        for stored in snapshot.events:
+            fold_stored(state, stored)
+        for entry in snapshot.inbox:
+            receive(state, entry)
+        return state
+
+    def _collect(self) -> list[Completion]:
+        """What has ended since the last time."""
+        ended = [action for action, task in self._tasks.items() if task.done()]
+        finished: list[Completion] = []
+        for action in ended:
+            task = self._tasks.pop(action)
+            self._stops.pop(action)
+            finished.append(Aborted(action=action) if task.cancelled() else task.result())
+        return finished
+
+    async def _write(self, state: State, finished: Sequence[Completion]) -> bool:
+        """Append what is due. False: the log moved; fold the news and decide again."""
+        gear, seen_seq, seen_arrival = self._gear, state.seq, state.arrival
+        draft = Draft(state, clock=gear.clock, ids=gear.ids)
+        lease = self.lease or Claim(
+            session_id=self.session_id, owner=gear.owner, epoch=self._stored_epoch + 1
+        )
+        terms = Terms(
+            epoch=lease.epoch,
+            placement=await gear.dispatch.placement_for(state, finished),
+            models=gear.models,
+            starts_requests=not self._is_handing_over,
+        )
+        advance(draft, terms, completions=finished, in_flight=frozenset(self._tasks))
+        if not draft.events:
+            return True
+        is_working = state.status in ("running", "rescheduling")
+        append = Append(
+            session_id=self.session_id,
+            lease=lease,
+            seen_seq=seen_seq,
+            seen_arrival=seen_arrival,
+            events=draft.events,
+            consumes=draft.consumes,
+            derived=derive(state, gear.models, needs_brain=is_working),
+            releases=not is_working,
+        )
+        crash_point("brain.before_append")
+        try:
+            await gear.log.append(append)
+        except Stale:
+            return False
+        crash_point("brain.after_append")
+        self._stored_epoch = lease.epoch
+        self.lease = (
+            None
+            if append.releases
+            else Lease(session_id=self.session_id, owner=gear.owner, epoch=lease.epoch)
+        )
+        gear.dispatch.settled(self.session_id, draft.events)
+        return True
+
+    def _is_done(self, state: State) -> bool:
+        if self._is_handing_over:  # a model request is waited for, a tool is left to the next brain
+            return not any(isinstance(action, AskModel) for action in self._tasks)
+        return state.status not in ("running", "rescheduling") and not self._tasks
+
+    def _start(self, state: State) -> None:
+        """Start what should be in flight, stop what an interrupt waits for."""
+        if self.lease is None or self._is_handing_over:
+            return
+        epoch = self.lease.epoch
+        for action in decide(state, epoch=epoch, in_flight=frozenset(self._tasks)):
+            if isinstance(action, Stop):
+                self._stops[action.action].set()
+                if not isinstance(action.action, RunTool):
+                    self._tasks[action.action].cancel()
+            else:
+                self._stops[action] = asyncio.Event()
+                self._tasks[action] = asyncio.create_task(self._perform(state, action, epoch=epoch))
+
+    async def _wait(self) -> bool:
+        """Until an action ends or something arrives; True if the store is worth a look."""
+        news = asyncio.create_task(self._news.wait())
+        try:
+            done, _ = await asyncio.wait(
+                {news, *self._tasks.values()},
+                timeout=LOOK_AGAIN_SECONDS,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            return not done or self._news.is_set()
+        finally:
+            news.cancel()
+
+    async def _abandon(self) -> None:
+        """End what is in flight here. Tools go on: the next brain attaches to them."""
+        tasks = list(self._tasks.values())
+        self._tasks.clear()
+        self._stops.clear()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    # -- what can be in flight ---------------------------------------------------------------------------
+
+    async def _perform(self, state: State, action: Action, *, epoch: int) -> Completion:
+        match action:
+            case AskModel():
+                return await self._ask_model(state, action, epoch=epoch)
+            case RunTool(call_id=call_id, attach=attach):
+                call = state.call(call_id)
+                assert call is not None
+                crash_point("brain.before_tool")
+                result = await self._gear.dispatch.run(
+                    state, call, epoch=epoch, attach=attach, stop=self._stops[action]
+                )
+                crash_point("brain.after_tool")
+                return Ran(action=action, result=result)
+            case Backoff(thread_id=thread_id):
+                await asyncio.sleep(backoff_seconds(state.threads[thread_id]))
+                return Waited(action=action)
+
+    async def _ask_model(self, state: State, action: AskModel, *, epoch: int) -> Completion:
+        gear, thread = self._gear, state.threads[action.thread_id]
+        request = build(self.session_id, thread, gear.models.resolve(thread.model))
+        previews = Previews(
+            bus=gear.bus, ids=gear.ids, session_id=self.session_id, thread_id=thread.thread_id
+        )
+        crash_point("brain.before_model")
+        try:
+            async with aclosing(gear.model.stream(request)) as stream:  # type: ignore[type-var]  # a generator
+                async for event in stream:
+                    if isinstance(event, ModelReply):
+                        return Replied(action=action, reply=event, message_ids=previews.message_ids)
+                    previews.see(event)
+                    if isinstance(event, BlockStarted) and event.type == "tool_use":
+                        gear.dispatch.provision(state, epoch=epoch)
+        except ModelFailed as error:
+            return Failed(action=action, error=error)
+        raise AssertionError(f"the model of {thread.model!r} ended its stream without a reply")
+
+
+def backoff_seconds(thread: Thread) -> float:
+    """Exponential with full jitter on its upper half, never shorter than the provider asked for."""
+    backoff = min(MODEL_BACKOFF_SECONDS * 2.0 ** (thread.failures - 1), MODEL_BACKOFF_SECONDS_MAX)
+    return max(backoff * random.uniform(0.5, 1.0), thread.retry_after_seconds or 0.0)

@@ -1,0 +1,65 @@
+"""Which tools an agent has, and whether a call may run. Source: spec/tools.md "Permission policies"."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from corral.brain.toolset import BUILT_IN
+from corral.session.content import Json
+
+Permission = Literal["allow", "ask", "deny"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Verdict:
+    """`evaluation` is absent (None) only when the call was refused before any policy applied."""
+
+    permission: Permission
+    evaluation: Mapping[str, Json] | None
+    is_custom: bool = False
+    refusal: str | None = None
+
+
+def offered(agent: Mapping[str, Json]) -> Sequence[Mapping[str, Json]]:
+    """The tool definitions shown to the model: enabled built-in tools, then custom tools, in the order
+    of the agent's `tools`. Stable for equal agents, so that prompts share their prefix."""
+    definitions: list[Mapping[str, Json]] = []
+    for entry in agent["tools"]:
+        if entry["type"] == "agent_toolset_20260401":
+            definitions += [
+                definition for name, definition in BUILT_IN.items() if _config(entry, name)["enabled"]
+            ]
+        elif entry["type"] == "custom":
+            definitions.append(
+                {key: entry[key] for key in ("name", "description", "input_schema") if key in entry}
+            )
+    return definitions
+
+
+def evaluate(agent: Mapping[str, Json], name: str) -> Verdict:
+    """Decide on one call by tool name."""
+    for entry in agent["tools"]:
+        if entry["type"] == "custom" and entry["name"] == name:
+            return Verdict(permission="allow", evaluation=None, is_custom=True)
+        if entry["type"] == "agent_toolset_20260401" and name in BUILT_IN:
+            config = _config(entry, name)
+            if config["enabled"]:
+                policy = config["permission_policy"]["type"]
+                permission: Permission = "allow" if policy == "always_allow" else "ask"
+                return Verdict(permission=permission, evaluation={"type": policy})
+    return Verdict(
+        permission="deny",
+        evaluation=None,
+        refusal=f"The tool {name!r} is not enabled in this session.",
+    )
+
+
+def _config(toolset: Mapping[str, Json], name: str) -> Mapping[str, Json]:
+    default = {"enabled": True, "permission_policy": {"type": "always_allow"}}
+    default |= {
+        key: value for key, value in (toolset.get("default_config") or {}).items() if value is not None
+    }
+    for config in toolset.get("configs") or ():
+        if config["name"] == name:
+            return default | {key: value for key, value in config.items() if value is not None}
+    return default

@@ -1,0 +1,411 @@
+"""What the log calls for next, as events. Pure: folded state, inbox and completions in, a draft out.
+
+Per thread, in this order: what finished is written down; an interrupt is applied once nothing of the
+thread is in flight any more; a request that died with an earlier brain is closed; confirmations and
+messages are taken; and then the thread asks the model, waits for its calls, or goes idle.
+
+The order of events is the hosted one. Source: spec/events.md "A hosted turn, as observed", "Order within
+a turn", "Interrupts", "Requires action".
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+from corral.brain import policy
+from corral.brain.actions import Aborted, Action, AskModel, Completion, Failed, Ran, Replied, Waited
+from corral.brain.decide import is_interrupted, of_thread
+from corral.brain.derive import usage as session_usage
+from corral.brain.draft import Draft
+from corral.brain.ports import ModelFailed, Usage
+from corral.catalog.models import ModelTable
+from corral.kernel import limits
+from corral.kernel.ids import EVENT, EventId, derived
+from corral.session import events as ev
+from corral.session.call import Placement
+from corral.session.content import Block, Json, text_block
+from corral.session.fold import PendingCall, Thread, Waiting
+
+INTERRUPTED = "Tool execution was interrupted before completion. Please retry."
+DENIED = "Tool call was rejected by the user."
+NO_HANDS = "No hands host was available, so this tool call was not started. Try again in a moment."
+
+END_TURN: Mapping[str, Json] = {"type": "end_turn"}
+RETRIES_EXHAUSTED: Mapping[str, Json] = {"type": "retries_exhausted"}
+
+_ERROR_TYPES: Mapping[str, str] = {
+    "overloaded": "model_overloaded_error",
+    "rate_limited": "model_rate_limited_error",
+    "request_failed": "model_request_failed_error",
+    "billing": "billing_error",
+    "context_overflow": "model_request_failed_error",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Terms:
+    """What a turn is decided under.
+
+    epoch:     of the lease that the append will carry.
+    placement: where a call logged now will go; None if no hands host could be found.
+    starts_requests: False while the session is handed over: no message is taken, no request begun.
+    """
+
+    epoch: int
+    placement: Placement | None
+    models: ModelTable
+    starts_requests: bool = True
+
+
+def advance(
+    draft: Draft, terms: Terms, *, completions: Sequence[Completion], in_flight: frozenset[Action]
+) -> None:
+    """Write everything that is due. `in_flight` no longer holds the completed actions."""
+    for completion in completions:
+        _finish(draft, terms, completion)
+    for thread in list(draft.state.threads.values()):
+        _Thread(draft, terms, thread).advance(
+            is_busy=bool(of_thread(draft.state, thread.thread_id, in_flight))
+        )
+
+
+# -- what finished -----------------------------------------------------------------------------------
+
+
+def _finish(draft: Draft, terms: Terms, completion: Completion) -> None:
+    match completion:
+        case Ran(action=action, result=result):
+            call = draft.state.call(action.call_id)
+            if call is not None:
+                _answer(draft, call, result.content, is_error=result.is_error)
+        case Waited(action=action):
+            thread = draft.state.threads[action.thread_id]
+            if thread.status == "rescheduling":
+                _Thread(draft, terms, thread).run()
+        case Aborted(action=AskModel() as action):
+            _Thread(draft, terms, draft.state.threads[action.thread_id]).lose_request(action.request)
+        case Replied(action=action) if draft.state.threads[action.thread_id].request == action.request:
+            _reply(draft, terms, completion)
+        case Failed(action=action, error=error):
+            thread = draft.state.threads[action.thread_id]
+            if thread.request == action.request:
+                _Thread(draft, terms, thread).fail(error)
+        case _:
+            pass  # an aborted backoff, or an answer to a request that was closed already
+
+
+def _answer(draft: Draft, call: PendingCall, content: Sequence[Block], *, is_error: bool) -> None:
+    draft.add(
+        ev.AgentToolResult,
+        call.thread_id,
+        answers=call.call_id,
+        tool_use_id=call.call_id,
+        content=list(content),
+        is_error=is_error,
+    )
+
+
+def _answer_for(draft: Draft, call: PendingCall, text: str) -> None:
+    """A synthetic error result: its id is a function of the call, so that it cannot exist twice."""
+    draft.add(
+        ev.AgentToolResult,
+        call.thread_id,
+        event_id=EventId(derived(EVENT, "result", call.call_id)),
+        answers=call.call_id,
+        tool_use_id=call.call_id,
+        content=[text_block(text)],
+        is_error=True,
+    )
+
+
+def _reply(draft: Draft, terms: Terms, done: Replied) -> None:
+    """One model reply: agent events in the order of its blocks, then the end of its span."""
+    thread = draft.state.threads[done.action.thread_id]
+    reply = done.reply
+    texts: list[Block] = []
+    first_text = 0
+
+    def flush() -> None:
+        if texts:
+            message_id = done.message_ids.get(first_text)
+            draft.add(ev.AgentMessage, thread.thread_id, event_id=message_id, content=list(texts))
+            texts.clear()
+
+    for index, block in enumerate(reply.content):
+        if block["type"] == "text":
+            if block["text"]:
+                first_text = first_text if texts else index
+                texts.append(text_block(block["text"]))
+            continue
+        flush()
+        if block["type"] in ("thinking", "redacted_thinking"):
+            draft.add(ev.AgentThinking, thread.thread_id, event_id=done.message_ids.get(index))
+        elif block["type"] == "tool_use" and reply.stop_reason == "tool_use":
+            _tool_use(draft, terms, thread, block)
+    flush()
+
+    info = terms.models.resolve(thread.model)
+    speed: Literal["standard", "fast"] = thread.agent["model"].get("speed") or "standard"
+    cost = terms.models.request_cost(
+        info, reply.usage, speed=speed, inference_geo=thread.agent["model"].get("inference_geo")
+    )
+    draft.add(
+        ev.SpanModelRequestEnd,
+        thread.thread_id,
+        is_error=False,
+        model_request_start_id=done.action.request,
+        model_usage=_model_usage(reply.usage) | {"speed": speed},
+        private={
+            "content": list(reply.content),
+            "stop_reason": reply.stop_reason,
+            "stop_details": reply.stop_details,
+            "usage": asdict(reply.usage) | {"cost_microcents": None if cost is None else str(cost)},
+        },
+    )
+
+
+def _tool_use(draft: Draft, terms: Terms, thread: Thread, block: Block) -> None:
+    verdict = policy.evaluate(thread.agent, block["name"])
+    dispatch = None if verdict.permission == "ask" or verdict.is_custom else terms.placement
+    private = {
+        "model_tool_use_id": block["id"],
+        "epoch": terms.epoch,
+        "placement": None if dispatch is None else asdict(dispatch),
+    }
+    if verdict.is_custom:
+        draft.add(
+            ev.AgentCustomToolUse,
+            thread.thread_id,
+            private=private,
+            name=block["name"],
+            input=block["input"],
+        )
+        return
+    fields: dict[str, Json] = {} if verdict.evaluation is None else {"evaluation": verdict.evaluation}
+    draft.add(
+        ev.AgentToolUse,
+        thread.thread_id,
+        private=private,
+        name=block["name"],
+        input=block["input"],
+        evaluated_permission=verdict.permission,
+        **fields,
+    )
+
+
+def _model_usage(usage: Usage) -> dict[str, Json]:
+    return {
+        "input_tokens": usage.input_tokens,
+        "output_tokens": usage.output_tokens,
+        "cache_read_input_tokens": usage.cache_read_input_tokens,
+        "cache_creation_input_tokens": usage.cache_creation_5m_input_tokens
+        + usage.cache_creation_1h_input_tokens,
+    }
+
+
+# -- what is due ---------------------------------------------------------------------------------------
+
+
+class _Thread:
+    """One thread being advanced."""
+
+    def __init__(self, draft: Draft, terms: Terms, thread: Thread) -> None:
+        self.draft = draft
+        self.terms = terms
+        self.thread = thread
+        self.thread_id = thread.thread_id
+
+    def advance(self, *, is_busy: bool) -> None:
+        thread = self.thread
+        if is_interrupted(self.draft.state, self.thread_id):
+            if is_busy:
+                return  # `decide` stops what is in flight; its completions come first
+            self._interrupt()
+        if thread.request is not None and thread.request_epoch != self.terms.epoch:
+            self.lose_request(thread.request)
+        if thread.request is not None or thread.status in ("rescheduling", "terminated"):
+            return
+        self._take_confirmations()
+        self._answer_refused_calls()
+        if thread.calls:
+            self._wait_for_calls(is_busy=is_busy)
+            return
+        if (thread.wants_model or self._waiting(ev.UserMessage)) and not self.terms.starts_requests:
+            return
+        self._take_messages()
+        if thread.wants_model and thread.status == "idle":
+            self.run()
+        if thread.status != "running":
+            return
+        if not thread.wants_model:
+            self._idle(*self._ended())
+        elif thread.rounds >= limits.TOOL_ROUNDS_PER_TURN_MAX:
+            self._give_up(
+                "tool_use_limit_reached_error",
+                f"The turn made {thread.rounds} model requests, the most that one turn may make. Send a"
+                " message to go on.",
+            )
+        else:
+            self.draft.add(ev.SpanModelRequestStart, self.thread_id, private={"epoch": self.terms.epoch})
+
+    def run(self) -> None:
+        """idle or rescheduling -> running."""
+        if self.draft.state.status != "running":
+            self.draft.add(ev.SessionStatusRunning, self.thread_id)
+        self.draft.add(ev.SessionThreadStatusRunning, self.thread_id, **self._naming())
+
+    def lose_request(self, request: EventId) -> None:
+        """Close a request without a reply: interrupted, or lost with its brain."""
+        if self.thread.request == request:
+            self.draft.add(
+                ev.SpanModelRequestEnd,
+                self.thread_id,
+                is_error=True,
+                model_request_start_id=request,
+                model_usage=_model_usage(Usage()),
+            )
+
+    def fail(self, error: ModelFailed) -> None:
+        """A failed attempt: try again later, visibly, or end the turn."""
+        assert self.thread.request is not None
+        self.lose_request(self.thread.request)
+        asked = error.retry_after_seconds or 0.0
+        attempts = self.thread.failures + 1
+        if (
+            not error.retryable
+            or attempts >= limits.MODEL_ATTEMPTS_MAX
+            or asked > limits.MODEL_RETRY_AFTER_SECONDS_MAX
+        ):
+            self._give_up(_ERROR_TYPES[error.failure], error.message)
+            return
+        self._error(
+            _ERROR_TYPES[error.failure],
+            error.message,
+            retry="retrying",
+            private={"retry_after_seconds": error.retry_after_seconds},
+        )
+        self.draft.add(ev.SessionStatusRescheduled, self.thread_id)
+        self.draft.add(ev.SessionThreadStatusRescheduled, self.thread_id, **self._naming())
+
+    def _interrupt(self) -> None:
+        thread = self.thread
+        was_working = thread.status != "idle" or bool(thread.calls)
+        if thread.request is not None:
+            self.lose_request(thread.request)
+        for call in list(thread.calls.values()):
+            _answer_for(self.draft, call, INTERRUPTED)
+        for waiting in self._waiting(ev.UserInterrupt):
+            self.draft.take(waiting)
+        if was_working:
+            self._idle(END_TURN)
+
+    def _take_confirmations(self) -> None:
+        confirmations = self._waiting(ev.UserToolConfirmation)
+        if not confirmations:
+            return
+        taken = {waiting.event.tool_use_id for waiting in confirmations}  # type: ignore[attr-defined]
+        if self.thread.status == "idle" and not set(self.thread.blocked_on) - taken:
+            self.run()
+        placement = self.terms.placement
+        for waiting in confirmations:
+            self.draft.take(
+                waiting,
+                private={
+                    "epoch": self.terms.epoch,
+                    "placement": None if placement is None else asdict(placement),
+                },
+            )
+
+    def _answer_refused_calls(self) -> None:
+        for call in list(self.thread.calls.values()):
+            if call.awaits_client:
+                continue
+            if call.permission == "deny":
+                refusal = policy.evaluate(self.thread.agent, call.name).refusal
+                _answer_for(self.draft, call, refusal or f"The tool {call.name!r} is not enabled.")
+            elif call.confirmation == "deny":
+                _answer_for(self.draft, call, " ".join(filter(None, (DENIED, call.deny_message))))
+            elif call.placement is None:
+                _answer_for(self.draft, call, NO_HANDS)
+
+    def _wait_for_calls(self, *, is_busy: bool) -> None:
+        """Calls are open: some run, or all that are left wait for the client."""
+        thread, blocked_on = self.thread, self.thread.blocked_on
+        if len(blocked_on) < len(thread.calls):
+            if thread.status == "idle" and not blocked_on:
+                self.run()  # confirmed earlier, the last answer came as a custom tool's result
+            return
+        is_news = thread.stop_reason is None or thread.stop_reason.get("event_ids") != blocked_on
+        if not is_busy and (thread.status == "running" or is_news):
+            self._idle({"type": "requires_action", "event_ids": blocked_on})
+
+    def _take_messages(self) -> None:
+        messages = self._waiting(ev.UserMessage, ev.SystemMessage)
+        if self.thread.status == "idle" and any(isinstance(m.event, ev.UserMessage) for m in messages):
+            self.run()
+        for waiting in messages:
+            self.draft.take(waiting)
+
+    def _ended(self) -> tuple[Mapping[str, Json], Mapping[str, Json] | None]:
+        """Stop reason and details of a turn that the model ended."""
+        if self.thread.reply_stop_reason != "refusal":
+            return END_TURN, None
+        details = self.thread.reply_stop_details or {}
+        return {"type": "refusal"}, {
+            "type": "refusal",
+            "category": details.get("category"),
+            "explanation": details.get("explanation"),
+        }
+
+    def _give_up(self, error_type: str, message: str) -> None:
+        """The turn is dead: say why, flush what is queued, go idle."""
+        self._error(error_type, message, retry="exhausted")
+        for waiting in self._waiting(ev.UserMessage, ev.SystemMessage):
+            self.draft.take(waiting, private={"moot": True})
+        self._idle(RETRIES_EXHAUSTED)
+
+    def _error(
+        self,
+        error_type: str,
+        message: str,
+        *,
+        retry: Literal["retrying", "exhausted"],
+        private: Mapping[str, Json] | None = None,
+    ) -> None:
+        self.draft.add(
+            ev.SessionError,
+            self.thread_id,
+            private=private,
+            error={"type": error_type, "message": message, "retry_status": {"type": retry}},
+        )
+
+    def _idle(
+        self, stop_reason: Mapping[str, Json], stop_details: Mapping[str, Json] | None = None
+    ) -> None:
+        """running -> idle; the session follows when no other thread works."""
+        draft, state = self.draft, self.draft.state
+        stop: dict[str, Json] = {"stop_reason": stop_reason, "stop_details": stop_details}
+        draft.add(ev.SessionThreadStatusIdle, self.thread_id, **self._naming(), **stop)
+        if any(thread.status in ("running", "rescheduling") for thread in state.threads.values()):
+            return
+        draft.add(
+            ev.SessionUsage,
+            self.thread_id,
+            usage=session_usage(state, self.terms.models, at=draft.now()),
+        )
+        draft.add(ev.SessionStatusIdle, self.thread_id, **stop)
+
+    def _naming(self) -> dict[str, Json]:
+        return {"session_thread_id": self.thread_id, "agent_name": self.thread.agent["name"]}
+
+    def _waiting(self, *kinds: type[ev.Event]) -> list[Waiting]:
+        """This thread's queued inputs of these kinds, by arrival."""
+        primary = self.draft.state.primary_thread_id
+        return sorted(
+            (
+                waiting
+                for waiting in self.draft.state.inbox.values()
+                if isinstance(waiting.event, kinds) and (waiting.thread_id or primary) == self.thread_id
+            ),
+            key=lambda waiting: waiting.arrival,
+        )

@@ -1,0 +1,188 @@
+"""The worker: one per brain process. Runs up to SESSIONS_PER_BRAIN_MAX loops side by side.
+
+A session whose loop fails by our own bug is backed off alone; its lease is given back, its log intact.
+"""
+
+import asyncio
+import logging
+from collections import OrderedDict
+from contextlib import suppress
+from dataclasses import dataclass
+
+from corral.brain.loop import Gear, Loop
+from corral.kernel.errors import LeaseLost, NotFound, StoreUnavailable
+from corral.kernel.ids import SessionId
+from corral.kernel.limits import (
+    CLAIM_BATCH_MAX,
+    DRAIN_SECONDS,
+    IDLE_LOOPS_MAX,
+    LEASE_RENEW_SECONDS,
+    LEASE_TRUST_SECONDS,
+    SESSION_BACKOFF_SECONDS,
+    SESSION_BACKOFF_SECONDS_MAX,
+    SESSIONS_PER_BRAIN_MAX,
+    SWEEP_SECONDS,
+)
+from corral.session.bus import Bus
+from corral.session.lease import Lease, LeaseStore
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(kw_only=True, slots=True)
+class _Failing:
+    failures: int
+    not_before: float
+
+
+class Worker:
+    """`run` until cancelled; `drain` first to hand sessions over through the log."""
+
+    def __init__(self, gear: Gear, *, leases: LeaseStore, bus: Bus) -> None:
+        self._gear = gear
+        self._leases = leases
+        self._bus = bus
+        self._running: dict[SessionId, tuple[Loop, asyncio.Task[None]]] = {}
+        self._idle: OrderedDict[SessionId, Loop] = OrderedDict()  # folded state, kept for the next wake
+        self._failing: dict[SessionId, _Failing] = {}
+        self._is_draining = False
+        self._swept_at: float | None = None
+
+    @property
+    def running_sessions(self) -> int:
+        return len(self._running)
+
+    @property
+    def sweep_age_seconds(self) -> float | None:
+        """Seconds since the last good sweep, None before the first: whether this brain is claiming."""
+        if self._swept_at is None:
+            return None
+        return asyncio.get_running_loop().time() - self._swept_at
+
+    async def run(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._take_wakes())
+            group.create_task(self._sweep())
+            group.create_task(self._renew())
+
+    async def drain(self) -> None:
+        """Start nothing more; wait up to DRAIN_SECONDS for model requests; give every lease back."""
+        self._is_draining = True
+        for loop, _ in self._running.values():
+            loop.hand_over()
+        tasks = [task for _, task in self._running.values()]
+        if tasks:
+            await asyncio.wait(tasks, timeout=DRAIN_SECONDS)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    # -- the three duties ----------------------------------------------------------------------------
+
+    async def _take_wakes(self) -> None:
+        async for session_id in self._bus.wakes():
+            self._wake(session_id)
+
+    async def _sweep(self) -> None:
+        """Find sessions that need a brain and have none, whether or not a hint came."""
+        clock = asyncio.get_running_loop().time
+        while True:
+            room = min(CLAIM_BATCH_MAX, SESSIONS_PER_BRAIN_MAX - len(self._running))
+            if room > 0 and not self._is_draining:
+                with suppress(StoreUnavailable):
+                    for session_id in await self._leases.waiting(limit=room):
+                        self._wake(session_id)
+                    self._swept_at = clock()
+            await asyncio.sleep(SWEEP_SECONDS)
+
+    async def _renew(self) -> None:
+        """Extend the leases of running loops; a lease that is not renewed in time is not trusted."""
+        clock = asyncio.get_running_loop().time
+        trusted_until: dict[SessionId, tuple[int, float]] = {}
+        while True:
+            asked = clock()
+            held = {loop.lease.session_id: loop.lease for loop, _ in self._running.values() if loop.lease}
+            for session_id, lease in held.items():
+                if trusted_until.get(session_id, (0, 0.0))[0] != lease.epoch:
+                    trusted_until[session_id] = (lease.epoch, asked + LEASE_TRUST_SECONDS)
+            for session_id in trusted_until.keys() - held.keys():
+                del trusted_until[session_id]
+            if held:
+                with suppress(StoreUnavailable):
+                    for lease in await self._leases.renew(list(held.values())):
+                        trusted_until[lease.session_id] = (lease.epoch, asked + LEASE_TRUST_SECONDS)
+                        held.pop(lease.session_id, None)
+                    for lease in held.values():
+                        self._lose(lease)
+            for session_id, (_, until) in trusted_until.items():
+                if clock() > until and session_id in self._running:
+                    self._running[session_id][1].cancel()
+            await asyncio.sleep(LEASE_RENEW_SECONDS)
+
+    # -- loops ----------------------------------------------------------------------------------------
+
+    def _wake(self, session_id: SessionId) -> None:
+        running = self._running.get(session_id)
+        if running is not None:
+            running[0].notice()
+            return
+        failing = self._failing.get(session_id)
+        if (
+            self._is_draining
+            or len(self._running) >= SESSIONS_PER_BRAIN_MAX
+            or (failing is not None and asyncio.get_running_loop().time() < failing.not_before)
+        ):
+            return  # the sweep finds it again
+        loop = self._idle.pop(session_id, None) or Loop(session_id, self._gear)
+        task = asyncio.create_task(self._run_loop(loop), name=f"loop {session_id}")
+        self._running[session_id] = (loop, task)
+
+    async def _run_loop(self, loop: Loop) -> None:
+        session_id = loop.session_id
+        is_whole = False
+        try:
+            await loop.run()
+            self._failing.pop(session_id, None)
+            is_whole = True
+        except (LeaseLost, NotFound):
+            pass  # somebody else goes on from here, or the session is gone
+        except StoreUnavailable as error:
+            log.warning(
+                "session %s: the store is unavailable, will try again: %s", session_id, error.message
+            )
+            self._back_off(session_id)
+        except Exception:
+            log.exception("session %s: its loop failed; its log is intact, will try again", session_id)
+            self._back_off(session_id)
+        finally:
+            del self._running[session_id]
+            if loop.lease is not None:
+                await self._give_back(loop)
+        if is_whole and not self._is_draining:
+            self._keep(loop)
+            if loop.has_news:
+                self._wake(session_id)
+
+    async def _give_back(self, loop: Loop) -> None:
+        lease, loop.lease = loop.lease, None
+        assert lease is not None
+        with suppress(StoreUnavailable):
+            await self._leases.release([lease])
+
+    def _keep(self, loop: Loop) -> None:
+        self._idle[loop.session_id] = loop
+        while len(self._idle) > IDLE_LOOPS_MAX:
+            self._idle.popitem(last=False)
+
+    def _back_off(self, session_id: SessionId) -> None:
+        failing = self._failing.setdefault(session_id, _Failing(failures=0, not_before=0.0))
+        failing.failures += 1
+        wait = min(SESSION_BACKOFF_SECONDS * 2.0 ** (failing.failures - 1), SESSION_BACKOFF_SECONDS_MAX)
+        failing.not_before = asyncio.get_running_loop().time() + wait
+
+    def _lose(self, lease: Lease) -> None:
+        """The store says that this lease is over: stop the loop if it still goes by it."""
+        running = self._running.get(lease.session_id)
+        if running is not None and running[0].lease == lease:
+            running[0].lease = None
+            running[1].cancel()

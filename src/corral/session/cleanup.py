@@ -1,0 +1,28 @@
+"""Work that a session leaves behind for the hands: queued with the event that ends it, done later."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from corral.kernel.ids import SessionId
+
+CleanupKind = Literal["sandbox", "workspace"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CleanupWork:
+    """sandbox: release it, the session has ended. workspace: delete it too, the session is gone."""
+
+    cleanup_id: int
+    session_id: SessionId
+    kind: CleanupKind
+
+
+class CleanupStore(Protocol):
+    """A queue with at-least-once delivery: each piece of work must be safe to repeat."""
+
+    async def pending(self, *, limit: int) -> Sequence[CleanupWork]:
+        """Oldest first."""
+
+    async def done(self, cleanup_ids: Sequence[int]) -> None:
+        """Forget these. Repeat: safe."""
