@@ -1,0 +1,43 @@
+# Every command does its own set-up (once; scripts/setup remembers). `make` alone shows this list.
+.DEFAULT_GOAL := help
+.PHONY: help demo serve check test bench setup lock clean
+export PYTHON
+
+python := .venv/bin/python
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-7s %s\n", $$1, $$2}' Makefile
+
+demo: ## an agent finds and fixes a bug in a real sandbox; no key needed
+	@scripts/setup run
+	@.venv/bin/corral demo
+
+serve: ## start the server on http://127.0.0.1:8420
+	@scripts/setup run
+	@.venv/bin/corral serve
+
+check: ## format, lint, types, imports and the fast tests: under a minute
+	@scripts/setup dev
+	$(python) -m ruff format --check src tests benchmarks
+	$(python) -m ruff check src tests benchmarks
+	$(python) -m mypy
+	.venv/bin/lint-imports --no-logo
+	$(python) -m pytest -q tests/unit
+
+test: ## everything that CI runs: all tests
+	@scripts/setup dev
+	$(python) -m pytest -q
+
+bench: ## the numbers we promise, measured here
+	@scripts/setup dev
+	$(python) -m benchmarks
+
+setup: ## only the set-up, development tools included
+	@scripts/setup dev
+
+lock: ## pin the dependencies anew (needs uv)
+	scripts/lock
+
+clean: ## remove what was set up or cached; data directories are not touched
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist build
+	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,302 @@
+"""Settings: one frozen `Config`, from flag > environment > file > default.
+
+Every setting is a field of `Config`; its name is the key in corral.toml, `CORRAL_` + NAME in the
+environment and `--name` on the command line (where a flag exists). Unknown names stop the start: a typing
+mistake in a setting must not become a silent default. Secrets, and the URL that a secret is sent to, come
+from the environment only: a corral.toml found in a cloned repository can neither hold nor redirect a key.
+
+The file is `--config`, else `CORRAL_CONFIG`, else ./corral.toml, else ~/.config/corral/corral.toml.
+"""
+
+import difflib
+import ipaddress
+import os
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Final, Literal, cast, get_args
+
+from corral.catalog.models import ModelTable
+from corral.kernel.errors import CorralError
+from corral.kernel.ids import CORRAL_KEY_PREFIX
+
+__all__ = [
+    "SETTINGS",
+    "Config",
+    "LogLevel",
+    "Secret",
+    "Setting",
+    "SettingsError",
+    "default_data_dir",
+    "load",
+]
+
+LogLevel = Literal["debug", "info", "warning", "error"]
+ENV_PREFIX: Final = "CORRAL_"
+CONFIG_ENV: Final = "CORRAL_CONFIG"
+# Variables with our prefix that are no settings of the server: where the file is, and what tests use.
+_OTHER_VARIABLES: Final = (CONFIG_ENV, "CORRAL_CRASH_AT")
+_TEST_PREFIX: Final = "CORRAL_TEST_"
+
+
+class SettingsError(CorralError):
+    """A setting is wrong; the message names it, its source and what to write instead."""
+
+
+class Secret:
+    """A secret string that never shows itself: not in repr, str, logs or tracebacks."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def reveal(self) -> str:
+        return self._value
+
+    def __repr__(self) -> str:
+        return "Secret(***)"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and other._value == self._value
+
+    def __hash__(self) -> int:
+        return hash(self._value)
+
+
+def default_data_dir(environ: Mapping[str, str]) -> Path:
+    """$XDG_DATA_HOME/corral, else ~/.local/share/corral."""
+    home = environ.get("XDG_DATA_HOME") or Path(environ.get("HOME") or Path.home()) / ".local" / "share"
+    return Path(home) / "corral"
+
+
+# -- how the text of a setting becomes its value; each raises ValueError saying what is needed ----------
+def _text(value: object) -> str:
+    if isinstance(value, str) and value:
+        return value
+    raise ValueError("not a text")
+
+
+def _port(value: object) -> int:
+    if not isinstance(value, bool) and str(value).isdecimal() and int(str(value)) <= 65535:
+        return int(str(value))
+    raise ValueError("not a port (0 to 65535)")
+
+
+def _path(value: object) -> Path:
+    if isinstance(value, str | Path) and str(value):
+        return Path(value).expanduser()
+    raise ValueError("not a path")
+
+
+def _flag(value: object) -> bool:
+    word = str(value).lower()
+    if word not in ("true", "1", "yes", "false", "0", "no"):
+        raise ValueError("neither true nor false")
+    return word in ("true", "1", "yes")
+
+
+def _secret(value: object) -> Secret:
+    text = value if isinstance(value, str) else ""
+    if not text.isascii() or not text.isprintable() or " " in text or not text:
+        raise ValueError("not a key (printable ASCII without spaces)")
+    return Secret(text)
+
+
+def _log_level(value: object) -> LogLevel:
+    if value not in get_args(LogLevel):
+        raise ValueError(f"not one of {', '.join(get_args(LogLevel))}")
+    return cast(LogLevel, value)
+
+
+def _table(value: object) -> Mapping[str, object]:
+    if not isinstance(value, Mapping):
+        raise ValueError("not a table; entries look like [[models.model]]")
+    ModelTable.packaged().extended(value)
+    return value
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """All settings; SETTINGS below says what each one means and where it may come from."""
+
+    host: str = "127.0.0.1"
+    port: int = 8420
+    data_dir: Path
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    insecure_bind: bool = False
+    api_key: Secret | None = None
+    anthropic_api_key: Secret | None = None
+    anthropic_base_url: str | None = None
+    local_model_path: Path | None = None
+    recordings_dir: Path | None = None
+    log_level: LogLevel = "info"
+    models: Mapping[str, object] = field(default_factory=dict)
+
+    def without_secrets(self) -> "Config":
+        """What processes get that have no use for a key."""
+        return replace(self, api_key=None, anthropic_api_key=None)
+
+    @property
+    def is_loopback(self) -> bool:
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False  # a name: it may resolve to anything
+
+    def to_json(self) -> dict[str, object]:
+        """Plain values, secrets revealed: only ever for a pipe between our own processes."""
+        return {item.name: _plain(getattr(self, item.name)) for item in fields(self)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, object]) -> "Config":
+        """Inverse of `to_json`; fields it does not know are ignored (versions differ while replacing)."""
+        return cls(
+            **{  # type: ignore[arg-type]
+                name: _parse(name, data[name], source=name)
+                for name in SETTINGS
+                if data.get(name) is not None
+            }
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What is known about one field of Config. Sources: flag, env, file."""
+
+    parse: Callable[[object], object]
+    help: str
+    sources: tuple[str, ...] = ("flag", "env", "file")
+
+
+SETTINGS: Final[Mapping[str, Setting]] = {
+    "host": Setting(_text, "address to listen on"),
+    "port": Setting(_port, "port to listen on; 0 takes a free one"),
+    "data_dir": Setting(_path, "directory of everything that is kept; ~/.local/share/corral unless set"),
+    "tls_cert": Setting(_path, "certificate chain (PEM) to serve HTTPS with"),
+    "tls_key": Setting(_path, "private key of the certificate (PEM)"),
+    "insecure_bind": Setting(_flag, "listen beyond this machine without TLS (behind a TLS proxy of yours)"),
+    "api_key": Setting(
+        _secret, "first API key of a new data directory; made and shown once unless set", ("env",)
+    ),
+    "anthropic_api_key": Setting(
+        _secret, "the server's own key for claude-* models; ANTHROPIC_API_KEY unless set", ("env",)
+    ),
+    "anthropic_base_url": Setting(
+        _text, "Messages API that claude-* models are asked at; Anthropic's unless set", ("env",)
+    ),
+    "local_model_path": Setting(_path, "GGUF file of the model `local`; the installed one unless set"),
+    "recordings_dir": Setting(_path, "recorded runs for the model `replay`; the bundled ones unless set"),
+    "log_level": Setting(_log_level, "debug, info, warning or error"),
+    "models": Setting(
+        _table, "more model names, providers and prices, shaped as catalog/models.toml", ("file",)
+    ),
+}
+
+
+def load(
+    flags: Mapping[str, object] | None = None,
+    *,
+    environ: Mapping[str, str] = os.environ,
+    config_file: Path | None = None,
+    directory: Path | None = None,
+) -> Config:
+    """Resolve every setting. `flags`: by field name; None means "not given".
+
+    Raises SettingsError for an unknown key or variable, a value that cannot be read, or settings that
+    contradict each other.
+    """
+    values: dict[str, object] = {"data_dir": default_data_dir(environ)}
+    for source, settings in (
+        ("file", _from_file(config_file, environ, directory or Path.cwd())),
+        ("env", _from_environment(environ)),
+        ("flag", {name: (f"--{name.replace('_', '-')}", value) for name, value in (flags or {}).items()}),
+    ):
+        for name, (where, value) in settings.items():
+            if name not in SETTINGS:
+                raise SettingsError(f"{where} is not a setting{_close(name, where)}")
+            if value is None:
+                continue
+            if source not in SETTINGS[name].sources:
+                only = "corral.toml" if source == "env" else f"the environment ({ENV_PREFIX}{name.upper()})"
+                raise SettingsError(f"{where} is taken from {only} only")
+            values[name] = _parse(name, value, source=where)
+    # A client's shell has one of our keys here (and our URL in ANTHROPIC_BASE_URL): not a model key.
+    fallback = environ.get("ANTHROPIC_API_KEY", "")
+    is_ours = fallback.startswith(CORRAL_KEY_PREFIX) or fallback == environ.get("CORRAL_API_KEY")
+    if "anthropic_api_key" not in values and fallback and not is_ours:
+        values["anthropic_api_key"] = _parse("anthropic_api_key", fallback, source="ANTHROPIC_API_KEY")
+    config = Config(**values)  # type: ignore[arg-type]
+    _check(config)
+    return replace(config, data_dir=config.data_dir.expanduser().absolute())
+
+
+def _check(config: Config) -> None:
+    if (config.tls_cert is None) != (config.tls_key is None):
+        raise SettingsError("tls_cert and tls_key belong together: set both or neither")
+    for path in (config.tls_cert, config.tls_key):
+        if path is not None and not path.is_file():
+            raise SettingsError(f"there is no file {str(path)!r}")
+    if not config.is_loopback and config.tls_cert is None and not config.insecure_bind:
+        raise SettingsError(
+            f"--host {config.host} can be reached from other machines, and API keys would cross the "
+            "network in clear. Give --tls-cert and --tls-key, or --insecure-bind behind a TLS proxy"
+        )
+    model_key = config.anthropic_api_key
+    if model_key and (model_key == config.api_key or model_key.reveal().startswith(CORRAL_KEY_PREFIX)):
+        raise SettingsError("CORRAL_ANTHROPIC_API_KEY holds one of Corral's own keys, not a model key")
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[str, tuple[str, object]]:
+    names = [name for name in environ if name.startswith(ENV_PREFIX) and not name.startswith(_TEST_PREFIX)]
+    return {
+        name.removeprefix(ENV_PREFIX).lower(): (name, environ[name] or None)
+        for name in names
+        if name not in _OTHER_VARIABLES
+    }
+
+
+def _from_file(
+    given: Path | None, environ: Mapping[str, str], directory: Path
+) -> dict[str, tuple[str, object]]:
+    named = given or (Path(environ[CONFIG_ENV]) if environ.get(CONFIG_ENV) else None)
+    home = Path(environ.get("XDG_CONFIG_HOME") or Path(environ.get("HOME") or Path.home()) / ".config")
+    for path in (named,) if named else (directory / "corral.toml", home / "corral" / "corral.toml"):
+        try:
+            data = tomllib.loads(path.read_text())
+        except FileNotFoundError:
+            if named:
+                raise SettingsError(f"there is no settings file {str(path)!r}") from None
+            continue
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise SettingsError(f"{path} cannot be read: {error}") from error
+        return {name: (f"{name!r} in {path}", value) for name, value in data.items()}
+    return {}
+
+
+def _close(name: str, where: str) -> str:
+    matches = difflib.get_close_matches(name, SETTINGS, n=1, cutoff=0.5)
+    if not matches:
+        return f"; the settings are {', '.join(SETTINGS)}"
+    match = f"{ENV_PREFIX}{matches[0].upper()}" if where.startswith(ENV_PREFIX) else matches[0]
+    return f"; did you mean {match}?"
+
+
+def _parse(name: str, value: object, *, source: str) -> object:
+    """The setting's value. Raises SettingsError, which never repeats a secret."""
+    parse = SETTINGS[name].parse
+    try:
+        return parse(value)
+    except (ValueError, KeyError, TypeError) as error:
+        shown = "the value" if parse in (_secret, _table) else repr(value)
+        raise SettingsError(f"{source}: {shown} is {error}") from None
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Secret):
+        return value.reveal()
+    return str(value) if isinstance(value, Path) else value

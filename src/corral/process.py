@@ -1,0 +1,194 @@
+"""How the supervisor and the processes it starts talk to each other. Everything travels by pipe: no secret
+is ever in an argument list or an environment.
+
+    supervisor --stdin--> child     one line of JSON: `Start`, secrets included; then the pipe stays open.
+                                    End of file: the supervisor is gone.
+    child --stdout--> supervisor    one line of JSON: {"ready": {...}} or {"failed": "what to mend"}.
+    child --stderr--> the log       structured lines; see `log_to_stderr`.
+
+A child is `python -m corral.app ROLE`, and begins with `begin(role)`. The server dies with its supervisor;
+hands and egress are sessions of their own and outlive it (DESIGN 8).
+"""
+
+import asyncio
+import contextlib
+import ctypes
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final, Literal, get_args
+
+from corral.config import Config, LogLevel, Secret
+
+__all__ = [
+    "EXIT_FAILED",
+    "Role",
+    "Start",
+    "begin",
+    "harden",
+    "log_to_stderr",
+    "report_failed",
+    "report_ready",
+    "socket_path",
+    "supervisor_gone",
+    "token_path",
+]
+
+Role = Literal["server", "hands", "egress"]
+EXIT_FAILED: Final = 78  # EX_CONFIG: starting again would fail in the same way
+
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE = 1, 4
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Start:
+    """What a process is told when it starts.
+
+    config:      without secrets for hands and egress.
+    node:        names this data directory for ever; the owner of a lease is `{node}.{incarnation}`.
+    incarnation: names this start of the server; leases of other incarnations of the node are dead, because
+                 only one supervisor at a time holds the data directory.
+    local_key:   API key of the command line on this machine; new with each supervisor, never stored by the
+                 server, kept for the user in `supervisor.json` (mode 0600).
+    listen_fd:   the listening TCP socket; it stays the supervisor's, so connections wait while the server
+                 is replaced.
+    """
+
+    role: Role
+    config: Config
+    node: str = ""
+    incarnation: str = ""
+    local_key: Secret | None = None
+    listen_fd: int | None = None
+
+    def encode(self) -> bytes:
+        """One line, secrets revealed: for a pipe only."""
+        data = {
+            "role": self.role,
+            "config": self.config.to_json(),
+            "node": self.node,
+            "incarnation": self.incarnation,
+            "local_key": self.local_key.reveal() if self.local_key else None,
+            "listen_fd": self.listen_fd,
+        }
+        return json.dumps(data, default=str).encode() + b"\n"
+
+    @classmethod
+    def decode(cls, line: bytes) -> "Start":
+        """Inverse of `encode`. Raises ValueError, KeyError."""
+        data = json.loads(line)
+        if data["role"] not in get_args(Role):
+            raise ValueError(f"unknown role {data['role']!r}")
+        return cls(
+            role=data["role"],
+            config=Config.from_json(data["config"]),
+            node=data["node"],
+            incarnation=data["incarnation"],
+            local_key=Secret(data["local_key"]) if data["local_key"] else None,
+            listen_fd=data["listen_fd"],
+        )
+
+
+def begin(role: Role) -> Start:
+    """The first thing a child does: close itself to other processes, and read how it is meant to start."""
+    harden(dies_with_parent=role == "server")
+    start = Start.decode(_read_line(0))
+    if start.role != role:
+        raise ValueError(f"started as {role!r} with the settings of {start.role!r}")
+    log_to_stderr(start.config.log_level, role=role)
+    return start
+
+
+def report_ready(**facts: object) -> None:
+    """Tell the supervisor that this process serves. Server: `api_key` if one was made just now (shown once,
+    else None). Standard output goes to the log afterwards."""
+    _report({"ready": facts})
+
+
+def report_failed(message: str) -> None:
+    """Tell the supervisor that starting again cannot help, and what to mend; then exit with EXIT_FAILED."""
+    _report({"failed": message})
+
+
+async def supervisor_gone() -> None:
+    """Return when the supervisor has ended, however it ended."""
+    loop, gone = asyncio.get_running_loop(), asyncio.Event()
+
+    def look() -> None:
+        if not os.read(0, 4096):
+            gone.set()
+
+    loop.add_reader(0, look)
+    try:
+        await gone.wait()
+    finally:
+        loop.remove_reader(0)
+
+
+def harden(*, dies_with_parent: bool) -> None:
+    """No core dump, no ptrace, no /proc/PID/{environ,mem} for others of the same user. Linux; else nothing.
+
+    `dies_with_parent`: the kernel kills this process with the thread that started it.
+    """
+    if sys.platform != "linux":
+        return
+    prctl = ctypes.CDLL(None, use_errno=True).prctl
+    if prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_DUMPABLE)")
+    if dies_with_parent and prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
+
+
+def socket_path(data_dir: Path, role: Role) -> Path:
+    """Where hands and egress listen; the lock and the token of the role are beside it."""
+    return data_dir / role / "private" / f"{role}.sock"
+
+
+def token_path(data_dir: Path, role: Role) -> Path:
+    return socket_path(data_dir, role).with_name("token")
+
+
+def log_to_stderr(level: LogLevel, *, role: str) -> None:
+    """Lines a human can read and a machine can split: `time level role logger message`."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_LineFormatter(role))
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+
+
+class _LineFormatter(logging.Formatter):
+    def __init__(self, role: str) -> None:
+        super().__init__()
+        self._role = role
+
+    def format(self, record: logging.LogRecord) -> str:
+        when = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        text = record.getMessage()
+        if record.exc_info:
+            text = f"{text}\n{self.formatException(record.exc_info)}"
+        # Nothing in a record can steer a terminal or look like another record: text may come from a model.
+        safe = "".join(c if c.isprintable() else "\n    " if c == "\n" else "?" for c in text)
+        return f"{when[:-6]}Z {record.levelname.lower():<7} {self._role:<10} {record.name}: {safe}"
+
+
+def _report(line: Mapping[str, object]) -> None:
+    data = json.dumps(line, default=str).encode() + b"\n"
+    with contextlib.suppress(BrokenPipeError):  # the supervisor died meanwhile; the next one adopts
+        while data:
+            data = data[os.write(1, data) :]
+    os.dup2(2, 1)
+
+
+def _read_line(fd: int) -> bytes:
+    data = b""
+    while not data.endswith(b"\n"):
+        chunk = os.read(fd, 65536)  # nothing follows the line
+        if not chunk:
+            raise EOFError("the supervisor ended before it said how to start")
+        data += chunk
+    return data

@@ -1,0 +1,78 @@
+"""Talking to hands and egress over their sockets: health, adoption, and the end of one that is too old.
+
+Blocking and from the standard library alone: the supervisor has one thread and must stay small. Whoever
+asks needs the token beside the socket, which only the same user can read.
+"""
+
+import contextlib
+import http.client
+import os
+import selectors
+import signal
+import socket
+from pathlib import Path
+
+from corral.kernel.limits import HANDS_CONNECT_SECONDS
+from corral.process import Role, socket_path, token_path
+
+__all__ = ["end", "open_adoption", "request"]
+
+
+def request(data_dir: Path, role: Role, what: str) -> bytes:
+    """GET from hands or egress, over its socket. Raises OSError, HTTPException, ValueError."""
+    with contextlib.closing(_connect(data_dir, role)) as connection:
+        connection.request("GET", f"/corral/{role}/v1/{what}", headers=_token(data_dir, role))
+        response = connection.getresponse()
+        body = response.read()
+        if response.status != 200:
+            raise ValueError(f"{role} answered {response.status}")
+        return body
+
+
+def open_adoption(data_dir: Path, role: Role) -> socket.socket:
+    """Adopt the process for as long as this socket is open; it reads as ended when the process stops.
+    Raises like `request`."""
+    connection = _connect(data_dir, role)
+    held = connection.sock.dup()  # the library closes its own when an answer has no length
+    try:
+        connection.request("GET", f"/corral/{role}/v1/adopt", headers=_token(data_dir, role))
+        with connection.getresponse() as response:
+            if response.status != 200:
+                raise ValueError(f"{role} answered {response.status}")
+        return held
+    except BaseException:
+        held.close()
+        raise
+    finally:
+        connection.close()
+
+
+def _connect(data_dir: Path, role: Role) -> http.client.HTTPConnection:
+    connection = http.client.HTTPConnection(role, timeout=HANDS_CONNECT_SECONDS)
+    connection.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    connection.sock.settimeout(HANDS_CONNECT_SECONDS)
+    try:
+        connection.sock.connect(str(socket_path(data_dir, role)))
+    except OSError:
+        connection.sock.close()
+        raise
+    return connection
+
+
+def _token(data_dir: Path, role: Role) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token_path(data_dir, role).read_text()}"}
+
+
+def end(pid: int, seconds: float) -> None:
+    """SIGTERM, and SIGKILL after so many seconds, to a process that just answered on its own socket."""
+    with contextlib.suppress(ProcessLookupError):
+        fd = os.pidfd_open(pid)
+        try:
+            signal.pidfd_send_signal(fd, signal.SIGTERM)
+            with selectors.DefaultSelector() as selector:
+                selector.register(fd, selectors.EVENT_READ)
+                if not selector.select(seconds):
+                    signal.pidfd_send_signal(fd, signal.SIGKILL)
+                    selector.select(seconds)
+        finally:
+            os.close(fd)

@@ -1,0 +1,410 @@
+"""The supervisor: starts server, hands and egress, restarts what dies, and ends them in order.
+
+              spawn                report {"ready"}             (hands, egress) GET .../adopt
+    absent ----------> starting ---------------------> running ------------------------------> adopted
+       ^                                                  |                                       |
+       +---------- backoff <-------- it died, or its adopting connection ended <------------------+
+
+Rules of this file:
+- One thread, no event loop, few imports: it must outlive everything else and cost little.
+- The lock of the data directory is an inherited descriptor: supervisor *and* server hold it, so nobody
+  else opens the store while either lives, however the other died.
+- Hands and egress are found before they are started: an orphan of an earlier supervisor is adopted when
+  it runs our version, and replaced otherwise. Adopting is holding one connection open.
+- The listening socket stays here: while a server is replaced, connections wait instead of failing.
+"""
+
+import contextlib
+import http.client
+import json
+import os
+import secrets
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final, TextIO
+
+from corral import __version__
+from corral.config import Config, Secret
+from corral.kernel.errors import CorralError, InvalidRequest
+from corral.kernel.ids import CORRAL_KEY_PREFIX, Ids
+from corral.kernel.limits import (
+    HANDS_STOP_SECONDS,
+    LOG_FOLLOW_SECONDS,
+    READY_SECONDS_MAX,
+    RESTART_BACKOFF_SECONDS,
+    RESTART_BACKOFF_SECONDS_MAX,
+    RESTART_HEALTHY_SECONDS,
+    SERVER_DRAIN_SECONDS,
+)
+from corral.process import Role, Start
+from corral.supervisor.adopt import end, open_adoption, request
+from corral.supervisor.datadir import node_name, remove_state, write_state
+from corral.supervisor.logs import LogFile
+
+__all__ = ["CannotServe", "Supervisor", "child_environment"]
+
+_PASSED_ON: Final = (
+    *(
+        "PATH",
+        "HOME",
+        "USER",
+        "LANG",
+        "LC_ALL",
+        "LC_CTYPE",
+        "TZ",
+        "TMPDIR",
+        "XDG_DATA_HOME",
+        "XDG_CACHE_HOME",
+    ),
+    *("PYTHONPATH", "PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE", "PYTHONWARNINGS", "CORRAL_CRASH_AT"),
+)
+# The way out of the machine: for the processes that go there, which the hands are not.
+_PASSED_ON_NETWORK: Final = (
+    *("SSL_CERT_FILE", "SSL_CERT_DIR"),
+    *(
+        name
+        for base in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
+        for name in (base, base.lower())
+    ),
+)
+_LISTEN_BACKLOG: Final = 2048
+
+
+class CannotServe(CorralError):
+    """A process said that starting it again cannot help; the message says what to mend."""
+
+
+def child_environment(role: Role | None, environ: Mapping[str, str]) -> dict[str, str]:
+    """What a process gets of our environment: no key, no setting (those travel by pipe)."""
+    names = _PASSED_ON if role == "hands" else (*_PASSED_ON, *_PASSED_ON_NETWORK)
+    return {name: environ[name] for name in names if name in environ}
+
+
+@dataclass(kw_only=True)
+class _Process:
+    role: Role
+    outlives: bool
+    process: subprocess.Popen[bytes] | None = None
+    pid: int | None = None
+    version: str = ""
+    report: bytes = b""
+    is_ready: bool = False
+    adoption: socket.socket | None = None
+    started_at: float = 0.0
+    next_try_at: float = 0.0
+    failures: int = 0
+    restarts: int = -1
+    log: "LogFile | None" = None
+
+    @property
+    def is_up(self) -> bool:
+        return self.adoption is not None if self.outlives else self.process is not None and self.is_ready
+
+
+class Supervisor:
+    """`run` is the whole life. `command` names the program of a role; the default is ours."""
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        lock_fd: int,
+        command: Callable[[Role], Sequence[str]] = lambda role: [sys.executable, "-m", "corral.app", role],
+        on_ready: Callable[[str, Secret | None], None] = lambda url, api_key: None,
+        log: TextIO = sys.stderr,
+    ) -> None:
+        self._config = config
+        self._command = command
+        self._on_ready = on_ready
+        self._log_to = log
+        self._lock_fd = lock_fd
+        self._selector = selectors.DefaultSelector()
+        self._local_key = Secret(CORRAL_KEY_PREFIX + "local_" + secrets.token_urlsafe(32))
+        self._new_key: Secret | None = None
+        self._announced = False
+        self._stops = 0
+        self._listener = _listen(config)
+        self._server = _Process(role="server", outlives=False)
+        self._hands = _Process(role="hands", outlives=True)
+        self._egress = _Process(role="egress", outlives=True)
+        self._all = (self._hands, self._egress, self._server)
+        self._node = node_name(config.data_dir)
+
+    @property
+    def url(self) -> str:
+        host, port = self._listener.getsockname()[:2]
+        # A wildcard is where we listen, not where anyone can connect to.
+        shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104
+        return f"{'https' if self._config.tls_cert else 'http'}://{shown}:{port}"
+
+    def run(self) -> None:
+        """Serve until SIGTERM or SIGINT. Raises CannotServe."""
+        for each in self._all[:2]:
+            each.log = LogFile(self._config.data_dir / "logs" / f"{each.role}.log")
+        with self._signals():
+            try:
+                while not self._stops:
+                    for each in self._all:
+                        self._keep_up(each)
+                    if not self._announced and all(each.is_up for each in self._all):
+                        self._announced = True
+                        self._on_ready(self.url, self._new_key)
+                        self._new_key = None
+                    self._wait()
+            finally:
+                self._stop_all()
+
+    # -- one process --------------------------------------------------------------------------------
+    def _keep_up(self, each: _Process) -> None:
+        now = time.monotonic()
+        if each.process is not None and (status := each.process.poll()) is not None:
+            self._read_report(each)
+            each.process = None
+            if each.adoption is None:
+                self._died(each, _describe(status))
+        if each.is_up and now - each.started_at > RESTART_HEALTHY_SECONDS:
+            each.failures = 0
+        if each.is_up or now < each.next_try_at:
+            return
+        if each.outlives and self._adopt(each):
+            return
+        if each.process is None:
+            self._spawn(each)
+        elif now - each.started_at > READY_SECONDS_MAX:
+            self.log("error", f"{each.role} was not ready within {READY_SECONDS_MAX:.0f} s: killed")
+            each.process.kill()
+        elif each.is_ready:  # its socket should accept by now
+            each.next_try_at = now + LOG_FOLLOW_SECONDS
+
+    def _spawn(self, each: _Process) -> None:
+        start = Start(role=each.role, config=self._config.without_secrets())
+        if each is self._server:
+            start = replace(
+                start,
+                config=self._config,
+                node=self._node,
+                incarnation=Ids().mint("inc"),
+                local_key=self._local_key,
+                listen_fd=self._listener.fileno(),
+            )
+        stderr = each.log.open() if each.log else None
+        each.process = subprocess.Popen(
+            self._command(each.role),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            pass_fds=[self._listener.fileno(), self._lock_fd] if each is self._server else [],
+            env=child_environment(each.role, os.environ),
+            start_new_session=True,  # Ctrl-C is for the supervisor; hands and egress also outlive it
+            bufsize=0,
+        )
+        if stderr is not None:
+            os.close(stderr)
+        assert each.process.stdin and each.process.stdout
+        with contextlib.suppress(BrokenPipeError):
+            each.process.stdin.write(start.encode())
+        os.set_blocking(each.process.stdout.fileno(), False)
+        self._selector.register(each.process.stdout, selectors.EVENT_READ, each)
+        each.pid, each.version, each.report, each.is_ready = each.process.pid, __version__, b"", False
+        each.started_at = time.monotonic()
+        each.restarts += 1
+        self.log("info", f"{each.role} started, pid {each.pid}")
+
+    def _read_report(self, each: _Process) -> None:
+        """Take what a child has said on its standard output. Raises CannotServe."""
+        if each.process is None or each.process.stdout is None or each.process.stdout.closed:
+            return
+        data = each.process.stdout.read(65536)
+        each.report += data or b""
+        line, newline, _ = each.report.partition(b"\n")
+        if newline and not each.is_ready:
+            said = json.loads(line)
+            if "failed" in said:
+                raise CannotServe(f"{each.role}: {said['failed']}")
+            each.is_ready = True
+            key = said.get("ready", {}).get("api_key")
+            self._new_key = Secret(key) if key else self._new_key
+            self._write_state()
+        if data == b"":  # said all it has to say
+            self._selector.unregister(each.process.stdout)
+            each.process.stdout.close()
+
+    def _died(self, each: _Process, how: str) -> None:
+        each.pid, each.is_ready = None, False
+        delay = 0.0
+        if each.failures:
+            delay = min(RESTART_BACKOFF_SECONDS * 2 ** (each.failures - 1), RESTART_BACKOFF_SECONDS_MAX)
+        each.failures += 1
+        each.next_try_at = time.monotonic() + delay
+        again = f"again in {delay:g} s" if delay else "again now"
+        self.log("warning", f"{each.role} {how}; starting it {again}")
+        self._write_state()
+
+    # -- hands and egress: found, held, let go -----------------------------------------------------------
+    def _adopt(self, each: _Process) -> bool:
+        data_dir = self._config.data_dir
+        try:
+            health = json.loads(request(data_dir, each.role, "health"))
+            each.pid, each.version = int(health["pid"]), str(health["version"])
+            if each.version != __version__:
+                self.log("info", f"{each.role} pid {each.pid} runs {each.version}: replacing it")
+                end(each.pid, HANDS_STOP_SECONDS)
+                return False
+            each.adoption = open_adoption(data_dir, each.role)
+        except (OSError, http.client.HTTPException, ValueError, KeyError):
+            return False
+        each.adoption.setblocking(False)
+        self._selector.register(each.adoption, selectors.EVENT_READ, each)
+        if each.process is None:
+            each.started_at = time.monotonic()
+            self.log("info", f"{each.role} adopted, pid {each.pid}")
+        self._write_state()
+        return True
+
+    def _read_adoption(self, each: _Process) -> None:
+        assert each.adoption
+        with contextlib.suppress(BlockingIOError):
+            try:
+                if each.adoption.recv(65536):
+                    return  # a heartbeat
+            except OSError:
+                pass
+            self._selector.unregister(each.adoption)
+            each.adoption.close()
+            each.adoption = None
+            if each.process is None:
+                self._died(each, "ended")
+
+    # -- waiting --------------------------------------------------------------------------------------
+    def _wait(self) -> None:
+        for key, _ in self._selector.select(LOG_FOLLOW_SECONDS):
+            each = key.data
+            if each is None:
+                self._take_signals()
+            elif key.fileobj is each.adoption:
+                self._read_adoption(each)
+            else:
+                self._read_report(each)
+        for each in self._all:
+            if each.log:
+                each.log.show(self._log_to)
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Every signal wakes the selector; what it means is decided in `_wait`, never in the handler."""
+        self._signal_reader, writer = socket.socketpair()
+        self._signal_reader.setblocking(False)
+        writer.setblocking(False)
+        self._selector.register(self._signal_reader, selectors.EVENT_READ, None)
+        watched = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
+        before_fd = signal.set_wakeup_fd(writer.fileno())
+        before = {number: signal.signal(number, lambda *_: None) for number in watched}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            signal.set_wakeup_fd(before_fd)
+            self._selector.close()
+            for item in (self._signal_reader, writer, self._listener):
+                item.close()
+
+    def _take_signals(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            for number in self._signal_reader.recv(4096):
+                if number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                    self._stops += 1
+                    if self._stops == 1:
+                        self.log("info", "stopping: running turns are handed over (again: at once)")
+
+    # -- the end --------------------------------------------------------------------------------------
+    def _stop_all(self) -> None:
+        """Server first, so that it can still ask the hands; then hands and egress. Again: kill."""
+        try:
+            self._stop([self._server], SERVER_DRAIN_SECONDS)
+            self._stop([self._hands, self._egress], HANDS_STOP_SECONDS)
+        finally:
+            for each in self._all:
+                if each.log:
+                    each.log.show(self._log_to)
+                if each.process and each.process.stdin:
+                    each.process.stdin.close()
+            remove_state(self._config.data_dir)
+
+    def _stop(self, group: Sequence[_Process], seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        stops_before = self._stops
+        for each in group:
+            self._send(each, signal.SIGTERM)
+        while any(self._lives(each) for each in group):
+            if time.monotonic() > deadline or self._stops > max(stops_before, 1):
+                for each in group:
+                    if self._lives(each):
+                        self.log("warning", f"{each.role} pid {each.pid} is killed")
+                        self._send(each, signal.SIGKILL)
+                deadline = time.monotonic() + seconds
+            with contextlib.suppress(CannotServe):
+                self._wait()
+
+    def _lives(self, each: _Process) -> bool:
+        if each.process is not None:
+            return each.process.poll() is None
+        return each.adoption is not None
+
+    def _send(self, each: _Process, number: signal.Signals) -> None:
+        if each.pid is not None and self._lives(each):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(each.pid, number)
+
+    # -- what others see --------------------------------------------------------------------------------
+    def log(self, level: str, message: str) -> None:
+        when = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime())
+        millis = int(time.time() * 1000) % 1000
+        print(f"{when}.{millis:03}Z {level:<7} supervisor corral.supervisor: {message}", file=self._log_to)
+        self._log_to.flush()
+
+    def _write_state(self) -> None:
+        state = {
+            "pid": os.getpid(),
+            "version": __version__,
+            "url": self.url,
+            "local_key": self._local_key.reveal(),
+            "processes": [
+                {
+                    "role": each.role,
+                    "pid": each.pid,
+                    "version": each.version,
+                    "is_up": each.is_up,
+                    "restarts": max(each.restarts, 0),
+                }
+                for each in self._all
+            ],
+        }
+        write_state(self._config.data_dir, state)
+
+
+def _listen(config: Config) -> socket.socket:
+    try:
+        family, kind, number, _, address = socket.getaddrinfo(
+            config.host, config.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, number)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(_LISTEN_BACKLOG)
+    except OSError as error:
+        raise InvalidRequest(
+            f"cannot listen on {config.host}:{config.port}: {error.strerror or error}; "
+            "choose another --port (0 takes a free one) or --host"
+        ) from error
+    return listener
+
+
+def _describe(status: int) -> str:
+    return f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"

@@ -1,0 +1,128 @@
+"""What the supervisor's tests supervise: `supervised.py ROLE` speaks `corral.process` like our own processes.
+
+Hands and egress are the real ones (hands without any sandbox); the server answers every request with the
+facts that a test wants to see. With the role `supervisor` it is the real supervisor of these.
+"""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from corral import process
+from corral.config import Config
+from corral.egress.process import serve_egress
+from corral.hands.ports import Capabilities, Probe, Sandbox
+from corral.hands.process import serve_hands
+from corral.kernel.errors import SandboxUnavailable
+from corral.session.call import Recipe
+from corral.supervisor import __main__ as supervisor_main
+from corral.supervisor import supervise
+
+
+class NoSandboxes:
+    """A provider of a machine that can make none."""
+
+    name = "none"
+    capabilities = Capabilities(isolation="none")
+
+    async def probe(self) -> Probe:
+        return Probe(is_available=False, detail="no sandboxes here")
+
+    async def create(self, *, session_id: str, workspace: Path, recipe: Recipe) -> Sandbox:
+        raise SandboxUnavailable("no sandboxes here")
+
+    async def prepare_workspace(self, workspace: Path) -> None:
+        workspace.mkdir(parents=True, exist_ok=True)
+
+    async def import_archive(self, workspace: Path, archive: AsyncIterator[bytes]) -> None:
+        raise SandboxUnavailable("no sandboxes here")
+
+    def export_archive(self, workspace: Path) -> AsyncIterator[bytes]:
+        raise SandboxUnavailable("no sandboxes here")
+
+    async def remove_workspace(self, workspace: Path) -> None:
+        return
+
+    async def aclose(self) -> None:
+        return
+
+
+async def serve(start: process.Start) -> None:
+    ended = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
+    assert start.listen_fd is not None
+    listener = socket.socket(fileno=start.listen_fd)
+    facts = {
+        "pid": os.getpid(),
+        "node": start.node,
+        "incarnation": start.incarnation,
+        "has_model_key": start.config.anthropic_api_key is not None,
+        "environment": dict(os.environ),
+        "argv": Path("/proc/self/cmdline").read_text(),
+        "has_local_key": start.local_key is not None,
+    }
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        body = json.dumps(facts).encode()
+        writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + body)
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(answer, sock=listener)
+    process.report_ready(api_key="corral_shown_once")
+    waiting = [asyncio.ensure_future(ended.wait()), asyncio.ensure_future(process.supervisor_gone())]
+    await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    server.close()
+    (start.config.data_dir / "drained").touch()
+
+
+def main(role: str) -> int:
+    if role == "supervisor":
+        command = [sys.executable, __file__]
+
+        class Supervisor(supervise.Supervisor):
+            def __init__(self, *args: object, **kwargs: object) -> None:
+                super().__init__(*args, command=lambda role: [*command, role], **kwargs)  # type: ignore[arg-type]
+
+        supervisor_main.Supervisor = Supervisor  # type: ignore[misc]
+        return supervisor_main.main()
+    start = process.begin(role)  # type: ignore[arg-type]
+    marker = start.config.data_dir / f"{role}.fails"
+    if marker.exists():
+        process.report_failed(marker.read_text())
+        return process.EXIT_FAILED
+    if (start.config.data_dir / f"{role}.hangs").exists():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        process.report_ready()
+        time.sleep(3600)
+    if role == "server":
+        asyncio.run(serve(start))
+    elif role == "egress":
+        asyncio.run(
+            serve_egress(data_dir=start.config.data_dir, unadopted_seconds=2, on_ready=process.report_ready)
+        )
+    else:
+        asyncio.run(
+            serve_hands(
+                data_dir=start.config.data_dir,
+                provider=lambda state_dir: NoSandboxes(),
+                unadopted_seconds=2,
+                on_ready=process.report_ready,
+            )
+        )
+    return 0
+
+
+def settings(data_dir: Path) -> str:
+    return json.dumps(Config(data_dir=data_dir, port=0).to_json())
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))
