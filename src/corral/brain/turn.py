@@ -331,13 +331,14 @@ class _Thread:
     def _wait_for_calls(self, *, is_busy: bool) -> None:
         """Calls are open: some run, or all that are left wait for the client."""
         thread, blocked_on = self.thread, self.thread.blocked_on
-        if len(blocked_on) < len(thread.calls):
-            if thread.status == "idle" and not blocked_on:
-                self.run()  # confirmed earlier, the last answer came as a custom tool's result
-            return
-        is_news = thread.stop_reason is None or thread.stop_reason.get("event_ids") != blocked_on
-        if not is_busy and (thread.status == "running" or is_news):
-            self._idle({"type": "requires_action", "event_ids": blocked_on})
+        waiting: Mapping[str, Json] = {"type": "requires_action", "event_ids": blocked_on}
+        if thread.status == "idle":
+            if not blocked_on:
+                self.run()  # confirmed earlier; the last answer was a custom tool's result
+            elif thread.stop_reason != waiting:
+                self._idle(waiting)  # a partial answer: what is left
+        elif not is_busy and len(blocked_on) == len(thread.calls):
+            self._idle(waiting)
 
     def _take_messages(self) -> None:
         messages = self._waiting(ev.UserMessage, ev.SystemMessage)

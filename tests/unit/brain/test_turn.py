@@ -1,0 +1,407 @@
+"""The order of events in every kind of turn, and what is in flight at each point."""
+
+from dataclasses import replace
+
+from tests.unit.brain.scene import CUSTOM, Scene, agent, call, text
+
+from corral.brain.actions import Aborted, AskModel, Backoff, Failed, RunTool, Stop, Waited
+from corral.brain.ports import ModelFailed
+from corral.brain.turn import DENIED, INTERRUPTED, NO_HANDS
+from corral.kernel import limits
+from corral.session import events as ev
+
+BEGIN = ["session.status_running", "session.thread_status_running"]
+END = ["session.thread_status_idle", "session.usage", "session.status_idle"]
+START, DONE = "span.model_request_start", "span.model_request_end"
+
+
+def begun(scene: Scene, words: str = "hello") -> AskModel:
+    """A turn up to its first model request."""
+    scene.say(words)
+    assert scene.step() == [*BEGIN, "user.message", START]
+    return scene.asked()
+
+
+def failure(*, retryable: bool = True, retry_after: float | None = None) -> ModelFailed:
+    return ModelFailed(
+        "overloaded", failure="overloaded", retryable=retryable, retry_after_seconds=retry_after
+    )
+
+
+def test_a_text_turn_has_the_hosted_order() -> None:
+    scene = Scene()
+    begun(scene)
+    reply = scene.reply({"type": "thinking", "thinking": "", "signature": "s"}, text("hi"))
+    assert scene.step(reply) == ["agent.thinking", "agent.message", DONE, *END]
+    assert scene.last("session.status_idle").stop_reason == {"type": "end_turn"}
+    assert scene.decide() == set()
+    assert scene.last("session.usage").usage["output_tokens"] == 5
+
+
+def test_a_tool_turn_has_the_hosted_order() -> None:
+    scene = Scene()
+    begun(scene)
+    assert scene.step(scene.reply(call())) == ["agent.tool_use", DONE]
+    use = scene.last("agent.tool_use")
+    assert (use.evaluated_permission, use.evaluation) == ("allow", {"type": "always_allow"})
+    assert scene.decide() == {RunTool(call_id=use.id, attach=False)}
+    assert scene.step(scene.ran()) == ["agent.tool_result", START]
+    scene.asked()
+    assert scene.step(scene.reply(text("done"))) == ["agent.message", DONE, *END]
+    roles = [entry.role for entry in scene.state.primary.entries]
+    assert roles == ["user", "assistant", "user", "assistant"]
+
+
+def test_parallel_calls_ask_the_model_once_all_have_ended() -> None:
+    scene = Scene()
+    begun(scene)
+    scene.step(scene.reply(call(1), call(2)))
+    assert len(scene.decide()) == 2
+    assert scene.step(scene.ran()) == ["agent.tool_result"]
+    assert scene.step(scene.ran()) == ["agent.tool_result", START]
+
+
+def test_a_message_during_a_tool_comes_after_its_result_without_a_status_pair() -> None:
+    scene = Scene()
+    begun(scene)
+    scene.step(scene.reply(call()))
+    scene.decide()
+    scene.say("and another thing")
+    assert scene.step() == []
+    assert scene.step(scene.ran()) == ["agent.tool_result", "user.message", START]
+
+
+def test_a_message_during_the_last_reply_continues_the_turn() -> None:
+    scene = Scene()
+    begun(scene)
+    scene.say("wait")
+    assert scene.step() == []
+    assert scene.step(scene.reply(text("hi"))) == ["agent.message", DONE, "user.message", START]
+
+
+def test_several_messages_are_one_turn() -> None:
+    scene = Scene()
+    scene.say("one")
+    scene.say("two")
+    assert scene.step() == [*BEGIN, "user.message", "user.message", START]
+
+
+def test_an_interrupt_of_a_model_request_stops_it_first() -> None:
+    scene = Scene()
+    asked = begun(scene)
+    scene.send(ev.UserInterrupt)
+    assert scene.step() == []
+    assert scene.decide() == {Stop(action=asked)}
+    assert scene.step(Aborted(action=asked)) == [DONE, "user.interrupt", *END]
+    assert scene.last(DONE).is_error is True
+    assert scene.last("session.status_idle").stop_reason == {"type": "end_turn"}
+
+
+def test_an_interrupt_waits_for_the_killed_tool() -> None:
+    scene = Scene()
+    begun(scene)
+    scene.step(scene.reply(call()))
+    (running,) = scene.decide()
+    scene.send(ev.UserInterrupt)
+    assert scene.step() == []
+    assert scene.decide() == {Stop(action=running)}  # type: ignore[arg-type]
+    killed = scene.ran(INTERRUPTED, is_error=True)
+    assert scene.step(killed) == ["agent.tool_result", "user.interrupt", *END]
+
+
+def test_an_interrupt_overtakes_a_queued_message_which_starts_the_next_turn() -> None:
+    scene = Scene()
+    asked = begun(scene)
+    scene.say("queued")
+    scene.send(ev.UserInterrupt)
+    scene.decide()
+    assert scene.step(Aborted(action=asked)) == [
+        DONE,
+        "user.interrupt",
+        *END,
+        *BEGIN,
+        "user.message",
+        START,
+    ]
+
+
+def test_an_interrupt_while_idle_is_only_processed() -> None:
+    scene = Scene()
+    scene.send(ev.UserInterrupt)
+    assert scene.step() == ["user.interrupt"]
+    assert scene.state.status == "idle"
+
+
+def test_an_interrupt_closes_pending_asks() -> None:
+    scene = Scene(agent(policy="always_ask", tools=[CUSTOM]))
+    begun(scene)
+    scene.step(scene.reply(call(1), call(2, name="lookup")))
+    scene.send(ev.UserInterrupt)
+    assert scene.step() == ["agent.tool_result", "agent.tool_result", "user.interrupt", *END]
+    assert scene.last("agent.tool_result").content[0]["text"] == INTERRUPTED
+    assert scene.state.blocked_on == []
+
+
+def test_a_confirmation_runs_the_call() -> None:
+    scene = Scene(agent(policy="always_ask"))
+    begun(scene)
+    assert scene.step(scene.reply(call())) == ["agent.tool_use", DONE, *END]
+    use = scene.last("agent.tool_use")
+    assert (use.evaluated_permission, use.evaluation) == ("ask", {"type": "always_ask"})
+    idle = scene.last("session.status_idle")
+    assert idle.stop_reason == {"type": "requires_action", "event_ids": [use.id]}
+    assert scene.decide() == set()
+    scene.send(ev.UserToolConfirmation, tool_use_id=use.id, result="allow")
+    assert scene.step() == [*BEGIN, "user.tool_confirmation"]
+    assert scene.decide() == {RunTool(call_id=use.id, attach=False)}
+    assert scene.step(scene.ran()) == ["agent.tool_result", START]
+
+
+def test_a_denial_is_an_error_result_with_the_message() -> None:
+    scene = Scene(agent(policy="always_ask"))
+    begun(scene)
+    scene.step(scene.reply(call()))
+    use = scene.last("agent.tool_use")
+    scene.send(ev.UserToolConfirmation, tool_use_id=use.id, result="deny", deny_message="Not on a Friday")
+    assert scene.step() == [*BEGIN, "user.tool_confirmation", "agent.tool_result", START]
+    result = scene.last("agent.tool_result")
+    assert result.is_error
+    assert result.content[0]["text"] == f"{DENIED} Not on a Friday"
+
+
+def test_a_partial_answer_re_emits_idle_with_the_rest() -> None:
+    scene = Scene(agent(policy="always_ask", tools=[CUSTOM]))
+    begun(scene)
+    scene.step(scene.reply(call(1), call(2, name="lookup"), call(3)))
+    first, custom, second = scene.state.blocked_on
+    scene.send(ev.UserToolConfirmation, tool_use_id=first, result="allow")
+    assert scene.step() == ["user.tool_confirmation", *END]
+    assert scene.state.blocked_on == [custom, second]
+    assert scene.decide() == set()
+    scene.answer_custom(custom)
+    assert scene.step() == END
+    assert scene.state.blocked_on == [second]
+    scene.send(ev.UserToolConfirmation, tool_use_id=second, result="allow")
+    assert scene.step() == [*BEGIN, "user.tool_confirmation"]
+    assert len(scene.decide()) == 2
+
+
+def test_the_last_answer_being_a_custom_result_still_runs_what_was_confirmed() -> None:
+    scene = Scene(agent(policy="always_ask", tools=[CUSTOM]))
+    begun(scene)
+    scene.step(scene.reply(call(1), call(2, name="lookup")))
+    ask, custom = scene.state.blocked_on
+    scene.send(ev.UserToolConfirmation, tool_use_id=ask, result="allow")
+    scene.step()
+    scene.answer_custom(custom)
+    assert scene.step() == BEGIN
+    assert scene.decide() == {RunTool(call_id=ask, attach=False)}
+
+
+def test_an_early_custom_result_still_sees_no_extra_turn() -> None:
+    scene = Scene(agent(tools=[CUSTOM]))
+    begun(scene)
+    assert scene.step(scene.reply(call(1, name="lookup"))) == ["agent.custom_tool_use", DONE, *END]
+    scene.answer_custom(scene.state.blocked_on[0])
+    assert scene.step() == [*BEGIN, START]
+
+
+def test_allowed_calls_run_before_the_session_waits_for_the_client() -> None:
+    scene = Scene(agent(tools=[CUSTOM]))
+    begun(scene)
+    assert scene.step(scene.reply(call(1), call(2, name="lookup"))) == [
+        "agent.tool_use",
+        "agent.custom_tool_use",
+        DONE,
+    ]
+    scene.decide()
+    assert scene.step(scene.ran()) == ["agent.tool_result", *END]
+
+
+def test_an_unknown_tool_is_refused_before_any_policy() -> None:
+    scene = Scene()
+    begun(scene)
+    assert scene.step(scene.reply(call(1, name="teleport"))) == [
+        "agent.tool_use",
+        DONE,
+        "agent.tool_result",
+        START,
+    ]
+    use = scene.last("agent.tool_use")
+    assert use.evaluated_permission == "deny"
+    assert b"evaluation" not in use.body(processed_at=None).replace(b"evaluated_permission", b"")
+
+
+def test_a_failed_request_is_retried_visibly_and_then_given_up() -> None:
+    scene = Scene()
+    begun(scene)
+    for _ in range(limits.MODEL_ATTEMPTS_MAX - 1):
+        asked = next(action for action in scene.in_flight if isinstance(action, AskModel))
+        assert scene.step(Failed(action=asked, error=failure())) == [
+            DONE,
+            "session.error",
+            "session.status_rescheduled",
+            "session.thread_status_rescheduled",
+        ]
+        assert scene.last("session.error").error["retry_status"] == {"type": "retrying"}
+        scene.decide()
+        assert scene.step(Waited(action=scene.backing_off())) == [*BEGIN, START]
+        scene.asked()
+    scene.say("queued")
+    asked = next(action for action in scene.in_flight if isinstance(action, AskModel))
+    assert scene.step(Failed(action=asked, error=failure())) == [
+        DONE,
+        "session.error",
+        "user.message",
+        *END,
+    ]
+    assert scene.last("session.error").error["retry_status"] == {"type": "exhausted"}
+    assert scene.last("session.status_idle").stop_reason == {"type": "retries_exhausted"}
+    begun(scene, "again")  # and the session is usable
+
+
+def test_a_permanent_failure_ends_the_turn_at_once() -> None:
+    scene = Scene()
+    asked = begun(scene)
+    written = scene.step(Failed(action=asked, error=failure(retryable=False)))
+    assert written == [DONE, "session.error", *END]
+
+
+def test_a_reply_resets_the_count_of_failures() -> None:
+    scene = Scene()
+    asked = begun(scene)
+    scene.step(Failed(action=asked, error=failure(retry_after=3.0)))
+    assert scene.state.primary.retry_after_seconds == 3.0
+    assert scene.decide() == {Backoff(thread_id=scene.state.primary.thread_id, failures=1)}
+    scene.step(Waited(action=scene.backing_off()))
+    scene.asked()
+    scene.step(scene.reply(call()))
+    assert scene.state.primary.failures == 0
+
+
+def test_an_interrupt_ends_a_backoff() -> None:
+    scene = Scene()
+    asked = begun(scene)
+    scene.step(Failed(action=asked, error=failure()))
+    (backoff,) = scene.decide()
+    scene.send(ev.UserInterrupt)
+    assert scene.decide() == {Stop(action=backoff)}  # type: ignore[arg-type]
+    assert scene.step(Aborted(action=scene.backing_off())) == ["user.interrupt", *END]
+
+
+def test_a_request_of_a_dead_brain_is_closed_and_asked_again() -> None:
+    scene = Scene()
+    begun(scene)
+    scene.epoch, scene.in_flight = 2, set()
+    assert scene.decide() == set()
+    assert scene.step() == [DONE, START]
+    scene.asked()
+
+
+def test_a_call_of_a_dead_brain_is_attached_to() -> None:
+    scene = Scene()
+    begun(scene)
+    scene.step(scene.reply(call()))
+    scene.epoch, scene.in_flight = 2, set()
+    assert scene.step() == []
+    use = scene.last("agent.tool_use")
+    assert scene.decide() == {RunTool(call_id=use.id, attach=True)}
+
+
+def test_a_call_in_a_truncated_reply_is_never_executed() -> None:
+    scene = Scene()
+    begun(scene)
+    assert scene.step(scene.reply(text("let me"), call(), stop_reason="max_tokens")) == [
+        "agent.message",
+        DONE,
+        *END,
+    ]
+    assert scene.decide() == set()
+    blocks = [block["type"] for entry in scene.state.primary.entries for block in entry.content]
+    assert blocks == ["text", "text"]
+
+
+def test_pause_turn_resends_unchanged() -> None:
+    scene = Scene()
+    begun(scene)
+    assert scene.step(scene.reply(text("searching"), stop_reason="pause_turn")) == [
+        "agent.message",
+        DONE,
+        START,
+    ]
+
+
+def test_a_refusal_is_its_own_stop_reason() -> None:
+    scene = Scene()
+    begun(scene)
+    details = {"type": "refusal", "category": "cyber", "explanation": "no"}
+    scene.step(scene.reply(stop_reason="refusal", stop_details=details))
+    idle = scene.last("session.status_idle")
+    assert (idle.stop_reason, idle.stop_details) == ({"type": "refusal"}, details)
+
+
+def test_a_call_without_any_hands_host_is_answered_not_dispatched() -> None:
+    scene = Scene()
+    scene.placement = None
+    begun(scene)
+    assert scene.step(scene.reply(call())) == ["agent.tool_use", DONE, "agent.tool_result", START]
+    assert scene.last("agent.tool_result").content[0]["text"] == NO_HANDS
+
+
+def test_a_system_message_alone_starts_no_turn() -> None:
+    scene = Scene()
+    scene.send(ev.SystemMessage, content=[text("be brief")])
+    assert scene.step() == ["system.message"]
+    scene.say("hello")
+    assert scene.step() == [*BEGIN, "user.message", START]
+    assert [entry.role for entry in scene.state.primary.entries] == ["system", "user"]
+
+
+def test_the_round_limit_ends_the_turn() -> None:
+    scene = Scene()
+    begun(scene)
+    scene.state.primary.rounds = limits.TOOL_ROUNDS_PER_TURN_MAX - 1
+    scene.step(scene.reply(call()))
+    scene.decide()
+    assert scene.step(scene.ran()) == ["agent.tool_result", "session.error", *END]
+    assert scene.last("session.error").error["type"] == "tool_use_limit_reached_error"
+
+
+def test_nothing_new_is_begun_while_handing_over() -> None:
+    scene = Scene()
+    begun(scene)
+    scene.step(scene.reply(call()))
+    scene.decide()
+    scene.say("queued")
+    assert scene.step(scene.ran(), starts_requests=False) == ["agent.tool_result"]
+    assert scene.decide() == set()
+    scene.epoch, scene.in_flight = 2, set()
+    assert scene.step() == ["user.message", START]
+
+
+def test_folding_the_log_again_gives_the_same_state() -> None:
+    scene = Scene(agent(policy="always_ask", tools=[CUSTOM]))
+    asked = begun(scene)
+    scene.step(Failed(action=asked, error=failure()))
+    scene.decide()
+    scene.step(Waited(action=scene.backing_off()))
+    scene.asked()
+    scene.step(scene.reply(text("a"), call(1), call(2, name="lookup")))
+    ask, custom = scene.state.blocked_on
+    scene.answer_custom(custom)
+    scene.step()
+    scene.send(ev.UserToolConfirmation, tool_use_id=ask, result="allow")
+    scene.step()
+    assert replace_arrivals(scene.rebuilt()) == replace_arrivals(scene.state)
+
+
+def replace_arrivals(state: object) -> object:
+    return replace(state, arrival=0, inbox={})  # type: ignore[type-var]
+
+
+def test_stamps_increase_strictly() -> None:
+    scene = Scene()
+    begun(scene)
+    scene.step(scene.reply(text("hi")))
+    stamps = [new.processed_at for new in scene.events]
+    assert stamps == sorted(set(stamps))
