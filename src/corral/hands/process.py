@@ -63,7 +63,7 @@ async def serve_hands(
     private.mkdir(mode=0o700, parents=True, exist_ok=True)
     private.chmod(0o700)
     state_dir.chmod(0o711)
-    with _locked(private / "lock"):
+    with _locked(private / "lock"), _listening(socket_path(data_dir)) as listener:
         token = _durable_text(private / "token", lambda: secrets.token_urlsafe(32))
         host_id = _durable_text(private / "host_id", lambda: Ids().mint("host"))
         journal = Journal(private / "journal.sqlite")
@@ -71,12 +71,9 @@ async def serve_hands(
             async with HandsHost(
                 provider(state_dir), journal=journal, host_id=host_id, state_dir=state_dir
             ) as host:
-                adoption = Adoption()
-                with _listening(socket_path(data_dir)) as listener:
-                    await _serve(
-                        host, listener, token=token, adoption=adoption,
-                        unadopted_seconds=unadopted_seconds, on_ready=on_ready,
-                    )  # fmt: skip
+                await _serve(
+                    host, listener, token=token, unadopted_seconds=unadopted_seconds, on_ready=on_ready
+                )
         finally:
             await journal.aclose()
 
@@ -86,10 +83,10 @@ async def _serve(
     listener: socket.socket,
     *,
     token: str,
-    adoption: Adoption,
     unadopted_seconds: float,
     on_ready: Callable[[], None],
 ) -> None:
+    adoption = Adoption()
     server = _Server(
         uvicorn.Config(
             app(host, token=token, adoption=adoption),

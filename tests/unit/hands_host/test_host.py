@@ -1,0 +1,275 @@
+"""The promises of the hands host, on real processes and a real journal."""
+
+import asyncio
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from corral.hands import host as host_module
+from corral.hands.host import INTERRUPTED, OUTCOME_UNKNOWN, SANDBOX_STOPPED
+from corral.kernel.errors import HandsUnavailable, InvalidRequest, LeaseLost, SandboxUnavailable
+from corral.kernel.limits import CANCEL_GRACE_SECONDS
+from corral.session.call import NeverStarted, Recipe
+
+SESSION = "sesn_1"
+
+
+def text(result) -> str:
+    return "".join(block["text"] for block in result.content)
+
+
+async def until(fact, *, seconds: float = 10.0) -> None:
+    """Wait for a fact about another process, which can send no signal to us."""
+    async with asyncio.timeout(seconds):
+        while not fact():  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+
+
+def workspace(tmp_path: Path) -> Path:
+    return tmp_path / "workspaces" / SESSION
+
+
+# -- at most once -----------------------------------------------------------------------------------
+
+
+async def test_a_call_runs_once_however_often_it_is_asked_for(host, bash, tmp_path):
+    call = bash("c1", "echo ran >> log; echo out")
+    results = await asyncio.gather(*(host.execute(call, epoch=1) for _ in range(20)))
+    results += [await host.execute(call, epoch=1), await host.attach(call, epoch=2)]
+    assert {text(result) for result in results} == {"out\n"}
+    assert (workspace(tmp_path) / "log").read_text() == "ran\n"
+
+
+async def test_a_failed_command_is_a_result(host, bash):
+    result = await host.execute(bash("c1", "echo no; exit 3"), epoch=1)
+    assert (text(result), result.is_error) == ("no\n", True)
+
+
+async def test_attach_joins_a_running_call_whose_asker_vanished(host, bash, tmp_path):
+    call = bash("c1", "touch begun; while [ ! -e go ]; do sleep 0.01; done; echo done")
+    asker = asyncio.create_task(host.execute(call, epoch=1))
+    await until(lambda: (workspace(tmp_path) / "begun").exists())
+    asker.cancel()
+    await asyncio.gather(asker, return_exceptions=True)
+    await host.announce(SESSION, epoch=2)
+    joined = asyncio.create_task(host.attach(call, epoch=2))
+    (workspace(tmp_path) / "go").touch()
+    assert text(await joined) == "done\n"
+
+
+async def test_attach_to_an_unseen_call_says_it_never_started(host, bash, provider):
+    with pytest.raises(NeverStarted):
+        await host.attach(bash("c1", "true"), epoch=1)
+    assert not provider.created
+
+
+@pytest.mark.parametrize("verb", ["attach", "execute"])
+async def test_a_call_placed_under_another_journal_is_never_run(host, bash, provider, verb):
+    result = await getattr(host, verb)(bash("c1", "true", journal_id="hjrn_lost"), epoch=1)
+    assert (text(result), result.is_error) == (OUTCOME_UNKNOWN, True)
+    assert not provider.created
+
+
+async def test_a_call_cut_off_by_a_crash_has_one_stable_unknown_outcome(host, bash, journal, provider):
+    await journal.start(SESSION, "c1")  # what an earlier process left behind
+    first = await host.attach(bash("c1", "true"), epoch=1)
+    assert (text(first), first.is_error) == (OUTCOME_UNKNOWN, True)
+    assert await host.execute(bash("c1", "true"), epoch=1) == first
+    assert not provider.created
+
+
+async def test_settled_calls_leave_the_journal_even_while_they_run(host, bash, journal, tmp_path):
+    call = bash("c1", "touch begun; while [ ! -e go ]; do sleep 0.01; done")
+    running = asyncio.create_task(host.execute(call, epoch=1))
+    await until(lambda: (workspace(tmp_path) / "begun").exists())
+    await host.settle(SESSION, call_ids=["c1", "unknown"])
+    assert await journal.fence(SESSION, epoch=1, call_id="c1") is not None  # still guards the running call
+    (workspace(tmp_path) / "go").touch()
+    await running
+    assert await journal.fence(SESSION, epoch=1, call_id="c1") is None
+
+
+# -- fencing ----------------------------------------------------------------------------------------
+
+
+async def test_a_lower_epoch_is_refused_everywhere_and_does_nothing(host, bash, provider):
+    await host.announce(SESSION, epoch=7)
+    await host.announce(SESSION, epoch=7)
+    for attempt in (
+        host.announce(SESSION, epoch=6),
+        host.execute(bash("c1", "true"), epoch=6),
+        host.attach(bash("c1", "true"), epoch=6),
+        host.cancel(SESSION, epoch=6, call_ids=["c1"]),
+        host.provision(SESSION, epoch=6, recipe=Recipe()),
+    ):
+        with pytest.raises(LeaseLost):
+            await attempt
+    assert not provider.created
+    assert text(await host.execute(bash("c2", "echo ok", session_id="sesn_2"), epoch=1)) == "ok\n"
+
+
+async def test_a_newer_brain_finds_the_call_that_an_older_one_sent_just_before_it(host, bash):
+    call = bash("c1", "sleep 0.05; echo true result")
+    old = asyncio.create_task(host.execute(call, epoch=1))
+    await asyncio.sleep(0)  # sent, and nothing of it is written yet
+    await host.announce(SESSION, epoch=2)
+    assert text(await host.attach(call, epoch=2)) == "true result\n"
+    await old
+
+
+# -- interrupts ---------------------------------------------------------------------------------------
+
+
+async def test_cancel_kills_the_command_and_records_it(host, bash, tmp_path):
+    call = bash("c1", "echo $$ > pid; exec sleep 600")
+    running = asyncio.create_task(host.execute(call, epoch=1))
+    await until(
+        lambda: (workspace(tmp_path) / "pid").exists() and (workspace(tmp_path) / "pid").read_text()
+    )
+    pid = int((workspace(tmp_path) / "pid").read_text())
+    began = time.monotonic()
+    await host.cancel(SESSION, epoch=1, call_ids=["c1", "unknown"])
+    assert time.monotonic() - began < CANCEL_GRACE_SECONDS
+    assert not Path(f"/proc/{pid}").exists()
+    result = await running
+    assert result.is_error and await host.attach(call, epoch=1) == result
+    await host.cancel(SESSION, epoch=1, call_ids=["c1"])  # finished: ignored
+
+
+async def test_a_command_that_cannot_be_cancelled_goes_with_its_sandbox_in_time(
+    host, bash, tmp_path, provider
+):
+    running = asyncio.create_task(host.execute(bash("c1", "touch begun; exec sleep 600"), epoch=1))
+    await until(lambda: (workspace(tmp_path) / "begun").exists())
+    provider.created[0].ignores_cancel = True
+    began = time.monotonic()
+    await host.cancel(SESSION, epoch=1, call_ids=["c1"])
+    assert time.monotonic() - began < CANCEL_GRACE_SECONDS
+    assert text(await running) == INTERRUPTED
+    assert not provider.created[0].is_alive
+    assert text(await host.execute(bash("c2", "ls"), epoch=1)) == "begun\n"
+
+
+async def test_a_call_that_waits_for_a_sandbox_can_be_interrupted_and_never_runs(open_host, bash, tmp_path):
+    async with open_host(sandboxes_max=1) as host:
+        busy = asyncio.create_task(host.execute(bash("c1", "touch begun; exec sleep 600"), epoch=1))
+        await until(lambda: (workspace(tmp_path) / "begun").exists())
+        other = bash("c2", "touch ran", session_id="sesn_2")
+        waiting = asyncio.create_task(host.execute(other, epoch=1))
+        await until(lambda: host.calls_running == 2)
+        await host.cancel("sesn_2", epoch=1, call_ids=["c2"])
+        assert text(await waiting) == INTERRUPTED
+        await host.cancel(SESSION, epoch=1, call_ids=["c1"])
+        await busy
+        assert text(await host.execute(other, epoch=1)) == INTERRUPTED
+        assert not (tmp_path / "workspaces" / "sesn_2").exists()
+
+
+async def test_cancel_touches_no_other_session(host, bash, tmp_path):
+    call = bash("c1", "touch begun; while [ ! -e go ]; do sleep 0.01; done; echo done")
+    running = asyncio.create_task(host.execute(call, epoch=1))
+    await until(lambda: (workspace(tmp_path) / "begun").exists())
+    await host.cancel("sesn_2", epoch=1, call_ids=["c1"])
+    (workspace(tmp_path) / "go").touch()
+    assert text(await running) == "done\n"
+
+
+# -- sandboxes die ------------------------------------------------------------------------------------
+
+
+async def test_a_dead_sandbox_is_an_error_result_and_the_next_call_gets_a_fresh_one(
+    host, bash, tmp_path, provider
+):
+    running = asyncio.create_task(host.execute(bash("c1", "touch begun; exec sleep 600"), epoch=1))
+    await until(lambda: (workspace(tmp_path) / "begun").exists())
+    os.kill(provider.created[0].pid, 9)
+    result = await running
+    assert (text(result), result.is_error) == (SANDBOX_STOPPED, True)
+    assert text(await host.execute(bash("c2", "ls"), epoch=1)) == "begun\n"
+    assert len(provider.created) == 2
+
+
+async def test_without_a_sandbox_nothing_has_started(host, bash, provider):
+    provider.unavailable = "install bubblewrap"
+    with pytest.raises(SandboxUnavailable, match="install bubblewrap"):
+        await host.execute(bash("c1", "echo ran"), epoch=1)
+    with pytest.raises(NeverStarted):
+        await host.attach(bash("c1", "echo ran"), epoch=1)
+    await host.provision(SESSION, epoch=1, recipe=Recipe())  # a hint: harmless
+    provider.unavailable = ""
+    assert text(await host.execute(bash("c1", "echo ran"), epoch=1)) == "ran\n"
+
+
+async def test_a_nearly_full_disk_refuses_new_work_and_keeps_old_results(open_host, bash):
+    async with open_host() as host:
+        await host.execute(bash("c1", "echo old"), epoch=1)
+    async with open_host(disk_free_bytes_min=1 << 62) as host:
+        assert text(await host.attach(bash("c1", "echo old"), epoch=1)) == "old\n"
+        with pytest.raises(SandboxUnavailable, match="almost full"):
+            await host.execute(bash("c2", "true"), epoch=1)
+        with pytest.raises(NeverStarted):
+            await host.attach(bash("c2", "true"), epoch=1)
+
+
+async def test_a_result_beyond_the_bound_is_replaced(host, bash, monkeypatch):
+    monkeypatch.setattr(host_module, "TOOL_RESULT_BYTES_MAX", 1024)
+    result = await host.execute(bash("c1", "head -c 2000 /dev/zero | tr '\\0' x"), epoch=1)
+    assert result.is_error and "larger than" in text(result)
+
+
+@pytest.mark.parametrize("session_id", ["../other", "", ".", "a/b", "x" * 200])
+async def test_a_session_id_never_leaves_the_workspaces(host, bash, session_id):
+    with pytest.raises(InvalidRequest):
+        await host.execute(bash("c1", "true", session_id=session_id), epoch=1)
+    with pytest.raises(InvalidRequest):
+        await host.release(session_id, delete_workspace=True)
+
+
+# -- ends ---------------------------------------------------------------------------------------------
+
+
+async def test_a_deleted_session_leaves_nothing_and_is_fenced_for_good(
+    host, bash, tmp_path, provider, journal
+):
+    await host.execute(bash("c0", "echo kept > file"), epoch=1)
+    running = asyncio.create_task(host.execute(bash("c1", "touch begun; exec sleep 600"), epoch=1))
+    await until(lambda: (workspace(tmp_path) / "begun").exists())
+    await host.release(SESSION, delete_workspace=True)
+    assert text(await running)
+    assert not workspace(tmp_path).exists() and not host.sandboxes()
+    assert not any(sandbox.is_alive for sandbox in provider.created)
+    with pytest.raises(LeaseLost):
+        await host.execute(bash("c2", "true"), epoch=10**9)
+    assert await journal.is_released(SESSION)
+    await host.release(SESSION, delete_workspace=True)
+
+
+async def test_an_ended_session_keeps_its_workspace(host, bash, provider):
+    await host.execute(bash("c0", "echo kept > file"), epoch=1)
+    await host.release(SESSION, delete_workspace=False)
+    assert not host.sandboxes()
+    assert text(await host.execute(bash("c1", "cat file"), epoch=1)) == "kept\n"
+
+
+async def test_a_stopping_host_answers_what_runs_and_takes_nothing_new(
+    open_host, bash, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(host_module, "HANDS_DRAIN_SECONDS", 0.1)
+    async with open_host() as host:
+        running = asyncio.create_task(host.execute(bash("c1", "touch begun; exec sleep 600"), epoch=1))
+        await until(lambda: (workspace(tmp_path) / "begun").exists())
+        await host.stop()
+        assert text(await running) == SANDBOX_STOPPED
+        with pytest.raises(HandsUnavailable, match="stopping"):
+            await host.execute(bash("c2", "true"), epoch=1)
+    async with open_host() as host:
+        assert text(await host.attach(bash("c1", "true"), epoch=2)) == SANDBOX_STOPPED
+        with pytest.raises(NeverStarted):
+            await host.attach(bash("c2", "true"), epoch=2)
+
+
+async def test_a_probe_is_believed_for_seconds(host, provider):
+    probes = await asyncio.gather(host.probe(), host.probe(), host.probe())
+    assert provider.probes == 1 and all(probe.is_available for probe in probes)

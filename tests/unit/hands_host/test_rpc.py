@@ -1,0 +1,235 @@
+"""The host through its socket: every method of the port, every error, both streams, adoption."""
+
+import asyncio
+import io
+import os
+import stat
+import tarfile
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from corral.brain.ports import Hands
+from corral.hands import process as process_module
+from corral.hands import rpc, workspace
+from corral.hands.client import HandsClient
+from corral.hands.process import read_token, serve_hands, socket_path
+from corral.kernel.errors import (
+    Conflict,
+    HandsUnavailable,
+    InvalidRequest,
+    LeaseLost,
+    NotFound,
+    RequestTooLarge,
+    SandboxUnavailable,
+)
+from corral.session.call import NeverStarted, Recipe, ToolCall
+
+SESSION = "sesn_1"
+
+
+@pytest.fixture
+async def serving(tmp_path: Path, provider) -> AsyncIterator[Callable[..., object]]:
+    """Starts the host of `tmp_path` in this process; ends it with the test."""
+    tasks: list[asyncio.Task[None]] = []
+
+    async def start(*, unadopted_seconds: float = 60.0) -> "asyncio.Task[None]":
+        ready = asyncio.Event()
+        tasks.append(
+            asyncio.create_task(
+                serve_hands(
+                    data_dir=tmp_path,
+                    provider=lambda state_dir: provider,
+                    unadopted_seconds=unadopted_seconds,
+                    on_ready=ready.set,
+                )
+            )
+        )
+        waiting = asyncio.create_task(ready.wait())
+        await asyncio.wait([waiting, tasks[-1]], return_when=asyncio.FIRST_COMPLETED)
+        waiting.cancel()
+        return tasks[-1]
+
+    yield start
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@pytest.fixture
+async def client(tmp_path: Path, serving) -> AsyncIterator[HandsClient]:
+    await serving()
+    client = HandsClient(socket_path(tmp_path), token=read_token(tmp_path))
+    yield client
+    await client.aclose()
+
+
+@pytest.fixture
+async def call(client: HandsClient) -> Callable[..., ToolCall]:
+    placement = await client.placement(SESSION)
+
+    def make(call_id: str, command: str, *, session_id: str = SESSION) -> ToolCall:
+        return ToolCall(
+            session_id=session_id,
+            thread_id="sthr_1",
+            call_id=call_id,
+            name="bash",
+            input={"command": command},
+            recipe=Recipe(environment={"type": "cloud"}),
+            placement=placement,
+        )
+
+    return make
+
+
+async def chunks(data: bytes) -> AsyncIterator[bytes]:
+    for start in range(0, len(data), 1000):
+        yield data[start : start + 1000]
+
+
+def tar(**files: str) -> bytes:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as archive:
+        for name, content in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content.encode()))
+    return packed.getvalue()
+
+
+async def test_the_port_through_the_socket(client, call):
+    hands: Hands = client
+    await hands.announce(SESSION, epoch=3)
+    await hands.provision(SESSION, epoch=3, recipe=Recipe())
+    result = await hands.execute(call("c1", "echo é; exit 1"), epoch=3)
+    assert result.is_error and result.content == ({"type": "text", "text": "é\n"},)
+    assert await hands.attach(call("c1", "true"), epoch=3) == result
+    running = asyncio.create_task(hands.execute(call("c2", "exec sleep 600"), epoch=3))
+    while (await client.health())["calls"] == 0:  # noqa: ASYNC110
+        await asyncio.sleep(0.005)
+    await hands.cancel(SESSION, epoch=3, call_ids=["c2"])
+    assert (await running).is_error
+    await hands.settle(SESSION, call_ids=["c1", "c2"])
+    with pytest.raises(NeverStarted):
+        await hands.attach(call("c1", "true"), epoch=3)
+    assert [sandbox.session_id for sandbox in await client.sandboxes()] == [SESSION]
+    await client.release(SESSION, delete_workspace=True)
+    assert await client.sandboxes() == []
+
+
+async def test_errors_keep_their_kind_and_their_words(client, call, provider):
+    await client.announce(SESSION, epoch=3)
+    with pytest.raises(LeaseLost):
+        await client.execute(call("c1", "true"), epoch=2)
+    with pytest.raises(NeverStarted):
+        await client.attach(call("c1", "true"), epoch=3)
+    with pytest.raises(InvalidRequest, match="plain name"):
+        await client.announce("../x", epoch=1)
+    provider.unavailable = "install bubblewrap"
+    with pytest.raises(SandboxUnavailable, match="install bubblewrap") as caught:
+        await client.execute(call("c1", "true"), epoch=3)
+    assert caught.value.retryable is False
+    with pytest.raises(InvalidRequest, match="malformed"):
+        await client._post("/announce", {"session": "s"})
+    with pytest.raises(HandsUnavailable):
+        await client._post("/no-such-method", {})
+
+
+async def test_a_workspace_goes_in_and_comes_out(client, call, monkeypatch):
+    await client.import_workspace(SESSION, chunks(tar(**{"a.txt": "from outside"})))
+    result = await client.execute(call("c1", "cat a.txt; echo inside > b.txt"), epoch=1)
+    assert result.content[0]["text"] == "from outside"
+    data = b"".join([chunk async for chunk in client.export_workspace(SESSION)])
+    with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+        member = archive.extractfile("./b.txt")
+        assert member and member.read() == b"inside\n"
+    with pytest.raises(NotFound):
+        [chunk async for chunk in client.export_workspace("sesn_other")]
+    with pytest.raises(InvalidRequest):
+        await client.import_workspace(SESSION, chunks(b"no tar"))
+    monkeypatch.setattr(workspace, "WORKSPACE_ARCHIVE_BYTES_MAX", 4000)
+    with pytest.raises(RequestTooLarge):
+        await client.import_workspace(SESSION, chunks(tar(**{"a.txt": "x" * 8000})))
+    with pytest.raises(HandsUnavailable):  # cut short, and not mistaken for a whole one
+        [chunk async for chunk in client.export_workspace(SESSION)]
+    await client.release(SESSION, delete_workspace=True)
+    with pytest.raises(NotFound, match="deleted"):
+        await client.import_workspace(SESSION, chunks(tar(**{"a.txt": "late"})))
+
+
+async def test_only_the_owner_with_the_token_is_let_in(client, tmp_path):
+    path = socket_path(tmp_path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    assert stat.S_IMODE((path.parent / "token").stat().st_mode) == 0o600
+    assert stat.S_IMODE((path.parent / "journal.sqlite").stat().st_mode) == 0o600
+    for token in ("none", "wrong", read_token(tmp_path)[:-1]):
+        transport = httpx2.AsyncHTTPTransport(uds=str(path))
+        async with httpx2.AsyncClient(transport=transport, base_url="http://hands") as stranger:
+            headers = {"authorization": f"Bearer {token}"}
+            for method, route in (("GET", "/health"), ("POST", "/execute"), ("GET", "/adopt")):
+                response = await stranger.request(method, f"/corral/hands/v1{route}", headers=headers)
+                assert response.status_code == 401
+
+
+async def test_a_thousand_calls_wait_at_once(client, call):
+    """Twelve run commands, all the others join them: each of a thousand askers holds a connection."""
+    calls = [call(f"c{n % 12}", f"sleep 1; echo {n % 12}") for n in range(1000)]
+    async with asyncio.timeout(60):
+        results = await asyncio.gather(*(client.execute(one, epoch=1) for one in calls))
+    assert [result.content[0]["text"] for result in results] == [f"{n % 12}\n" for n in range(1000)]
+
+
+async def test_one_host_per_data_directory(client, tmp_path, provider):
+    with pytest.raises(Conflict, match="another hands host"):
+        await serve_hands(data_dir=tmp_path, provider=lambda state_dir: provider)
+    assert (await client.health())["role"] == "hands"  # the first one was not disturbed
+
+
+async def test_a_path_too_long_for_a_socket_is_said_so(tmp_path, provider):
+    with pytest.raises(InvalidRequest, match="shorter data directory"):
+        await serve_hands(data_dir=tmp_path / ("x" * 100), provider=lambda state_dir: provider)
+
+
+async def test_an_adopted_host_stays_and_an_unadopted_one_ends_with_its_sandboxes(
+    serving, tmp_path, provider, monkeypatch
+):
+    monkeypatch.setattr(rpc, "HANDS_HEARTBEAT_SECONDS", 0.01)
+    task = await serving(unadopted_seconds=0.3)
+    client = HandsClient(socket_path(tmp_path), token=read_token(tmp_path))
+    adopted = asyncio.Event()
+
+    async def supervise() -> None:
+        async for placement in client.adopt():
+            assert placement == await client.placement(SESSION)
+            adopted.set()
+
+    supervisor = asyncio.create_task(supervise())
+    await adopted.wait()
+    await client.provision(SESSION, epoch=1, recipe=Recipe())
+    assert (await client.health())["is_adopted"]
+    done, _ = await asyncio.wait([task], timeout=0.6)
+    assert not done
+    supervisor.cancel()
+    await asyncio.gather(supervisor, return_exceptions=True)
+    await asyncio.wait_for(task, 10)
+    assert not any(sandbox.is_alive for sandbox in provider.created)
+    assert not socket_path(tmp_path).exists()
+    with pytest.raises(HandsUnavailable) as caught:
+        await client.health()
+    assert caught.value.retryable
+    await client.aclose()
+
+
+async def test_a_supervisor_learns_that_its_host_ends(serving, tmp_path):
+    task = await serving()
+    client = HandsClient(socket_path(tmp_path), token=read_token(tmp_path))
+    beats = 0
+    async for _ in client.adopt():
+        beats += 1
+        os.kill(os.getpid(), process_module.signal.SIGTERM)  # to the handler that the host installed
+    assert beats == 1
+    await asyncio.wait_for(task, 10)
+    await client.aclose()
