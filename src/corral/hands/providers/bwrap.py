@@ -1,0 +1,390 @@
+"""`bwrap`: namespaces, a system call filter, a dropped uid, no network device. The default provider.
+
+A workspace on the host is a directory that only the host may change, with one directory per kept place
+(`launch.PATHS`) that belongs to the agent:
+
+    workspaces/sesn_1/            ours
+      files/                      /workspace
+      outputs/  tool-outputs/     /mnt/session/...
+
+The warm pool holds booted sandboxes on workspaces of their own, made in the same way. Handing one out is a
+rename of its workspace onto the session's, which must still be empty: mounts follow the directory, and the
+kernel refuses the rename if there is anything to lose. A session that already has files gets a cold one.
+"""
+
+import asyncio
+import contextlib
+import hashlib
+import os
+import secrets
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Final
+
+from corral.hands import sandbox_agent
+from corral.hands.ports import Capabilities, Probe, Sandbox, SandboxLost
+from corral.hands.providers.binary import PythonInside, find_bwrap, find_python, remedy_for
+from corral.hands.providers.cgroup import Cgroups, Group
+from corral.hands.providers.launch import (
+    AGENT,
+    HOST_UID,
+    PATHS,
+    WORKDIR,
+    Blueprint,
+    environment,
+    launch_command,
+)
+from corral.hands.providers.process import BwrapProcess
+from corral.hands.providers.seccomp import seccomp_filter
+from corral.hands.sandbox import AgentSandbox, start_message
+from corral.kernel.errors import InvalidRequest, SandboxUnavailable, WorldError
+from corral.kernel.limits import WORKSPACE_ARCHIVE_BYTES_MAX, WORKSPACE_ARCHIVE_MEMBERS_MAX
+from corral.session.call import Recipe
+
+__all__ = ["BwrapProvider"]
+
+_ROOTS: Final = ("/mnt/session", "/mnt/memory", "/tmp")  # noqa: S108  what file tools reach beside /workspace
+_CHUNK_BYTES: Final = 256 * 1024
+_REASON_BYTES_MAX: Final = 4096
+_ETC: Final = {
+    "passwd": "root:x:0:0:root:/root:/usr/sbin/nologin\nagent:x:1000:1000:agent:/tmp:/bin/bash\n",
+    "group": "root:x:0:\nagent:x:1000:\n",
+    "hosts": "127.0.0.1 localhost corral\n::1 localhost\n",
+    "nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\n",
+}
+
+
+class BwrapProvider:
+    """`hands.ports.Provider`. One per hands host; `aclose` ends all it started."""
+
+    name = "bwrap"
+
+    def __init__(self, *, state_dir: Path, pool_size: int = 1) -> None:
+        """`state_dir`: exists; on the file system of the workspaces, else the pool stays unused."""
+        self._state_dir = state_dir.resolve()
+        self._pool_size = pool_size
+        self._is_root = os.geteuid() == 0
+        self._cgroups = Cgroups()
+        self.capabilities = Capabilities(
+            isolation="namespaces, seccomp, unprivileged uid, no network device",
+            memory_limit=self._cgroups.limits_memory,
+        )
+        self._setting_up = asyncio.Lock()
+        self._blueprint: Blueprint | None = None
+        self._seccomp = b""
+        self._living: set[AgentSandbox] = set()
+        self._pool: list[tuple[Path, AgentSandbox]] = []
+        self._pool_dir = self._state_dir / f"pool-{os.getpid()}-{secrets.token_hex(4)}"
+        self._filling: asyncio.Task[None] | None = None
+        self._is_closed = False
+
+    # -- sandboxes ----------------------------------------------------------------------------------
+
+    async def create(self, *, session_id: str, workspace: Path, recipe: Recipe) -> Sandbox:
+        packages = recipe.environment.get("packages") or {}
+        if any(wanted for key, wanted in packages.items() if key != "type"):
+            raise SandboxUnavailable("this provider cannot install packages yet", retryable=False)
+        if self._is_closed:
+            raise SandboxUnavailable("the provider is closed", retryable=False)
+        while self._pool:
+            home, warm = self._pool.pop()
+            if not warm.is_alive:
+                await self._discard(home, warm)
+                continue
+            try:
+                home.rename(workspace)
+            except OSError:  # not empty, or another file system
+                self._pool.append((home, warm))
+                break
+            self._fill_pool()
+            return warm
+        sandbox = await self._boot(workspace)
+        self._fill_pool()
+        return sandbox
+
+    async def probe(self) -> Probe:
+        """Boot a throw-away sandbox over planted links, try every escape, find python3 and bash in it."""
+        started = time.monotonic()
+        home = self._state_dir / f"probe-{secrets.token_hex(4)}"
+        canary = home / "canary"
+        try:
+            blueprint = await self._set_up()
+            self._lay_out(home)
+            canary.mkdir()
+            self._plant_links(home / "files", canary)
+            sandbox = await self._boot(home)
+            try:
+                absent = [
+                    str(self._state_dir),
+                    "/etc/shadow",
+                    "/sys",
+                    "/home",
+                    *self._hidden_home(blueprint),
+                ]
+                leaks = await sandbox.check(absent)
+            finally:
+                await sandbox.destroy()
+            if any(canary.iterdir()):
+                leaks = f"a planted link made bwrap {blueprint.bwrap.version} write on the host, {leaks}"
+        except SandboxLost as e:
+            return Probe(is_available=False, detail=e.message, remedy="look at the log of the hands host")
+        except SandboxUnavailable as e:
+            what, _, remedy = e.message.partition("; ")
+            return Probe(is_available=False, detail=what, remedy=remedy)
+        finally:
+            await asyncio.to_thread(shutil.rmtree, home, ignore_errors=True)  # no agent ever wrote there
+        if leaks != "sealed":
+            return Probe(
+                is_available=False,
+                detail=f"the sandbox leaks: {leaks}",
+                remedy="install a newer bubblewrap",
+            )
+        self._fill_pool()
+        version = ".".join(map(str, blueprint.bwrap.version))
+        limits = (
+            "memory and process limits" if self.capabilities.memory_limit else "limits per process only"
+        )
+        return Probe(
+            is_available=True,
+            detail=f"bwrap {version} ({blueprint.bwrap.path}), {limits}, "
+            f"escapes denied; {(time.monotonic() - started) * 1000:.0f} ms",
+        )
+
+    async def aclose(self) -> None:
+        self._is_closed = True
+        if self._filling:
+            self._filling.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._filling
+        await asyncio.gather(*(sandbox.destroy() for sandbox in list(self._living)))
+        for home, _ in self._pool:
+            self._remove_empty(home)
+        self._pool.clear()
+        with contextlib.suppress(OSError):
+            self._pool_dir.rmdir()
+        if self._blueprint and self._blueprint.stage:
+            with contextlib.suppress(OSError):
+                self._blueprint.stage.rmdir()
+
+    async def _boot(self, home: Path) -> AgentSandbox:
+        """A cold start on a workspace. Raises SandboxUnavailable with a remedy."""
+        blueprint = await self._set_up()
+        self._lay_out(home)
+        process = await self._start(home, [str(blueprint.python.path), "-IS", AGENT])
+        sandbox = AgentSandbox(process)
+        self._living = {other for other in self._living if other.is_alive} | {sandbox}
+        try:
+            await sandbox.start(
+                start_message(
+                    env=environment(blueprint.python),
+                    workdir=WORKDIR,
+                    roots=_ROOTS,
+                    spill=PATHS["tool-outputs"],
+                )
+            )
+            process.find_init()
+        except SandboxLost as e:
+            process.kill()
+            await process.exit_code()
+            complaint = process.complaint() or e.message
+            remedy = remedy_for(complaint, blueprint.bwrap.path)
+            raise SandboxUnavailable(f"no sandbox: {complaint}; {remedy}", retryable=False) from e
+        finally:
+            if not sandbox.is_alive:
+                await sandbox.destroy()
+        return sandbox
+
+    async def _start(self, home: Path, program: Sequence[str]) -> BwrapProcess:
+        blueprint = await self._set_up()
+        group = Group([])
+        try:
+            group = self._cgroups.create()
+            return await BwrapProcess.start(
+                lambda seccomp_fd, info_fd: launch_command(
+                    blueprint,
+                    home=home,
+                    program=program,
+                    seccomp_fd=seccomp_fd,
+                    info_fd=info_fd,
+                    procs_files=group.procs_files,
+                ),
+                seccomp=self._seccomp,
+                group=group,
+            )
+        except OSError as e:
+            group.remove()
+            raise SandboxUnavailable(f"no sandbox: {e}; see what the machine is short of") from e
+
+    # -- the warm pool ------------------------------------------------------------------------------
+
+    def _fill_pool(self) -> None:
+        if not self._is_closed and (self._filling is None or self._filling.done()):
+            self._filling = asyncio.create_task(self._fill(), name="sandbox-pool")
+
+    async def _fill(self) -> None:
+        self._pool_dir.mkdir(mode=0o711, exist_ok=True)
+        while len(self._pool) < self._pool_size:
+            home = self._pool_dir / secrets.token_hex(8)
+            try:
+                warm = await self._boot(home)
+            except (WorldError, OSError):  # who needs a sandbox now will get the error, with its remedy
+                self._remove_empty(home)
+                return
+            self._pool.append((home, warm))
+
+    async def _discard(self, home: Path, sandbox: AgentSandbox) -> None:
+        await sandbox.destroy()
+        self._remove_empty(home)
+
+    def _remove_empty(self, home: Path) -> bool:
+        """Remove a workspace in which no file was ever made."""
+        for folder in [*(home / name for name in PATHS), home]:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        return not home.exists()
+
+    # -- workspaces ---------------------------------------------------------------------------------
+
+    async def prepare_workspace(self, workspace: Path) -> None:
+        workspace.mkdir(mode=0o711, exist_ok=True)
+
+    async def import_archive(self, workspace: Path, archive: AsyncIterator[bytes]) -> None:
+        blueprint = await self._set_up()
+        self._lay_out(workspace)
+        bounds = [str(WORKSPACE_ARCHIVE_BYTES_MAX), str(WORKSPACE_ARCHIVE_MEMBERS_MAX)]
+        process = await self._start(
+            workspace, [str(blueprint.python.path), "-IS", AGENT, "import", WORKDIR, *bounds]
+        )
+        try:
+            with contextlib.suppress(
+                BrokenPipeError, ConnectionResetError
+            ):  # it refused; it says why below
+                async for chunk in archive:
+                    process.writer.write(chunk)
+                    await process.writer.drain()
+                process.writer.write_eof()
+            reason = await process.reader.read(_REASON_BYTES_MAX)
+            if await process.exit_code() != 0:
+                self._raise_if_not_started(process)
+                raise InvalidRequest(f"the archive was refused: {reason.decode(errors='replace').strip()}")
+        finally:
+            await process.close()
+
+    async def export_archive(self, workspace: Path) -> AsyncIterator[bytes]:
+        await self._set_up()
+        self._lay_out(workspace)
+        pack = f"exec tar -C {WORKDIR} --ignore-failed-read -cf - . 2>/dev/null"
+        process = await self._start(workspace, ["/bin/sh", "-c", pack])
+        try:
+            while chunk := await process.reader.read(_CHUNK_BYTES):
+                yield chunk
+            if await process.exit_code() > 1:  # 1: a file changed under tar
+                self._raise_if_not_started(process)
+                raise SandboxUnavailable("the workspace could not be packed")
+        finally:
+            await process.close()
+
+    def _raise_if_not_started(self, process: BwrapProcess) -> None:
+        """Programs inside print nothing to stderr: what is there, bwrap said."""
+        if complaint := process.complaint():
+            assert self._blueprint
+            remedy = remedy_for(complaint, self._blueprint.bwrap.path)
+            raise SandboxUnavailable(f"no sandbox: {complaint}; {remedy}", retryable=False)
+
+    async def remove_workspace(self, workspace: Path) -> None:
+        if not workspace.exists() or self._remove_empty(workspace):
+            return
+        await self._set_up()
+        self._lay_out(workspace)
+        places = " ".join(PATHS.values())
+        clear = f"(chmod -R u+rwX {places}; find {places} -mindepth 1 -delete) 2>/dev/null"
+        process = await self._start(workspace, ["/bin/sh", "-c", clear])
+        try:
+            await process.exit_code()
+            self._raise_if_not_started(process)
+        finally:
+            await process.close()
+        if not self._remove_empty(workspace):
+            raise SandboxUnavailable(f"the workspace {workspace} could not be emptied")
+
+    def _lay_out(self, home: Path) -> None:
+        """Make what is missing; give back to the agent what it locked itself out of. Repeat: safe.
+
+        The entries of `home` are real directories: only the host can write in `home`.
+        """
+        home.mkdir(mode=0o711, exist_ok=True)
+        for name in PATHS:
+            folder = home / name
+            folder.mkdir(exist_ok=True)
+            folder.chmod(0o700)
+            if self._is_root:
+                os.chown(folder, HOST_UID, HOST_UID)
+
+    def _plant_links(self, files: Path, canary: Path) -> None:
+        """What a hostile agent would leave for the next start: a link for each mount point's first step."""
+        for place in ("mnt", "tmp", "proc", "dev", "usr", "etc", "run", "session", "outputs"):
+            (files / place).symlink_to(canary)
+
+    # -- set-up, once -------------------------------------------------------------------------------
+
+    async def _set_up(self) -> Blueprint:
+        async with self._setting_up:
+            if self._blueprint is None:
+                self._seccomp = seccomp_filter()
+                self._blueprint = await asyncio.to_thread(self._make_blueprint)
+            return self._blueprint
+
+    def _make_blueprint(self) -> Blueprint:
+        for stale in self._state_dir.glob("pool-*"):  # of hosts that were killed
+            if not _is_running(int(stale.name.split("-")[1])):
+                for home in stale.iterdir():
+                    self._remove_empty(home)
+                stale.rmdir()
+        bwrap, python = find_bwrap(), find_python()
+        stage = None
+        if self._is_root:
+            where = "/run" if os.access("/run", os.W_OK) else None
+            stage = Path(tempfile.mkdtemp(prefix="corral-", dir=where))
+            stage.chmod(0o711)
+        return Blueprint(bwrap=bwrap, python=python, inside=_install(self._state_dir, python), stage=stage)
+
+    def _hidden_home(self, blueprint: Blueprint) -> list[str]:
+        prefix = blueprint.python.prefix
+        home = Path.home()
+        return [] if prefix and prefix.is_relative_to(home) else [str(home)]
+
+
+def _install(state_dir: Path, python: PythonInside) -> Path:
+    """The agent program, compiled by the Python that will run it, and a few lines of /etc.
+
+    Compiled, because that is most of a cold start; copied, because our package may be unreadable to others.
+    """
+    source = Path(sandbox_agent.__file__).parent
+    files = {f"agent/sandbox_agent/{path.name}": path.read_text() for path in sorted(source.glob("*.py"))}
+    files["agent/__main__.py"] = "import runpy\nrunpy.run_module('sandbox_agent')\n"
+    files.update({f"etc/{name}": text for name, text in _ETC.items()})
+    digest = hashlib.sha256(repr((files, str(python.path.resolve()))).encode()).hexdigest()[:16]
+    installed = state_dir / f"inside-{digest}"
+    if installed.is_dir():
+        return installed
+    fresh = Path(tempfile.mkdtemp(prefix="inside-new-", dir=state_dir))
+    for name, text in files.items():
+        (fresh / name).parent.mkdir(parents=True, exist_ok=True)
+        (fresh / name).write_text(text)
+    compiler = ["-IS", "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash", str(fresh)]
+    subprocess.run([python.path, *compiler], check=False, capture_output=True)  # without it: only slower
+    for path in [fresh, *fresh.rglob("*")]:
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    try:
+        fresh.rename(installed)
+    except OSError:  # another process was faster
+        shutil.rmtree(fresh)
+    return installed
+
+
+def _is_running(pid: int) -> bool:
+    return Path(f"/proc/{pid}").exists()

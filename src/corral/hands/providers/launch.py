@@ -1,0 +1,164 @@
+"""How a sandbox is put together: the mounts, the environment, and the chain of commands that starts it.
+
+Rules of this file:
+- No mount point lies beneath a tree that an agent can write and that outlives its sandbox: below one, a
+  link left by the agent would make bwrap create directories on the host (CVE-2026-87766). `_arguments`
+  refuses it.
+- Started as root, the uid is dropped before bwrap: its --uid maps to host root otherwise.
+- A dropped uid may not reach /root/... or a 0700 data directory. Such sources are first bound into a tmpfs
+  of a private mount namespace, which ends with the sandbox; nothing on the host is opened up.
+"""
+
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Final
+
+from corral.hands.providers.binary import Bwrap, PythonInside
+from corral.kernel.limits import SANDBOX_TMP_BYTES
+
+__all__ = ["AGENT", "HOST_UID", "PATHS", "WORKDIR", "Blueprint", "environment", "launch_command"]
+
+HOST_UID: Final = 65522  # as root: an unprivileged uid that no distribution gives to anybody
+_INSIDE_UID: Final = "1000"
+WORKDIR: Final = "/workspace"
+AGENT: Final = "/run/corral/agent"
+PATHS: Final = {  # what a session keeps: directory of its workspace on the host -> place in the sandbox
+    "files": WORKDIR,
+    "outputs": "/mnt/session/outputs",
+    "tool-outputs": "/mnt/session/tool-outputs",
+}
+_SYSTEM_FOLDERS: Final = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
+_ETC: Final = (  # of the host's /etc: what programs need to run, and nothing that says who lives here
+    "alternatives", "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "localtime", "mime.types", "os-release",
+    "protocols", "services", "ssl/certs", "ssl/openssl.cnf",
+)  # fmt: skip
+_TMP: Final = "/tmp"  # noqa: S108  (a path inside the sandbox, a private tmpfs)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Blueprint:
+    """What all sandboxes of a provider share.
+
+    `inside`: a host directory with `agent/` (the program) and `etc/` (made-up users).
+    `stage`: as root, an empty directory that other users can reach.
+    """
+
+    bwrap: Bwrap
+    python: PythonInside
+    inside: Path
+    stage: Path | None
+
+    @property
+    def uid(self) -> int | None:
+        return HOST_UID if self.stage else None
+
+
+def environment(python: PythonInside) -> dict[str, str]:
+    """The whole environment of a sandbox. Nothing of ours is inherited."""
+    path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+    return {
+        "PATH": f"{python.prefix}/bin:{path}" if python.prefix else path,
+        "HOME": _TMP,
+        "USER": "agent",
+        "LANG": "C.UTF-8",
+        "TERM": "dumb",
+    }
+
+
+def launch_command(
+    blueprint: Blueprint,
+    *,
+    home: Path,
+    program: Sequence[str],
+    seccomp_fd: int,
+    info_fd: int,
+    procs_files: Sequence[Path],
+) -> list[str]:
+    """The argv that starts `program` in a sandbox on the workspace `home`."""
+    roots = [home, blueprint.inside, *blueprint.bwrap.roots]
+    if blueprint.python.prefix:
+        roots.append(blueprint.python.prefix)
+    staged = _staged(blueprint, roots)
+
+    def seen(path: Path) -> str:
+        """Where bwrap finds a host path."""
+        for root, place in staged.items():
+            if path.is_relative_to(root):
+                return str(place / path.relative_to(root))
+        return str(path)
+
+    command = [seen(blueprint.bwrap.path)]
+    command += _arguments(blueprint, home, seen, seccomp_fd=seccomp_fd, info_fd=info_fd)
+    command += ["--", *program]
+    if blueprint.uid is not None:
+        uid = str(blueprint.uid)
+        command = ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups", "--", *command]
+    if staged:
+        steps = ["set -e", f"mount -t tmpfs -o mode=0755,size=64k corral {blueprint.stage}"]
+        for root, place in staged.items():
+            steps += [f"mkdir {place}", f"mount --bind {shlex.quote(str(root))} {place}"]
+        script = "\n".join([*steps, f"exec {shlex.join(command)}"])
+        command = ["unshare", "--mount", "--propagation", "private", "/bin/sh", "-c", script]
+    if procs_files:
+        joins = [f"echo $$ > {shlex.quote(str(file))}" for file in procs_files]
+        command = ["/bin/sh", "-c", "\n".join(["set -e", *joins, f"exec {shlex.join(command)}"])]
+    return command
+
+
+def _staged(blueprint: Blueprint, roots: Sequence[Path]) -> dict[Path, Path]:
+    """The roots that the dropped uid cannot reach, and where they are bound for it.
+
+    The wheel's bwrap finds its library next to its own directory: names are kept.
+    """
+    if blueprint.stage is None or all(map(_is_reachable, roots)):
+        return {}
+    return {root: blueprint.stage / root.name for root in roots if not _is_reachable(root)}
+
+
+def _is_reachable(path: Path) -> bool:
+    return all(folder.stat().st_mode & 0o001 for folder in (path, *path.parents))
+
+
+def _arguments(
+    blueprint: Blueprint, home: Path, seen: Callable[[Path], str], *, seccomp_fd: int, info_fd: int
+) -> list[str]:
+    bwrap, python = blueprint.bwrap, blueprint.python
+    read_only = [("/usr", "/usr")]
+    links = []
+    for folder in map(Path, _SYSTEM_FOLDERS):
+        if folder.is_symlink():
+            links.append((str(folder.readlink()), str(folder)))
+        elif folder.is_dir():
+            read_only.append((str(folder), str(folder)))
+    read_only += [(f"/etc/{name}", f"/etc/{name}") for name in _ETC if Path("/etc", name).exists()]
+    made_up = blueprint.inside / "etc"
+    read_only += [(seen(file), f"/etc/{file.name}") for file in sorted(made_up.iterdir())]
+    read_only.append((seen(blueprint.inside / "agent"), AGENT))
+    if python.prefix:
+        read_only.append((seen(python.prefix), str(python.prefix)))
+    writable = [(seen(home / name), place) for name, place in PATHS.items()]
+    _refuse_traps([place for _, place in read_only + writable], [place for _, place in writable])
+    sized = ["--size", str(SANDBOX_TMP_BYTES)] if bwrap.has("--size") else []
+    return [
+        "--unshare-all", "--unshare-user", "--die-with-parent", "--new-session", "--hostname", "corral",
+        "--uid", _INSIDE_UID, "--gid", _INSIDE_UID, "--cap-drop", "ALL",
+        *(["--disable-userns"] if bwrap.has("--disable-userns") else []),
+        "--proc", "/proc", "--dev", "/dev", *sized, "--tmpfs", "/dev/shm", "--remount-ro", "/dev",  # noqa: S108
+        *(["--perms", "1777"] if bwrap.has("--perms") else []), *sized, "--tmpfs", _TMP,
+        "--dir", "/var", "--symlink", "../tmp", "/var/tmp",  # noqa: S108
+        *[word for target, link in links for word in ("--symlink", target, link)],
+        *[word for source, place in read_only for word in ("--ro-bind", source, place)],
+        *[word for source, place in writable for word in ("--bind", source, place)],
+        "--remount-ro", "/", "--chdir", WORKDIR, "--clearenv",
+        *[word for name, value in environment(python).items() for word in ("--setenv", name, value)],
+        "--seccomp", str(seccomp_fd), "--info-fd", str(info_fd),
+    ]  # fmt: skip
+
+
+def _refuse_traps(places: Sequence[str], writable: Sequence[str]) -> None:
+    """The rule against CVE-2026-87766, checked on every start."""
+    for place in map(PurePosixPath, places):
+        for parent in map(PurePosixPath, writable):
+            assert parent not in place.parents, f"mount point {place} lies in a tree the agent can write"

@@ -1,0 +1,129 @@
+"""A started bwrap: its pipes, and the certainty that all of it is gone afterwards.
+
+Killing the init of a process namespace kills everything in it; its pidfd becomes readable only when all of
+that is over. So the init is what is killed and waited for, not bwrap's outer process.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+from collections.abc import Callable, Sequence
+
+from corral.hands.providers.cgroup import Group
+from corral.kernel.limits import SANDBOX_BOOT_SECONDS_MAX, SANDBOX_STDERR_BYTES
+
+__all__ = ["BwrapProcess"]
+
+_INFO_BYTES_MAX = 4096
+
+
+class BwrapProcess:
+    """`hands.sandbox.Machine` of a sandbox made by bwrap."""
+
+    def __init__(
+        self, process: asyncio.subprocess.Process, *, info: int, stderr: int, group: Group
+    ) -> None:
+        assert process.stdin and process.stdout
+        self.writer, self.reader = process.stdin, process.stdout
+        self._process, self._info, self._stderr, self._group = process, info, stderr, group
+        self._init: int | None = None  # pidfd of the init inside
+        self._closing: asyncio.Task[None] | None = None
+
+    @classmethod
+    async def start(
+        cls, command: Callable[[int, int], Sequence[str]], *, seccomp: bytes, group: Group
+    ) -> "BwrapProcess":
+        """Start `command(seccomp_fd, info_fd)`. Raises OSError."""
+        info, info_inner = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        stderr, stderr_inner = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        rules = os.memfd_create("seccomp")
+        try:
+            os.write(rules, seccomp)
+            os.lseek(rules, 0, os.SEEK_SET)
+            process = await asyncio.create_subprocess_exec(
+                *command(rules, info_inner),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=stderr_inner,
+                pass_fds=(rules, info_inner),
+                env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
+                cwd="/",
+                start_new_session=True,  # a Ctrl-C in the terminal is not meant for it
+            )
+        except BaseException:
+            os.close(info)
+            os.close(stderr)
+            raise
+        finally:
+            for fd in (info_inner, stderr_inner, rules):
+                os.close(fd)
+        return cls(process, info=info, stderr=stderr, group=group)
+
+    def find_init(self) -> None:
+        """Take hold of the init inside; bwrap has named it before the program runs."""
+        if self._init is None and self._info >= 0:
+            with contextlib.suppress(BlockingIOError, ValueError, KeyError, OSError):
+                said = json.loads(os.read(self._info, _INFO_BYTES_MAX))
+                self._init = os.pidfd_open(said["child-pid"])
+
+    def complaint(self) -> str:
+        """What bwrap printed when it failed."""
+        with contextlib.suppress(OSError):
+            return os.read(self._stderr, SANDBOX_STDERR_BYTES).decode(errors="replace").strip()
+        return ""
+
+    async def exit_code(self) -> int:
+        return await self._process.wait()
+
+    def kill(self) -> None:
+        """Kill the init inside; bwrap outside then reaps it and ends. Repeat: safe.
+
+        Killed together, the init would be left to whoever is process 1 here, which in a container may
+        never reap it.
+        """
+        if self._info < 0:
+            return
+        self.find_init()
+        with contextlib.suppress(ProcessLookupError):
+            if self._init is None:
+                self._process.kill()
+            else:
+                signal.pidfd_send_signal(self._init, signal.SIGKILL)
+
+    async def close(self) -> None:
+        """Shared by all who ask, and finished even if one of them is cancelled."""
+        if self._closing is None:
+            self._closing = asyncio.create_task(self._close(), name="sandbox-close")
+        await asyncio.shield(self._closing)
+
+    async def _close(self) -> None:
+        self.kill()
+        self.writer.close()
+        with contextlib.suppress(OSError):
+            await self.writer.wait_closed()
+        try:
+            async with asyncio.timeout(SANDBOX_BOOT_SECONDS_MAX):
+                await self._process.wait()
+        except TimeoutError:
+            self._process.kill()
+            await self._process.wait()
+        if self._init is not None:
+            await _until_readable(self._init)
+            os.close(self._init)
+        os.close(self._info)
+        os.close(self._stderr)
+        self._info = -1
+        self._group.remove()
+
+
+async def _until_readable(fd: int) -> None:
+    loop = asyncio.get_running_loop()
+    readable = asyncio.Event()
+    loop.add_reader(fd, readable.set)
+    try:
+        async with asyncio.timeout(SANDBOX_BOOT_SECONDS_MAX):
+            await readable.wait()
+    finally:
+        loop.remove_reader(fd)

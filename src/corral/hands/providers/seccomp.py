@@ -1,0 +1,122 @@
+"""The system calls a sandbox may not make, as a classic BPF program for bwrap's --seccomp.
+
+Kill on a foreign architecture (its call numbers would slip through), ENOSYS for x32 and clone3 (libc falls
+back to clone, whose flags can be read), EPERM for what reaches the kernel's wider surface, EAFNOSUPPORT for
+sockets other than unix, inet and netlink: AF_VSOCK is not namespaced and leads to the hypervisor.
+Source: DESIGN 5; Linux include/uapi/linux/{seccomp,filter,audit}.h and the two syscall tables.
+"""
+
+import errno
+import platform
+import struct
+from dataclasses import dataclass
+from typing import Final
+
+from corral.kernel.errors import SandboxUnavailable
+
+__all__ = ["seccomp_filter"]
+
+_LOAD, _JUMP_EQUAL, _JUMP_AT_LEAST, _JUMP_ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
+_NUMBER, _ARCH, _FIRST_ARGUMENT = 0, 4, 16  # offsets in struct seccomp_data (both are little endian)
+_ALLOW, _KILL_PROCESS, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
+_X32_BIT = 0x40000000
+_AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK = 1, 2, 10, 16
+# NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET; NEWTIME cannot be passed to clone
+_CLONE_NEW_ANY: Final = (
+    0x00020000 | 0x02000000 | 0x04000000 | 0x08000000 | 0x10000000 | 0x20000000 | 0x40000000
+)
+_CLONE3: Final = 435
+_DENIED_EVERYWHERE: Final = {  # one number on every architecture since Linux 5.0
+    "io_uring_setup": 425, "io_uring_enter": 426, "io_uring_register": 427,
+    "open_tree": 428, "move_mount": 429, "fsopen": 430, "fsconfig": 431, "fsmount": 432, "fspick": 433,
+    "pidfd_getfd": 438, "mount_setattr": 442, "open_tree_attr": 467,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Architecture:
+    audit: int
+    clone: int
+    socket: int
+    has_x32: bool
+    denied: dict[str, int]
+
+
+ARCHITECTURES: Final = {
+    "x86_64": _Architecture(
+        audit=0xC000003E, clone=56, socket=41, has_x32=True,
+        denied={
+            "ptrace": 101, "syslog": 103, "personality": 135, "pivot_root": 155, "acct": 163, "mount": 165,
+            "umount2": 166, "swapon": 167, "swapoff": 168, "reboot": 169, "init_module": 175,
+            "delete_module": 176, "quotactl": 179, "move_pages": 279, "migrate_pages": 256,
+            "kexec_load": 246, "add_key": 248, "request_key": 249, "keyctl": 250, "unshare": 272,
+            "perf_event_open": 298, "fanotify_init": 300, "name_to_handle_at": 303,
+            "open_by_handle_at": 304, "setns": 308, "process_vm_readv": 310, "process_vm_writev": 311,
+            "kcmp": 312, "finit_module": 313, "kexec_file_load": 320, "bpf": 321, "userfaultfd": 323,
+        },
+    ),
+    "aarch64": _Architecture(
+        audit=0xC00000B7, clone=220, socket=198, has_x32=False,
+        denied={
+            "ptrace": 117, "syslog": 116, "personality": 92, "pivot_root": 41, "acct": 89, "mount": 40,
+            "umount2": 39, "swapon": 224, "swapoff": 225, "reboot": 142, "init_module": 105,
+            "delete_module": 106, "quotactl": 60, "move_pages": 239, "migrate_pages": 238,
+            "kexec_load": 104, "add_key": 217, "request_key": 218, "keyctl": 219, "unshare": 97,
+            "perf_event_open": 241, "fanotify_init": 262, "name_to_handle_at": 264,
+            "open_by_handle_at": 265, "setns": 268, "process_vm_readv": 270, "process_vm_writev": 271,
+            "kcmp": 272, "finit_module": 273, "kexec_file_load": 294, "bpf": 280, "userfaultfd": 282,
+        },
+    ),
+}  # fmt: skip
+
+
+def seccomp_filter(machine: str | None = None) -> bytes:
+    """The program for this machine: an array of struct sock_filter. Raises SandboxUnavailable."""
+    name = machine or platform.machine()
+    if name not in ARCHITECTURES:
+        raise SandboxUnavailable(
+            f"no system call filter for {name!r}; sandboxes need one of {', '.join(ARCHITECTURES)}",
+            retryable=False,
+        )
+    arch = ARCHITECTURES[name]
+    program = [
+        _statement(_LOAD, _ARCH),
+        *_unless(_JUMP_EQUAL, arch.audit, _KILL_PROCESS),
+        _statement(_LOAD, _NUMBER),
+    ]
+    if arch.has_x32:
+        program += _if(_JUMP_AT_LEAST, _X32_BIT, _ERRNO | errno.ENOSYS)
+    program += _if(_JUMP_EQUAL, _CLONE3, _ERRNO | errno.ENOSYS)
+    for number in sorted([*arch.denied.values(), *_DENIED_EVERYWHERE.values()]):
+        program += _if(_JUMP_EQUAL, number, _ERRNO | errno.EPERM)
+    families = [_AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK]
+    program += [
+        _jump(_JUMP_EQUAL, arch.clone, 0, 3),
+        _statement(_LOAD, _FIRST_ARGUMENT),
+        *_if(_JUMP_ANY_BIT, _CLONE_NEW_ANY, _ERRNO | errno.EPERM),
+        # after clone the accumulator holds flags, not the number; as any socket family is a legal end for
+        # it, the next test is reached only by a fresh load
+        _statement(_LOAD, _NUMBER),
+        _jump(_JUMP_EQUAL, arch.socket, 0, len(families) + 2),
+        _statement(_LOAD, _FIRST_ARGUMENT),
+        *[_jump(_JUMP_EQUAL, family, len(families) - i, 0) for i, family in enumerate(families)],
+        _statement(_RETURN, _ERRNO | errno.EAFNOSUPPORT),
+        _statement(_RETURN, _ALLOW),
+    ]
+    return b"".join(program)
+
+
+def _statement(code: int, value: int) -> bytes:
+    return struct.pack("<HBBI", code, 0, 0, value)
+
+
+def _jump(code: int, value: int, skip_if_true: int, skip_if_false: int) -> bytes:
+    return struct.pack("<HBBI", code, skip_if_true, skip_if_false, value)
+
+
+def _if(code: int, value: int, answer: int) -> list[bytes]:
+    return [_jump(code, value, 0, 1), _statement(_RETURN, answer)]
+
+
+def _unless(code: int, value: int, answer: int) -> list[bytes]:
+    return [_jump(code, value, 1, 0), _statement(_RETURN, answer)]

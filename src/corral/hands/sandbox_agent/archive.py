@@ -1,0 +1,88 @@
+"""Unpack a tar stream from stdin into the working directory. The sandbox is the wall; these are manners.
+
+Exit code 0, or 1 with the reason on stdout. Members are files, directories, links that stay inside.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tarfile
+
+
+def main(top: str, bytes_max: int, members_max: int) -> None:
+    try:
+        _unpack(top, bytes_max, members_max)
+    except (_Refused, tarfile.TarError, OSError, EOFError, ValueError) as e:
+        print(e)
+        sys.exit(1)
+
+
+class _Refused(Exception):
+    pass
+
+
+def _unpack(top: str, bytes_max: int, members_max: int) -> None:
+    left, members = bytes_max, 0
+    with tarfile.open(fileobj=sys.stdin.buffer, mode="r|") as archive:
+        for member in archive:
+            left, members = left - member.size, members + 1
+            if left < 0:
+                raise _Refused(f"the unpacked archive exceeds {bytes_max} bytes")
+            if members > members_max:
+                raise _Refused(f"the archive has more than {members_max} members")
+            _unpack_member(archive, member, top)
+
+
+def _unpack_member(archive: tarfile.TarFile, member: tarfile.TarInfo, top: str) -> None:
+    target = _inside(top, member.name, "member")
+    if target == top:
+        return
+    _make_folders(top, os.path.dirname(target))
+    if member.isdir():
+        _make_folders(top, target)
+        os.chmod(target, member.mode & 0o777 | 0o700)
+        return
+    if os.path.lexists(target):
+        if os.path.isdir(target) and not os.path.islink(target):
+            raise _Refused(f"member {member.name!r} would replace a directory")
+        os.unlink(target)
+    if member.issym():
+        _inside(
+            top, os.path.join(os.path.dirname(member.name), member.linkname), "link to", member.linkname
+        )
+        os.symlink(member.linkname, target)
+    elif member.islnk():
+        source = _inside(top, member.linkname, "link to")
+        _refuse_links(top, os.path.dirname(source))
+        os.link(source, target, follow_symlinks=False)
+    elif member.isreg():
+        data = archive.extractfile(member)
+        assert data is not None
+        with open(target, "xb") as out:
+            while chunk := data.read(1 << 20):
+                out.write(chunk)
+        os.chmod(target, member.mode & 0o777 | 0o600)
+        os.utime(target, (member.mtime, member.mtime))
+    else:
+        raise _Refused(f"member {member.name!r} is neither file, directory nor link")
+
+
+def _inside(top: str, name: str, what: str, shown: str = "") -> str:
+    """The absolute path of an archive name, refused when it points out of the working directory."""
+    path = os.path.normpath(os.path.join(top, name))
+    if os.path.isabs(shown or name) or (path != top and not path.startswith(top + "/")):
+        raise _Refused(f"{what} {shown or name!r} points outside the workspace")
+    return path
+
+
+def _refuse_links(top: str, folder: str) -> None:
+    while folder != top:
+        if os.path.islink(folder):
+            raise _Refused(f"{folder!r} is a link; nothing is unpacked through links")
+        folder = os.path.dirname(folder)
+
+
+def _make_folders(top: str, folder: str) -> None:
+    _refuse_links(top, folder)
+    os.makedirs(folder, exist_ok=True)

@@ -1,0 +1,69 @@
+"""Self-check of a new sandbox: each escape is tried; the names of those that worked are the answer."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import socket
+from collections.abc import Callable
+
+from .wire import Place
+
+_CLONE_NEWUSER, _CLONE_NEWNS = 0x10000000, 0x00020000
+_PTRACE_TRACEME = 0
+_AF_VSOCK = 40  # not namespaced: on a virtual machine it reaches the hypervisor
+_SOMEWHERE = ("192.0.2.1", 9)  # TEST-NET-1: no packet is needed, a route would be enough
+
+
+def run(place: Place, absent: list[str]) -> str:
+    """ "sealed", or the escapes that worked. `absent`: host paths that must not be visible."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    tries: dict[str, Callable[[], bool]] = {
+        "unshare user namespace": lambda: libc.unshare(_CLONE_NEWUSER) == 0,
+        "unshare mount namespace": lambda: libc.unshare(_CLONE_NEWNS) == 0,
+        "mount": lambda: libc.mount(b"none", b"/tmp", b"tmpfs", 0, None) == 0,
+        "ptrace": lambda: libc.ptrace(_PTRACE_TRACEME, 0, None, None) == 0,
+        "vsock": lambda: _opens(_AF_VSOCK),
+        "network route": _has_route,
+        "foreign processes in /proc": _sees_strangers,
+        "write to /usr": lambda: os.access("/usr", os.W_OK),
+        "write to /": lambda: os.access("/", os.W_OK),
+        "root inside": lambda: os.getuid() == 0,
+        "capabilities": _has_capabilities,
+        "no seccomp filter": lambda: "Seccomp:\t2" not in _status(),
+        **{f"host path {path}": _exists(path) for path in absent},
+    }
+    return ", ".join(name for name, worked in tries.items() if worked()) or "sealed"
+
+
+def _exists(path: str) -> Callable[[], bool]:
+    return lambda: os.path.lexists(path)
+
+
+def _opens(family: int) -> bool:
+    with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_STREAM):
+        return True
+    return False
+
+
+def _has_route() -> bool:
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+        s.connect(_SOMEWHERE)
+        return True
+    return False
+
+
+def _status() -> str:
+    with open("/proc/self/status", encoding="ascii", errors="replace") as f:
+        return f.read()
+
+
+def _has_capabilities() -> bool:
+    lines = [line for line in _status().splitlines() if line.startswith(("CapEff", "CapPrm", "CapBnd"))]
+    return any(int(line.split()[1], 16) for line in lines)
+
+
+def _sees_strangers() -> bool:
+    """bwrap's init, the agent and this child: nobody else is in a new sandbox."""
+    return sum(name.isdigit() for name in os.listdir("/proc")) > 3
