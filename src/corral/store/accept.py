@@ -1,0 +1,191 @@
+"""Accepting client-sent events: admission under the row lock, then the inbox or the log."""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Connection, bindparam, func, insert, select, update
+
+from corral.kernel.ids import EventId, SessionId, ThreadId
+from corral.session.events import Event, UserToolConfirmation, parse
+from corral.session.inbox import Admitted, View, admit, referenced
+from corral.session.log import InboxEntry, StoredEvent
+from corral.session.record import SessionRecord
+from corral.store.reading import not_found
+from corral.store.rows import (
+    STORED,
+    WAITING,
+    event_row,
+    inbox_entry,
+    inbox_row,
+    read_record,
+    stored_event,
+)
+from corral.store.schema import events, inbox, sessions
+
+Entry = StoredEvent | InboxEntry
+Fact = tuple[Event, ThreadId, EventId | None]
+"""An event, its thread, and the tool use that it answers."""
+
+_MICROSECOND = timedelta(microseconds=1)
+
+_INBOX = WAITING.order_by(inbox.c.arrival)
+_TOOL_USES = STORED.where(events.c.event_id.in_(bindparam("event_ids", expanding=True)))
+_ANSWERS = STORED.where(events.c.answers.in_(bindparam("event_ids", expanding=True)))
+_CONFIRMATIONS = STORED.where(
+    events.c.seq > bindparam("after_seq"), events.c.type == UserToolConfirmation.TYPE
+)
+_LAST_PROCESSED = select(sessions.c.last_processed_at).where(
+    sessions.c.session_id == bindparam("of_session_id")
+)
+_END_OF_LOG = (
+    update(sessions)
+    .where(sessions.c.session_id == bindparam("of_session_id"))
+    .values(
+        last_seq=bindparam("to_seq"),
+        last_processed_at=bindparam("to_processed_at"),
+        updated_at=bindparam("to_processed_at"),
+    )
+)
+_NEEDS_BRAIN = (
+    update(sessions)
+    .where(sessions.c.session_id == bindparam("of_session_id"))
+    .values(
+        last_arrival=bindparam("to_arrival"),
+        needs_brain_since=func.coalesce(sessions.c.needs_brain_since, bindparam("since")),
+    )
+)
+
+
+def lock_record(connection: Connection, session_id: SessionId) -> SessionRecord:
+    """The record, its row locked until the commit. Raises NotFound."""
+    record = read_record(connection, session_id, lock=True)
+    if record is None:
+        raise not_found(connection, session_id)
+    return record
+
+
+def accept(
+    connection: Connection, session_id: SessionId, inputs: Sequence[Event], *, now: datetime, now_us: int
+) -> list[Entry]:
+    """What was stored, in order, and for a duplicate what had been. Raises what `admit` raises."""
+    record = lock_record(connection, session_id)
+    admitted = admit(_view(connection, record, inputs), inputs)
+    return store_inputs(connection, record, admitted, now=now, now_us=now_us)
+
+
+def store_inputs(
+    connection: Connection,
+    record: SessionRecord,
+    admitted: Sequence[Admitted],
+    *,
+    now: datetime,
+    now_us: int,
+) -> list[Entry]:
+    """Put each where it goes, and note that the session needs a brain if anything was stored."""
+    to_log = [(item.event, item.thread_id, item.answers) for item in admitted if item.to == "log"]
+    stored = iter(log_facts(connection, record, to_log, now=now))
+    waiting: list[InboxEntry] = []
+    entries: list[Entry] = []
+    for item in admitted:
+        if item.to == "nowhere":
+            assert item.duplicate_of is not None
+            entries.append(item.duplicate_of)
+        elif item.to == "log":
+            entries.append(next(stored))
+        else:
+            waiting.append(_waiting(item, record.last_arrival + len(waiting) + 1))
+            entries.append(waiting[-1])
+    if waiting:
+        connection.execute(insert(inbox), [inbox_row(record.session_id, entry) for entry in waiting])
+    if waiting or to_log:
+        connection.execute(
+            _NEEDS_BRAIN,
+            {
+                "of_session_id": record.session_id,
+                "to_arrival": record.last_arrival + len(waiting),
+                "since": now_us,
+            },
+        )
+    return entries
+
+
+def log_facts(
+    connection: Connection,
+    record: SessionRecord,
+    facts: Sequence[Fact],
+    *,
+    now: datetime,
+) -> list[StoredEvent]:
+    """Append at once, under the row lock; no brain is needed for it."""
+    if not facts:
+        return []
+    last = connection.scalar(_LAST_PROCESSED, {"of_session_id": record.session_id})
+    assert last is not None
+    stored: list[StoredEvent] = []
+    for seq, (event, thread_id, answers) in enumerate(facts, start=record.last_seq + 1):
+        last = max(now, last + _MICROSECOND)
+        stored.append(
+            StoredEvent(
+                seq=seq,
+                event_id=event.id,
+                type=event.type,
+                thread_id=thread_id,
+                arrival=None,
+                body=event.body(processed_at=last),
+                private=None,
+                processed_at=last,
+                answers=answers,
+            )
+        )
+    connection.execute(insert(events), [event_row(record.session_id, event) for event in stored])
+    connection.execute(
+        _END_OF_LOG,
+        {"of_session_id": record.session_id, "to_seq": stored[-1].seq, "to_processed_at": last},
+    )
+    return stored
+
+
+def _waiting(item: Admitted, arrival: int) -> InboxEntry:
+    return InboxEntry(
+        arrival=arrival,
+        event_id=item.event.id,
+        type=item.event.type,
+        thread_id=item.thread_id,
+        body=item.event.body(processed_at=None),
+    )
+
+
+def _view(connection: Connection, record: SessionRecord, inputs: Sequence[Event]) -> View:
+    of_session: dict[str, Any] = {"of_session_id": record.session_id}
+    waiting = [inbox_entry(row) for row in connection.execute(_INBOX, of_session)]
+    named = referenced(inputs)
+    if not named:
+        return View(record=record, inbox=waiting)
+    of_named = of_session | {"event_ids": named}
+    tool_uses = {use.event_id: use for use in map(stored_event, connection.execute(_TOOL_USES, of_named))}
+    answers = {
+        answer.answers: answer
+        for answer in map(stored_event, connection.execute(_ANSWERS, of_named))
+        if answer.answers is not None
+    }
+    confirmations = [entry.body for entry in waiting if entry.type == UserToolConfirmation.TYPE]
+    if tool_uses and any(isinstance(event, UserToolConfirmation) for event in inputs):
+        # A confirmation follows its tool use: the log before the first of these need not be searched.
+        first = min(use.seq for use in tool_uses.values())
+        logged = connection.execute(_CONFIRMATIONS, of_session | {"after_seq": first})
+        confirmations += [bytes(row.body) for row in logged]
+    confirmed = {_confirmed(body) for body in confirmations}
+    return View(
+        record=record,
+        inbox=waiting,
+        tool_uses=tool_uses,
+        answers=answers,
+        confirmations=frozenset(confirmed & set(named)),
+    )
+
+
+def _confirmed(body: bytes) -> EventId:
+    confirmation = parse(body)
+    assert isinstance(confirmation, UserToolConfirmation)
+    return confirmation.tool_use_id

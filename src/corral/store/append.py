@@ -1,0 +1,310 @@
+"""The hot path: all appends of a batch in a handful of statements.
+
+Rules of this file:
+- One append per session in a round; rows are locked in the order of their session ids, so that two
+  batches (PostgreSQL) cannot wait for each other.
+- Everything that can be known before the lock is computed before: seqs are consecutive from
+  `seen_seq + 1`, and an append with another idea of the end of the log is Stale.
+- When a merged write fails (a consumed input is gone, an id or an answer is already there), it is undone
+  and its appends are redone one by one, so that only the guilty one fails.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, bindparam, delete, insert, select, tuple_, update
+from sqlalchemy.exc import IntegrityError
+
+from corral.kernel.errors import LeaseLost, NotFound, Stale
+from corral.kernel.ids import SessionId
+from corral.kernel.limits import EVENTS_PER_APPEND_MAX, LEASE_TTL_SECONDS
+from corral.session.lease import Claim
+from corral.session.log import Append, StoredEvent
+from corral.store.cleanup import queue_cleanup
+from corral.store.rows import (
+    STORED,
+    AnyRow,
+    AnySelect,
+    event_row,
+    insert_threads,
+    stored_event,
+    thread_values,
+)
+from corral.store.schema import events, inbox, sessions, threads
+
+LEASE_TTL_US = int(LEASE_TTL_SECONDS * 1_000_000)
+
+_HEADS: AnySelect = (
+    select(
+        sessions.c.session_id,
+        sessions.c.owner,
+        sessions.c.epoch,
+        sessions.c.lease_until,
+        sessions.c.last_seq,
+        sessions.c.last_arrival,
+        sessions.c.last_processed_at,
+        sessions.c.needs_brain_since,
+        sessions.c.terminated_at,
+    )
+    .where(sessions.c.session_id.in_(bindparam("session_ids", expanding=True)))
+    .order_by(sessions.c.session_id)
+    .with_for_update()
+)
+_TAKE = delete(inbox).where(
+    inbox.c.session_id == bindparam("of_session_id"),
+    inbox.c.arrival == bindparam("of_arrival"),
+    inbox.c.event_id == bindparam("of_event_id"),
+)
+_ADVANCE = (
+    update(sessions)
+    .where(sessions.c.session_id == bindparam("of_session_id"))
+    .values(
+        {
+            name: bindparam(name)
+            for name in (
+                "owner",
+                "epoch",
+                "lease_until",
+                "last_seq",
+                "last_processed_at",
+                "needs_brain_since",
+                "status",
+                "usage",
+                "active_seconds",
+                "running_since",
+                "blocked_on",
+                "updated_at",
+                "terminated_at",
+            )
+        }
+    )
+)
+_ADVANCE_THREADS = (
+    update(threads)
+    .where(
+        threads.c.session_id == bindparam("of_session_id"),
+        threads.c.thread_id == bindparam("of_thread_id"),
+    )
+    .values(
+        {
+            name: bindparam(name)
+            for name in ("status", "usage", "active_seconds", "running_since", "updated_at", "archived_at")
+        }
+    )
+)
+_KNOWN_THREADS = select(threads.c.session_id, threads.c.thread_id).where(
+    tuple_(threads.c.session_id, threads.c.thread_id).in_(bindparam("keys", expanding=True))
+)
+_BY_IDS = STORED.where(events.c.event_id.in_(bindparam("event_ids", expanding=True)))
+
+
+class _InputGone(Exception):
+    """A consumed input is not in the inbox."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prepared:
+    """An append as it will be stored if it is granted."""
+
+    append: Append
+    stored: Sequence[StoredEvent]
+
+
+def prepare(append: Append) -> Prepared:
+    """Serialise, outside the writer's thread."""
+    assert 1 <= len(append.events) <= EVENTS_PER_APPEND_MAX, f"{len(append.events)} events in one append"
+    arrived = {new.event.id for new in append.events if new.arrival is not None}
+    assert arrived == set(append.consumes), "what is consumed is what is appended with an arrival"
+    stored = tuple(
+        StoredEvent(
+            seq=seq,
+            event_id=new.event.id,
+            type=new.event.type,
+            thread_id=new.thread_id,
+            arrival=new.arrival,
+            body=new.event.body(processed_at=new.processed_at),
+            private=new.private,
+            processed_at=new.processed_at,
+            answers=new.answers,
+        )
+        for seq, new in enumerate(append.events, start=append.seen_seq + 1)
+    )
+    return Prepared(append=append, stored=stored)
+
+
+_Answer = Sequence[StoredEvent] | Exception
+_Granted = tuple[Prepared, AnyRow]
+
+
+def append_all(
+    connection: Connection, items: Sequence[Prepared], *, now_us: Callable[[Connection], int]
+) -> list[_Answer]:
+    """Write the appends; each is answered with what is stored, or with why nothing of it is."""
+    answers: list[_Answer | None] = [None] * len(items)
+    waiting = list(enumerate(items))
+    while waiting:
+        chosen: dict[SessionId, int] = {}
+        for number, item in waiting:
+            chosen.setdefault(item.append.session_id, number)
+        waiting = [(number, item) for number, item in waiting if chosen[item.append.session_id] != number]
+        for number, answer in _round(connection, items, sorted(chosen.items()), now_us(connection)):
+            answers[number] = answer
+    assert all(answer is not None for answer in answers)
+    return answers  # type: ignore[return-value]  # the line above
+
+
+def _round(
+    connection: Connection,
+    items: Sequence[Prepared],
+    chosen: Sequence[tuple[SessionId, int]],
+    now_us: int,
+) -> list[tuple[int, _Answer]]:
+    """One append per session."""
+    heads = {
+        row.session_id: row
+        for row in connection.execute(_HEADS, {"session_ids": [session_id for session_id, _ in chosen]})
+    }
+    answers: list[tuple[int, _Answer]] = []
+    granted: list[tuple[int, _Granted]] = []
+    for session_id, number in chosen:
+        head = heads.get(session_id)
+        refusal = _refusal(items[number], head, now_us)
+        if refusal is None and head is not None:
+            granted.append((number, (items[number], head)))
+        elif refusal is not None:
+            answers.append((number, _earlier(connection, items[number]) or refusal))
+    if _try_write(connection, [grant for _, grant in granted], now_us):
+        return answers + [(number, item.stored) for number, (item, _) in granted]
+    for number, grant in granted:
+        item, _ = grant
+        if len(granted) > 1 and _try_write(connection, [grant], now_us):
+            answers.append((number, item.stored))
+        else:
+            stale = Stale(
+                f"{item.append.session_id}: an input, an event or an answer is already in the log"
+            )
+            answers.append((number, _earlier(connection, item) or stale))
+    return answers
+
+
+def _refusal(item: Prepared, head: AnyRow | None, now_us: int) -> Exception | None:
+    append, lease = item.append, item.append.lease
+    if head is None:
+        return NotFound(f"Session {append.session_id!r} was not found.")
+    if isinstance(lease, Claim):
+        if head.epoch != lease.epoch - 1 or (head.owner is not None and head.lease_until > now_us):
+            return LeaseLost(f"{append.session_id}: epoch {lease.epoch} is not free to claim")
+    elif head.epoch != lease.epoch or head.owner != lease.owner:
+        return LeaseLost(
+            f"{append.session_id}: epoch {lease.epoch} is over, the session is at {head.epoch}"
+        )
+    if (head.last_seq, head.last_arrival) != (append.seen_seq, append.seen_arrival):
+        return Stale(f"{append.session_id}: the log or the inbox has moved on")
+    last = head.last_processed_at
+    for event in item.stored:
+        if event.processed_at <= last:
+            return AssertionError(f"{append.session_id}: processed_at of seq {event.seq} does not increase")
+        last = event.processed_at
+    return None
+
+
+def _earlier(connection: Connection, item: Prepared) -> Sequence[StoredEvent] | None:
+    """What an earlier attempt of this very append has stored."""
+    rows = connection.execute(
+        _BY_IDS,
+        {
+            "of_session_id": item.append.session_id,
+            "event_ids": [event.event_id for event in item.stored],
+        },
+    )
+    found = {row.event_id: stored_event(row) for row in rows}
+    stored = [found.get(event.event_id) for event in item.stored]
+    same = [
+        earlier
+        for earlier, event in zip(stored, item.stored, strict=True)
+        if earlier is not None and earlier.body == event.body
+    ]
+    return same if len(same) == len(item.stored) else None
+
+
+def _try_write(connection: Connection, granted: Sequence[_Granted], now_us: int) -> bool:
+    """All or nothing; False if something is already there, or an input no longer is."""
+    if not granted:
+        return True
+    try:
+        with connection.begin_nested():
+            _write(connection, granted, now_us)
+    except (IntegrityError, _InputGone):
+        return False
+    return True
+
+
+def _write(connection: Connection, granted: Sequence[_Granted], now_us: int) -> None:
+    connection.execute(
+        insert(events),
+        [event_row(item.append.session_id, event) for item, _ in granted for event in item.stored],
+    )
+    taken = [
+        {
+            "of_session_id": item.append.session_id,
+            "of_arrival": event.arrival,
+            "of_event_id": event.event_id,
+        }
+        for item, _ in granted
+        for event in item.stored
+        if event.arrival is not None
+    ]
+    if taken and connection.execute(_TAKE, taken).rowcount != len(taken):
+        raise _InputGone
+    connection.execute(_ADVANCE, [_advanced(item, head, now_us) for item, head in granted])
+    changed = [
+        {"of_session_id": item.append.session_id, "of_thread_id": record.thread_id, **thread_values(record)}
+        for item, _ in granted
+        for record in item.append.derived.threads
+    ]
+    if changed and connection.execute(_ADVANCE_THREADS, changed).rowcount != len(changed):
+        _add_threads(connection, granted, changed)
+    for item, head in granted:
+        if item.append.derived.status == "terminated" and head.terminated_at is None:
+            queue_cleanup(connection, item.append.session_id, "sandbox", now=item.stored[-1].processed_at)
+
+
+def _advanced(item: Prepared, head: AnyRow, now_us: int) -> Mapping[str, Any]:
+    append, derived, last = item.append, item.append.derived, item.stored[-1]
+    claims = isinstance(append.lease, Claim)
+    needs_brain_since = head.needs_brain_since or now_us
+    terminated_at = last.processed_at if derived.status == "terminated" else None
+    return {
+        "of_session_id": append.session_id,
+        "owner": None if append.releases else append.lease.owner,
+        "epoch": append.lease.epoch,
+        "lease_until": 0 if append.releases else now_us + LEASE_TTL_US if claims else head.lease_until,
+        "last_seq": last.seq,
+        "last_processed_at": last.processed_at,
+        "needs_brain_since": needs_brain_since if derived.needs_brain else None,
+        "status": derived.status,
+        "usage": derived.usage,
+        "active_seconds": derived.active_seconds,
+        "running_since": derived.running_since,
+        "blocked_on": list(derived.blocked_on),
+        "updated_at": last.processed_at,
+        "terminated_at": head.terminated_at or terminated_at,
+    }
+
+
+def _add_threads(
+    connection: Connection, granted: Sequence[_Granted], changed: Sequence[Mapping[str, Any]]
+) -> None:
+    """Insert the threads that the update did not find: they begin with this append."""
+    keys = [(row["of_session_id"], row["of_thread_id"]) for row in changed]
+    known = {tuple(row) for row in connection.execute(_KNOWN_THREADS, {"keys": keys})}
+    insert_threads(
+        connection,
+        [
+            (item.append.session_id, record)
+            for item, _ in granted
+            for record in item.append.derived.threads
+            if (item.append.session_id, record.thread_id) not in known
+        ],
+    )

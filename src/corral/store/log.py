@@ -1,0 +1,87 @@
+"""The session log on the database. What each statement does is in append, accept and reading."""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from sqlalchemy import Connection
+
+from corral.kernel.crash import crash_point
+from corral.kernel.ids import SessionId
+from corral.session.bus import Bus, Committed
+from corral.session.events import Event
+from corral.session.log import Append, EventFilter, EventPage, InboxEntry, Position, Snapshot, StoredEvent
+from corral.store import reading
+from corral.store.accept import accept
+from corral.store.append import Prepared, append_all, prepare
+from corral.store.database import Database
+
+__all__ = ["Log"]
+
+
+class Log:
+    """`session.log.SessionLog`. Tells the bus what is durable, after each commit."""
+
+    def __init__(self, database: Database, bus: Bus) -> None:
+        self._database = database
+        self._bus = bus
+
+    async def append(self, append: Append) -> Sequence[StoredEvent]:
+        def committed(stored: Sequence[StoredEvent]) -> None:
+            self._bus.publish(Committed(session_id=append.session_id, entries=tuple(stored)))
+            if append.releases and append.derived.needs_brain:
+                self._bus.wake(append.session_id)
+
+        crash_point("store.append.before")
+        stored = await self._database.merge(self._append_all, prepare(append), committed=committed)
+        crash_point("store.append.after")
+        return stored
+
+    def _append_all(
+        self, connection: Connection, items: Sequence[Prepared]
+    ) -> list[Sequence[StoredEvent] | Exception]:
+        return append_all(connection, items, now_us=self._database.now_us)
+
+    async def accept(
+        self, session_id: SessionId, inputs: Sequence[Event], *, now: datetime
+    ) -> Sequence[StoredEvent | InboxEntry]:
+        new_ids = {event.id for event in inputs}
+
+        def body(connection: Connection) -> list[StoredEvent | InboxEntry]:
+            now_us = self._database.now_us(connection)
+            return accept(connection, session_id, inputs, now=now, now_us=now_us)
+
+        def committed(entries: Sequence[StoredEvent | InboxEntry]) -> None:
+            new = tuple(entry for entry in entries if entry.event_id in new_ids)
+            if new:  # a duplicate answers with an event that was published when it was stored
+                self._bus.publish(Committed(session_id=session_id, entries=new))
+                self._bus.wake(session_id)
+
+        crash_point("store.accept.before")
+        entries = await self._database.write(body, committed=committed)
+        crash_point("store.accept.after")
+        return entries
+
+    async def snapshot(self, session_id: SessionId, *, after_seq: int = 0) -> Snapshot:
+        return await self._database.read(
+            lambda connection: reading.snapshot(connection, session_id, after_seq=after_seq)
+        )
+
+    async def page(
+        self,
+        session_id: SessionId,
+        where: EventFilter,
+        *,
+        descending: bool,
+        limit: int,
+        after: Position | None = None,
+    ) -> EventPage:
+        return await self._database.read(
+            lambda connection: reading.page(
+                connection, session_id, where, descending=descending, limit=limit, after=after
+            )
+        )
+
+    async def tail(self, session_id: SessionId, after: Position, *, limit: int) -> EventPage:
+        return await self._database.read(
+            lambda connection: reading.tail(connection, session_id, after, limit=limit)
+        )

@@ -1,0 +1,207 @@
+"""Rows to records and back: the one place where column names meet field names."""
+
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from typing import Any, TypeAlias
+
+from sqlalchemy import Connection, Row, bindparam, insert, select
+from sqlalchemy.sql import Select
+
+from corral.kernel.ids import EnvironmentId, EventId, SessionId, ThreadId
+from corral.session.log import InboxEntry, StoredEvent
+from corral.session.record import SessionRecord, ThreadRecord
+from corral.store.schema import events, inbox, session_details, sessions, thread_details, threads
+
+AnyRow: TypeAlias = Row[*tuple[Any, ...]]
+AnySelect: TypeAlias = Select[*tuple[Any, ...]]
+
+RECORDS: AnySelect = select(
+    sessions,
+    session_details.c.title,
+    session_details.c.metadata,
+    session_details.c.agent,
+    session_details.c.environment,
+).join_from(sessions, session_details, sessions.c.session_id == session_details.c.session_id)
+
+_THREADS = (
+    select(threads, thread_details.c.parent_thread_id, thread_details.c.agent)
+    .join_from(
+        threads,
+        thread_details,
+        (threads.c.session_id == thread_details.c.session_id)
+        & (threads.c.thread_id == thread_details.c.thread_id),
+    )
+    .where(threads.c.session_id.in_(bindparam("session_ids", expanding=True)))
+    .order_by(threads.c.session_id, threads.c.created_at, threads.c.thread_id)
+)
+_RECORD = RECORDS.where(sessions.c.session_id == bindparam("of_session_id"))
+_RECORD_LOCKED = _RECORD.with_for_update(of=sessions)
+
+STORED: AnySelect = select(
+    events.c.seq,
+    events.c.event_id,
+    events.c.type,
+    events.c.thread_id,
+    events.c.arrival,
+    events.c.body,
+    events.c.private,
+    events.c.processed_at,
+    events.c.answers,
+).where(events.c.session_id == bindparam("of_session_id"))
+
+WAITING: AnySelect = select(
+    inbox.c.arrival, inbox.c.event_id, inbox.c.type, inbox.c.thread_id, inbox.c.body
+).where(inbox.c.session_id == bindparam("of_session_id"))
+
+
+def read_record(
+    connection: Connection, session_id: SessionId, *, lock: bool = False
+) -> SessionRecord | None:
+    """The record with its threads; None if there is none. `lock` holds its row until the commit."""
+    statement = _RECORD_LOCKED if lock else _RECORD
+    found = read_records(connection, statement, {"of_session_id": session_id})
+    return found[0] if found else None
+
+
+def read_records(
+    connection: Connection, statement: AnySelect, values: Mapping[str, Any]
+) -> list[SessionRecord]:
+    """The records of a statement made from RECORDS, in its order."""
+    rows = connection.execute(statement, values).all()
+    if not rows:
+        return []
+    thread_rows = connection.execute(_THREADS, {"session_ids": [row.session_id for row in rows]})
+    of_session = {
+        session_id: tuple(_thread(row) for row in group)
+        for session_id, group in groupby(thread_rows, key=lambda row: row.session_id)
+    }
+    return [_session(row, of_session.get(row.session_id, ())) for row in rows]
+
+
+def stored_event(row: AnyRow) -> StoredEvent:
+    return StoredEvent(
+        seq=row.seq,
+        event_id=EventId(row.event_id),
+        type=row.type,
+        thread_id=ThreadId(row.thread_id),
+        arrival=row.arrival,
+        body=bytes(row.body),
+        private=row.private,
+        processed_at=row.processed_at,
+        answers=None if row.answers is None else EventId(row.answers),
+    )
+
+
+def inbox_entry(row: AnyRow) -> InboxEntry:
+    return InboxEntry(
+        arrival=row.arrival,
+        event_id=EventId(row.event_id),
+        type=row.type,
+        thread_id=ThreadId(row.thread_id),
+        body=bytes(row.body),
+    )
+
+
+def event_row(session_id: SessionId, event: StoredEvent) -> dict[str, Any]:
+    return {
+        "session_id": session_id,
+        "seq": event.seq,
+        "event_id": event.event_id,
+        "arrival": event.arrival,
+        "thread_id": event.thread_id,
+        "type": event.type,
+        "body": event.body,
+        "private": event.private,
+        "processed_at": event.processed_at,
+        "answers": event.answers,
+    }
+
+
+def inbox_row(session_id: SessionId, entry: InboxEntry) -> dict[str, Any]:
+    return {
+        "session_id": session_id,
+        "arrival": entry.arrival,
+        "event_id": entry.event_id,
+        "thread_id": entry.thread_id,
+        "type": entry.type,
+        "body": entry.body,
+    }
+
+
+def thread_values(record: ThreadRecord) -> dict[str, Any]:
+    """What of a thread changes."""
+    return {
+        "status": record.status,
+        "usage": record.usage,
+        "active_seconds": record.active_seconds,
+        "running_since": record.running_since,
+        "updated_at": record.updated_at,
+        "archived_at": record.archived_at,
+    }
+
+
+def insert_threads(connection: Connection, new: Sequence[tuple[SessionId, ThreadRecord]]) -> None:
+    connection.execute(
+        insert(threads),
+        [
+            {
+                "session_id": session_id,
+                "thread_id": record.thread_id,
+                "created_at": record.created_at,
+                **thread_values(record),
+            }
+            for session_id, record in new
+        ],
+    )
+    connection.execute(
+        insert(thread_details),
+        [
+            {
+                "session_id": session_id,
+                "thread_id": record.thread_id,
+                "parent_thread_id": record.parent_thread_id,
+                "agent": record.agent,
+            }
+            for session_id, record in new
+        ],
+    )
+
+
+def _thread(row: AnyRow) -> ThreadRecord:
+    return ThreadRecord(
+        thread_id=ThreadId(row.thread_id),
+        parent_thread_id=None if row.parent_thread_id is None else ThreadId(row.parent_thread_id),
+        agent=row.agent,
+        status=row.status,
+        usage=row.usage,
+        active_seconds=row.active_seconds,
+        running_since=row.running_since,
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+        archived_at=row.archived_at,
+    )
+
+
+def _session(row: AnyRow, of_session: Sequence[ThreadRecord]) -> SessionRecord:
+    return SessionRecord(
+        session_id=SessionId(row.session_id),
+        primary_thread_id=ThreadId(row.primary_thread_id),
+        title=row.title,
+        metadata=row.metadata,
+        agent=row.agent,
+        environment_id=EnvironmentId(row.environment_id),
+        environment=row.environment,
+        status=row.status,
+        usage=row.usage,
+        active_seconds=row.active_seconds,
+        running_since=row.running_since,
+        blocked_on=row.blocked_on,
+        last_seq=row.last_seq,
+        last_arrival=row.last_arrival,
+        epoch=row.epoch,
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+        archived_at=row.archived_at,
+        terminated_at=row.terminated_at,
+        threads=of_session,
+    )

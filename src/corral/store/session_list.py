@@ -1,0 +1,66 @@
+"""Lists of sessions: forwards and backwards over (created_at, id)."""
+
+from datetime import datetime
+
+from sqlalchemy import ColumnElement, Connection, and_, or_
+
+from corral.session.record import SessionFilter, SessionPage
+from corral.store.rows import RECORDS, read_records
+from corral.store.schema import sessions
+
+Place = tuple[datetime, str]
+
+
+def session_page(
+    connection: Connection,
+    where: SessionFilter,
+    *,
+    descending: bool,
+    limit: int,
+    after: Place | None,
+    before: Place | None,
+) -> SessionPage:
+    """At most `limit` sessions behind `after`, or the ones nearest in front of `before`, in list order."""
+    assert after is None or before is None, "a page lies after a place or before one"
+    matching = RECORDS.where(and_(True, *_conditions(where)))
+    # What lies before a place is read backwards, from there.
+    reads_down = descending if before is None else not descending
+    place = after or before
+    page = matching if place is None else matching.where(_beyond(place, down=reads_down))
+    columns = (sessions.c.created_at, sessions.c.session_id)
+    order = [column.desc() if reads_down else column.asc() for column in columns]
+    found = read_records(connection, page.order_by(*order).limit(limit + 1), {})
+    has_beyond, found = len(found) > limit, found[:limit]
+    if before is not None:
+        return SessionPage(sessions=found[::-1], has_more=True, has_previous=has_beyond)
+    return SessionPage(sessions=found, has_more=has_beyond, has_previous=after is not None)
+
+
+def _beyond(place: Place, *, down: bool) -> ColumnElement[bool]:
+    created_at, session_id = place
+    created, id_ = sessions.c.created_at, sessions.c.session_id
+    if down:
+        return or_(created < created_at, and_(created == created_at, id_ < session_id))
+    return or_(created > created_at, and_(created == created_at, id_ > session_id))
+
+
+def _conditions(where: SessionFilter) -> list[ColumnElement[bool]]:
+    created = sessions.c.created_at
+    conditions: list[ColumnElement[bool]] = []
+    if where.agent_id is not None:
+        conditions.append(sessions.c.agent_id == where.agent_id)
+    if where.agent_version is not None:
+        conditions.append(sessions.c.agent_version == where.agent_version)
+    if where.statuses:
+        conditions.append(sessions.c.status.in_(where.statuses))
+    if not where.include_archived:
+        conditions.append(sessions.c.archived_at.is_(None))
+    if where.created_gt is not None:
+        conditions.append(created > where.created_gt)
+    if where.created_gte is not None:
+        conditions.append(created >= where.created_gte)
+    if where.created_lt is not None:
+        conditions.append(created < where.created_lt)
+    if where.created_lte is not None:
+        conditions.append(created <= where.created_lte)
+    return conditions
