@@ -31,6 +31,7 @@ INBOX_EVENTS_MAX = 1000  # unprocessed inputs of one session; the next send gets
 
 # -- streams --------------------------------------------------------------------------------------
 SSE_KEEPALIVE_SECONDS = 15.0
+PREVIEW_FINALS_KEPT = 64  # ids whose preview is over, per opted-in stream: guards against late deltas
 SSE_BUFFER_EVENTS_MAX = 10_000  # a slower reader is closed and resumes by cursor
 
 # -- leases ---------------------------------------------------------------------------------------
@@ -54,6 +55,13 @@ MODEL_DRAIN_SECONDS = 1.0  # after the terminal event: how long to wait for the 
 MODEL_MESSAGE_CHARS_MAX = 500  # of a provider's error message shown to the user
 MODEL_POOL_REQUESTS = 8  # requests in flight that share an HTTP pool; its bookkeeping grows with them
 MODEL_THINKING_TOKENS = 8_000  # thinking budget of older models that need one
+LOCAL_CONTEXT_TOKENS = 8_192  # a 1.5B model follows no more than this; a prompt is read at some 77 tokens/s
+LOCAL_OUTPUT_TOKENS = 1_024
+LOCAL_RESULT_CHARS_MAX = 1_500  # of one tool output, as the small model sees it
+LOCAL_SYSTEM_CHARS_MAX = 1_500  # of the agent's system prompt, likewise
+LOCAL_QUEUE_MAX = 16  # requests waiting for the one local model; the next is "overloaded"
+LOCAL_LOAD_SECONDS_MAX = 120.0  # reading the weights from a cold disk
+LOCAL_CRASHES_MAX = 3  # in a row; then the model is given up until the server restarts
 MODEL_OUTPUT_TOKENS = 32_000  # max_tokens of a request; not configurable on this API
 TOOL_ROUNDS_PER_TURN_MAX = 500  # spec/tools.md; then tool_use_limit_reached_error
 SESSIONS_PER_BRAIN_MAX = 1000  # running at once in one brain; further wakes wait
