@@ -4,8 +4,10 @@ The client retries nothing. A connection that breaks under `execute` says nothin
 it becomes HandsUnavailable (retryable) and the brain finds out by `attach`.
 """
 
+import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator, Sequence
+import ssl
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 
 import httpx2
@@ -32,16 +34,74 @@ _WHENEVER = httpx2.Timeout(None, connect=HANDS_CONNECT_SECONDS)
 _WHILE_IT_BEATS = httpx2.Timeout(3 * HANDS_HEARTBEAT_SECONDS, connect=HANDS_CONNECT_SECONDS)
 
 
+class _Connections(httpx2.AsyncBaseTransport):
+    """A pool whose cost does not grow with its size: a stack of one-connection transports.
+
+    The library's own pool looks at every connection for every request, which at a thousand waiting
+    calls takes milliseconds each.
+    """
+
+    def __init__(self, socket_path: Path) -> None:
+        self._socket_path = str(socket_path)
+        self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # unused, but costly to make for each of them
+        self._idle: list[httpx2.AsyncHTTPTransport] = []
+        self._places = asyncio.Semaphore(HANDS_CONNECTIONS_MAX)
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        await self._places.acquire()
+        transport = self._idle.pop() if self._idle else self._connection()
+        try:
+            response = await transport.handle_async_request(request)
+        except BaseException:
+            self._give_back(transport)
+            raise
+        assert isinstance(response.stream, httpx2.AsyncByteStream)
+        response.stream = _Returning(response.stream, lambda: self._give_back(transport))
+        return response
+
+    async def aclose(self) -> None:
+        idle, self._idle = self._idle, []
+        for transport in idle:
+            await transport.aclose()
+
+    def _connection(self) -> httpx2.AsyncHTTPTransport:
+        limits = httpx2.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=None)
+        return httpx2.AsyncHTTPTransport(
+            uds=self._socket_path, limits=limits, verify=self._tls, trust_env=False
+        )
+
+    def _give_back(self, transport: httpx2.AsyncHTTPTransport) -> None:
+        self._idle.append(transport)
+        self._places.release()
+
+
+class _Returning(httpx2.AsyncByteStream):
+    """A reply's body that gives its connection back when it is closed."""
+
+    def __init__(self, body: httpx2.AsyncByteStream, give_back: Callable[[], None]) -> None:
+        self._body = body
+        self._give_back: Callable[[], None] | None = give_back
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        async for chunk in self._body:
+            yield chunk
+
+    async def aclose(self) -> None:
+        give_back, self._give_back = self._give_back, None
+        try:
+            await self._body.aclose()
+        finally:
+            if give_back:
+                give_back()
+
+
 class HandsClient:
     """One per process, used by all sessions at once. Close it with `aclose`."""
 
     def __init__(self, socket_path: Path, *, token: str) -> None:
-        limits = httpx2.Limits(
-            max_connections=HANDS_CONNECTIONS_MAX, max_keepalive_connections=HANDS_CONNECTIONS_MAX
-        )
         self._socket_path = socket_path
         self._http = httpx2.AsyncClient(
-            transport=httpx2.AsyncHTTPTransport(uds=str(socket_path), limits=limits, trust_env=False),
+            transport=_Connections(socket_path),
             base_url=f"http://hands{wire.PREFIX}",
             headers={"authorization": f"Bearer {token}", "content-type": "application/json"},
             timeout=_SOON,
