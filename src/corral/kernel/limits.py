@@ -125,3 +125,9 @@ TOMBSTONE_SECONDS = 24 * 3600  # how long a deleted session is remembered as del
 HANDS_AWAY_SECONDS_MAX = 30.0  # a host that stays away longer makes its calls' outcome unknown
 HANDS_RETRY_SECONDS = 0.1  # between looks for a host that is away; its supervisor restarts it
 WAKES_MAX = 10_000  # wake hints not yet taken; the sweep finds the sessions of those shed
+
+# -- the server process -------------------------------------------------------------------------------
+READINESS_SECONDS = 5.0  # between readiness checks; what /readyz says is at most this old
+READINESS_TIMEOUT_SECONDS = 10.0  # a check that takes longer has failed
+SWEEP_STALE_SECONDS = 10.0  # a brain that has not swept for this long is not claiming
+STREAMS_END_SECONDS = 3  # open connections at shutdown

@@ -1,0 +1,49 @@
+"""`/readyz`: whether a prompt can be accepted and run, each check tried for real, in the background.
+
+A missing model key is reported and is not a failure: `replay` and `local` work without one.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Mapping
+
+from corral.api.dependencies import Check
+from corral.kernel.errors import CorralError
+from corral.kernel.limits import READINESS_SECONDS, READINESS_TIMEOUT_SECONDS
+
+Look = Callable[[], Awaitable[Check]]
+
+
+class Readiness:
+    """The newest result of each check; a check that has not ended yet is failed."""
+
+    def __init__(self, checks: Mapping[str, Look]) -> None:
+        self._checks = checks
+        self._results = {name: Check(status="failed", reason="not checked yet") for name in checks}
+        self._first = asyncio.Event()
+
+    def results(self) -> Mapping[str, Check]:
+        return self._results
+
+    async def first(self) -> None:
+        """Return when every check has been made once."""
+        await self._first.wait()
+
+    async def run(self) -> None:
+        """Check every READINESS_SECONDS, until cancelled."""
+        while True:
+            async with asyncio.TaskGroup() as group:
+                for name, look in self._checks.items():
+                    group.create_task(self._look(name, look))
+            self._first.set()
+            await asyncio.sleep(READINESS_SECONDS)
+
+    async def _look(self, name: str, look: Look) -> None:
+        result = Check(status="failed", reason=f"no answer within {READINESS_TIMEOUT_SECONDS:g} s")
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(READINESS_TIMEOUT_SECONDS):
+                try:
+                    result = await look()
+                except CorralError as error:
+                    result = Check(status="failed", reason=str(error))
+        self._results[name] = result

@@ -1,0 +1,39 @@
+"""What ended sessions leave behind for the hands: queued with the event that ends them, done here.
+
+At least once and safe to repeat: a hands host that is away gets its work when it is back.
+"""
+
+import asyncio
+import logging
+from typing import Protocol
+
+from corral.kernel.errors import HandsUnavailable, StoreUnavailable
+from corral.kernel.ids import SessionId
+from corral.kernel.limits import CLAIM_BATCH_MAX, SWEEP_SECONDS
+from corral.session.cleanup import CleanupStore
+
+log = logging.getLogger(__name__)
+
+
+class Releasing(Protocol):
+    async def release(self, session_id: SessionId, *, delete_workspace: bool) -> None:
+        """Destroy the session's sandbox, and its workspace if asked. Repeat: safe. HandsUnavailable."""
+
+
+async def clean_up(store: CleanupStore, hands: Releasing) -> None:
+    """Do the queued work, look again every SWEEP_SECONDS; runs until cancelled."""
+    while True:
+        done: list[int] = []
+        try:
+            for work in await store.pending(limit=CLAIM_BATCH_MAX):
+                await hands.release(work.session_id, delete_workspace=work.kind == "workspace")
+                done.append(work.cleanup_id)
+        except (HandsUnavailable, StoreUnavailable) as error:
+            log.debug("clean-up waits: %s", error.message)
+        finally:
+            if done:
+                try:
+                    await store.done(done)
+                except StoreUnavailable as error:
+                    log.debug("clean-up will be repeated: %s", error.message)
+        await asyncio.sleep(SWEEP_SECONDS)
