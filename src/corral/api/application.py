@@ -1,0 +1,95 @@
+"""The API, put together: routes in order of heat, one gate around them, one error envelope."""
+
+from typing import Any
+
+from fastapi import FastAPI, Request
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.routing import Route
+
+from corral import __version__
+from corral.api.auth import Authenticator
+from corral.api.dependencies import Dependencies
+from corral.api.errors import http_error_response
+from corral.api.gate import Gate
+from corral.api.idempotency import OnceOnly
+from corral.api.openapi import document
+from corral.api.routes.agents import agent_routes
+from corral.api.routes.corral import KeyCreate, corral_routes
+from corral.api.routes.environments import environment_routes
+from corral.api.routes.events import event_routes
+from corral.api.routes.sessions import session_routes
+from corral.api.routes.threads import thread_routes
+from corral.api.schema.agents import AgentCreate, AgentUpdate
+from corral.api.schema.environments import EnvironmentCreate, EnvironmentUpdate
+from corral.api.schema.events import EventsSend
+from corral.api.schema.sessions import SessionCreate, SessionUpdate
+from corral.api.sse import Streams
+
+__all__ = ["create_api"]
+
+_BODIES: list[type[BaseModel]] = [
+    AgentCreate,
+    AgentUpdate,
+    EnvironmentCreate,
+    EnvironmentUpdate,
+    EventsSend,
+    KeyCreate,
+    SessionCreate,
+    SessionUpdate,
+]
+_STREAMS = [
+    "/v1/sessions/{session_id}/events/stream",
+    "/v1/sessions/{session_id}/threads/{thread_id}/stream",
+]
+
+
+class _Api(FastAPI):
+    def openapi(self) -> dict[str, Any]:
+        if self.openapi_schema is None:
+            self.openapi_schema = document(self, _BODIES, _STREAMS)
+        return self.openapi_schema
+
+
+def create_api(dependencies: Dependencies) -> FastAPI:
+    """The ASGI application. `api.state.streams.close()` ends all event streams; a server calls it first
+    when it stops, because it waits for open responses."""
+    api = _Api(
+        title="Corral",
+        version=__version__,
+        docs_url=None,  # their pages load scripts from elsewhere
+        redoc_url=None,
+        openapi_url="/corral/v1/openapi.json",
+        redirect_slashes=False,
+    )
+    authenticator = Authenticator(dependencies.api_keys, dependencies.clock)
+    once = OnceOnly(dependencies.idempotency)
+    streams = Streams(dependencies)
+    api.state.streams = streams
+    # The router tries routes in order: the hot ones first.
+    api.include_router(event_routes(dependencies, once))
+    api.router.routes.extend(Route(path, streams, methods=["GET"]) for path in _STREAMS)
+    api.include_router(session_routes(dependencies, once))
+    api.include_router(thread_routes(dependencies))
+    api.include_router(agent_routes(dependencies, once))
+    api.include_router(environment_routes(dependencies, once))
+    api.include_router(corral_routes(dependencies, authenticator))
+    api.add_exception_handler(HTTPException, _routing_error)
+    api.add_middleware(
+        Gate,
+        authenticator=authenticator,
+        ids=dependencies.ids,
+        allowed_hosts=dependencies.allowed_hosts,
+    )
+    return api
+
+
+async def _routing_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    response = http_error_response(
+        error.status_code, request.url.path, request.method, request.scope["corral.request_id"]
+    )
+    for name, value in (error.headers or {}).items():
+        response.headers[name] = value  # `allow`, for a wrong method
+    return response

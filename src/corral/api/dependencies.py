@@ -1,0 +1,49 @@
+"""What the API needs, as ports. Built once, in `app.py`."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from corral.catalog.idempotency import IdempotencyStore
+from corral.catalog.models import ModelTable
+from corral.catalog.records import AgentStore, ApiKeyStore, EnvironmentStore
+from corral.kernel.clock import Clock
+from corral.kernel.ids import Ids
+from corral.session.bus import Bus
+from corral.session.content import Json
+from corral.session.log import SessionLog
+from corral.session.record import SessionStore
+from corral.session.workspace import Workspaces
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Check:
+    """One readiness check, made in the background. `warning` is reported and does not fail."""
+
+    status: Literal["ok", "warning", "failed"]
+    reason: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Dependencies:
+    """
+    readiness:     the latest result of each check, by name; cheap, called per request.
+    status:        what `GET /corral/v1/status` answers (roles, pids, versions); cheap.
+    allowed_hosts: names beyond loopback under which clients reach this server; {"*"} turns the check
+                   against DNS rebinding off.
+    """
+
+    log: SessionLog
+    sessions: SessionStore
+    agents: AgentStore
+    environments: EnvironmentStore
+    api_keys: ApiKeyStore
+    idempotency: IdempotencyStore
+    bus: Bus
+    models: ModelTable
+    ids: Ids
+    clock: Clock
+    workspaces: Workspaces
+    readiness: Callable[[], Mapping[str, Check]]
+    status: Callable[[], Mapping[str, Json]]
+    allowed_hosts: frozenset[str] = frozenset()

@@ -1,0 +1,138 @@
+"""The gate: pure ASGI, around every request. Who may enter, what every answer carries, what errors become.
+
+Order: request id, Host and Origin (against DNS rebinding, before anything is said), authentication,
+workspace, body limit. Then the routes. Every answer, refusals too, carries request-id and the
+organization and workspace ids of this server.
+"""
+
+import logging
+from collections.abc import MutableMapping
+from typing import Any
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from corral.api.auth import Authenticator
+from corral.api.errors import error_response
+from corral.kernel.errors import CallerError, CorralError, PermissionDenied, RequestTooLarge
+from corral.kernel.ids import REQUEST, Ids
+from corral.kernel.limits import REQUEST_BODY_BYTES_MAX, WORKSPACE_ARCHIVE_BYTES_MAX
+
+ORGANIZATION_ID, WORKSPACE_ID = "org_default", "wrkspc_default"
+PUBLIC_PATHS = frozenset({"/healthz", "/readyz", "/corral/v1/openapi.json"})
+_LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+
+_log = logging.getLogger(__name__)
+
+
+class Gate:
+    def __init__(
+        self, app: ASGIApp, *, authenticator: Authenticator, ids: Ids, allowed_hosts: frozenset[str]
+    ) -> None:
+        self._app = app
+        self._authenticator = authenticator
+        self._ids = ids
+        self._any_host = "*" in allowed_hosts
+        self._hosts = _LOOPBACK | {host.lower() for host in allowed_hosts}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            if scope["type"] == "lifespan":
+                await self._app(scope, receive, send)
+                return
+            await send({"type": "websocket.close", "code": 1008})
+            return
+        request_id = self._ids.mint(REQUEST)
+        common = (
+            (b"request-id", request_id.encode()),
+            (b"anthropic-organization-id", ORGANIZATION_ID.encode()),
+            (b"anthropic-workspace-id", WORKSPACE_ID.encode()),
+        )
+        is_started = False
+
+        async def send_marked(message: Message) -> None:
+            nonlocal is_started
+            if message["type"] == "http.response.start":
+                is_started = True
+                message["headers"] = [*message.get("headers", ()), *common]
+            await send(message)
+
+        scope["corral.request_id"] = request_id
+        try:
+            await self._admit(scope)
+            await self._app(scope, _limited(scope, receive), send_marked)
+        except CorralError as error:
+            if is_started:
+                raise
+            await error_response(error, request_id)(scope, receive, send_marked)
+        except Exception as error:
+            if is_started:
+                raise
+            _log.exception("%s %s failed (%s)", scope["method"], scope["path"], request_id)
+            await error_response(error, request_id)(scope, receive, send_marked)
+
+    async def _admit(self, scope: Scope) -> None:
+        """Raises PermissionDenied, AuthenticationFailed, RequestTooLarge."""
+        if scope["path"] in PUBLIC_PATHS:
+            return
+        headers = dict(scope["headers"])
+        self._check_names(headers)
+        key = await self._authenticator.authenticate(
+            x_api_key=headers.get(b"x-api-key"), authorization=headers.get(b"authorization")
+        )
+        workspace = headers.get(b"anthropic-workspace-id")
+        if workspace is not None and workspace != WORKSPACE_ID.encode():
+            raise PermissionDenied(
+                f"anthropic-workspace-id: this key belongs to {WORKSPACE_ID!r}; leave the header out"
+            )
+        length = headers.get(b"content-length", b"")
+        if length.isdigit() and int(length) > _body_bytes_max(scope):
+            raise _too_large(scope)
+        scope["corral.api_key_id"] = key.api_key_id
+
+    def _check_names(self, headers: MutableMapping[bytes, bytes]) -> None:
+        """A page of another site must not reach this server under a name of its own."""
+        if self._any_host:
+            return
+        host = _host_name(headers.get(b"host", b"").decode("latin-1"))
+        if host not in self._hosts:
+            raise PermissionDenied(f"Host {host!r} is not a name of this server; add it to allowed_hosts")
+        origin = headers.get(b"origin")
+        if origin is not None:
+            _, _, authority = origin.decode("latin-1").partition("://")
+            if _host_name(authority) not in self._hosts:
+                raise PermissionDenied("Origin is not a name of this server; add it to allowed_hosts")
+
+
+def _host_name(authority: str) -> str:
+    """The name in `name:port` or `[v6]:port`, lower case."""
+    if authority.startswith("["):
+        return authority[1:].partition("]")[0].lower()
+    return authority.partition(":")[0].lower()
+
+
+def _body_bytes_max(scope: Scope) -> int:
+    path: str = scope["path"]
+    is_archive = path.startswith("/corral/v1/sessions/") and path.endswith("/workspace")
+    return WORKSPACE_ARCHIVE_BYTES_MAX if is_archive else REQUEST_BODY_BYTES_MAX
+
+
+def _too_large(scope: Scope) -> CallerError:
+    return RequestTooLarge(f"The request body is larger than {_body_bytes_max(scope)} bytes")
+
+
+def _limited(scope: Scope, receive: Receive) -> Receive:
+    """`receive` that counts: a chunked body has no content-length to refuse by."""
+    if scope["method"] in ("GET", "HEAD"):
+        return receive
+    left = _body_bytes_max(scope)
+
+    async def counted() -> MutableMapping[str, Any]:
+        nonlocal left
+        message = await receive()
+        if message["type"] == "http.request":
+            left -= len(message.get("body", b""))
+            if left < 0:
+                raise _too_large(scope)
+        return message
+
+    return counted

@@ -1,0 +1,84 @@
+"""`Idempotency-Key` on every POST: a repeated request is answered, not repeated. Source: DESIGN 7."""
+
+from collections.abc import Awaitable, Callable
+from hashlib import sha256
+from typing import TypeVar
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from corral.catalog.idempotency import Answer, IdempotencyStore, Idempotent, scope
+from corral.kernel.errors import InvalidRequest
+from corral.kernel.limits import IDEMPOTENCY_KEY_CHARS_MAX
+
+Result = TypeVar("Result")
+
+
+def render(answer: Answer) -> Response:
+    return Response(answer.body, answer.status, media_type="application/json")
+
+
+class OnceOnly:
+    """Runs the effect of a POST at most once per key."""
+
+    def __init__(self, store: IdempotencyStore) -> None:
+        self._store = store
+
+    async def replay(self, request: Request, raw: bytes) -> Response | None:
+        """The earlier answer to this request, if there is one. Before anything else is looked at.
+
+        Raises InvalidRequest (malformed key), Conflict (same key, another body).
+        """
+        key = _key(request)
+        if key is None:
+            return None
+        answer = await self._store.find(
+            api_key_id=request.scope["corral.api_key_id"],
+            path=request.scope["path"],
+            key=key,
+            request_sha256=sha256(raw).digest(),
+        )
+        if answer is None:
+            return None
+        response = render(answer)
+        response.headers["idempotent-replayed"] = "true"
+        return response
+
+    async def perform(
+        self,
+        request: Request,
+        raw: bytes,
+        effect: Callable[[], Awaitable[Result]],
+        answer: Callable[[Result], Answer],
+    ) -> Response:
+        """Run `effect`, which is one store call, with its answer recorded in the same transaction."""
+        key = _key(request)
+        if key is None:
+            return render(answer(await effect()))
+        recorded: list[Answer] = []
+
+        def record(result: Result) -> Answer:
+            recorded.append(answer(result))  # a view has running times: this answer, not a later one
+            return recorded[-1]
+
+        keyed = Idempotent(
+            api_key_id=request.scope["corral.api_key_id"],
+            path=request.scope["path"],
+            key=key,
+            request_sha256=sha256(raw).digest(),
+            render=record,
+        )
+        with scope(keyed):
+            result = await effect()
+        return render(recorded[-1] if recorded else answer(result))
+
+
+def _key(request: Request) -> str | None:
+    key = request.headers.get("idempotency-key")
+    if key is None:
+        return None
+    if not 1 <= len(key) <= IDEMPOTENCY_KEY_CHARS_MAX or not all(" " <= char <= "~" for char in key):
+        raise InvalidRequest(
+            f"Idempotency-Key: must be 1 to {IDEMPOTENCY_KEY_CHARS_MAX} printable ASCII characters"
+        )
+    return key

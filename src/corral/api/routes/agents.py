@@ -1,0 +1,88 @@
+"""/v1/agents. Source: spec/agents.md."""
+
+import orjson
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from corral.api.answer import json_answer, json_response
+from corral.api.dependencies import Dependencies
+from corral.api.idempotency import OnceOnly
+from corral.api.openapi import takes
+from corral.api.schema.agents import AgentCreate, AgentUpdate
+from corral.api.schema.query import AgentListQuery, AgentQuery, NoQuery, PageQuery, parse_query
+from corral.api.schema.strict import parse, parse_empty
+from corral.catalog.agents import new_agent, updated_agent
+from corral.catalog.records import ListPage
+from corral.kernel.ids import AGENT, AgentId
+
+
+def agent_routes(deps: Dependencies, once: OnceOnly) -> APIRouter:
+    router = APIRouter(tags=["agents"])
+
+    @router.post("/v1/agents", openapi_extra=takes(body=AgentCreate))
+    async def create_agent(request: Request) -> Response:
+        raw = await request.body()
+        if (replayed := await once.replay(request, raw)) is not None:
+            return replayed
+        parse_query(NoQuery, request.query_params)
+        given = parse(AgentCreate, raw).given()
+        agent_id = AgentId(deps.ids.mint(AGENT))
+        agent = new_agent(given, agent_id=agent_id, models=deps.models, now=deps.clock.now())
+        return await once.perform(
+            request, raw, lambda: deps.agents.create(agent), lambda _: json_answer(agent)
+        )
+
+    @router.get("/v1/agents", openapi_extra=takes(query=AgentListQuery))
+    async def list_agents(request: Request) -> Response:
+        query = parse_query(AgentListQuery, request.query_params)
+        page = await deps.agents.page(
+            limit=query.limit,
+            cursor=query.page,
+            include_archived=query.include_archived,
+            created_gte=query.created_gte,
+            created_lte=query.created_lte,
+        )
+        return page_response(page)
+
+    @router.get("/v1/agents/{agent_id}", openapi_extra=takes(query=AgentQuery))
+    async def retrieve_agent(request: Request, agent_id: AgentId) -> Response:
+        query = parse_query(AgentQuery, request.query_params)
+        return json_response(await deps.agents.read(agent_id, version=query.version))
+
+    @router.post("/v1/agents/{agent_id}", openapi_extra=takes(body=AgentUpdate))
+    async def update_agent(request: Request, agent_id: AgentId) -> Response:
+        raw = await request.body()
+        if (replayed := await once.replay(request, raw)) is not None:
+            return replayed
+        parse_query(NoQuery, request.query_params)
+        given, now = parse(AgentUpdate, raw).given(), deps.clock.now()
+        return await once.perform(
+            request,
+            raw,
+            lambda: deps.agents.update(
+                agent_id, lambda current: updated_agent(current, given, models=deps.models, now=now)
+            ),
+            json_answer,
+        )
+
+    @router.get("/v1/agents/{agent_id}/versions", openapi_extra=takes(query=PageQuery))
+    async def list_agent_versions(request: Request, agent_id: AgentId) -> Response:
+        query = parse_query(PageQuery, request.query_params)
+        return page_response(await deps.agents.versions(agent_id, limit=query.limit, cursor=query.page))
+
+    @router.post("/v1/agents/{agent_id}/archive")
+    async def archive_agent(request: Request, agent_id: AgentId) -> Response:
+        raw = await request.body()
+        if (replayed := await once.replay(request, raw)) is not None:
+            return replayed
+        parse_query(NoQuery, request.query_params)
+        parse_empty(raw)
+        now = deps.clock.now()
+        return await once.perform(request, raw, lambda: deps.agents.archive(agent_id, now=now), json_answer)
+
+    return router
+
+
+def page_response(page: ListPage) -> Response:
+    body = orjson.dumps({"data": list(page.items), "next_page": page.next_cursor})
+    return Response(body, media_type="application/json")

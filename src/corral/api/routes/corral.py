@@ -1,0 +1,118 @@
+"""Ours: health, status, keys, workspaces. Never under /v1. Source: DESIGN 7."""
+
+from collections.abc import AsyncIterator
+from typing import Annotated
+
+from fastapi import APIRouter, Request
+from pydantic import StringConstraints
+from starlette.responses import Response, StreamingResponse
+
+from corral.api.answer import json_response
+from corral.api.auth import Authenticator
+from corral.api.dependencies import Dependencies
+from corral.api.openapi import takes
+from corral.api.schema.query import NoQuery, parse_query
+from corral.api.schema.strict import Strict, parse, parse_empty
+from corral.catalog.keys import as_record, new_secret
+from corral.catalog.records import ApiKey
+from corral.kernel.clock import rfc3339
+from corral.kernel.errors import InvalidRequest
+from corral.kernel.ids import SessionId
+from corral.kernel.limits import API_KEY_NAME_CHARS_MAX
+from corral.session.content import Json
+
+
+class KeyCreate(Strict):
+    name: Annotated[str, StringConstraints(min_length=1, max_length=API_KEY_NAME_CHARS_MAX)]
+
+
+def corral_routes(deps: Dependencies, authenticator: Authenticator) -> APIRouter:
+    router = APIRouter(tags=["corral"])
+
+    @router.get("/healthz")
+    async def alive() -> Response:
+        return json_response({"status": "ok"})
+
+    @router.get("/readyz")
+    async def ready() -> Response:
+        checks = deps.readiness()
+        is_ready = all(check.status != "failed" for check in checks.values())
+        shown = {name: {"status": check.status, "reason": check.reason} for name, check in checks.items()}
+        body = {"status": "ready" if is_ready else "not_ready", "checks": shown}
+        return json_response(body, 200 if is_ready else 503)
+
+    @router.get("/corral/v1/status")
+    async def status(request: Request) -> Response:
+        parse_query(NoQuery, request.query_params)
+        return json_response(deps.status())
+
+    @router.get("/corral/v1/keys")
+    async def list_keys(request: Request) -> Response:
+        parse_query(NoQuery, request.query_params)
+        return json_response({"data": [_key_view(key) for key in await deps.api_keys.all()]})
+
+    @router.post("/corral/v1/keys", openapi_extra=takes(body=KeyCreate))
+    async def create_key(request: Request) -> Response:
+        parse_query(NoQuery, request.query_params)
+        _refuse_idempotency(request)
+        asked = parse(KeyCreate, await request.body())
+        secret = new_secret()
+        key = as_record(secret, name=asked.name, ids=deps.ids, now=deps.clock.now())
+        await deps.api_keys.add(key)
+        return json_response({**_key_view(key), "key": secret})
+
+    @router.post("/corral/v1/keys/{api_key_id}/revoke")
+    async def revoke_key(request: Request, api_key_id: str) -> Response:
+        parse_query(NoQuery, request.query_params)
+        _refuse_idempotency(request)
+        parse_empty(await request.body())
+        await deps.api_keys.revoke(api_key_id, now=deps.clock.now())
+        authenticator.forget()
+        return json_response({"id": api_key_id, "type": "api_key_revoked"})
+
+    @router.put("/corral/v1/sessions/{session_id}/workspace")
+    async def import_workspace(request: Request, session_id: SessionId) -> Response:
+        parse_query(NoQuery, request.query_params)
+        record = await deps.sessions.read(session_id)
+        if record.status != "idle" or record.archived_at is not None:
+            raise InvalidRequest(
+                f"Session {session_id} is {'archived' if record.archived_at else record.status}; files"
+                " go in while it is idle"
+            )
+        await deps.workspaces.import_archive(session_id, request.stream())
+        return json_response({"session_id": session_id, "type": "workspace_imported"})
+
+    @router.get("/corral/v1/sessions/{session_id}/workspace")
+    async def export_workspace(request: Request, session_id: SessionId) -> Response:
+        parse_query(NoQuery, request.query_params)
+        await deps.sessions.read(session_id)
+        chunks = deps.workspaces.export_archive(session_id)
+        first = await anext(chunks, b"")  # what fails, fails before the answer begins
+        return StreamingResponse(_rest(first, chunks), media_type="application/x-tar")
+
+    return router
+
+
+async def _rest(first: bytes, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    yield first
+    async for chunk in chunks:
+        yield chunk
+
+
+def _refuse_idempotency(request: Request) -> None:
+    """A recorded answer would keep the secret that is kept nowhere."""
+    if "idempotency-key" in request.headers:
+        raise InvalidRequest(
+            "Idempotency-Key: not for API keys, whose secret is never stored; leave it out"
+        )
+
+
+def _key_view(key: ApiKey) -> dict[str, Json]:
+    return {
+        "id": key.api_key_id,
+        "type": "api_key",
+        "name": key.name,
+        "hint": key.hint,
+        "created_at": rfc3339(key.created_at),
+        "revoked_at": None if key.revoked_at is None else rfc3339(key.revoked_at),
+    }

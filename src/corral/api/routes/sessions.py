@@ -1,0 +1,218 @@
+"""/v1/sessions. Source: spec/sessions.md."""
+
+from collections.abc import Mapping
+from datetime import datetime
+
+import orjson
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from corral.api.answer import bytes_response, json_answer, json_response
+from corral.api.dependencies import Dependencies
+from corral.api.idempotency import OnceOnly
+from corral.api.inputs import new_inputs
+from corral.api.openapi import takes
+from corral.api.paging import decode, encode
+from corral.api.schema.query import NoQuery, Order, SessionListQuery, parse_query
+from corral.api.schema.sessions import SessionCreate, SessionUpdate
+from corral.api.schema.strict import parse, parse_empty
+from corral.api.views import NEW_USAGE, session_view
+from corral.catalog.agents import session_agent, session_tools, thread_agent
+from corral.catalog.environments import check_session_environment
+from corral.catalog.idempotency import Answer
+from corral.kernel.clock import parse_rfc3339, rfc3339
+from corral.kernel.errors import InvalidRequest
+from corral.kernel.ids import SESSION, THREAD, AgentId, EnvironmentId, SessionId, ThreadId
+from corral.session.content import Json
+from corral.session.record import (
+    SessionChanges,
+    SessionFilter,
+    SessionPage,
+    SessionRecord,
+    ThreadRecord,
+)
+
+_AGENT_REFERENCE = frozenset({"type", "id", "version"})
+
+
+def session_routes(deps: Dependencies, once: OnceOnly) -> APIRouter:
+    router = APIRouter(tags=["sessions"])
+
+    def answer(record: SessionRecord) -> Answer:
+        return json_answer(session_view(record, now=deps.clock.now()))
+
+    @router.post("/v1/sessions", openapi_extra=takes(body=SessionCreate))
+    async def create_session(request: Request) -> Response:
+        raw = await request.body()
+        if (replayed := await once.replay(request, raw)) is not None:
+            return replayed
+        parse_query(NoQuery, request.query_params)
+        asked = parse(SessionCreate, raw)
+        initial = new_inputs(asked.initial_events or [], field="initial_events", ids=deps.ids)
+        chosen = asked.agent.given()
+        agent = await deps.agents.read(AgentId(asked.agent.id), version=asked.agent.version)
+        overrides = {name: value for name, value in chosen.items() if name not in _AGENT_REFERENCE}
+        snapshot = session_agent(agent, overrides, models=deps.models)
+        environment = await deps.environments.read(EnvironmentId(asked.environment_id))
+        check_session_environment(environment)
+        record = _new_record(
+            deps,
+            asked,
+            snapshot=snapshot,
+            environment=environment["config"],
+            is_running=bool(initial),
+            now=deps.clock.now(),
+        )
+        return await once.perform(
+            request, raw, lambda: deps.sessions.create(record, initial=initial), answer
+        )
+
+    @router.get("/v1/sessions", openapi_extra=takes(query=SessionListQuery))
+    async def list_sessions(request: Request) -> Response:
+        query = parse_query(SessionListQuery, request.query_params)
+        if query.agent_version is not None and query.agent_id is None:
+            raise InvalidRequest("agent_version: needs agent_id")
+        order, after, before = _positions(query)
+        if query.deployment_id is not None or query.memory_store_id is not None:
+            page = SessionPage(sessions=(), has_more=False, has_previous=False)  # no session has either
+        else:
+            page = await deps.sessions.page(
+                SessionFilter(
+                    agent_id=query.agent_id,
+                    agent_version=query.agent_version,
+                    statuses=query.statuses,
+                    created_gt=query.created_gt,
+                    created_gte=query.created_gte,
+                    created_lt=query.created_lt,
+                    created_lte=query.created_lte,
+                    include_archived=query.include_archived,
+                ),
+                descending=order == "desc",
+                limit=query.limit,
+                after=after,
+                before=before,
+            )
+        now = deps.clock.now()
+        return bytes_response(
+            orjson.dumps(
+                {
+                    "data": [session_view(record, now=now) for record in page.sessions],
+                    "next_page": _cursor(page, order, "after") if page.has_more else None,
+                    "prev_page": _cursor(page, order, "before") if page.has_previous else None,
+                }
+            )
+        )
+
+    @router.get("/v1/sessions/{session_id}")
+    async def retrieve_session(request: Request, session_id: SessionId) -> Response:
+        parse_query(NoQuery, request.query_params)
+        record = await deps.sessions.read(session_id)
+        return json_response(session_view(record, now=deps.clock.now()))
+
+    @router.post("/v1/sessions/{session_id}", openapi_extra=takes(body=SessionUpdate))
+    async def update_session(request: Request, session_id: SessionId) -> Response:
+        raw = await request.body()
+        if (replayed := await once.replay(request, raw)) is not None:
+            return replayed
+        parse_query(NoQuery, request.query_params)
+        changes = _changes(parse(SessionUpdate, raw))
+        return await once.perform(request, raw, lambda: deps.sessions.update(session_id, changes), answer)
+
+    @router.delete("/v1/sessions/{session_id}")
+    async def delete_session(request: Request, session_id: SessionId) -> Response:
+        parse_query(NoQuery, request.query_params)
+        await deps.sessions.delete(session_id)
+        return json_response({"id": session_id, "type": "session_deleted"})
+
+    @router.post("/v1/sessions/{session_id}/archive")
+    async def archive_session(request: Request, session_id: SessionId) -> Response:
+        raw = await request.body()
+        if (replayed := await once.replay(request, raw)) is not None:
+            return replayed
+        parse_query(NoQuery, request.query_params)
+        parse_empty(raw)
+        return await once.perform(request, raw, lambda: deps.sessions.archive(session_id), answer)
+
+    return router
+
+
+def _new_record(
+    deps: Dependencies,
+    asked: SessionCreate,
+    *,
+    snapshot: Mapping[str, Json],
+    environment: Mapping[str, Json],
+    is_running: bool,
+    now: datetime,
+) -> SessionRecord:
+    thread_id = ThreadId(deps.ids.mint(THREAD))
+    return SessionRecord(
+        session_id=SessionId(deps.ids.mint(SESSION)),
+        primary_thread_id=thread_id,
+        title=asked.title,
+        metadata=asked.metadata or {},
+        agent=snapshot,
+        environment_id=EnvironmentId(asked.environment_id),
+        environment=environment,
+        status="running" if is_running else "idle",
+        usage=NEW_USAGE,
+        active_seconds=0.0,
+        running_since=None,
+        blocked_on=(),
+        last_seq=0,
+        last_arrival=0,
+        epoch=0,
+        created_at=now,
+        updated_at=now,
+        archived_at=None,
+        terminated_at=None,
+        threads=(
+            ThreadRecord(thread_id=thread_id, agent=thread_agent(snapshot), created_at=now, updated_at=now),
+        ),
+    )
+
+
+def _changes(asked: SessionUpdate) -> SessionChanges:
+    given = asked.given()
+    names = set(given) & {"title", "metadata"}
+    metadata = given.get("metadata") or {}
+    tools = mcp_servers = None
+    agent = given.get("agent")
+    if agent:
+        tools = session_tools(agent)
+        mcp_servers = (agent["mcp_servers"] or []) if "mcp_servers" in agent else None
+        names |= set(agent)
+    return SessionChanges(
+        given=frozenset(names),
+        title=given.get("title"),
+        metadata=metadata,
+        tools=tools,
+        mcp_servers=mcp_servers,
+    )
+
+
+def _cursor(page: SessionPage, order: Order, direction: str) -> str:
+    edge = page.sessions[-1 if direction == "after" else 0]
+    return encode("sessions", order, direction, rfc3339(edge.created_at), edge.session_id)
+
+
+Edge = tuple[datetime, str]
+
+
+def _positions(query: SessionListQuery) -> tuple[Order, Edge | None, Edge | None]:
+    """Order, and the position after or before which the page lies. Raises InvalidRequest."""
+    if query.page is None:
+        return query.order or "desc", None, None
+    order, (direction, created, session_id) = decode(
+        "sessions", query.page, query.order, shape=(str, str, str)
+    )
+    at = parse_rfc3339(created)
+    if (
+        (query.created_gt is not None and at <= query.created_gt)
+        or (query.created_gte is not None and at < query.created_gte)
+        or (query.created_lt is not None and at >= query.created_lt)
+        or (query.created_lte is not None and at > query.created_lte)
+    ):
+        raise InvalidRequest("page: the created_at filter excludes this cursor's position; start anew")
+    position = (at, session_id)
+    return (order, position, None) if direction == "after" else (order, None, position)

@@ -1,0 +1,180 @@
+"""Request shapes of agents. Rules that need more than the request are in `catalog/agents.py`."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, StringConstraints
+
+from corral.api.schema.strict import OMITTED, Metadata, MetadataPatch, Strict, not_yet
+from corral.kernel.limits import (
+    AGENT_DESCRIPTION_CHARS_MAX,
+    AGENT_NAME_CHARS_MAX,
+    AGENT_SYSTEM_CHARS_MAX,
+    MCP_SERVER_NAME_CHARS_MAX,
+    MCP_SERVERS_PER_AGENT_MAX,
+    MCP_URL_CHARS_MAX,
+    MODEL_ID_CHARS_MAX,
+    ROLE_ARN_CHARS_MAX,
+    TOOL_DESCRIPTION_CHARS_MAX,
+    TOOL_NAME_CHARS_MAX,
+    TOOLS_PER_AGENT_MAX,
+)
+
+
+def _widen(field: str) -> BeforeValidator:
+    """A bare string stands for an object with this one field."""
+    return BeforeValidator(lambda value: {field: value} if isinstance(value, str) else value)
+
+
+class Effort(Strict):
+    type: Literal["low", "medium", "high", "xhigh", "max"]
+
+
+class Model(Strict):
+    id: Annotated[str, StringConstraints(min_length=1, max_length=MODEL_ID_CHARS_MAX)]
+    effort: Annotated[Effort, _widen("type")] | None = None
+    inference_geo: Literal["us", "global"] | None = None
+    speed: Literal["standard", "fast"] | None = None
+
+
+# -- tools --------------------------------------------------------------------------------------------
+
+
+class PermissionPolicy(Strict):
+    type: Literal["always_allow", "always_ask", "auto"]
+
+
+class ToolsetDefaults(Strict):
+    enabled: bool | None = None
+    permission_policy: PermissionPolicy | None = None
+
+
+class AgentToolConfig(Strict):
+    """One built-in tool. The fields from `allowed_domains` on belong to the web tools."""
+
+    name: Literal["bash", "read", "write", "edit", "glob", "grep", "web_fetch", "web_search"]
+    type: str | None = None
+    enabled: bool | None = None
+    permission_policy: PermissionPolicy | None = None
+    allowed_domains: list[str] | None = None
+    blocked_domains: list[str] | None = None
+    max_content_tokens: int | None = None
+    url_sources: dict[str, Any] | None = None
+    user_location: dict[str, Any] | None = None
+
+
+class AgentToolset(Strict):
+    type: Literal["agent_toolset_20260401"]
+    default_config: ToolsetDefaults | None = None
+    configs: list[AgentToolConfig] = OMITTED
+
+
+class McpToolConfig(Strict):
+    name: Annotated[str, StringConstraints(min_length=1, max_length=TOOL_NAME_CHARS_MAX)]
+    enabled: bool | None = None
+    permission_policy: PermissionPolicy | None = None
+
+
+class McpToolset(Strict):
+    type: Literal["mcp_toolset"]
+    mcp_server_name: Annotated[str, StringConstraints(min_length=1, max_length=MCP_SERVER_NAME_CHARS_MAX)]
+    default_config: ToolsetDefaults | None = None
+    configs: list[McpToolConfig] = OMITTED
+
+
+class CustomTool(Strict):
+    """`input_schema` is a JSON Schema: its unknown keywords are kept (`catalog/toolset.py` checks it)."""
+
+    type: Literal["custom"]
+    name: Annotated[
+        str, StringConstraints(min_length=1, max_length=TOOL_NAME_CHARS_MAX, pattern=r"^[A-Za-z0-9_-]+$")
+    ]
+    description: Annotated[str, StringConstraints(min_length=1, max_length=TOOL_DESCRIPTION_CHARS_MAX)]
+    input_schema: dict[str, Any]
+
+
+Tool = Annotated[AgentToolset | McpToolset | CustomTool, Field(discriminator="type")]
+Tools = Annotated[list[Tool], Field(max_length=TOOLS_PER_AGENT_MAX)]
+
+
+class McpServer(Strict):
+    type: Literal["url"]
+    name: Annotated[str, StringConstraints(min_length=1, max_length=MCP_SERVER_NAME_CHARS_MAX)]
+    url: Annotated[
+        str, StringConstraints(min_length=1, max_length=MCP_URL_CHARS_MAX, pattern=r"^https?://[^\s]+$")
+    ]
+
+
+McpServers = Annotated[list[McpServer], Field(max_length=MCP_SERVERS_PER_AGENT_MAX)]
+
+
+class ServiceAccount(Strict):
+    type: Literal["service_account"]
+
+
+class AwsRole(Strict):
+    type: Literal["aws_role"]
+    role_arn: Annotated[str, StringConstraints(min_length=1, max_length=ROLE_ARN_CHARS_MAX)]
+
+
+ExecutionIdentity = Annotated[ServiceAccount | AwsRole, Field(discriminator="type")]
+
+Name = Annotated[str, StringConstraints(min_length=1, max_length=AGENT_NAME_CHARS_MAX)]
+Description = Annotated[str, StringConstraints(max_length=AGENT_DESCRIPTION_CHARS_MAX)]
+System = Annotated[str, StringConstraints(max_length=AGENT_SYSTEM_CHARS_MAX)]
+ModelOrName = Annotated[Model, _widen("id")]
+NoSkills = Annotated[list[Any] | None, not_yet("skills are")]
+NoMultiagent = Annotated[dict[str, Any] | None, not_yet("multiagent is")]
+
+
+class AgentCreate(Strict):
+    name: Name
+    model: ModelOrName
+    system: System | None = None
+    description: Description | None = None
+    tools: Tools | None = None
+    mcp_servers: McpServers | None = None
+    skills: NoSkills = None
+    multiagent: NoMultiagent = None
+    execution_identity: ExecutionIdentity | None = None
+    metadata: Metadata | None = None
+
+
+class AgentUpdate(Strict):
+    """Omitted: keep. Null: clear, where the field can be cleared."""
+
+    version: Annotated[int, Field(ge=1)] | None = None
+    name: Name = OMITTED
+    model: ModelOrName = OMITTED
+    system: System | None = None
+    description: Description | None = None
+    tools: Tools | None = None
+    mcp_servers: McpServers | None = None
+    skills: NoSkills = None
+    multiagent: NoMultiagent = None
+    execution_identity: ExecutionIdentity | None = None
+    metadata: MetadataPatch | None = None
+
+
+class AgentRef(Strict):
+    type: Literal["agent"]
+    id: str
+    version: Annotated[int, Field(ge=1)] | None = None
+
+
+class AgentWithOverrides(Strict):
+    """Omitted: inherit. Null or []: run without. A value replaces completely."""
+
+    type: Literal["agent_with_overrides"]
+    id: str
+    version: Annotated[int, Field(ge=1)] | None = None
+    model: ModelOrName | None = None
+    system: System | None = None
+    tools: Tools | None = None
+    mcp_servers: McpServers | None = None
+    skills: NoSkills = None
+
+
+AgentChoice = Annotated[
+    Annotated[AgentRef | AgentWithOverrides, Field(discriminator="type")],
+    BeforeValidator(lambda value: {"type": "agent", "id": value} if isinstance(value, str) else value),
+]

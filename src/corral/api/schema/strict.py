@@ -1,0 +1,111 @@
+"""The edge's parser: JSON in, a strict model out, or a 400 that names the field.
+
+Unknown fields are refused everywhere except inside JSON Schemas and tool inputs. A shorthand (a model name
+for a model object) is widened before validation, so that a field has one shape behind the edge.
+"""
+
+from typing import Annotated, Any, TypeVar
+
+import orjson
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from corral.kernel.errors import InvalidRequest
+from corral.kernel.limits import (
+    METADATA_KEY_CHARS_MAX,
+    METADATA_PAIRS_MAX,
+    METADATA_VALUE_CHARS_MAX,
+    VALIDATION_ERRORS_SHOWN_MAX,
+)
+
+Parsed = TypeVar("Parsed", bound=BaseModel)
+
+
+class Strict(BaseModel):
+    """Base of request shapes: no unknown field, no coercion."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    def given(self) -> dict[str, Any]:
+        """What the client set, as plain JSON; an omitted field stays omitted."""
+        return self.model_dump(exclude_unset=True)
+
+
+MetadataKey = Annotated[str, StringConstraints(min_length=1, max_length=METADATA_KEY_CHARS_MAX)]
+MetadataValue = Annotated[str, StringConstraints(max_length=METADATA_VALUE_CHARS_MAX)]
+Metadata = Annotated[dict[MetadataKey, MetadataValue], Field(max_length=METADATA_PAIRS_MAX)]
+MetadataPatch = dict[MetadataKey, MetadataValue | None]
+"""Its size is checked after the merge."""
+
+
+def parse(shape: type[Parsed], raw: bytes) -> Parsed:
+    """Parse a request body. Raises InvalidRequest naming the path of each wrong field."""
+    if not raw:
+        raise InvalidRequest("The request has no body; send a JSON object")
+    try:
+        return shape.model_validate_json(raw)
+    except ValidationError as error:
+        try:
+            sent = orjson.loads(raw)
+        except orjson.JSONDecodeError as broken:
+            raise InvalidRequest(f"The request body is not valid JSON: {broken}") from None
+        raise refusal(error, sent) from None
+
+
+def parse_empty(raw: bytes) -> None:
+    """Check the body of a POST that takes no fields: nothing, or `{}`. Raises InvalidRequest."""
+    if raw:
+        parse(_Nothing, raw)
+
+
+def not_yet(what: str) -> AfterValidator:
+    """Refuse a value (other than null, [] and {}) for what is not built: never accept and ignore."""
+
+    def check(value: Any) -> Any:
+        if value:
+            raise ValueError(f"{what} not available on this server yet; leave it out")
+        return value
+
+    return AfterValidator(check)
+
+
+OMITTED: Any = None
+"""Default of a field that may be left out but not be null. Never read: `given` leaves it out."""
+
+
+class _Nothing(Strict):
+    pass
+
+
+def refusal(error: ValidationError, sent: Any) -> InvalidRequest:
+    """What to answer: `path: message`, one line per wrong field."""
+    lines = []
+    for detail in error.errors(include_url=False, include_input=False)[:VALIDATION_ERRORS_SHOWN_MAX]:
+        kind, message = detail["type"], detail["msg"].removeprefix("Value error, ")
+        path = _path(detail["loc"], sent)
+        if kind in ("union_tag_invalid", "union_tag_not_found"):
+            path = f"{path}.type" if path else "type"
+        lines.append(f"{path}: {message}" if path else message)
+    return InvalidRequest("\n".join(lines))
+
+
+def _path(location: tuple[int | str, ...], sent: Any) -> str:
+    """`events.0.content.1.text`: the location without the tags that pydantic puts in for tagged unions.
+
+    A tag repeats the `type` of the object it stands behind, and a field of that object follows it.
+    """
+    parts: list[str] = []
+    here, is_fresh = sent, True
+    for number, part in enumerate(location):
+        is_last = number == len(location) - 1
+        if is_fresh and not is_last and isinstance(here, dict) and here.get("type") == part:
+            is_fresh = False
+            continue
+        if part == "[key]":  # a dict's key is wrong, not its value
+            continue
+        parts.append(str(part))
+        is_fresh = True
+        if isinstance(here, dict):
+            here = here.get(part)
+        elif isinstance(here, list) and isinstance(part, int):
+            here = here[part]
+    return ".".join(parts)

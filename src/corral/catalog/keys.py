@@ -1,0 +1,26 @@
+"""API keys: recognisable, random, kept only as a hash. Source: DESIGN 8."""
+
+import secrets
+from datetime import datetime
+from hashlib import sha256
+
+from corral.catalog.records import ApiKey
+from corral.kernel.ids import API_KEY, Ids
+
+KEY_PREFIX = "corral-sk-"
+"""What every key of ours begins with, so that one is never mistaken for a model provider's."""
+
+
+def new_secret() -> str:
+    return KEY_PREFIX + secrets.token_urlsafe(32)
+
+
+def as_record(secret: str, *, name: str, ids: Ids, now: datetime) -> ApiKey:
+    """What is kept of a key: hash and last four characters."""
+    return ApiKey(
+        api_key_id=ids.mint(API_KEY),
+        name=name,
+        sha256=sha256(secret.encode()).digest(),
+        hint=secret[-4:],
+        created_at=now,
+    )
