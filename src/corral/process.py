@@ -6,8 +6,8 @@ is ever in an argument list or an environment.
     child --stdout--> supervisor    one line of JSON: {"ready": {...}} or {"failed": "what to mend"}.
     child --stderr--> the log       structured lines; see `log_to_stderr`.
 
-A child is `python -m corral.app ROLE`, and begins with `begin(role)`. The server dies with its supervisor;
-hands and egress are sessions of their own and outlive it (DESIGN 8).
+A child is `python -m corral.app ROLE`; its main function is `run(role, serve)`. The server dies with its
+supervisor; hands and egress are sessions of their own and outlive it (DESIGN 8).
 """
 
 import asyncio
@@ -18,16 +18,18 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Literal, get_args
 
 from corral.config import Config, LogLevel, Secret
+from corral.kernel.errors import Conflict, CorralError
 
 __all__ = [
     "EXIT_FAILED",
+    "EXIT_TAKEN",
     "Role",
     "Start",
     "begin",
@@ -35,6 +37,7 @@ __all__ = [
     "log_to_stderr",
     "report_failed",
     "report_ready",
+    "run",
     "socket_path",
     "supervisor_gone",
     "token_path",
@@ -42,6 +45,7 @@ __all__ = [
 
 Role = Literal["server", "hands", "egress"]
 EXIT_FAILED: Final = 78  # EX_CONFIG: starting again would fail in the same way
+EXIT_TAKEN: Final = 75  # EX_TEMPFAIL: another process still has this role
 
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE = 1, 4
 
@@ -103,6 +107,27 @@ def begin(role: Role) -> Start:
         raise ValueError(f"started as {role!r} with the settings of {start.role!r}")
     log_to_stderr(start.config.log_level, role=role)
     return start
+
+
+def run(role: Role, serve: Callable[[Start], Coroutine[object, object, None]]) -> int:
+    """The main function of a child; returns its exit status. `serve` calls `report_ready` once it serves.
+
+    Conflict means that another process still has this role, which passes (EXIT_TAKEN: tried again); every
+    other CorralError is for the user to mend.
+    """
+    import uvloop  # not for the supervisor, which imports this module too
+
+    start = begin(role)
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(serve(start))
+    except Conflict as error:
+        logging.getLogger(__name__).warning("%s", error)
+        return EXIT_TAKEN
+    except CorralError as error:
+        report_failed(str(error))
+        return EXIT_FAILED
+    return 0
 
 
 def report_ready(**facts: object) -> None:

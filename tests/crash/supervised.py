@@ -1,4 +1,4 @@
-"""What the supervisor's tests supervise: `supervised.py ROLE` speaks `corral.process` like our own processes.
+"""What the supervisor's tests supervise: `supervised.py ROLE` starts and reports like our own processes.
 
 Hands and egress are the real ones (hands without any sandbox); the server answers every request with the
 facts that a test wants to see. With the role `supervisor` it is the real supervisor of these.
@@ -10,19 +10,18 @@ import os
 import signal
 import socket
 import sys
-import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 from corral import process
-from corral.config import Config
 from corral.egress.process import serve_egress
 from corral.hands.ports import Capabilities, Probe, Sandbox
 from corral.hands.process import serve_hands
 from corral.kernel.errors import SandboxUnavailable
 from corral.session.call import Recipe
 from corral.supervisor import __main__ as supervisor_main
-from corral.supervisor import supervise
+
+UNADOPTED_SECONDS = 4.0
 
 
 class NoSandboxes:
@@ -53,7 +52,7 @@ class NoSandboxes:
         return
 
 
-async def serve(start: process.Start) -> None:
+async def server(start: process.Start) -> None:
     ended = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
     assert start.listen_fd is not None
@@ -75,53 +74,36 @@ async def serve(start: process.Start) -> None:
         await writer.drain()
         writer.close()
 
-    server = await asyncio.start_server(answer, sock=listener)
+    listening = await asyncio.start_server(answer, sock=listener)
     process.report_ready(api_key="corral_shown_once")
     waiting = [asyncio.ensure_future(ended.wait()), asyncio.ensure_future(process.supervisor_gone())]
     await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-    server.close()
+    listening.close()
     (start.config.data_dir / "drained").touch()
+
+
+async def egress(start: process.Start) -> None:
+    await serve_egress(
+        data_dir=start.config.data_dir, unadopted_seconds=UNADOPTED_SECONDS, on_ready=process.report_ready
+    )
+
+
+async def hands(start: process.Start) -> None:
+    marker = start.config.data_dir / "hands.fails"
+    if marker.exists():
+        raise SandboxUnavailable(marker.read_text())
+    await serve_hands(
+        data_dir=start.config.data_dir,
+        provider=lambda state_dir: NoSandboxes(),
+        unadopted_seconds=UNADOPTED_SECONDS,
+        on_ready=process.report_ready,
+    )
 
 
 def main(role: str) -> int:
     if role == "supervisor":
-        command = [sys.executable, __file__]
-
-        class Supervisor(supervise.Supervisor):
-            def __init__(self, *args: object, **kwargs: object) -> None:
-                super().__init__(*args, command=lambda role: [*command, role], **kwargs)  # type: ignore[arg-type]
-
-        supervisor_main.Supervisor = Supervisor  # type: ignore[misc]
-        return supervisor_main.main()
-    start = process.begin(role)  # type: ignore[arg-type]
-    marker = start.config.data_dir / f"{role}.fails"
-    if marker.exists():
-        process.report_failed(marker.read_text())
-        return process.EXIT_FAILED
-    if (start.config.data_dir / f"{role}.hangs").exists():
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        process.report_ready()
-        time.sleep(3600)
-    if role == "server":
-        asyncio.run(serve(start))
-    elif role == "egress":
-        asyncio.run(
-            serve_egress(data_dir=start.config.data_dir, unadopted_seconds=2, on_ready=process.report_ready)
-        )
-    else:
-        asyncio.run(
-            serve_hands(
-                data_dir=start.config.data_dir,
-                provider=lambda state_dir: NoSandboxes(),
-                unadopted_seconds=2,
-                on_ready=process.report_ready,
-            )
-        )
-    return 0
-
-
-def settings(data_dir: Path) -> str:
-    return json.dumps(Config(data_dir=data_dir, port=0).to_json())
+        return supervisor_main.main(lambda role: [sys.executable, __file__, role])
+    return process.run(role, {"server": server, "hands": hands, "egress": egress}[role])  # type: ignore[arg-type]
 
 
 if __name__ == "__main__":

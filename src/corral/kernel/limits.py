@@ -73,6 +73,8 @@ READY_SECONDS_MAX = 60.0  # a process that has not reported by then hangs: kille
 SERVER_DRAIN_SECONDS = 10.0  # SIGTERM to SIGKILL: time to hand running turns over through the log
 HANDS_STOP_SECONDS = 8.0  # SIGTERM to SIGKILL: HANDS_DRAIN_SECONDS, and destroying the sandboxes
 TAKEOVER_SECONDS = 5.0  # how long a start waits for a dead supervisor's server to be gone
+HEALTH_REPLY_SECONDS = 1.0  # the supervisor waits for no answer longer: it has others to look after
+DEAF_SECONDS_MAX = 10.0  # hands or egress that answer nobody for this long hang: killed and replaced
 LOG_FOLLOW_SECONDS = 0.25  # how often new log lines of hands and egress are shown
 LOG_FILE_BYTES_MAX = 16 * 1024 * 1024  # their log file begins anew at a start beyond this
 

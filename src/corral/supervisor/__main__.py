@@ -12,16 +12,16 @@ from corral.config import Config, Secret
 from corral.kernel.errors import CallerError, CorralError
 from corral.process import harden
 from corral.supervisor.datadir import lock_data_dir
-from corral.supervisor.supervise import CannotServe, Supervisor
+from corral.supervisor.supervise import CannotServe, Command, Supervisor, our_program
 
 
-def main() -> int:
+def main(command: Command = our_program) -> int:
     harden(dies_with_parent=False)
     config = Config.from_json(json.loads(sys.stdin.readline()))
     show = _show_json if "--json" in sys.argv[1:] else _show
     try:
         with lock_data_dir(config.data_dir) as lock_fd:
-            Supervisor(config, lock_fd=lock_fd, on_ready=show).run()
+            Supervisor(config, lock_fd=lock_fd, command=command, on_ready=show).run()
     except CallerError as error:
         print(f"corral serve: {error.message}", file=sys.stderr)
         return 2

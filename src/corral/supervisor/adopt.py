@@ -12,10 +12,10 @@ import signal
 import socket
 from pathlib import Path
 
-from corral.kernel.limits import HANDS_CONNECT_SECONDS
+from corral.kernel.limits import HEALTH_REPLY_SECONDS
 from corral.process import Role, socket_path, token_path
 
-__all__ = ["end", "open_adoption", "request"]
+__all__ = ["end", "lock_holder", "open_adoption", "request"]
 
 
 def request(data_dir: Path, role: Role, what: str) -> bytes:
@@ -47,10 +47,21 @@ def open_adoption(data_dir: Path, role: Role) -> socket.socket:
         connection.close()
 
 
+def lock_holder(data_dir: Path, role: Role) -> int | None:
+    """Pid of the process that holds the role's lock, which one that hangs does without answering."""
+    with contextlib.suppress(OSError):
+        inode = socket_path(data_dir, role).with_name("lock").stat().st_ino
+        for line in Path("/proc/locks").read_text().splitlines():
+            fields = line.split()  # 1: FLOCK ADVISORY WRITE pid major:minor:inode 0 EOF
+            if fields[1] == "FLOCK" and fields[5].endswith(f":{inode}"):
+                return int(fields[4])
+    return None
+
+
 def _connect(data_dir: Path, role: Role) -> http.client.HTTPConnection:
-    connection = http.client.HTTPConnection(role, timeout=HANDS_CONNECT_SECONDS)
+    connection = http.client.HTTPConnection(role, timeout=HEALTH_REPLY_SECONDS)
     connection.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    connection.sock.settimeout(HANDS_CONNECT_SECONDS)
+    connection.sock.settimeout(HEALTH_REPLY_SECONDS)
     try:
         connection.sock.connect(str(socket_path(data_dir, role)))
     except OSError:

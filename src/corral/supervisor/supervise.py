@@ -34,7 +34,9 @@ from corral.config import Config, Secret
 from corral.kernel.errors import CorralError, InvalidRequest
 from corral.kernel.ids import CORRAL_KEY_PREFIX, Ids
 from corral.kernel.limits import (
+    DEAF_SECONDS_MAX,
     HANDS_STOP_SECONDS,
+    HEALTH_REPLY_SECONDS,
     LOG_FOLLOW_SECONDS,
     READY_SECONDS_MAX,
     RESTART_BACKOFF_SECONDS,
@@ -42,12 +44,12 @@ from corral.kernel.limits import (
     RESTART_HEALTHY_SECONDS,
     SERVER_DRAIN_SECONDS,
 )
-from corral.process import Role, Start
-from corral.supervisor.adopt import end, open_adoption, request
+from corral.process import EXIT_TAKEN, Role, Start
+from corral.supervisor.adopt import end, lock_holder, open_adoption, request
 from corral.supervisor.datadir import node_name, remove_state, write_state
 from corral.supervisor.logs import LogFile
 
-__all__ = ["CannotServe", "Supervisor", "child_environment"]
+__all__ = ["CannotServe", "Command", "Supervisor", "child_environment", "our_program"]
 
 _PASSED_ON: Final = (
     *(
@@ -74,10 +76,15 @@ _PASSED_ON_NETWORK: Final = (
     ),
 )
 _LISTEN_BACKLOG: Final = 2048
+Command = Callable[[Role], Sequence[str]]  # the program of a role
 
 
 class CannotServe(CorralError):
     """A process said that starting it again cannot help; the message says what to mend."""
+
+
+def our_program(role: Role) -> Sequence[str]:
+    return [sys.executable, "-m", "corral.app", role]
 
 
 def child_environment(role: Role | None, environ: Mapping[str, str]) -> dict[str, str]:
@@ -98,6 +105,7 @@ class _Process:
     adoption: socket.socket | None = None
     started_at: float = 0.0
     next_try_at: float = 0.0
+    deaf_since: float | None = None
     failures: int = 0
     restarts: int = -1
     log: "LogFile | None" = None
@@ -108,14 +116,14 @@ class _Process:
 
 
 class Supervisor:
-    """`run` is the whole life. `command` names the program of a role; the default is ours."""
+    """`run` is the whole life."""
 
     def __init__(
         self,
         config: Config,
         *,
         lock_fd: int,
-        command: Callable[[Role], Sequence[str]] = lambda role: [sys.executable, "-m", "corral.app", role],
+        command: Command = our_program,
         on_ready: Callable[[str, Secret | None], None] = lambda url, api_key: None,
         log: TextIO = sys.stderr,
     ) -> None:
@@ -168,6 +176,8 @@ class Supervisor:
             each.process = None
             if each.adoption is None:
                 self._died(each, _describe(status))
+                if status == EXIT_TAKEN:
+                    self._is_deaf(each)
         if each.is_up and now - each.started_at > RESTART_HEALTHY_SECONDS:
             each.failures = 0
         if each.is_up or now < each.next_try_at:
@@ -248,6 +258,7 @@ class Supervisor:
 
     # -- hands and egress: found, held, let go -----------------------------------------------------------
     def _adopt(self, each: _Process) -> bool:
+        """Whether there is a process to hold, or to wait for."""
         data_dir = self._config.data_dir
         try:
             health = json.loads(request(data_dir, each.role, "health"))
@@ -257,9 +268,13 @@ class Supervisor:
                 end(each.pid, HANDS_STOP_SECONDS)
                 return False
             each.adoption = open_adoption(data_dir, each.role)
+        except TimeoutError:
+            self._is_deaf(each)
+            return True
         except (OSError, http.client.HTTPException, ValueError, KeyError):
             return False
         each.adoption.setblocking(False)
+        each.deaf_since = None
         self._selector.register(each.adoption, selectors.EVENT_READ, each)
         if each.process is None:
             each.started_at = time.monotonic()
@@ -280,6 +295,18 @@ class Supervisor:
             each.adoption = None
             if each.process is None:
                 self._died(each, "ended")
+
+    def _is_deaf(self, each: _Process) -> None:
+        """Something has this role and answers nobody: starting, ending, or hanging. The last is killed."""
+        now = time.monotonic()
+        each.deaf_since = each.deaf_since or now
+        each.next_try_at = max(each.next_try_at, now + HEALTH_REPLY_SECONDS)
+        pid = lock_holder(self._config.data_dir, each.role)
+        if now - each.deaf_since > DEAF_SECONDS_MAX and pid is not None:
+            self.log("warning", f"{each.role} pid {pid} holds its lock and does not answer: killed")
+            each.deaf_since = None
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
     # -- waiting --------------------------------------------------------------------------------------
     def _wait(self) -> None:
