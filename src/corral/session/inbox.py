@@ -97,11 +97,12 @@ class _Request:
         self._confirmed = set(view.confirmations)
         self._answered: set[EventId] = set()
         self._after_result = False
+        self._was_blocked = bool(view.record.blocked_on)
         self._blocked_on = set(view.record.blocked_on) - set(view.confirmations) - set(view.answers)
         for entry in view.inbox:
             waiting = parse(entry.body)
             if isinstance(waiting, UserInterrupt):
-                self._blocked_on.clear()
+                self._interrupt()
             elif isinstance(waiting, UserToolConfirmation):
                 self._blocked_on.discard(waiting.tool_use_id)
 
@@ -117,7 +118,7 @@ class _Request:
                     raise InvalidRequest(
                         f"events.{number}.session_thread_id: this session has no thread {thread_id!r}"
                     )
-                self._blocked_on.clear()
+                self._interrupt()
                 return self._queued(event, thread_id or self._primary)
             case UserMessage() if self._blocked_on:
                 raise InvalidRequest(
@@ -125,7 +126,7 @@ class _Request:
                     " (stop_reason requires_action). Answer them with user.tool_confirmation or"
                     " user.custom_tool_result, or send a user.interrupt first."
                 )
-            case SystemMessage() if self._view.record.blocked_on and not self._after_result:
+            case SystemMessage() if self._was_blocked and not self._after_result:
                 raise InvalidRequest(
                     f"events.{number}: while the session waits for answers (stop_reason requires_action), a"
                     " system.message must directly follow a tool result in the same request."
@@ -134,6 +135,11 @@ class _Request:
                 return self._queued(event, self._primary)
             case _:
                 raise InvalidRequest(f"events.{number}.type: {event.type!r} cannot be sent to this session")
+
+    def _interrupt(self) -> None:
+        """An interrupt is applied before what follows it: nothing is waited for any more."""
+        self._was_blocked = False
+        self._blocked_on.clear()
 
     def _queued(self, event: Event, thread_id: ThreadId) -> Admitted:
         self._after_result = False

@@ -1,0 +1,163 @@
+"""Admission: which inputs a session takes in which state, and where they go."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from tests.unit.brain.scene import START, THREAD, agent, record
+
+from corral.kernel.errors import CallerError, Conflict, InvalidRequest
+from corral.kernel.ids import EventId, ThreadId
+from corral.kernel.limits import INBOX_EVENTS_MAX
+from corral.session import events as ev
+from corral.session.inbox import View, admit, referenced
+from corral.session.log import InboxEntry, StoredEvent
+
+ASK = ev.AgentToolUse(
+    id=EventId("ask"), name="bash", input={}, evaluated_permission="ask", evaluation={"type": "always_ask"}
+)
+ALLOWED = ev.AgentToolUse(id=EventId("allowed"), name="bash", input={}, evaluated_permission="allow")
+CUSTOM = ev.AgentCustomToolUse(id=EventId("custom"), name="lookup", input={})
+
+
+def stored(event: ev.Event, *, answers: str | None = None) -> StoredEvent:
+    return StoredEvent(
+        seq=1,
+        event_id=event.id,
+        type=event.type,
+        thread_id=THREAD,
+        arrival=None,
+        body=event.body(processed_at=START),
+        private=None,
+        processed_at=START,
+        answers=None if answers is None else EventId(answers),
+    )
+
+
+def view(*, blocked_on: tuple[str, ...] = (), **fields: Any) -> View:
+    uses = {event.id: stored(event) for event in (ASK, ALLOWED, CUSTOM)}
+    changes = {key: fields.pop(key) for key in ("status", "archived_at") if key in fields}
+    session = replace(record(agent()), blocked_on=blocked_on, **changes)
+    return View(record=session, inbox=fields.pop("inbox", ()), tool_uses=uses, **fields)
+
+
+def queued(event: ev.Event, arrival: int = 1) -> InboxEntry:
+    return InboxEntry(
+        arrival=arrival,
+        event_id=event.id,
+        type=event.type,
+        thread_id=THREAD,
+        body=event.body(processed_at=None),
+    )
+
+
+def message(number: int = 1) -> ev.UserMessage:
+    return ev.UserMessage(id=EventId(f"message_{number}"), content=[{"type": "text", "text": "hi"}])
+
+
+def system() -> ev.SystemMessage:
+    return ev.SystemMessage(id=EventId("system"), content=[{"type": "text", "text": "be brief"}])
+
+
+def interrupt(**fields: Any) -> ev.UserInterrupt:
+    return ev.UserInterrupt(id=EventId("interrupt"), **fields)
+
+
+def confirm(tool_use_id: str = "ask") -> ev.UserToolConfirmation:
+    return ev.UserToolConfirmation(
+        id=EventId(f"confirm_{tool_use_id}"), tool_use_id=EventId(tool_use_id), result="allow"
+    )
+
+
+def result(tool_use_id: str = "custom", number: int = 1) -> ev.UserCustomToolResult:
+    return ev.UserCustomToolResult(
+        id=EventId(f"result_{number}"), custom_tool_use_id=EventId(tool_use_id), content=[]
+    )
+
+
+def destinations(where: View, *inputs: ev.Event) -> list[str]:
+    return [admitted.to for admitted in admit(where, inputs)]
+
+
+def test_inputs_for_the_brain_are_queued_and_results_go_into_the_log() -> None:
+    both = view(blocked_on=("ask", "custom"))
+    assert destinations(both, confirm(), result(), message()) == ["inbox", "log", "inbox"]
+    assert admit(both, [result()])[0].answers == "custom"
+    assert destinations(view(status="running"), message(), message(2)) == ["inbox", "inbox"]
+
+
+def test_an_interrupt_frees_the_way_for_a_message() -> None:
+    assert destinations(view(blocked_on=("ask",)), interrupt(), message()) == ["inbox", "inbox"]
+    assert destinations(view(blocked_on=("ask",)), interrupt(), message(), system()) == ["inbox"] * 3
+    waiting = view(blocked_on=("ask",), inbox=(queued(interrupt()),))
+    assert destinations(waiting, message()) == ["inbox"]
+
+
+def test_a_queued_confirmation_frees_the_way_for_a_message() -> None:
+    waiting = view(
+        blocked_on=("ask",), inbox=(queued(confirm()),), confirmations=frozenset({EventId("ask")})
+    )
+    assert destinations(waiting, message()) == ["inbox"]
+
+
+def test_the_first_answer_wins_and_a_second_has_no_effect() -> None:
+    first = stored(result(), answers="custom")
+    (second,) = admit(view(answers={EventId("custom"): first}), [result(number=2)])
+    assert (second.to, second.duplicate_of) == ("nowhere", first)
+    same_request = admit(view(), [result(), result(number=2)])
+    assert [admitted.answers for admitted in same_request] == ["custom", None]
+
+
+def test_a_result_after_an_interrupt_is_kept_without_effect() -> None:
+    closed = stored(
+        ev.AgentToolResult(id=EventId("closed"), tool_use_id=EventId("custom"), is_error=True),
+        answers="custom",
+    )
+    (late,) = admit(view(answers={EventId("custom"): closed}), [result()])
+    assert (late.to, late.answers) == ("log", None)
+
+
+def test_a_system_message_follows_a_message_or_a_result_or_stands_alone() -> None:
+    assert destinations(view(), system()) == ["inbox"]
+    assert destinations(view(), message(), system()) == ["inbox", "inbox"]
+    assert destinations(view(blocked_on=("custom",)), result(), system()) == ["log", "inbox"]
+
+
+@pytest.mark.parametrize(
+    ("where", "inputs", "error", "names"),
+    [
+        (view(archived_at=START), [message()], Conflict, "archived"),
+        (view(status="terminated"), [message()], Conflict, "terminated"),
+        (view(blocked_on=("ask",)), [message()], InvalidRequest, "events.0"),
+        (view(blocked_on=("ask", "custom")), [confirm(), message()], InvalidRequest, "custom"),
+        (view(), [confirm("nothing")], InvalidRequest, "nothing"),
+        (view(), [confirm("custom")], InvalidRequest, "agent.tool_use"),
+        (view(), [confirm("allowed")], InvalidRequest, "evaluated_permission"),
+        (view(confirmations=frozenset({EventId("ask")})), [confirm()], InvalidRequest, "already settled"),
+        (view(), [confirm(), confirm()], InvalidRequest, "events.1"),
+        (view(), [result("nothing")], InvalidRequest, "nothing"),
+        (view(), [result("ask")], InvalidRequest, "custom tool use"),
+        (view(), [interrupt(session_thread_id=ThreadId("other"))], InvalidRequest, "session_thread_id"),
+        (view(), [system(), message()], InvalidRequest, "last"),
+        (view(), [system(), system()], InvalidRequest, "at most one"),
+        (view(), [interrupt(), system()], InvalidRequest, "directly follow"),
+        (view(blocked_on=("ask",)), [system()], InvalidRequest, "tool result"),
+        (
+            view(inbox=[queued(message(), n) for n in range(INBOX_EVENTS_MAX)]),
+            [message()],
+            InvalidRequest,
+            str(INBOX_EVENTS_MAX),
+        ),
+        (view(), [ev.SessionStatusRunning(id=EventId("x"))], InvalidRequest, "status_running"),
+    ],
+)
+def test_refusals_say_what_is_wrong(
+    where: View, inputs: list[ev.Event], error: type[CallerError], names: str
+) -> None:
+    with pytest.raises(error) as refused:
+        admit(where, inputs)
+    assert names in refused.value.message
+
+
+def test_the_view_must_cover_what_the_inputs_name() -> None:
+    assert referenced([message(), confirm(), result(), interrupt()]) == ["ask", "custom"]
