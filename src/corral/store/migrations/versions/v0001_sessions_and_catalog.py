@@ -60,7 +60,7 @@ def upgrade() -> None:
         sa.Column("processed_at", sa.BigInteger(), nullable=False),
         sa.Column("answers", sa.String(), nullable=True),
         sa.PrimaryKeyConstraint("session_id", "seq"),
-        sa.UniqueConstraint("session_id", "event_id", name="events_by_id"),
+        sa.UniqueConstraint("event_id", "session_id", name="events_by_id"),
     )
     op.create_index(
         "events_by_answered_call",

@@ -1,0 +1,289 @@
+"""Agents and environments on the database: bodies as the wire shows them, heads for lists and locks."""
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import (
+    Connection,
+    Table,
+    and_,
+    bindparam,
+    delete,
+    exists,
+    insert,
+    or_,
+    select,
+    update,
+)
+
+from corral.catalog.records import ListPage, Wire
+from corral.kernel.clock import parse_rfc3339, rfc3339
+from corral.kernel.errors import Conflict, NotFound
+from corral.kernel.ids import AgentId, EnvironmentId
+from corral.store.cursor import decode, encode
+from corral.store.database import Database
+from corral.store.rows import AnyRow, AnySelect
+from corral.store.schema import agent_versions, agents, environments, from_us, sessions, to_us
+
+__all__ = ["Agents", "Environments"]
+
+_AGENT: AnySelect = select(
+    agents.c.agent_id, agents.c.version, agents.c.created_at, agents.c.archived_at, agent_versions.c.body
+).join_from(
+    agents,
+    agent_versions,
+    and_(agent_versions.c.agent_id == agents.c.agent_id, agent_versions.c.version == agents.c.version),
+)
+_AGENT_LOCKED = _AGENT.where(agents.c.agent_id == bindparam("of_id")).with_for_update(of=agents)
+_VERSION = (
+    select(agents.c.archived_at, agent_versions.c.version, agent_versions.c.body)
+    .join_from(agents, agent_versions, agent_versions.c.agent_id == agents.c.agent_id)
+    .where(agents.c.agent_id == bindparam("of_id"))
+)
+_ENVIRONMENT: AnySelect = select(
+    environments.c.environment_id,
+    environments.c.created_at,
+    environments.c.archived_at,
+    environments.c.body,
+)
+_ENVIRONMENT_LOCKED = _ENVIRONMENT.where(
+    environments.c.environment_id == bindparam("of_id")
+).with_for_update()
+_USERS = select(sessions.c.session_id).where(
+    sessions.c.environment_id == bindparam("of_id"), sessions.c.archived_at.is_(None)
+)
+
+
+class Agents:
+    """`catalog.records.AgentStore`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def create(self, agent: Wire) -> None:
+        def body(connection: Connection) -> None:
+            connection.execute(
+                insert(agents),
+                {
+                    "agent_id": agent["id"],
+                    "version": agent["version"],
+                    "created_at": parse_rfc3339(agent["created_at"]),
+                    "archived_at": None,
+                },
+            )
+            _add_version(connection, agent)
+
+        await self._database.write(body)
+
+    async def read(self, agent_id: AgentId, *, version: int | None = None) -> Wire:
+        def body(connection: Connection) -> Wire:
+            if version is None:
+                row = connection.execute(_AGENT.where(agents.c.agent_id == agent_id)).first()
+            else:
+                at_version = _VERSION.where(agent_versions.c.version == version)
+                row = connection.execute(at_version, {"of_id": agent_id}).first()
+            if row is None:
+                raise _no_agent(agent_id, version)
+            return _shown(row)
+
+        return await self._database.read(body)
+
+    async def update(self, agent_id: AgentId, change: Callable[[Wire], Wire]) -> Wire:
+        def body(connection: Connection) -> Wire:
+            current = self._locked(connection, agent_id)
+            changed = change(current)
+            if changed == current:
+                return current
+            assert changed["version"] == current["version"] + 1, "versions increase by one"
+            _add_version(connection, changed)
+            connection.execute(
+                update(agents).where(agents.c.agent_id == agent_id).values(version=changed["version"])
+            )
+            return changed
+
+        return await self._database.write(body)
+
+    async def archive(self, agent_id: AgentId, *, now: datetime) -> Wire:
+        def body(connection: Connection) -> Wire:
+            current = self._locked(connection, agent_id)
+            if current["archived_at"] is not None:
+                return current
+            connection.execute(update(agents).where(agents.c.agent_id == agent_id).values(archived_at=now))
+            return {**current, "archived_at": rfc3339(now)}
+
+        return await self._database.write(body)
+
+    async def page(
+        self,
+        *,
+        limit: int,
+        cursor: str | None,
+        include_archived: bool,
+        created_gte: datetime | None = None,
+        created_lte: datetime | None = None,
+    ) -> ListPage:
+        statement = _newest_first(_AGENT, agents, "agent_id", cursor, include_archived=include_archived)
+        if created_gte is not None:
+            statement = statement.where(agents.c.created_at >= created_gte)
+        if created_lte is not None:
+            statement = statement.where(agents.c.created_at <= created_lte)
+        return await self._database.read(
+            lambda connection: _page(connection, statement, limit, agents, "agent_id")
+        )
+
+    async def versions(self, agent_id: AgentId, *, limit: int, cursor: str | None) -> ListPage:
+        kind = f"versions of {agent_id}"
+        before = None if cursor is None else decode(kind, cursor)[0]
+
+        def body(connection: Connection) -> ListPage:
+            of_agent = {"of_id": agent_id}
+            if connection.execute(_VERSION.limit(1), of_agent).first() is None:
+                raise _no_agent(agent_id, None)
+            statement = _VERSION.order_by(agent_versions.c.version.desc()).limit(limit + 1)
+            if before is not None:
+                statement = statement.where(agent_versions.c.version < before)
+            rows = connection.execute(statement, of_agent).all()
+            last = rows[limit - 1].version if len(rows) > limit else None
+            return ListPage(
+                items=[_shown(row) for row in rows[:limit]],
+                next_cursor=None if last is None else encode(kind, last, agent_id),
+            )
+
+        return await self._database.read(body)
+
+    def _locked(self, connection: Connection, agent_id: AgentId) -> Wire:
+        row = connection.execute(_AGENT_LOCKED, {"of_id": agent_id}).first()
+        if row is None:
+            raise _no_agent(agent_id, None)
+        return _shown(row)
+
+
+class Environments:
+    """`catalog.records.EnvironmentStore`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def create(self, environment: Wire) -> None:
+        def body(connection: Connection) -> None:
+            connection.execute(
+                insert(environments),
+                {
+                    "environment_id": environment["id"],
+                    "body": environment,
+                    "created_at": parse_rfc3339(environment["created_at"]),
+                    "archived_at": None,
+                },
+            )
+
+        await self._database.write(body)
+
+    async def read(self, environment_id: EnvironmentId) -> Wire:
+        def body(connection: Connection) -> Wire:
+            statement = _ENVIRONMENT.where(environments.c.environment_id == environment_id)
+            row = connection.execute(statement).first()
+            if row is None:
+                raise _no_environment(environment_id)
+            return _shown(row)
+
+        return await self._database.read(body)
+
+    async def update(self, environment_id: EnvironmentId, change: Callable[[Wire], Wire]) -> Wire:
+        def body(connection: Connection) -> Wire:
+            current = self._locked(connection, environment_id)
+            changed = change(current)
+            if changed != current:
+                connection.execute(
+                    update(environments)
+                    .where(environments.c.environment_id == environment_id)
+                    .values(body=changed)
+                )
+            return changed
+
+        return await self._database.write(body)
+
+    async def archive(self, environment_id: EnvironmentId, *, now: datetime) -> Wire:
+        def body(connection: Connection) -> Wire:
+            current = self._locked(connection, environment_id)
+            if current["archived_at"] is not None:
+                return current
+            connection.execute(
+                update(environments)
+                .where(environments.c.environment_id == environment_id)
+                .values(archived_at=now)
+            )
+            return {**current, "archived_at": rfc3339(now)}
+
+        return await self._database.write(body)
+
+    async def delete(self, environment_id: EnvironmentId) -> None:
+        def body(connection: Connection) -> None:
+            self._locked(connection, environment_id)
+            if connection.scalar(select(exists(_USERS)), {"of_id": environment_id}):
+                raise Conflict(
+                    f"Environment {environment_id} is used by sessions. Archive or delete them first."
+                )
+            connection.execute(delete(environments).where(environments.c.environment_id == environment_id))
+
+        await self._database.write(body)
+
+    async def page(self, *, limit: int, cursor: str | None, include_archived: bool) -> ListPage:
+        statement = _newest_first(
+            _ENVIRONMENT, environments, "environment_id", cursor, include_archived=include_archived
+        )
+        return await self._database.read(
+            lambda connection: _page(connection, statement, limit, environments, "environment_id")
+        )
+
+    def _locked(self, connection: Connection, environment_id: EnvironmentId) -> Wire:
+        row = connection.execute(_ENVIRONMENT_LOCKED, {"of_id": environment_id}).first()
+        if row is None:
+            raise _no_environment(environment_id)
+        return _shown(row)
+
+
+def _add_version(connection: Connection, agent: Wire) -> None:
+    connection.execute(
+        insert(agent_versions), {"agent_id": agent["id"], "version": agent["version"], "body": agent}
+    )
+
+
+def _shown(row: AnyRow) -> Wire:
+    """The body, with `archived_at` from the row: it belongs to the record, not to a version of it."""
+    shown: dict[str, Any] = dict(row.body)
+    shown["archived_at"] = None if row.archived_at is None else rfc3339(row.archived_at)
+    return shown
+
+
+def _newest_first(
+    statement: AnySelect, table: Table, id_column: str, cursor: str | None, *, include_archived: bool
+) -> AnySelect:
+    created_at, id_ = table.c.created_at, table.c[id_column]
+    if not include_archived:
+        statement = statement.where(table.c.archived_at.is_(None))
+    if cursor is not None:
+        microseconds, last_id = decode(table.name, cursor)
+        last = from_us(microseconds)
+        statement = statement.where(or_(created_at < last, and_(created_at == last, id_ < last_id)))
+    return statement.order_by(created_at.desc(), id_.desc())
+
+
+def _page(
+    connection: Connection, statement: AnySelect, limit: int, table: Table, id_column: str
+) -> ListPage:
+    rows = connection.execute(statement.limit(limit + 1)).all()
+    next_cursor = None
+    if len(rows) > limit:
+        last = rows[limit - 1]
+        next_cursor = encode(table.name, to_us(last.created_at), last._mapping[id_column])
+    return ListPage(items=[_shown(row) for row in rows[:limit]], next_cursor=next_cursor)
+
+
+def _no_agent(agent_id: AgentId, version: int | None) -> NotFound:
+    which = "" if version is None else f" version {version}"
+    return NotFound(f"Agent {agent_id!r}{which} was not found.")
+
+
+def _no_environment(environment_id: EnvironmentId) -> NotFound:
+    return NotFound(f"Environment {environment_id!r} was not found.")
