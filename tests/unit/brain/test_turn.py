@@ -2,13 +2,12 @@
 
 from dataclasses import replace
 
-from tests.unit.brain.scene import CUSTOM, Scene, agent, call, text
-
 from corral.brain.actions import Aborted, AskModel, Backoff, Failed, RunTool, Stop, Waited
 from corral.brain.ports import ModelFailed
 from corral.brain.turn import DENIED, INTERRUPTED, NO_HANDS
 from corral.kernel import limits
 from corral.session import events as ev
+from tests.unit.brain.scene import CUSTOM, Scene, agent, call, text
 
 BEGIN = ["session.status_running", "session.thread_status_running"]
 END = ["session.thread_status_idle", "session.usage", "session.status_idle"]

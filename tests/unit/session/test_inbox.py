@@ -4,7 +4,6 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from tests.unit.brain.scene import START, THREAD, agent, record
 
 from corral.kernel.errors import CallerError, Conflict, InvalidRequest
 from corral.kernel.ids import EventId, ThreadId
@@ -12,6 +11,7 @@ from corral.kernel.limits import INBOX_EVENTS_MAX
 from corral.session import events as ev
 from corral.session.inbox import View, admit, referenced
 from corral.session.log import InboxEntry, StoredEvent
+from tests.unit.brain.scene import START, THREAD, agent, record
 
 ASK = ev.AgentToolUse(
     id=EventId("ask"), name="bash", input={}, evaluated_permission="ask", evaluation={"type": "always_ask"}
