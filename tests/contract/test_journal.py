@@ -36,6 +36,7 @@ async def test_a_call_goes_from_absent_to_started_to_result_to_absent(journal):
     await journal.start(S, "c1")
     assert await journal.fence(S, epoch=1, call_id="c1") == Row(result=None)
     await journal.finish(S, "c1", b"out")
+    assert await journal.finish(S, "c1", b"too late") == b"out"
     assert await journal.fence(S, epoch=1, call_id="c1") == Row(result=b"out")
     journal.settle(["c1", "unknown"])
     assert await journal.fence(S, epoch=1, call_id="c1") is None
@@ -124,6 +125,14 @@ async def test_a_broken_disk_fails_the_operation_and_writes_nothing(journal, pat
         await journal.start(S, "c1")
     journal._db.execute("PRAGMA query_only = OFF")
     assert await journal.fence(S, epoch=1, call_id="c1") is None
+
+
+async def test_an_operation_that_cannot_be_written_at_all_does_not_stop_the_journal(journal):
+    with pytest.raises(HandsUnavailable):
+        await journal.fence(S, epoch=2**70)
+    with pytest.raises(HandsUnavailable):
+        await journal.start(S, "\ud800")
+    await journal.start(S, "c1")
 
 
 async def test_a_closed_journal_refuses(path):

@@ -14,6 +14,7 @@ Rules of this file:
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,6 +42,8 @@ from corral.kernel.limits import (
 from corral.session.call import NeverStarted, Placement, Recipe, ToolCall
 from corral.session.content import ToolResult
 
+_log = logging.getLogger(__name__)
+
 __all__ = ["INTERRUPTED", "OUTCOME_UNKNOWN", "SANDBOX_STOPPED", "HandsHost"]
 
 INTERRUPTED: Final = "Tool execution was interrupted before completion. Please retry."
@@ -58,6 +61,7 @@ SANDBOX_STOPPED: Final = (
 class _Call:
     """A call on its way.
 
+    new:     its task has not run yet; cancelling that would skip its clean-up, so it looks for itself.
     waiting: for its sandbox and its `started`; its task may be cancelled, nothing happened yet.
     acting:  in `sandbox`. ending: its result is being recorded, and nothing may disturb that.
     """
@@ -65,7 +69,7 @@ class _Call:
     call: ToolCall
     done: "asyncio.Future[bytes]"
     task: "asyncio.Task[None] | None" = None
-    stage: Literal["waiting", "acting", "ending"] = "waiting"
+    stage: Literal["new", "waiting", "acting", "ending"] = "new"
     sandbox: Sandbox | None = None
     is_interrupted: bool = False
     is_settled: bool = False
@@ -228,8 +232,7 @@ class HandsHost:
                 return row.result
             if row is not None:
                 unknown = encode_result(ToolResult.text(OUTCOME_UNKNOWN, is_error=True))
-                await self._journal.finish(call.session_id, call.call_id, unknown)
-                return unknown
+                return await self._journal.finish(call.session_id, call.call_id, unknown)
             if call.placement.journal_id != self._here.journal_id:  # its own journal alone could tell
                 return encode_result(ToolResult.text(OUTCOME_UNKNOWN, is_error=True))
             if not may_start:
@@ -253,7 +256,7 @@ class HandsHost:
             running.stage = "ending"
             result = _encode_bounded(outcome)
             crash_point("hands.before_result")
-            await self._journal.finish(call.session_id, call.call_id, result)
+            result = await self._journal.finish(call.session_id, call.call_id, result)
             crash_point("hands.after_result")
             running.done.set_result(result)
         except Exception as error:
@@ -272,13 +275,15 @@ class HandsHost:
 
     async def _run(self, running: _Call) -> ToolResult:
         call = running.call
+        if running.is_interrupted:
+            return ToolResult.text(INTERRUPTED, is_error=True)
+        self._require_running()
+        running.stage = "waiting"
         try:
             async with self._sandboxes.use(call.session_id, recipe=call.recipe) as sandbox:
                 crash_point("hands.before_started")
                 await self._journal.start(call.session_id, call.call_id)
                 crash_point("hands.after_started")
-                if running.is_interrupted:
-                    return ToolResult.text(INTERRUPTED, is_error=True)
                 running.stage, running.sandbox = "acting", sandbox
                 return await sandbox.run(call)
         except SandboxLost:
@@ -303,10 +308,8 @@ class HandsHost:
                 running.is_interrupted = True
                 asking.create_task(_ask_to_stop(running))
         if stubborn := [running for running in calls if running.stage == "acting"]:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(CANCEL_GRACE_SECONDS / 4):
-                    await self._sandboxes.destroy(session_id)
-                    await asyncio.gather(*(running.finished.wait() for running in stubborn))
+            self._tasks.create_task(self._sandboxes.destroy(session_id))
+            await self._wait_for(stubborn, seconds=CANCEL_GRACE_SECONDS / 4)
             for running in stubborn:
                 if running.stage == "acting" and running.task:
                     running.task.cancel()
@@ -319,11 +322,13 @@ class HandsHost:
                     await running.finished.wait()
 
     async def _warm(self, session_id: SessionId, recipe: Recipe) -> None:
-        with contextlib.suppress(
-            SandboxUnavailable
-        ):  # a hint; the first call raises it to whom it concerns
+        try:
             self.workspaces.require_space()
             await self._sandboxes.warm(session_id, recipe=recipe)
+        except SandboxUnavailable:
+            pass  # a hint; the first call raises it
+        except Exception:  # the boundary of a hint: a provider's bug must not end the host and its calls
+            _log.exception("warming up a sandbox for %s failed", session_id)
 
     def _require_running(self) -> None:
         if self._is_stopping:

@@ -119,18 +119,25 @@ class Journal:
 
         await self._do(apply)
 
-    async def finish(self, session_id: SessionId, call_id: EventId, result: bytes) -> None:
-        """Record the one result of a call, also of one that ended before it started."""
+    async def finish(self, session_id: SessionId, call_id: EventId, result: bytes) -> bytes:
+        """Record the result of a call, also of one that ended before it started, and return what is kept.
 
-        def apply(db: sqlite3.Connection) -> None:
-            changed = db.execute(
-                "UPDATE calls SET result = ? WHERE call_id = ?", (result, call_id)
-            ).rowcount
-            if not changed:
+        Repeat: the first result wins, whatever comes later.
+        """
+
+        def apply(db: sqlite3.Connection) -> bytes:
+            row = db.execute("SELECT result FROM calls WHERE call_id = ?", (call_id,)).fetchone()
+            if row is None:
                 db.execute("INSERT INTO calls VALUES (?, ?, ?)", (call_id, session_id, result))
                 self._calls += 1
+            elif row[0] is None:
+                db.execute("UPDATE calls SET result = ? WHERE call_id = ?", (result, call_id))
+            else:
+                kept: bytes = row[0]
+                return kept
+            return result
 
-        await self._do(apply)
+        return await self._do(apply)
 
     def settle(self, call_ids: Sequence[EventId]) -> None:
         """Drop the rows with the next batch. A crash may keep them until their session is forgotten."""
@@ -212,7 +219,7 @@ class Journal:
                 if operation.done:
                     outcomes.append((operation.done, outcome))
             self._db.execute("COMMIT")
-        except sqlite3.Error as error:
+        except Exception as error:  # the thread's outer loop: without it everybody would wait for ever
             self._calls = calls_before
             with contextlib.suppress(sqlite3.Error):
                 self._db.execute("ROLLBACK")

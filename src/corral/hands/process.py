@@ -63,19 +63,20 @@ async def serve_hands(
     private.mkdir(mode=0o700, parents=True, exist_ok=True)
     private.chmod(0o700)
     state_dir.chmod(0o711)
-    with _locked(private / "lock"), _listening(socket_path(data_dir)) as listener:
+    with _locked(private / "lock"):
         token = _durable_text(private / "token", lambda: secrets.token_urlsafe(32))
         host_id = _durable_text(private / "host_id", lambda: Ids().mint("host"))
-        journal = Journal(private / "journal.sqlite")
-        try:
-            async with HandsHost(
-                provider(state_dir), journal=journal, host_id=host_id, state_dir=state_dir
-            ) as host:
-                await _serve(
-                    host, listener, token=token, unadopted_seconds=unadopted_seconds, on_ready=on_ready
-                )
-        finally:
-            await journal.aclose()
+        with _listening(socket_path(data_dir)) as listener:
+            journal = Journal(private / "journal.sqlite")
+            try:
+                async with HandsHost(
+                    provider(state_dir), journal=journal, host_id=host_id, state_dir=state_dir
+                ) as host:
+                    await _serve(
+                        host, listener, token=token, unadopted_seconds=unadopted_seconds, on_ready=on_ready
+                    )
+            finally:
+                await journal.aclose()
 
 
 async def _serve(

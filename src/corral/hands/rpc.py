@@ -10,6 +10,7 @@ import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import asdict
+from typing import TypeVar
 
 import orjson
 from starlette.applications import Starlette
@@ -21,7 +22,7 @@ from corral import __version__
 from corral.hands import wire
 from corral.hands.host import HandsHost
 from corral.kernel.errors import CorralError, HandsUnavailable, InvalidRequest, RequestTooLarge
-from corral.kernel.ids import EventId, SessionId
+from corral.kernel.ids import SessionId
 from corral.kernel.limits import HANDS_HEARTBEAT_SECONDS, TOOL_INPUT_BYTES_MAX
 from corral.session.call import NeverStarted
 from corral.session.content import Json
@@ -29,8 +30,10 @@ from corral.session.content import Json
 __all__ = ["Adoption", "app"]
 
 _log = logging.getLogger(__name__)
+_session, _epoch = wire.decode_session_id, wire.decode_epoch
 _BODY_BYTES_MAX = TOOL_INPUT_BYTES_MAX + 1024 * 1024  # the largest input, and the call around it
 
+T = TypeVar("T")
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
@@ -80,40 +83,44 @@ def app(host: HandsHost, *, token: str, adoption: Adoption) -> Starlette:
         return {"protocol": wire.VERSION, **asdict(await host.placement(SessionId("")))}
 
     async def execute(request: Request) -> Response:
-        call, epoch = wire.decode_call(await _body(request))
+        call, epoch = await _read(request, wire.decode_call)
         return _json(await host.execute_encoded(call, epoch=epoch))
 
     async def attach(request: Request) -> Response:
-        call, epoch = wire.decode_call(await _body(request))
+        call, epoch = await _read(request, wire.decode_call)
         return _json(await host.attach_encoded(call, epoch=epoch))
 
     async def announce(request: Request) -> Response:
-        body = await _body(request)
-        await host.announce(SessionId(body["session_id"]), epoch=int(body["epoch"]))
+        session_id, epoch = await _read(request, lambda body: (_session(body), _epoch(body)))
+        await host.announce(session_id, epoch=epoch)
         return _json(orjson.dumps(await identity()))
 
     async def provision(request: Request) -> Response:
-        body = await _body(request)
-        recipe = wire.decode_recipe(body["recipe"])
-        await host.provision(SessionId(body["session_id"]), epoch=int(body["epoch"]), recipe=recipe)
+        session_id, epoch, recipe = await _read(
+            request, lambda body: (_session(body), _epoch(body), wire.decode_recipe(body["recipe"]))
+        )
+        await host.provision(session_id, epoch=epoch, recipe=recipe)
         return _json(b"{}")
 
     async def cancel(request: Request) -> Response:
-        body = await _body(request)
-        call_ids = [EventId(call_id) for call_id in body["call_ids"]]
-        await host.cancel(SessionId(body["session_id"]), epoch=int(body["epoch"]), call_ids=call_ids)
+        session_id, epoch, call_ids = await _read(
+            request, lambda body: (_session(body), _epoch(body), wire.decode_call_ids(body))
+        )
+        await host.cancel(session_id, epoch=epoch, call_ids=call_ids)
         return _json(b"{}")
 
     async def settle(request: Request) -> Response:
-        body = await _body(request)
-        call_ids = [EventId(call_id) for call_id in body["call_ids"]]
-        await host.settle(SessionId(body["session_id"]), call_ids=call_ids)
+        session_id, call_ids = await _read(
+            request, lambda body: (_session(body), wire.decode_call_ids(body))
+        )
+        await host.settle(session_id, call_ids=call_ids)
         return _json(b"{}")
 
     async def release(request: Request) -> Response:
-        body = await _body(request)
-        delete_workspace = bool(body["delete_workspace"])
-        await host.release(SessionId(body["session_id"]), delete_workspace=delete_workspace)
+        session_id, delete_workspace = await _read(
+            request, lambda body: (_session(body), body["delete_workspace"] is True)
+        )
+        await host.release(session_id, delete_workspace=delete_workspace)
         return _json(b"{}")
 
     async def health(request: Request) -> Response:
@@ -179,9 +186,6 @@ def _guarded(endpoint: Endpoint, token: str) -> Endpoint:
             return await endpoint(request)
         except (CorralError, NeverStarted) as error:
             status, body = wire.encode_error(error)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            _log.exception("a request to %s failed", request.url.path)
-            status, body = wire.encode_error(InvalidRequest(f"malformed request: {type(error).__name__}"))
         except ClientDisconnect:
             status, body = 499, b""
         except Exception:  # the HTTP boundary: our bug, told without its details
@@ -196,14 +200,15 @@ def _json(body: bytes, *, status: int = 200) -> Response:
     return Response(body, status_code=status, media_type="application/json")
 
 
-async def _body(request: Request) -> dict[str, Json]:
+async def _read(request: Request, decode: Callable[[dict[str, Json]], T]) -> T:
+    """The decoded body. Raises InvalidRequest, RequestTooLarge."""
     chunks, size_bytes = [], 0
     async for chunk in request.stream():
         size_bytes += len(chunk)
         if size_bytes > _BODY_BYTES_MAX:
             raise RequestTooLarge(f"a tool call has at most {TOOL_INPUT_BYTES_MAX} bytes of input")
         chunks.append(chunk)
-    body = orjson.loads(b"".join(chunks))
-    if not isinstance(body, dict):
-        raise InvalidRequest("malformed request: not an object")
-    return body
+    try:
+        return decode(orjson.loads(b"".join(chunks)))
+    except (KeyError, TypeError, ValueError) as error:
+        raise InvalidRequest(f"malformed request: {type(error).__name__}: {error}") from error

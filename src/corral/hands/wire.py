@@ -4,7 +4,7 @@ Both ends import this file and nothing of each other. A field may be added withi
 ignore what they do not know, so roles one minor version apart work together.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Final
 
 import orjson
@@ -25,6 +25,7 @@ from corral.session.content import Json, ToolResult
 
 PREFIX: Final = "/corral/hands/v1"
 VERSION: Final = 1
+EPOCH_MAX: Final = 2**62 - 1  # the journal keeps 2**62 for deleted sessions
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,29 +39,50 @@ class LiveSandbox:
 
 
 def encode_call(call: ToolCall, *, epoch: int) -> bytes:
-    return orjson.dumps({"epoch": epoch, "call": asdict(call)})
+    return orjson.dumps({"epoch": epoch, "call": call})
 
 
 def decode_call(body: dict[str, Json]) -> tuple[ToolCall, int]:
-    """Raises KeyError, TypeError: see `parse`."""
+    """Raises what the shape is wrong with: KeyError, TypeError."""
     call = body["call"]
     return ToolCall(
-        session_id=SessionId(call["session_id"]),
-        thread_id=ThreadId(call["thread_id"]),
-        call_id=EventId(call["call_id"]),
-        name=call["name"],
-        input=call["input"],
+        session_id=decode_session_id(call),
+        thread_id=ThreadId(_text(call["thread_id"])),
+        call_id=EventId(_text(call["call_id"])),
+        name=_text(call["name"]),
+        input=dict(call["input"]),
         recipe=decode_recipe(call["recipe"]),
         placement=decode_placement(call["placement"]),
-    ), int(body["epoch"])
+    ), decode_epoch(body)
+
+
+def decode_session_id(body: dict[str, Json]) -> SessionId:
+    return SessionId(_text(body["session_id"]))
+
+
+def decode_epoch(body: dict[str, Json]) -> int:
+    epoch = body["epoch"]
+    if not isinstance(epoch, int) or not 0 <= epoch <= EPOCH_MAX:
+        raise TypeError("epoch")
+    return epoch
+
+
+def decode_call_ids(body: dict[str, Json]) -> list[EventId]:
+    return [EventId(_text(call_id)) for call_id in body["call_ids"]]
 
 
 def decode_recipe(body: dict[str, Json]) -> Recipe:
-    return Recipe(environment=body["environment"])
+    return Recipe(environment=dict(body["environment"]))
 
 
 def decode_placement(body: dict[str, Json]) -> Placement:
-    return Placement(host_id=body["host_id"], journal_id=body["journal_id"])
+    return Placement(host_id=_text(body["host_id"]), journal_id=_text(body["journal_id"]))
+
+
+def _text(value: Json) -> str:
+    if not isinstance(value, str):
+        raise TypeError(type(value).__name__)
+    return value
 
 
 def encode_result(result: ToolResult) -> bytes:

@@ -91,6 +91,22 @@ async def test_settled_calls_leave_the_journal_even_while_they_run(host, bash, j
     assert await journal.fence(SESSION, epoch=1, call_id="c1") is None
 
 
+async def test_a_bug_in_the_provider_ends_its_call_and_nothing_else(host, bash, provider, monkeypatch):
+    other = asyncio.create_task(host.execute(bash("c0", "sleep 0.2; echo fine"), epoch=1))
+    await until(lambda: provider.created)
+
+    async def broken(call):
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(provider.created[0], "run", broken)
+    await host.execute(bash("c2", "echo fine", session_id="sesn_2"), epoch=1)
+    with pytest.raises(RuntimeError, match="a bug"):
+        await host.execute(bash("c1", "true"), epoch=1)
+    result = await host.attach(bash("c1", "true"), epoch=1)
+    assert text(result) == OUTCOME_UNKNOWN
+    await asyncio.gather(other, return_exceptions=True)
+
+
 # -- fencing ----------------------------------------------------------------------------------------
 
 
@@ -165,6 +181,16 @@ async def test_a_call_that_waits_for_a_sandbox_can_be_interrupted_and_never_runs
         await busy
         assert text(await host.execute(other, epoch=1)) == INTERRUPTED
         assert not (tmp_path / "workspaces" / "sesn_2").exists()
+
+
+async def test_a_call_interrupted_before_its_first_step_ends(host, bash, tmp_path):
+    call = bash("c1", "touch ran")
+    running = asyncio.create_task(host.execute(call, epoch=1))
+    while not host.calls_running:  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    await host._interrupt(SESSION, list(host._calls.values()))  # in the very step that began it
+    assert text(await running) == INTERRUPTED
+    assert not (workspace(tmp_path) / "ran").exists()
 
 
 async def test_cancel_touches_no_other_session(host, bash, tmp_path):

@@ -131,8 +131,9 @@ async def test_errors_keep_their_kind_and_their_words(client, call, provider):
     with pytest.raises(SandboxUnavailable, match="install bubblewrap") as caught:
         await client.execute(call("c1", "true"), epoch=3)
     assert caught.value.retryable is False
-    with pytest.raises(InvalidRequest, match="malformed"):
-        await client._post("/announce", {"session": "s"})
+    for body in ({"session": "s"}, {"session_id": 1, "epoch": 1}, {"session_id": "s", "epoch": 2**62}):
+        with pytest.raises(InvalidRequest, match="malformed"):
+            await client._post("/announce", body)
     with pytest.raises(HandsUnavailable):
         await client._post("/no-such-method", {})
 
