@@ -43,7 +43,7 @@ from corral.session.content import Block, Json, text_block
 
 _NAME = re.compile(r"local[:/]([A-Za-z0-9][A-Za-z0-9._-]{0,127})")
 _LINE_BYTES_MAX = 1024 * 1024  # of one line from the child; a piece of text is a few hundred
-TEMPERATURE, TEMPERATURE_AFTER_REPEAT = 0.1, 0.8
+TEMPERATURE, TEMPERATURE_AFTER_REPEAT = 0.0, 0.8
 
 
 class LocalModel:
@@ -226,7 +226,7 @@ def _body(
         "cache_prompt": True,
         "stream": True,
         "stream_options": {"include_usage": True},
-        **({"grammar": local_prompt.GRAMMAR} if agent else {}),
+        **({"grammar": local_prompt.grammar(request.messages)} if agent else {}),
     }
 
 

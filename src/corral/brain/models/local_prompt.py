@@ -4,6 +4,7 @@ The model never emits native tool calls. A grammar lets it say exactly one of tw
 block, which becomes a call of the `bash` tool, or `DONE:` and a sentence, which ends the turn.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 
 from corral.brain.ports import ModelRequest
@@ -13,11 +14,13 @@ from corral.session.content import Block, Json
 Chat = list[dict[str, str]]
 
 FENCE, DONE = "```bash\n", "DONE: "
-GRAMMAR = r"""root ::= cmd | done
-cmd ::= "```bash\n" line{1,30} "```"
+_GRAMMAR = r"""
+cmd ::= "```bash\n" first line{0,29} "```"
+first ::= [^`\nD] [^`\n]{0,199} "\n"
 line ::= [^`\n]{0,200} "\n"
 done ::= "DONE: " [^\n]{1,300}
 """
+GIVE_UP_AFTER = 4  # failed commands in a row
 REPEATED = (
     "You just ran exactly this command and saw its output. Running it again changes nothing. "
     "Run a different command, or say DONE."
@@ -47,6 +50,7 @@ Output:
 hello
 DONE: greet.py prints hello now.
 End of example."""
+_FAILED = re.compile(r"No such file|command not found|Traceback|\bFAILED\b|[Ss]yntax ?[Ee]rror|can't read")
 
 
 def is_agent(request: ModelRequest) -> bool:
@@ -58,7 +62,7 @@ def chat(request: ModelRequest) -> Chat:
     """The conversation as a small model can follow it."""
     system = "\n".join(str(block.get("text", "")) for block in request.system)[:LOCAL_SYSTEM_CHARS_MAX]
     if is_agent(request):
-        system = _AGENT + (f"\n\nThe user also says:\n{system}" if system else "")
+        system = _AGENT + (f"\n\n{system}" if system else "")
     turns: Chat = [{"role": "system", "content": system}] if system else []
     for message in request.messages:
         role = "assistant" if message["role"] == "assistant" else "user"
@@ -68,6 +72,25 @@ def chat(request: ModelRequest) -> Chat:
         elif text:
             turns.append({"role": role, "content": text})
     return turns
+
+
+def grammar(messages: Sequence[Mapping[str, Json]]) -> str:
+    """What may be said next: DONE only after a command, and not right after a plain failure.
+
+    Left to itself the model looks for a file that the task tells it to create, and declares the task done.
+    After GIVE_UP_AFTER failures in a row it may say so.
+    """
+    failures = 0
+    for message in reversed(messages):
+        if message["role"] == "assistant":
+            continue
+        results = [block for block in _blocks(message) if block["type"] == "tool_result"]
+        if not any(block.get("is_error") or _FAILED.search(_result_text(block)) for block in results):
+            break
+        failures += 1
+    has_output = any(block["type"] == "tool_result" for block in _blocks(messages[-1]))
+    may_end = has_output and (failures == 0 or failures >= GIVE_UP_AFTER)
+    return ("root ::= cmd | done" if may_end else "root ::= cmd") + _GRAMMAR
 
 
 def last_command(messages: Sequence[Mapping[str, Json]]) -> str | None:
