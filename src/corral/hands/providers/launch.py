@@ -142,7 +142,8 @@ def _arguments(
     _refuse_traps([place for _, place in read_only + writable], [place for _, place in writable])
     sized = ["--size", str(SANDBOX_TMP_BYTES)] if bwrap.has("--size") else []
     return [
-        "--unshare-all", "--unshare-user", "--die-with-parent", "--new-session", "--hostname", "corral",
+        "--unshare-all", "--unshare-user", "--as-pid-1", "--die-with-parent", "--new-session",
+        "--hostname", "corral",
         "--uid", _INSIDE_UID, "--gid", _INSIDE_UID, "--cap-drop", "ALL",
         *(["--disable-userns"] if bwrap.has("--disable-userns") else []),
         "--proc", "/proc", "--dev", "/dev", *sized, "--tmpfs", "/dev/shm", "--remount-ro", "/dev",  # noqa: S108

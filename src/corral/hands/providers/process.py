@@ -17,6 +17,7 @@ from corral.kernel.limits import SANDBOX_BOOT_SECONDS_MAX, SANDBOX_STDERR_BYTES
 __all__ = ["BwrapProcess"]
 
 _INFO_BYTES_MAX = 4096
+_DISCARD_BYTES = 64 * 1024
 
 
 class BwrapProcess:
@@ -112,6 +113,9 @@ class BwrapProcess:
         if self._init is not None:
             await _until_readable(self._init)
             os.close(self._init)
+        with contextlib.suppress(OSError):  # to its end: only then asyncio lets go of the pipe
+            while await self.reader.read(_DISCARD_BYTES):
+                pass
         os.close(self._info)
         os.close(self._stderr)
         self._info = -1

@@ -16,5 +16,7 @@ One process, no threads: a `poll` loop (`loop`). A bash call is a line written t
 (`shell`); every other tool runs in a forked child that can be killed (`files`, `search`), so neither a
 hostile regular expression nor a huge file can stop the loop from hearing a cancel. At most one bash call
 per thread is in flight: the host queues the others. The host trusts nothing that comes out of here.
-End of stdin ends the agent, and with it the sandbox.
+
+It runs as process 1 of the sandbox: its end, by the host or by end of stdin, is the end of everything in
+there, and no signal from inside can bring that about. Not dumpable, it is no target through /proc either.
 """

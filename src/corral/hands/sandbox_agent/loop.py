@@ -6,12 +6,13 @@ import contextlib
 import json
 import os
 import select
+import signal
 import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
-from .processes import harden, kill_tree
+from .processes import harden, kill_tree, reap
 from .shell import Command, Shell
 from .wire import HEADER, Place, ToolFailed, block_result, bounded_result, pack, text_result
 
@@ -42,6 +43,10 @@ class Loop:
         self._place, self._stdin, self._stdout, self._unread = place, stdin, stdout, unread
         self._shells: dict[str, Shell] = {}
         self._calls: dict[str, _Bash | _Child] = {}
+        self._deaths, note = os.pipe()
+        os.set_blocking(note, False)
+        signal.set_wakeup_fd(note, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda _signal, _frame: None)
 
     def run(self) -> None:
         """Serve until the host closes stdin."""
@@ -59,8 +64,12 @@ class Loop:
                 if isinstance(call, _Bash) and call.command.wants_to_write:
                     by_fd[call.command.shell.stdin] = call
                     poller.register(call.command.shell.stdin, select.POLLOUT)
+            poller.register(self._deaths, select.POLLIN)
             for fd, _ in poller.poll(self._patience()):
-                if fd == self._stdin:
+                if fd == self._deaths:
+                    os.read(fd, _READ_BYTES)
+                    reap()
+                elif fd == self._stdin:
                     chunk = os.read(fd, _READ_BYTES)
                     if not chunk:
                         return
@@ -153,7 +162,7 @@ class Loop:
             if len(call.frame) > self._place.limits.frame_bytes:
                 self._end(call, f"{call.name}: result too large")
             return
-        self._reap(call)
+        os.close(call.fd)
         if call.frame:
             del self._calls[call.call_id]
             self._write(call.frame)
@@ -173,12 +182,8 @@ class Loop:
             call.command.close()
         else:
             kill_tree(call.pid)
-            self._reap(call)
+            os.close(call.fd)
         self._finish(call, text_result(call.call_id, text, is_error=True))
-
-    def _reap(self, call: _Child) -> None:
-        os.close(call.fd)
-        os.waitpid(call.pid, 0)
 
     def _expire(self) -> None:
         now = time.monotonic()
@@ -213,6 +218,8 @@ def _be_child(place: Place, call_id: str, name: str, fields: dict[str, Any], wri
     """Run one tool, write its result frame, and exit without returning to the loop."""
     try:
         os.setsid()
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         null = os.open("/dev/null", os.O_RDWR)
         for fd in (0, 1, 2):
             os.dup2(null, fd)
@@ -223,7 +230,7 @@ def _be_child(place: Place, call_id: str, name: str, fields: dict[str, Any], wri
 
 
 def _result(place: Place, call_id: str, name: str, fields: dict[str, Any]) -> dict[str, Any]:
-    from . import check, files, search
+    from . import files, search
 
     tools: dict[str, Callable[..., str | list[dict[str, Any]]]] = {
         "read": files.read,
@@ -231,8 +238,11 @@ def _result(place: Place, call_id: str, name: str, fields: dict[str, Any]) -> di
         "edit": files.edit,
         "glob": search.glob,
         "grep": search.grep,
-        "check": check.run,
     }
+    if name == "check":
+        from . import check  # sockets and ctypes, which no tool needs
+
+        tools["check"] = check.run
     try:
         answer = tools[name](place, **fields)
     except ToolFailed as e:

@@ -30,6 +30,13 @@ def harden(limits: Limits) -> None:
     ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
+def reap() -> None:
+    """Bury the dead: ours, and all orphans of the sandbox, whose process 1 we are."""
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+
+
 def kill_tree(leader: int) -> None:
     """Kill a session leader, its session and its descendants: `timeout` and `set -m` leave its group.
 

@@ -56,7 +56,6 @@ class Shell:
             kill_tree(self.pid)
             os.close(self.stdin)
             os.close(self.stdout)
-            os.waitpid(self.pid, 0)
 
 
 class Command:

@@ -1,0 +1,176 @@
+"""The provider contract on bwrap, as whoever runs the tests and, run by root, as an ordinary user too."""
+
+import asyncio
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from corral.hands.providers.bwrap import BwrapProvider
+from corral.testing.contract_provider import Lab, ProviderContract, is_running, new_mark, until
+
+
+class TestBwrap(ProviderContract):
+    @pytest.fixture
+    async def lab(self, tmp_path: Path) -> AsyncIterator[Lab]:
+        async with Lab.open(BwrapProvider(state_dir=tmp_path), root=tmp_path) as lab:
+            yield lab
+
+
+SCRIPT = """
+import asyncio, sys
+from pathlib import Path
+from corral.hands.providers.bwrap import BwrapProvider
+from corral.testing.contract_provider import Lab
+"""
+
+
+async def run_script(body: str, *args: str, prefix: tuple[str, ...] = ()) -> asyncio.subprocess.Process:
+    """Corral code in a process of its own."""
+    return await asyncio.create_subprocess_exec(
+        *prefix, sys.executable, "-c", SCRIPT + body, *args,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+
+
+async def test_sandboxes_die_with_a_killed_host(tmp_path: Path) -> None:
+    """Warm ones too; and the next host clears away what is left of the pool."""
+    mark = new_mark()
+    body = """
+async def main():
+    async with Lab.open(BwrapProvider(state_dir=Path(sys.argv[1])), root=Path(sys.argv[1])) as lab:
+        await lab.bash(await lab.sandbox(), f"sleep {sys.argv[2]} & setsid sleep {sys.argv[2]} &")
+        while not lab.provider._pool:
+            await asyncio.sleep(0.01)
+        print("ready", flush=True)
+        await asyncio.sleep(60)
+asyncio.run(main())
+"""
+    host = await run_script(body, str(tmp_path), mark)
+    assert host.stdout
+    assert (await host.stdout.readline()).strip() == b"ready", await host.stdout.read()
+    assert is_running(mark) and is_running(f"{tmp_path.name}")
+    host.kill()
+    await host.wait()
+    await until(lambda: not is_running(mark))
+    assert list(tmp_path.glob("pool-*"))
+    provider = BwrapProvider(state_dir=tmp_path, pool_size=0)
+    assert (await provider.probe()).is_available
+    assert not list(tmp_path.glob("pool-*"))
+    path = tmp_path / "workspaces" / "sesn_1"
+    await provider.remove_workspace(path)
+    await provider.aclose()
+
+
+async def test_pool_hands_out_and_refills(tmp_path: Path) -> None:
+    provider = BwrapProvider(state_dir=tmp_path)
+    async with Lab.open(provider, root=tmp_path) as lab:
+        assert (await provider.probe()).is_available
+        await until(lambda: bool(provider._pool))
+        warm = provider._pool[0][1]
+        box = await lab.sandbox()
+        assert box is warm
+        await lab.bash(box, "echo mine > a")
+        assert (lab.root / "sesn_1" / "files" / "a").read_text() == "mine\n"
+        await until(lambda: bool(provider._pool))
+        spare = provider._pool[0][1]
+        await box.destroy()
+        again = await lab.sandbox()
+        assert again is not spare, "a workspace with files in it gets a sandbox of its own"
+        assert await lab.bash(again, "cat a") == "mine"
+        await spare.destroy()
+        assert await lab.sandbox("sesn_2") is not spare
+    assert not list(tmp_path.glob("pool-*")) and not list(tmp_path.glob("probe-*"))
+
+
+async def test_sandboxes_leave_no_cgroups(tmp_path: Path) -> None:
+    provider = BwrapProvider(state_dir=tmp_path, pool_size=0)
+    if not provider.capabilities.memory_limit:
+        pytest.skip("no writable cgroup here")
+
+    def groups() -> set[Path]:
+        return {path for path in Path("/sys/fs/cgroup").glob("**/corral/*") if path.is_dir()}
+
+    before = groups()
+    async with Lab.open(provider, root=tmp_path) as lab:
+        await lab.sandbox()
+        assert groups() > before
+    assert groups() <= before
+
+
+async def test_python_of_the_host_is_bound_where_the_system_has_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("corral.hands.providers.binary._SYSTEM_PYTHONS", ())
+    async with Lab.open(BwrapProvider(state_dir=tmp_path, pool_size=0), root=tmp_path) as lab:
+        assert (await lab.provider.probe()).is_available
+        prefix = await lab.bash(await lab.sandbox(), "python3 -c 'import sys; print(sys.prefix)'")
+        assert Path(prefix) == Path(sys.base_prefix).resolve()
+
+
+async def test_a_reachable_data_directory_needs_no_staging() -> None:
+    root = Path(tempfile.mkdtemp(dir="/var/tmp"))
+    root.chmod(0o755)
+    try:
+        async with Lab.open(BwrapProvider(state_dir=root, pool_size=0), root=root) as lab:
+            assert await lab.bash(await lab.sandbox(), "echo here") == "here"
+    finally:
+        shutil.rmtree(root)
+
+
+async def test_without_user_namespaces_it_fails_closed_with_the_remedy(tmp_path: Path) -> None:
+    body = """
+async def main():
+    provider = BwrapProvider(state_dir=Path(sys.argv[1]))
+    probe = await provider.probe()
+    assert not probe.is_available
+    print(probe.remedy)
+    await provider.aclose()
+asyncio.run(main())
+"""
+    forbid = 'echo 0 > /proc/sys/user/max_user_namespaces && exec "$@"'
+    prefix = ("unshare", "-Ur", "sh", "-c", forbid, "sh")
+    process = await run_script(body, str(tmp_path), prefix=prefix)
+    said = (await process.communicate())[0].decode()
+    assert process.returncode == 0, said
+    assert "sudo sysctl -w user.max_user_namespaces" in said
+
+
+async def test_without_bwrap_it_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("corral.hands.providers.binary._candidates", list)
+    provider = BwrapProvider(state_dir=tmp_path)
+    probe = await provider.probe()
+    assert not probe.is_available and "apt install bubblewrap" in probe.remedy
+    await provider.aclose()
+
+
+@pytest.mark.timeout(300)
+async def test_the_whole_contract_as_an_ordinary_user(tmp_path: Path) -> None:
+    """No root, no cgroups, no staging: the other half of the code."""
+    system = "/usr/bin/python3"
+    if os.geteuid() != 0:
+        pytest.skip("the tests already run as an ordinary user")
+    if Path(system).resolve().name != f"python3.{sys.version_info.minor}":
+        pytest.skip(f"{system} cannot use the packages of this environment")
+    user = ["setpriv", "--reuid=65523", "--regid=65523", "--clear-groups", "--"]
+    home = Path("/var/tmp") / f"corral-test-{os.getpid()}"
+    home.mkdir()
+    os.chown(home, 65523, 65523)
+    paths = [str(Path(__file__).parents[2] / "src"), *[p for p in sys.path if p.endswith("site-packages")]]
+    process = await asyncio.create_subprocess_exec(
+        *user, system, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--basetemp={home}/t",
+        f"{__file__}::TestBwrap", cwd=Path(__file__).parents[2],
+        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": ":".join(paths), "HOME": str(home), 
+             "PYTHONDONTWRITEBYTECODE": "1"},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    said = (await process.communicate())[0].decode()
+    shutil.rmtree(home)
+    assert process.returncode == 0, said[-4000:]
