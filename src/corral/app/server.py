@@ -22,7 +22,6 @@ from corral.brain.loop import Gear
 from corral.brain.models.anthropic import BASE_URL, AnthropicModel
 from corral.brain.models.local import LocalModel
 from corral.brain.models.local_install import models_dir
-from corral.brain.models.replay import ReplayModel
 from corral.brain.models.routing import RoutedModel
 from corral.catalog.models import ModelTable
 from corral.config import Config
@@ -75,7 +74,6 @@ async def serve(start: Start) -> None:
             {
                 "anthropic": anthropic,
                 "local": LocalModel(directory=models_dir(os.environ), path=config.local_model_path),
-                "replay": ReplayModel(directory=config.recordings_dir),
             },
         )
         stack.push_async_callback(model.aclose)
