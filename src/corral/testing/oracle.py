@@ -1,0 +1,250 @@
+"""The session log as a few lists in memory: what a store must do, said as plainly as possible.
+
+Nothing here is durable, concurrent or fast. Tests run the same operations on a store and on this, and
+compare after each step.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+
+from corral.kernel.clock import Clock
+from corral.kernel.errors import InvalidRequest, LeaseLost, NotFound, Stale
+from corral.kernel.ids import EventId, SessionId
+from corral.kernel.limits import LEASE_TTL_SECONDS
+from corral.session.events import Event, UserToolConfirmation, parse
+from corral.session.inbox import View, admit, referenced
+from corral.session.lease import Claim, Lease
+from corral.session.log import Append, InboxEntry, Snapshot, StoredEvent
+from corral.session.record import SessionRecord
+
+_TTL = timedelta(seconds=LEASE_TTL_SECONDS)
+
+
+@dataclass(kw_only=True)
+class OracleSession:
+    """One session; `record` without the columns that are kept beside it."""
+
+    record: SessionRecord
+    log: list[StoredEvent] = field(default_factory=list)
+    inbox: list[InboxEntry] = field(default_factory=list)
+    last_arrival: int = 0
+    epoch: int = 0
+    owner: str | None = None
+    lease_until: datetime | None = None
+    needs_brain_since: datetime | None = None
+
+    @property
+    def last_processed_at(self) -> datetime:
+        return self.log[-1].processed_at if self.log else self.record.created_at
+
+
+class Oracle:
+    """All sessions. Same names, arguments and errors as the ports, but not async."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self.sessions: dict[SessionId, OracleSession] = {}
+
+    def create(self, record: SessionRecord, *, initial: Sequence[Event] = ()) -> None:
+        session = self.sessions[record.session_id] = OracleSession(record=record)
+        if initial:
+            session.record = replace(record, status="running")
+            session.needs_brain_since = self._clock.now()
+        for event in initial:
+            self._queue(session, event)
+
+    def accept(self, session_id: SessionId, inputs: Sequence[Event], *, now: datetime) -> list[EventId]:
+        """The ids of what is returned, in order."""
+        session = self._session(session_id)
+        named = set(referenced(inputs))
+        entries: list[StoredEvent | InboxEntry] = [*session.log, *session.inbox]
+        confirmations = [parse(entry.body) for entry in entries if entry.type == UserToolConfirmation.TYPE]
+        view = View(
+            record=replace(session.record, last_seq=len(session.log), last_arrival=session.last_arrival),
+            inbox=tuple(session.inbox),
+            tool_uses={event.event_id: event for event in session.log if event.event_id in named},
+            answers={event.answers: event for event in session.log if event.answers in named},
+            confirmations=frozenset(
+                event.tool_use_id for event in confirmations if isinstance(event, UserToolConfirmation)
+            )
+            & named,
+        )
+        returned = []
+        for item in admit(view, inputs):
+            returned.append(item.duplicate_of.event_id if item.duplicate_of else item.event.id)
+            if item.to == "inbox":
+                self._queue(session, item.event)
+            elif item.to == "log":
+                processed_at = max(now, session.last_processed_at + timedelta(microseconds=1))
+                session.log.append(
+                    StoredEvent(
+                        seq=len(session.log) + 1,
+                        event_id=item.event.id,
+                        type=item.event.type,
+                        thread_id=item.thread_id,
+                        arrival=None,
+                        body=item.event.body(processed_at=processed_at),
+                        private=None,
+                        processed_at=processed_at,
+                        answers=item.answers,
+                    )
+                )
+            if item.to != "nowhere":
+                session.needs_brain_since = session.needs_brain_since or self._clock.now()
+        return returned
+
+    def append(self, append: Append) -> list[EventId]:
+        session = self._session(append.session_id)
+        ids = [new.event.id for new in append.events]
+        try:
+            self._check(session, append)
+        except (LeaseLost, Stale):
+            bodies = {event.event_id: event.body for event in session.log}
+            if all(
+                bodies.get(new.event.id) == new.event.body(processed_at=new.processed_at)
+                for new in append.events
+            ):
+                return ids
+            raise
+        for seq, new in enumerate(append.events, start=len(session.log) + 1):
+            session.log.append(
+                StoredEvent(
+                    seq=seq,
+                    event_id=new.event.id,
+                    type=new.event.type,
+                    thread_id=new.thread_id,
+                    arrival=new.arrival,
+                    body=new.event.body(processed_at=new.processed_at),
+                    private=new.private,
+                    processed_at=new.processed_at,
+                    answers=new.answers,
+                )
+            )
+        session.inbox = [entry for entry in session.inbox if entry.event_id not in append.consumes]
+        if isinstance(append.lease, Claim):
+            self._grant(session, append.lease.owner)
+        if append.releases:
+            session.owner = None
+        needed = session.needs_brain_since or self._clock.now()
+        session.needs_brain_since = needed if append.derived.needs_brain else None
+        session.record = replace(
+            session.record, status=append.derived.status, blocked_on=append.derived.blocked_on
+        )
+        return ids
+
+    def _check(self, session: OracleSession, append: Append) -> None:
+        lease = append.lease
+        if isinstance(lease, Claim):
+            if session.epoch != lease.epoch - 1 or not self._is_free(session):
+                raise LeaseLost
+        elif (session.epoch, session.owner) != (lease.epoch, lease.owner):
+            raise LeaseLost
+        if (len(session.log), session.last_arrival) != (append.seen_seq, append.seen_arrival):
+            raise Stale
+        answered = {event.answers for event in session.log if event.answers is not None}
+        if any(new.answers in answered for new in append.events):
+            raise Stale
+        if not set(append.consumes) <= {entry.event_id for entry in session.inbox}:
+            raise Stale
+        if {new.event.id for new in append.events} & {event.event_id for event in session.log}:
+            raise Stale
+
+    def claim(
+        self, *, owner: str, limit: int, session_ids: Sequence[SessionId] | None = None
+    ) -> list[Lease]:
+        chosen = self.waiting() if session_ids is None else sorted(set(session_ids) & set(self.sessions))
+        free = [session_id for session_id in chosen if self._is_free(self.sessions[session_id])][:limit]
+        for session_id in free:
+            self._grant(self.sessions[session_id], owner)
+        return [
+            Lease(session_id=session_id, owner=owner, epoch=self.sessions[session_id].epoch)
+            for session_id in free
+        ]
+
+    def renew(self, leases: Sequence[Lease]) -> list[Lease]:
+        held = [lease for lease in leases if self._holds(lease)]
+        for lease in held:
+            self.sessions[lease.session_id].lease_until = self._clock.now() + _TTL
+        return held
+
+    def release(self, leases: Sequence[Lease]) -> None:
+        for lease in leases:
+            if self._holds(lease):
+                self.sessions[lease.session_id].owner = None
+
+    def end(self, *, owner_prefix: str, except_owner: str) -> int:
+        ended = [
+            session
+            for session in self.sessions.values()
+            if session.owner and session.owner.startswith(owner_prefix) and session.owner != except_owner
+        ]
+        for session in ended:
+            session.owner = None
+        return len(ended)
+
+    def waiting(self) -> list[SessionId]:
+        needing = [
+            (session.needs_brain_since, session_id)
+            for session_id, session in self.sessions.items()
+            if session.needs_brain_since is not None and self._is_free(session)
+        ]
+        return [session_id for _, session_id in sorted(needing)]
+
+    def archive(self, session_id: SessionId) -> list[str]:
+        """The types of the events that it appends."""
+        session = self._session(session_id)
+        if session.record.archived_at is not None:
+            return []
+        if session.record.status in ("running", "rescheduling") or session.needs_brain_since is not None:
+            raise InvalidRequest("runs")
+        had_ended = session.record.status == "terminated"
+        session.record = replace(session.record, status="terminated", archived_at=self._clock.now())
+        return [] if had_ended else ["session.thread_status_terminated", "session.status_terminated"]
+
+    def delete(self, session_id: SessionId) -> None:
+        if self._session(session_id).record.status in ("running", "rescheduling"):
+            raise InvalidRequest("runs")
+        del self.sessions[session_id]
+
+    def snapshot(self, session_id: SessionId) -> Snapshot:
+        session = self._session(session_id)
+        record = replace(
+            session.record,
+            last_seq=len(session.log),
+            last_arrival=session.last_arrival,
+            epoch=session.epoch,
+        )
+        return Snapshot(record=record, events=tuple(session.log), inbox=tuple(session.inbox))
+
+    def _session(self, session_id: SessionId) -> OracleSession:
+        if session_id not in self.sessions:
+            raise NotFound(session_id)
+        return self.sessions[session_id]
+
+    def _queue(self, session: OracleSession, event: Event) -> None:
+        session.last_arrival += 1
+        session.inbox.append(
+            InboxEntry(
+                arrival=session.last_arrival,
+                event_id=event.id,
+                type=event.type,
+                thread_id=session.record.primary_thread_id,
+                body=event.body(processed_at=None),
+            )
+        )
+
+    def _grant(self, session: OracleSession, owner: str) -> None:
+        session.owner = owner
+        session.epoch += 1
+        session.lease_until = self._clock.now() + _TTL
+
+    def _is_free(self, session: OracleSession) -> bool:
+        assert session.owner is None or session.lease_until is not None
+        return session.owner is None or (
+            session.lease_until is not None and session.lease_until <= self._clock.now()
+        )
+
+    def _holds(self, lease: Lease) -> bool:
+        session = self.sessions.get(lease.session_id)
+        return session is not None and (session.owner, session.epoch) == (lease.owner, lease.epoch)
