@@ -5,14 +5,10 @@ from datetime import datetime
 from hashlib import sha256
 
 from corral.catalog.records import ApiKey
-from corral.kernel.ids import API_KEY, Ids
-
-KEY_PREFIX = "corral-sk-"
-"""What every key of ours begins with, so that one is never mistaken for a model provider's."""
-
+from corral.kernel.ids import API_KEY, CORRAL_KEY_PREFIX, Ids
 
 def new_secret() -> str:
-    return KEY_PREFIX + secrets.token_urlsafe(32)
+    return CORRAL_KEY_PREFIX + secrets.token_urlsafe(32)
 
 
 def as_record(secret: str, *, name: str, ids: Ids, now: datetime) -> ApiKey:

@@ -1,0 +1,164 @@
+"""The real API over a real socket: uvicorn in a thread, SQLite in a temporary directory, no brain.
+
+`Server.run` executes a coroutine in the server's loop, so that a test can do what a brain would do.
+"""
+
+import asyncio
+import socket
+import threading
+from collections.abc import Coroutine, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import anthropic
+import httpx2
+import pytest
+import uvicorn
+
+from corral.api.application import create_api
+from corral.api.dependencies import Check, Dependencies
+from corral.catalog.keys import as_record, new_secret
+from corral.catalog.models import ModelTable
+from corral.hands.client import HandsClient
+from corral.kernel.clock import SystemClock
+from corral.kernel.ids import Ids
+from corral.store.bus import LocalBus
+from corral.store.catalog import Agents, Environments
+from corral.store.database import Database
+from corral.store.idempotency import Idempotency
+from corral.store.keys import ApiKeys
+from corral.store.log import Log
+from corral.store.sessions import Sessions
+
+Result = TypeVar("Result")
+
+
+class Server:
+    """One running server. `deps` are its ports; `readiness` is what `/readyz` reports."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._started = threading.Event()
+        self._failure: BaseException | None = None
+        self.readiness = {"store": Check(status="ok")}
+        self.key = new_secret()
+        self._thread = threading.Thread(target=self._main, name="server")
+
+    def start(self) -> None:
+        self._thread.start()
+        assert self._started.wait(20)
+        if self._failure is not None:
+            raise self._failure
+
+    def stop(self) -> None:
+        self.loop.call_soon_threadsafe(self._stopping.set)
+        self._thread.join(20)
+        assert not self._thread.is_alive(), "the server did not stop"
+
+    def run(self, work: Coroutine[Any, Any, Result]) -> Result:
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result(20)
+
+    def call(self, function: Any, *args: Any) -> Any:
+        async def call() -> Any:
+            return function(*args)
+
+        return self.run(call())
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def client(self, **options: Any) -> anthropic.Anthropic:
+        """The official SDK, unmodified; no retries, so that a test sees the first answer."""
+        return anthropic.Anthropic(
+            **{"base_url": self.url, "api_key": self.key, "max_retries": 0, **options}
+        )
+
+    def async_client(self, **options: Any) -> anthropic.AsyncAnthropic:
+        options = {"base_url": self.url, "api_key": self.key, "max_retries": 0, **options}
+        return anthropic.AsyncAnthropic(**options)
+
+    def http(self, **headers: str) -> httpx2.Client:
+        """A plain HTTP client, for what the SDK hides."""
+        return httpx2.Client(base_url=self.url, headers={"x-api-key": self.key, **headers}, timeout=20)
+
+    def _main(self) -> None:
+        try:
+            asyncio.run(self._serve())
+        except BaseException as failure:
+            self._failure = failure
+            self._started.set()
+
+    async def _serve(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self._stopping = asyncio.Event()
+        clock, ids, bus = SystemClock(), Ids(), LocalBus()
+        database = await Database.open(self._directory / "corral.db")
+        hands = HandsClient(self._directory / "no-hands.sock", token="none")
+        keys = ApiKeys(database)
+        await keys.add(as_record(self.key, name="test", ids=ids, now=clock.now()))
+        self.deps = Dependencies(
+            log=Log(database, bus),
+            sessions=Sessions(database, bus, clock),
+            agents=Agents(database),
+            environments=Environments(database),
+            api_keys=keys,
+            idempotency=Idempotency(database),
+            bus=bus,
+            models=ModelTable.packaged(),
+            ids=ids,
+            clock=clock,
+            workspaces=hands,
+            readiness=lambda: self.readiness,
+            status=lambda: {"role": "server", "pid": 1},
+        )
+        self.api = create_api(self.deps)
+        listener = socket.create_server(("127.0.0.1", 0))
+        self.port = listener.getsockname()[1]
+        config = uvicorn.Config(
+            self.api, lifespan="off", http="httptools", ws="none", log_config=None, access_log=False
+        )
+        server = uvicorn.Server(config)
+        serving = asyncio.create_task(server.serve(sockets=[listener]))
+        self._started.set()
+        await self._stopping.wait()
+        self.api.state.streams.close()
+        server.should_exit = True
+        await serving
+        await hands.aclose()
+        await database.close()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    running = Server(tmp_path_factory.mktemp("server"))
+    running.start()
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def client(server: Server) -> Iterator[anthropic.Anthropic]:
+    with server.client() as made:
+        yield made
+
+
+@pytest.fixture
+def http(server: Server) -> Iterator[httpx2.Client]:
+    with server.http() as made:
+        yield made
+
+
+@pytest.fixture
+def agent_id(client: anthropic.Anthropic) -> str:
+    return client.beta.agents.create(name="Ada", model="claude-opus-5-5").id
+
+
+@pytest.fixture
+def environment_id(client: anthropic.Anthropic) -> str:
+    return client.beta.environments.create(name="default").id
+
+
+@pytest.fixture
+def session_id(client: anthropic.Anthropic, agent_id: str, environment_id: str) -> str:
+    return client.beta.sessions.create(agent=agent_id, environment_id=environment_id).id
