@@ -93,14 +93,21 @@ async def test_sandboxes_leave_no_cgroups(tmp_path: Path) -> None:
     if not provider.capabilities.memory_limit:
         pytest.skip("no writable cgroup here")
 
-    def groups() -> set[Path]:
-        return {path for path in Path("/sys/fs/cgroup").glob("**/corral/*") if path.is_dir()}
-
-    before = groups()
+    mark = new_mark()
     async with Lab.open(provider, root=tmp_path) as lab:
-        await lab.sandbox()
-        assert groups() > before
-    assert groups() <= before
+        await lab.bash(await lab.sandbox(), f"sleep {mark} &")
+        await until(lambda: is_running(mark))
+        (process,) = [
+            folder
+            for folder in Path("/proc").iterdir()
+            if folder.name.isdigit() and mark.encode() in (folder / "cmdline").read_bytes()
+        ]
+        lines = [line.split(":") for line in (process / "cgroup").read_text().splitlines()]
+        groups = [path for _, _, path in lines if path.startswith("/corral/")]
+        assert groups and len(set(groups)) == 1
+        name = groups[0].removeprefix("/corral/")
+        assert list(Path("/sys/fs/cgroup").glob(f"**/corral/{name}"))
+    assert not list(Path("/sys/fs/cgroup").glob(f"**/corral/{name}"))
 
 
 async def test_python_of_the_host_is_bound_where_the_system_has_none(

@@ -157,9 +157,7 @@ class BwrapProvider:
     async def aclose(self) -> None:
         self._is_closed = True
         if self._filling:
-            self._filling.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._filling
+            await self._filling  # a boot that is cut off half-way would have no owner
         await asyncio.gather(*(sandbox.destroy() for sandbox in list(self._living)))
         for home, _ in self._pool:
             self._remove_empty(home)
@@ -215,9 +213,11 @@ class BwrapProvider:
                 seccomp=self._seccomp,
                 group=group,
             )
-        except OSError as e:
+        except BaseException as e:
             group.remove()
-            raise SandboxUnavailable(f"no sandbox: {e}; see what the machine is short of") from e
+            if isinstance(e, OSError):
+                raise SandboxUnavailable(f"no sandbox: {e}; see what the machine is short of") from e
+            raise
 
     # -- the warm pool ------------------------------------------------------------------------------
 
@@ -227,7 +227,7 @@ class BwrapProvider:
 
     async def _fill(self) -> None:
         self._pool_dir.mkdir(mode=0o711, exist_ok=True)
-        while len(self._pool) < self._pool_size:
+        while len(self._pool) < self._pool_size and not self._is_closed:
             home = self._pool_dir / secrets.token_hex(8)
             try:
                 warm = await self._boot(home)

@@ -6,6 +6,7 @@ writable there are only the rlimits, and `Capabilities.memory_limit` says so.
 """
 
 import contextlib
+import os
 import secrets
 from pathlib import Path
 from typing import Final
@@ -52,10 +53,11 @@ class Cgroups:
         self._settings = {
             top / "corral": values for top, values in _hierarchies(root).items() if _is_ours(top, values)
         }
-        for parent in self._settings:  # left behind by hosts that were killed; live ones are not empty
-            for stale in parent.iterdir():
-                with contextlib.suppress(OSError):
-                    stale.rmdir()
+        for parent in self._settings:  # left behind by hosts that were killed
+            for group in parent.iterdir():
+                if group.is_dir() and not Path("/proc", group.name.split("-")[0]).exists():
+                    with contextlib.suppress(OSError):
+                        group.rmdir()
 
     @property
     def limits_memory(self) -> bool:
@@ -63,7 +65,7 @@ class Cgroups:
 
     def create(self) -> Group:
         """A new group with its limits; an empty one where there is nothing to write to."""
-        folders, name = [], secrets.token_hex(8)
+        folders, name = [], f"{os.getpid()}-{secrets.token_hex(8)}"
         for parent, values in self._settings.items():
             folder = parent / name
             folder.mkdir()
@@ -92,7 +94,7 @@ def _is_ours(top: Path, values: dict[str, int]) -> bool:
         if values is _V2:
             for folder in (top, parent):
                 (folder / "cgroup.subtree_control").write_text("+memory +pids")
-        trial = parent / secrets.token_hex(8)
+        trial = parent / f"{os.getpid()}-{secrets.token_hex(8)}"
         trial.mkdir()
         try:
             return all((trial / name).exists() for name in values if name not in _OPTIONAL)
