@@ -42,6 +42,16 @@ async def test_a_call_goes_from_absent_to_started_to_result_to_absent(journal):
     assert await journal.fence(S, epoch=1, call_id="c1") is None
 
 
+async def test_a_forbidden_call_never_starts_and_others_are_untouched(journal):
+    await journal.start(S, "c1")
+    await journal.finish(S, "c2", b"out")
+    await journal.forbid(S, ["c1", "c2", "c3"], b"no")
+    assert await journal.start(S, "c3") == b"no"
+    assert await journal.start(S, "c4") is None
+    rows = [await journal.fence(S, epoch=1, call_id=f"c{n}") for n in (1, 2, 3)]
+    assert rows == [Row(result=None), Row(result=b"out"), Row(result=b"no")]
+
+
 async def test_the_highest_epoch_survives_and_fences(journal, path):
     await journal.fence(S, epoch=5)
     with pytest.raises(LeaseLost):

@@ -29,8 +29,9 @@ class Hands(Protocol):
         """Run the call once and return its result.
 
         Repeat: the same call_id joins the running call, or returns the recorded result; it never runs
-        twice. A lost sandbox is an error *result*. Cancelling this coroutine leaves the call running.
-        Raises: LeaseLost; HandsUnavailable (retryable, by `attach`).
+        twice. A lost sandbox is an error *result*, and so is a placement that names another journal (its
+        outcome is unknown, as for `attach`). Cancelling this coroutine leaves the call running.
+        Raises: LeaseLost; HandsUnavailable (retryable, by `attach`); SandboxUnavailable (not started).
         """
 
     async def attach(self, call: ToolCall, *, epoch: int) -> ToolResult:
@@ -43,7 +44,8 @@ class Hands(Protocol):
 
     async def cancel(self, session_id: SessionId, *, epoch: int, call_ids: Sequence[EventId]) -> None:
         """Kill the calls within CANCEL_GRACE_SECONDS; each then has an error result that says it was
-        interrupted. Unknown or finished ids are ignored. Raises LeaseLost, HandsUnavailable."""
+        interrupted, also one that arrives only later. Finished ids are ignored.
+        Raises LeaseLost, HandsUnavailable."""
 
     async def settle(self, session_id: SessionId, *, call_ids: Sequence[EventId]) -> None:
         """The results of these calls are in the log: their journal rows may go. Repeat: safe."""

@@ -55,6 +55,7 @@ SANDBOX_STOPPED: Final = (
     f"{OUTCOME_UNKNOWN} The next call gets a fresh sandbox: the files in /workspace are still there; "
     "running processes, shell state and files elsewhere are gone."
 )
+_INTERRUPTED_RESULT: Final = encode_result(ToolResult.text(INTERRUPTED, is_error=True))
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
@@ -171,6 +172,10 @@ class HandsHost:
 
     async def cancel(self, session_id: SessionId, *, epoch: int, call_ids: Sequence[EventId]) -> None:
         await self.announce(session_id, epoch=epoch)
+        # One of them may be on its way to us, on another connection than this: first those that did not
+        # come are kept from starting, then those that did are killed, so none slips through between.
+        if absent := [call_id for call_id in call_ids if call_id not in self._calls]:
+            await self._journal.forbid(session_id, absent, _INTERRUPTED_RESULT)
         await self._interrupt(session_id, [c for i in call_ids if (c := self._calls.get(i))])
 
     async def settle(self, session_id: SessionId, *, call_ids: Sequence[EventId]) -> None:
@@ -282,7 +287,9 @@ class HandsHost:
         try:
             async with self._sandboxes.use(call.session_id, recipe=call.recipe) as sandbox:
                 crash_point("hands.before_started")
-                await self._journal.start(call.session_id, call.call_id)
+                kept = await self._journal.start(call.session_id, call.call_id)
+                if kept is not None:  # cancelled in the moment that it came
+                    return decode_result(kept)
                 crash_point("hands.after_started")
                 running.stage, running.sandbox = "acting", sandbox
                 return await sandbox.run(call)

@@ -6,7 +6,7 @@ Rules of this file:
   a batch that wrote nothing costs none.
 - `journal_id` is minted with the file. A lost or broken file is a new journal, so every call placed
   under the old id has an unknown outcome instead of a second run.
-- Row of a call: absent -> started -> result -> absent (settled). Nothing else.
+- Row of a call: absent -> started -> result -> absent (settled); or absent -> result (never to start).
 
 SQLite (WAL, synchronous=FULL) in a file of its own: its checksummed log is what makes a torn tail
 vanish on the next open. This is the one place outside `store` with SQL, because it is another
@@ -106,16 +106,33 @@ class Journal:
 
         return await self._do(apply)
 
-    async def start(self, session_id: SessionId, call_id: EventId) -> None:
-        """The effect may happen from now on. Raises HandsUnavailable: nothing written, do not act."""
+    async def start(self, session_id: SessionId, call_id: EventId) -> bytes | None:
+        """None: the effect may happen from now on. Else it must not: the result was there before it.
 
-        def apply(db: sqlite3.Connection) -> None:
+        Raises HandsUnavailable: nothing written, do not act.
+        """
+
+        def apply(db: sqlite3.Connection) -> bytes | None:
+            row = db.execute("SELECT result FROM calls WHERE call_id = ?", (call_id,)).fetchone()
+            if row is not None and row[0] is not None:
+                kept: bytes = row[0]
+                return kept
             if self._calls >= JOURNAL_CALLS_MAX:
                 raise HandsUnavailable(
                     f"the hands host already holds {JOURNAL_CALLS_MAX} unsettled tool calls"
                 )
             db.execute("INSERT INTO calls VALUES (?, ?, NULL)", (call_id, session_id))
             self._calls += 1
+            return None
+
+        return await self._do(apply)
+
+    async def forbid(self, session_id: SessionId, call_ids: Sequence[EventId], result: bytes) -> None:
+        """Give calls that are absent a result, so that they never start. The others stay as they are."""
+
+        def apply(db: sqlite3.Connection) -> None:
+            rows = [(call_id, session_id, result) for call_id in call_ids]
+            self._calls += db.executemany("INSERT OR IGNORE INTO calls VALUES (?, ?, ?)", rows).rowcount
 
         await self._do(apply)
 

@@ -91,20 +91,33 @@ async def test_settled_calls_leave_the_journal_even_while_they_run(host, bash, j
     assert await journal.fence(SESSION, epoch=1, call_id="c1") is None
 
 
-async def test_a_bug_in_the_provider_ends_its_call_and_nothing_else(host, bash, provider, monkeypatch):
-    other = asyncio.create_task(host.execute(bash("c0", "sleep 0.2; echo fine"), epoch=1))
-    await until(lambda: provider.created)
+async def test_a_bug_in_the_provider_ends_its_call_and_nothing_else(
+    host, bash, provider, tmp_path, monkeypatch
+):
+    good = bash("c1", "touch begun; while [ ! -e go ]; do sleep 0.01; done; echo fine")
+    running = asyncio.create_task(host.execute(good, epoch=1))
+    await until(lambda: (workspace(tmp_path) / "begun").exists())
 
     async def broken(call):
         raise RuntimeError("a bug")
 
     monkeypatch.setattr(provider.created[0], "run", broken)
-    await host.execute(bash("c2", "echo fine", session_id="sesn_2"), epoch=1)
     with pytest.raises(RuntimeError, match="a bug"):
-        await host.execute(bash("c1", "true"), epoch=1)
-    result = await host.attach(bash("c1", "true"), epoch=1)
-    assert text(result) == OUTCOME_UNKNOWN
-    await asyncio.gather(other, return_exceptions=True)
+        await host.execute(bash("c2", "true"), epoch=1)
+    assert text(await host.attach(bash("c2", "true"), epoch=1)) == OUTCOME_UNKNOWN
+    (workspace(tmp_path) / "go").touch()
+    assert text(await running) == "fine\n"
+
+
+async def test_a_bug_while_warming_up_is_nobodys_end(host, bash, provider, monkeypatch, caplog):
+    async def broken(**_):
+        raise RuntimeError("a bug")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(provider, "create", broken)
+        await host.provision(SESSION, epoch=1, recipe=Recipe())
+        await until(lambda: "warming up" in caplog.text)
+    assert text(await host.execute(bash("c1", "echo fine"), epoch=1)) == "fine\n"
 
 
 # -- fencing ----------------------------------------------------------------------------------------
@@ -181,6 +194,21 @@ async def test_a_call_that_waits_for_a_sandbox_can_be_interrupted_and_never_runs
         await busy
         assert text(await host.execute(other, epoch=1)) == INTERRUPTED
         assert not (tmp_path / "workspaces" / "sesn_2").exists()
+
+
+async def test_a_cancel_that_overtakes_its_call_is_not_lost(host, bash, provider, journal):
+    await journal.start(
+        SESSION, "c0"
+    )  # cut off by a crash: a cancel does not know better what became of it
+    await host.cancel(SESSION, epoch=1, call_ids=["c0", "c1"])
+    assert text(await host.execute(bash("c1", "echo ran"), epoch=1)) == INTERRUPTED
+    assert text(await host.attach(bash("c0", "echo ran"), epoch=1)) == OUTCOME_UNKNOWN
+    assert not provider.created
+    calls = [bash(f"d{n}", "true") for n in range(8)]  # at the same time, in every order
+    for call in calls:
+        asking = asyncio.create_task(host.execute(call, epoch=1))
+        await asyncio.gather(asking, host.cancel(SESSION, epoch=1, call_ids=[call.call_id]))
+        assert (asking.result()).is_error
 
 
 async def test_a_call_interrupted_before_its_first_step_ends(host, bash, tmp_path):

@@ -3,6 +3,7 @@
 import asyncio
 from datetime import UTC, datetime
 
+from corral.hands import lifecycle
 from corral.session.call import Recipe
 
 
@@ -69,7 +70,10 @@ async def test_many_sessions_take_turns_on_few_places(open_host, bash, provider)
         assert most_alive == 2
 
 
-async def test_idle_and_dead_sandboxes_are_reaped_and_busy_ones_stay(open_host, bash, provider, tmp_path):
+async def test_idle_and_dead_sandboxes_are_reaped_and_busy_ones_stay(
+    open_host, bash, provider, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(lifecycle, "SANDBOX_REAP_SECONDS", 0.02)
     clock = ManualClock()
     async with open_host(clock=clock, idle_seconds=60) as host:
         await host.execute(bash("c1", "true", session_id="sesn_idle"), epoch=1)

@@ -4,6 +4,8 @@ import asyncio
 import io
 import os
 import stat
+import subprocess
+import sys
 import tarfile
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -234,3 +236,12 @@ async def test_a_supervisor_learns_that_its_host_ends(serving, tmp_path):
     assert beats == 1
     await asyncio.wait_for(task, 10)
     await client.aclose()
+
+
+def test_the_process_is_light():
+    """Its memory and start-up are paid on every machine."""
+    code = "import corral.hands.process, sys; print(*sys.modules)"
+    modules = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
+    assert not {"fastapi", "pydantic", "sqlalchemy", "anthropic", "httpx2", "rich"} & set(modules.split())
