@@ -10,7 +10,13 @@ from contextlib import suppress
 
 from corral.brain.actions import Completion, Replied
 from corral.brain.ports import Hands, NeverStarted
-from corral.kernel.errors import HandsUnavailable, LeaseLost, WorldError
+from corral.kernel.errors import (
+    CallerError,
+    HandsUnavailable,
+    LeaseLost,
+    SandboxUnavailable,
+    WorldError,
+)
 from corral.kernel.ids import EventId, SessionId
 from corral.kernel.limits import (
     CANCEL_GRACE_SECONDS,
@@ -27,6 +33,7 @@ OUTCOME_UNKNOWN = (
     "The machine that ran this tool call cannot be reached, so its outcome is unknown: it may have"
     " happened, in part or in full. Check before you repeat it."
 )
+NO_SANDBOX = "No sandbox could be started, so this tool call did not run. {reason}"
 
 
 class Dispatch:
@@ -104,6 +111,10 @@ class Dispatch:
                 if now - away_since > HANDS_AWAY_SECONDS_MAX:
                     return ToolResult.text(OUTCOME_UNKNOWN, is_error=True)
                 await asyncio.sleep(HANDS_RETRY_SECONDS)
+            except SandboxUnavailable as error:
+                return ToolResult.text(NO_SANDBOX.format(reason=error.message), is_error=True)
+            except CallerError as error:
+                return ToolResult.text(f"This tool call was refused: {error.message}", is_error=True)
 
     async def _cancel(self, call: ToolCall, *, epoch: int) -> None:
         try:
