@@ -1,7 +1,7 @@
 """Durable appends per second: 64 concurrent writers, then one; 1 KB events, one event an append.
 
 Prints the fsync p50 of the same disk in the same run, because disks drift. Run:
-`python benchmarks/append.py [--writers 64] [--seconds 3] [--directory DIR] [--profile]`.
+`python benchmarks/append.py [--writers 64] [--seconds 3] [--directory DIR]`.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from corral.kernel.clock import SystemClock
-from corral.kernel.ids import SESSION, THREAD, EnvironmentId, EventId, Ids, SessionId, ThreadId
+from corral.kernel.ids import SESSION, THREAD, EnvironmentId, Ids, SessionId, ThreadId
 from corral.session.events import AgentMessage
 from corral.session.lease import Lease
 from corral.session.log import Append, Derived, NewEvent
@@ -129,10 +129,9 @@ async def measure(directory: Path, writers: int, seconds: float) -> str:
     finally:
         await database.close()
     each = sorted(value for run in runs for value in run.seconds)
-    return (
-        f"{writers:3d} writers: {len(each) / took:8.0f} events/s"
-        f"   append p50 {each[len(each) // 2] * 1000:.2f} ms, p95 {each[len(each) * 95 // 100] * 1000:.2f} ms"
-    )
+    p50, p95 = (each[len(each) * percent // 100] * 1000 for percent in (50, 95))
+    rate = len(each) / took
+    return f"{writers:3d} writers: {rate:8.0f} events/s   append p50 {p50:.2f} ms, p95 {p95:.2f} ms"
 
 
 def main() -> None:

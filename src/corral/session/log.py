@@ -135,8 +135,9 @@ class SessionLog(Protocol):
         Token:  a Lease whose epoch is current, or a Claim of a free session.
         Time:   processed_at must increase strictly from the last stored one.
         Repeat: safe; if all ids are present with equal bodies, their stored form is returned.
-        Raises: LeaseLost (stop for ever), Stale (seq or arrival moved, a consumed input or an answer is
-                already there: fold the news, decide again). Nothing is written in either case.
+        Raises: LeaseLost (stop for ever; also when the session has ended), Stale (seq or arrival moved, a
+                consumed input or an answer is already there: fold the news, decide again). Nothing is
+                written in either case.
         """
 
     async def accept(

@@ -192,6 +192,8 @@ def _refusal(item: Prepared, head: AnyRow | None, now_us: int) -> Exception | No
     append, lease = item.append, item.append.lease
     if head is None:
         return NotFound(f"Session {append.session_id!r} was not found.")
+    if head.terminated_at is not None:
+        return LeaseLost(f"{append.session_id}: the session has ended, its log takes no more events")
     if isinstance(lease, Claim):
         if head.epoch != lease.epoch - 1 or (head.owner is not None and head.lease_until > now_us):
             return LeaseLost(f"{append.session_id}: epoch {lease.epoch} is not free to claim")
@@ -265,16 +267,16 @@ def _write(connection: Connection, granted: Sequence[_Granted], now_us: int) -> 
     ]
     if changed and connection.execute(_ADVANCE_THREADS, changed).rowcount != len(changed):
         _add_threads(connection, granted, changed)
-    for item, head in granted:
-        if item.append.derived.status == "terminated" and head.terminated_at is None:
+    for item, _ in granted:
+        if item.append.derived.status == "terminated":
             queue_cleanup(connection, item.append.session_id, "sandbox", now=item.stored[-1].processed_at)
 
 
 def _advanced(item: Prepared, head: AnyRow, now_us: int) -> Mapping[str, Any]:
     append, derived, last = item.append, item.append.derived, item.stored[-1]
     claims = isinstance(append.lease, Claim)
-    needs_brain_since = head.needs_brain_since or now_us
-    terminated_at = last.processed_at if derived.status == "terminated" else None
+    is_terminated = derived.status == "terminated"
+    needs_brain = derived.needs_brain and not is_terminated
     return {
         "of_session_id": append.session_id,
         "owner": None if append.releases else append.lease.owner,
@@ -282,14 +284,14 @@ def _advanced(item: Prepared, head: AnyRow, now_us: int) -> Mapping[str, Any]:
         "lease_until": 0 if append.releases else now_us + LEASE_TTL_US if claims else head.lease_until,
         "last_seq": last.seq,
         "last_processed_at": last.processed_at,
-        "needs_brain_since": needs_brain_since if derived.needs_brain else None,
+        "needs_brain_since": (head.needs_brain_since or now_us) if needs_brain else None,
         "status": derived.status,
         "usage": derived.usage,
         "active_seconds": derived.active_seconds,
         "running_since": derived.running_since,
         "blocked_on": list(derived.blocked_on),
         "updated_at": last.processed_at,
-        "terminated_at": head.terminated_at or terminated_at,
+        "terminated_at": last.processed_at if is_terminated else None,
     }
 
 

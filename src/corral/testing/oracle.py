@@ -127,7 +127,8 @@ class Oracle:
         if append.releases:
             session.owner = None
         needed = session.needs_brain_since or self._clock.now()
-        session.needs_brain_since = needed if append.derived.needs_brain else None
+        ends = append.derived.status == "terminated"
+        session.needs_brain_since = needed if append.derived.needs_brain and not ends else None
         session.record = replace(
             session.record, status=append.derived.status, blocked_on=append.derived.blocked_on
         )
@@ -135,6 +136,8 @@ class Oracle:
 
     def _check(self, session: OracleSession, append: Append) -> None:
         lease = append.lease
+        if session.record.status == "terminated":
+            raise LeaseLost
         if isinstance(lease, Claim):
             if session.epoch != lease.epoch - 1 or not self._is_free(session):
                 raise LeaseLost
