@@ -1,0 +1,260 @@
+"""All of Corral's processes on a fresh data directory, as `corral serve` starts them, and clients of it."""
+
+import asyncio
+import contextlib
+import ctypes
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import psutil
+from anthropic import AsyncAnthropic
+
+from benchmarks.machine import Disk
+from benchmarks.upstream import MODEL, Upstream, upstream
+from corral.config import Config, Secret
+from corral.hands.client import HandsClient
+from corral.process import socket_path, token_path
+
+_READY_SECONDS_MAX, _STOP_SECONDS_MAX, _TURN_SECONDS_MAX = 30.0, 25.0, 60.0
+_SETTLED_SECONDS, _SETTLED_BYTES, _SETTLE_SECONDS_MAX = 1.0, 256 * 1024, 15.0
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Server:
+    """A running Corral. `ready_seconds`: from starting the process to its ready line."""
+
+    url: str
+    api_key: str
+    data_dir: Path
+    ready_seconds: float
+    pid: int
+
+    def processes(self) -> list[psutil.Process]:
+        """The supervisor and everything below it, warm sandboxes included."""
+        supervisor = psutil.Process(self.pid)
+        return [supervisor, *supervisor.children(recursive=True)]
+
+    def process(self, role: str) -> psutil.Process:
+        return next(each for each in self.processes() if each.cmdline()[-1:] == [role])
+
+    def hands(self) -> HandsClient:
+        token = token_path(self.data_dir, "hands").read_text()
+        return HandsClient(socket_path(self.data_dir, "hands"), token=token)
+
+    def client(self) -> AsyncAnthropic:
+        return AsyncAnthropic(base_url=self.url, api_key=self.api_key, max_retries=0)
+
+
+@contextlib.contextmanager
+def server(*, model_url: str, data_dir: Path) -> Iterator[Server]:
+    """Start, and at the end stop all of it: politely, then by pid."""
+    config = Config(
+        port=0,
+        data_dir=data_dir,
+        api_key=Secret(f"corral_{secrets.token_urlsafe(16)}"),
+        anthropic_api_key=Secret("made-up"),
+        anthropic_base_url=model_url,
+        log_level="error",
+    )
+    started = time.monotonic()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "corral.supervisor", "--json"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=(data_dir / "supervisor.log").open("wb"),
+        start_new_session=True,
+        preexec_fn=_end_with_us,
+    )
+    try:
+        assert process.stdin and process.stdout
+        process.stdin.write(json.dumps(config.to_json()).encode() + b"\n")
+        process.stdin.flush()
+        line = _first_line(process, started + _READY_SECONDS_MAX)
+        ready_seconds = time.monotonic() - started
+        if not line:
+            raise SystemExit(f"Corral did not start:\n{(data_dir / 'supervisor.log').read_text()[-4000:]}")
+        assert config.api_key
+        yield Server(
+            url=json.loads(line)["url"],
+            api_key=config.api_key.reveal(),
+            data_dir=data_dir,
+            ready_seconds=ready_seconds,
+            pid=process.pid,
+        )
+    finally:
+        _stop(process)
+
+
+def _end_with_us() -> None:
+    """Should this process be killed, the supervisor gets SIGTERM and takes its processes along."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _first_line(process: "subprocess.Popen[bytes]", until: float) -> bytes:
+    assert process.stdout
+    os.set_blocking(process.stdout.fileno(), False)
+    line = b""
+    while time.monotonic() < until and process.poll() is None and not line.endswith(b"\n"):
+        line += process.stdout.read() or b""
+        time.sleep(0.002)
+    return line if line.endswith(b"\n") else b""
+
+
+def _stop(process: "subprocess.Popen[bytes]") -> None:
+    try:
+        family = psutil.Process(process.pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        family = []
+    process.terminate()
+    try:
+        process.wait(_STOP_SECONDS_MAX)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    for each in psutil.wait_procs(family, timeout=2.0)[1]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            each.kill()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """A running Corral, the model behind it, a client, an agent with the built-in tools, and the disk."""
+
+    server: Server
+    upstream: Upstream
+    disk: Disk
+    client: AsyncAnthropic
+    agent_id: str
+    environment_id: str
+
+    async def session_id(self) -> str:
+        session = await self.client.beta.sessions.create(
+            agent=self.agent_id, environment_id=self.environment_id
+        )
+        return session.id
+
+
+@contextlib.asynccontextmanager
+async def stage() -> AsyncIterator[Stage]:
+    """A fresh one, on the file system of the working directory's temporary files (not one in memory)."""
+    with tempfile.TemporaryDirectory(prefix="corral-bench-", dir=_durable_directory()) as name:
+        data_dir = Path(name)
+        with contextlib.ExitStack() as stack:
+            model = stack.enter_context(upstream())
+            running = stack.enter_context(server(model_url=model.url, data_dir=data_dir))
+            disk = stack.enter_context(contextlib.closing(Disk(data_dir)))
+            async with running.client() as client:
+                agent = await client.beta.agents.create(
+                    name="bench",
+                    model=MODEL,
+                    tools=[
+                        {
+                            "type": "agent_toolset_20260401",
+                            "default_config": {
+                                "enabled": True,
+                                "permission_policy": {"type": "always_allow"},
+                            },
+                        }
+                    ],
+                )
+                environment = await client.beta.environments.create(name="bench", config={"type": "cloud"})
+                yield Stage(
+                    server=running,
+                    upstream=model,
+                    disk=disk,
+                    client=client,
+                    agent_id=agent.id,
+                    environment_id=environment.id,
+                )
+
+
+def _durable_directory() -> str:
+    """Where an fsync means something: not a file system in memory."""
+    for candidate in (tempfile.gettempdir(), str(Path.cwd())):
+        mounts = [m for m in psutil.disk_partitions(all=True) if _is_under(candidate, m.mountpoint)]
+        if max(mounts, key=lambda mount: len(mount.mountpoint)).fstype != "tmpfs":
+            return candidate
+    raise SystemExit("no disk: both the temporary and the working directory are in memory; set TMPDIR")
+
+
+def _is_under(path: str, folder: str) -> bool:
+    return Path(path).resolve().is_relative_to(folder)
+
+
+class Conversation:
+    """One session with an open stream; every event is stamped when the SDK hands it out.
+
+    Use as an async context manager. `deltas`: also ask for previews of messages.
+    """
+
+    def __init__(self, at: Stage, *, session_id: str, deltas: bool = False) -> None:
+        self.session_id = session_id
+        self._client = at.client
+        self._deltas = deltas
+        self._events: asyncio.Queue[tuple[float, Any]] = asyncio.Queue()
+
+    async def __aenter__(self) -> "Conversation":
+        wanted: dict[str, Any] = {"event_deltas": ["agent.message"]} if self._deltas else {}
+        self._stream = await self._client.beta.sessions.events.stream(self.session_id, **wanted)
+        self._reading = asyncio.create_task(self._read())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._reading.cancel()
+        await asyncio.gather(self._reading, return_exceptions=True)
+        await self._stream.close()
+
+    async def _read(self) -> None:
+        async for event in self._stream:
+            self._events.put_nowait((time.monotonic(), event))
+
+    async def turn(self, text: str) -> list[tuple[float, Any]]:
+        """Send one message and return what came until the session was idle, with arrival times.
+
+        Raises TimeoutError after a minute.
+        """
+        async with asyncio.timeout(_TURN_SECONDS_MAX):
+            await self._client.beta.sessions.events.send(
+                self.session_id,
+                events=[{"type": "user.message", "content": [{"type": "text", "text": text}]}],
+            )
+            came = []
+            while True:
+                came.append(await self._events.get())
+                if came[-1][1].type == "session.status_idle":
+                    return came
+
+
+def first(events: list[tuple[float, Any]], kind: str) -> float:
+    """When the first event of this type arrived. Raises RuntimeError with what came instead."""
+    for at, event in events:
+        if event.type == kind:
+            return at
+    raise RuntimeError(f"no {kind} among {[event.type for _, event in events]}")
+
+
+async def settled_rss(process: psutil.Process) -> int:
+    """Resident bytes once they have stopped moving (or after a while)."""
+    until = time.monotonic() + _SETTLE_SECONDS_MAX
+    before = process.memory_info().rss
+    while time.monotonic() < until:
+        await asyncio.sleep(_SETTLED_SECONDS)
+        now = process.memory_info().rss
+        if abs(now - before) < _SETTLED_BYTES:
+            return now
+        before = now
+    return before
