@@ -4,9 +4,13 @@
 """
 
 import asyncio
+import json
 import socket
 import threading
+import time
 from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,7 +25,10 @@ from corral.catalog.keys import as_record, new_secret
 from corral.catalog.models import ModelTable
 from corral.hands.client import HandsClient
 from corral.kernel.clock import SystemClock
-from corral.kernel.ids import Ids
+from corral.kernel.ids import Ids, SessionId
+from corral.session.events import Event, parse
+from corral.session.lease import Claim
+from corral.session.log import Append, Derived, NewEvent
 from corral.store.bus import LocalBus
 from corral.store.catalog import Agents, Environments
 from corral.store.database import Database
@@ -97,6 +104,7 @@ class Server:
         hands = HandsClient(self._directory / "no-hands.sock", token="none")
         keys = ApiKeys(database)
         await keys.add(as_record(self.key, name="test", ids=ids, now=clock.now()))
+        self.database = database
         self.deps = Dependencies(
             log=Log(database, bus),
             sessions=Sessions(database, bus, clock),
@@ -162,3 +170,87 @@ def environment_id(client: anthropic.Anthropic) -> str:
 @pytest.fixture
 def session_id(client: anthropic.Anthropic, agent_id: str, environment_id: str) -> str:
     return client.beta.sessions.create(agent=agent_id, environment_id=environment_id).id
+
+
+# -- what a brain would do ----------------------------------------------------------------------------
+
+
+async def take_inbox(deps: Dependencies, session_id: str, *more: Event) -> None:
+    """Process everything that is queued, as a brain does, then append `more`; the session stays idle."""
+    snapshot = await deps.log.snapshot(SessionId(session_id))
+    record = snapshot.record
+    inputs = [(entry.arrival, parse(entry.body)) for entry in snapshot.inbox]
+    at = max([deps.clock.now(), *(event.processed_at for event in snapshot.events)])
+    new: list[NewEvent] = []
+    for arrival, event in [*inputs, *((None, event) for event in more)]:
+        at += timedelta(microseconds=1)
+        new.append(
+            NewEvent(event=event, thread_id=record.primary_thread_id, processed_at=at, arrival=arrival)
+        )
+    derived = Derived(
+        status="idle",
+        usage=record.usage,
+        active_seconds=record.active_seconds,
+        running_since=None,
+        blocked_on=(),
+        needs_brain=False,
+        threads=record.threads,
+    )
+    await deps.log.append(
+        Append(
+            session_id=record.session_id,
+            lease=Claim(session_id=record.session_id, owner="test", epoch=record.epoch + 1),
+            seen_seq=record.last_seq,
+            seen_arrival=record.last_arrival,
+            events=new,
+            consumes=[event.id for _, event in inputs],
+            derived=derived,
+            releases=True,
+        )
+    )
+
+
+class Frames:
+    """The frames of an open stream, one by one: (id, event), comments as text."""
+
+    def __init__(self, response: httpx2.Response) -> None:
+        self._lines = response.iter_lines()
+
+    def __iter__(self) -> "Frames":
+        return self
+
+    def __next__(self) -> Any:
+        frame: dict[str, str] = {}
+        for line in self._lines:
+            if line.startswith(":"):
+                return line
+            if not line and frame:
+                assert frame["event"] == "message"
+                return frame.get("id"), json.loads(frame["data"])
+            if line:
+                name, _, value = line.partition(": ")
+                frame[name] = value
+        raise StopIteration
+
+    def take(self, count: int) -> list[Any]:
+        return [next(self) for _ in range(count)]
+
+
+@contextmanager
+def frames(http: httpx2.Client, path: str, *, after: str | None = None) -> Iterator[Frames]:
+    """An open stream, past its `: connected`."""
+    headers = {} if after is None else {"last-event-id": after}
+    with http.stream("GET", path, headers=headers) as response:
+        assert response.status_code == 200, response.read()
+        assert response.headers["content-type"].startswith("text/event-stream")
+        opened = Frames(response)
+        assert next(opened) == ": connected"
+        yield opened
+
+
+def eventually(check: Any, *, seconds: float = 5.0) -> None:
+    """Wait until `check()` is true."""
+    end = time.monotonic() + seconds
+    while not check():
+        assert time.monotonic() < end, "did not happen in time"
+        time.sleep(0.005)

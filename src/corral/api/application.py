@@ -68,13 +68,16 @@ def create_api(dependencies: Dependencies) -> FastAPI:
     streams = Streams(dependencies)
     api.state.streams = streams
     # The router tries routes in order: the hot ones first.
-    api.include_router(event_routes(dependencies, once))
-    api.router.routes.extend(Route(path, streams, methods=["GET"]) for path in _STREAMS)
-    api.include_router(session_routes(dependencies, once))
-    api.include_router(thread_routes(dependencies))
-    api.include_router(agent_routes(dependencies, once))
-    api.include_router(environment_routes(dependencies, once))
-    api.include_router(corral_routes(dependencies, authenticator))
+    # One flat list: an included router would be a second dispatch per request.
+    api.router.routes += [
+        *event_routes(dependencies, once).routes,
+        *(Route(path, streams, methods=["GET"]) for path in _STREAMS),
+        *session_routes(dependencies, once).routes,
+        *thread_routes(dependencies).routes,
+        *agent_routes(dependencies, once).routes,
+        *environment_routes(dependencies, once).routes,
+        *corral_routes(dependencies, authenticator).routes,
+    ]
     api.add_exception_handler(HTTPException, _routing_error)
     api.add_middleware(
         Gate,
@@ -87,9 +90,11 @@ def create_api(dependencies: Dependencies) -> FastAPI:
 
 async def _routing_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    path = request.url.path
     response = http_error_response(
-        error.status_code, request.url.path, request.method, request.scope["corral.request_id"]
+        error.status_code, path, request.method, request.scope["corral.request_id"]
     )
-    for name, value in (error.headers or {}).items():
-        response.headers[name] = value  # `allow`, for a wrong method
+    if error.status_code == 405:  # the router knows only the first route of the path
+        routes = (route for route in request.app.routes if route.path_regex.fullmatch(path))
+        response.headers["allow"] = ", ".join(sorted(set().union(*(route.methods for route in routes))))
     return response

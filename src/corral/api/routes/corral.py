@@ -79,14 +79,14 @@ def corral_routes(deps: Dependencies, authenticator: Authenticator) -> APIRouter
                 f"Session {session_id} is {'archived' if record.archived_at else record.status}; files"
                 " go in while it is idle"
             )
-        await deps.workspaces.import_archive(session_id, request.stream())
+        await deps.workspaces.import_workspace(session_id, request.stream())
         return json_response({"session_id": session_id, "type": "workspace_imported"})
 
     @router.get("/corral/v1/sessions/{session_id}/workspace")
     async def export_workspace(request: Request, session_id: SessionId) -> Response:
         parse_query(NoQuery, request.query_params)
         await deps.sessions.read(session_id)
-        chunks = deps.workspaces.export_archive(session_id)
+        chunks = deps.workspaces.export_workspace(session_id)
         first = await anext(chunks, b"")  # what fails, fails before the answer begins
         return StreamingResponse(_rest(first, chunks), media_type="application/x-tar")
 
