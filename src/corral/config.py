@@ -130,6 +130,7 @@ class Config:
     api_key: Secret | None = None
     anthropic_api_key: Secret | None = None
     anthropic_base_url: str | None = None
+    models_dir: Path | None = None
     local_model_path: Path | None = None
     recordings_dir: Path | None = None
     log_level: LogLevel = "info"
@@ -189,6 +190,7 @@ SETTINGS: Final[Mapping[str, Setting]] = {
     "anthropic_base_url": Setting(
         _text, "Messages API that claude-* models are asked at; Anthropic's unless set", ("env",)
     ),
+    "models_dir": Setting(_path, "where local models are kept; ~/.cache/corral/models unless set"),
     "local_model_path": Setting(_path, "GGUF file of the model `local`; the installed one unless set"),
     "recordings_dir": Setting(_path, "recorded runs for the model `replay`; the bundled ones unless set"),
     "log_level": Setting(_log_level, "debug, info, warning or error"),

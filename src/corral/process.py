@@ -115,12 +115,14 @@ def run(role: Role, serve: Callable[[Start], Coroutine[object, object, None]]) -
     Conflict means that another process still has this role, which passes (EXIT_TAKEN: tried again); every
     other CorralError is for the user to mend.
     """
-    import uvloop  # not for the supervisor, which imports this module too
-
     start = begin(role)
     try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(serve(start))
+        if role == "egress":  # the smallest process: it has no use for a fast loop yet
+            asyncio.run(serve(start))
+        else:
+            import uvloop  # not for the supervisor, which imports this module too
+
+            uvloop.run(serve(start))
     except Conflict as error:
         logging.getLogger(__name__).warning("%s", error)
         return EXIT_TAKEN
@@ -184,6 +186,9 @@ def log_to_stderr(level: LogLevel, *, role: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_LineFormatter(role))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    if level == "info":  # what libraries call information is detail to us
+        for name in ("alembic", "httpx2", "uvicorn"):
+            logging.getLogger(name).setLevel(logging.WARNING)
 
 
 class _LineFormatter(logging.Formatter):

@@ -1,9 +1,10 @@
 """One process, one role. The exit code says whether starting it again can help."""
 
 import sys
+from collections.abc import Callable, Coroutine
+from typing import cast
 
-from corral.kernel.errors import CorralError
-from corral.process import EXIT_FAILED, Start, begin, report_failed, report_ready
+from corral.process import Role, Start, report_ready, run
 
 
 async def _hands(start: Start) -> None:
@@ -29,25 +30,18 @@ async def _server(start: Start) -> None:
     await serve(start)
 
 
-_ROLES = {"server": _server, "hands": _hands, "egress": _egress}
+_ROLES: dict[Role, Callable[[Start], Coroutine[object, object, None]]] = {
+    "server": _server,
+    "hands": _hands,
+    "egress": _egress,
+}
 
 
 def main() -> int:
-    role = sys.argv[1]
-    start = begin(role)  # type: ignore[arg-type]  # refuses a role that is not one
-    try:
-        if role == "egress":  # the smallest process: it has no use for a fast loop yet
-            import asyncio
-
-            asyncio.run(_ROLES[role](start))
-        else:
-            import uvloop
-
-            uvloop.run(_ROLES[role](start))
-    except CorralError as error:
-        report_failed(str(error))
-        return EXIT_FAILED
-    return 0
+    role = cast(Role, sys.argv[1])
+    if role not in _ROLES:
+        raise SystemExit(f"{role!r} is not one of {', '.join(_ROLES)}")
+    return run(role, _ROLES[role])
 
 
 if __name__ == "__main__":

@@ -142,3 +142,4 @@ CLI_CONNECT_SECONDS = 2.0  # a server on this machine or network accepts by then
 CLI_REPLY_SECONDS = 60.0  # longer than an event stream is ever silent (SSE_KEEPALIVE_SECONDS)
 CLI_OUTPUT_LINES_MAX, CLI_OUTPUT_LINE_CHARS_MAX = 30, 400  # of one tool's output on the screen
 CLI_RECONNECT_SECONDS, CLI_RECONNECTS_MAX = 1.0, 30  # a replaced server is back by then
+FSYNC_SLOW_SECONDS = 0.02  # the doctor warns: four of these on the path of a turn would be felt

@@ -1,0 +1,199 @@
+"""`corral demo`: the main job on a small bundled project, and a verdict of our own.
+
+An agent gets a copy of a project with one failing test. When it says that it is done, the files that it
+was to change (`shop/`) are put over a pristine copy of everything else, in a fresh sandbox, and the
+pristine tests run there.
+"""
+
+import asyncio
+import re
+import secrets
+import sys
+import tempfile
+from collections.abc import AsyncIterator
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from corral.cli.connect import Api, Say, Server, server_or_embedded
+from corral.cli.drive import Driver
+from corral.cli.outcome import Exit, Problem
+from corral.cli.render import Renderer, diff_text, safe
+from corral.cli.work import agent_for, environment_for, official_client
+from corral.cli.workspace import File, Tree, apply_changes, difference, pack, unpack
+from corral.config import Config
+from corral.hands.ports import Provider
+from corral.hands.providers.bwrap import BwrapProvider
+from corral.kernel.errors import SandboxUnavailable
+from corral.kernel.ids import EventId, Ids, SessionId, ThreadId
+from corral.session.call import Placement, Recipe, ToolCall
+
+__all__ = ["MODEL", "TASK", "demo", "demo_project", "verify"]
+
+MODEL = "replay"
+TASK = (
+    "A test of the Python project in /workspace fails. Run `python3 -m unittest`, find the bug in the "
+    "folder shop, fix it there, and run the tests again. Do not change the tests."
+)
+_SYSTEM = "You fix small bugs in Python projects. Files are in /workspace."
+_TESTS = 4  # of the pristine project; fewer means that something kept them from running
+_MAY_CHANGE = "shop/"
+
+
+def demo_project() -> Tree:
+    """The bundled project, as its author left it: one test of four fails."""
+    with as_file(files("corral.cli").joinpath("demo-project")) as directory:
+        return {
+            str(path.relative_to(directory)): File(path.read_bytes())
+            for path in sorted(directory.rglob("*"))
+            if path.is_file() and "__pycache__" not in path.parts
+        }
+
+
+def demo(config: Config, *, model: str, url: str | None, keep: bool) -> Exit:
+    """DONE only if the verification passed. Raises Problem."""
+    console = Console(highlight=False)
+    project = demo_project()
+    _heading(console, "An agent gets a small project in which one test fails")
+    if model == MODEL or model.startswith(f"{MODEL}:"):
+        console.print(
+            Text(
+                "model: a recorded run of a real model (no key needed). The model's words are played back; "
+                "every command is really executed, and its real output is what you see.\n"
+                "live instead: corral demo --model local, or --model claude-sonnet-5-5 with a key",
+                style="yellow",
+            ),
+            soft_wrap=True,
+        )
+    else:
+        console.print(Text(f"model: {model}, live", style="yellow"))
+    asyncio.run(_check_sandbox())
+    with server_or_embedded(config, url=url, say=Say(), temporary=url is None) as server:
+        session_id, outcome, after = asyncio.run(_work(server, project, model, console))
+        log_path = server.data_dir
+    _heading(console, "What changed")
+    console.print(diff_text(difference(project, after)) or Text("nothing\n"), end="", soft_wrap=True)
+    _heading(console, "Verified in a fresh sandbox, with the pristine tests")
+    is_verified, report = asyncio.run(verify(project, after))
+    for line in safe(report).rstrip().splitlines()[-12:]:
+        console.print(Text(f"  {line}", style="dim"), soft_wrap=True)
+    verdict = "VERIFIED: the bug is fixed" if is_verified else "NOT FIXED: the pristine tests fail"
+    console.print(Text(f"\n{verdict}", style="bold green" if is_verified else "bold red"))
+    if not is_verified and outcome is not Exit.DONE:
+        console.print(Text(f"(the agent's turn ended with {outcome.name.lower()})"))
+    if keep:
+        kept = Path(tempfile.mkdtemp(prefix="corral-demo-"))
+        apply_changes(kept, {}, after)
+        console.print(f"\nThe result is kept in {kept}", soft_wrap=True)
+    _next_steps(console, log_path, session_id)
+    return Exit.DONE if is_verified else Exit.FAILED
+
+
+async def _work(server: Server, project: Tree, model: str, console: Console) -> tuple[str, Exit, Tree]:
+    """Agent, environment and session through the official SDK; the project in, the result out."""
+    renderer = Renderer(console)
+    toolset: dict[str, Any] = {
+        "type": "agent_toolset_20260401",
+        "default_config": {"enabled": False},
+        "configs": [{"name": "bash", "enabled": True}],
+    }
+    api = Api(server)
+    try:
+        async with official_client(server) as client:
+            agent_id = await agent_for(client, name="demo", model=model, system=_SYSTEM, tools=[toolset])
+            environment_id = await environment_for(client, name="demo", config={"type": "cloud"})
+            session = await client.beta.sessions.create(
+                agent=agent_id, environment_id=environment_id, title="corral demo"
+            )
+            renderer.note(f"agent {agent_id}\nsession {session.id} at {server.url}\n")
+            path = f"/corral/v1/sessions/{session.id}/workspace"
+            await asyncio.to_thread(api.put, path, pack(project))
+            outcome = await Driver(client, session.id, renderer, is_interactive=False).drive(TASK)
+            if outcome is Exit.INTERRUPTED:
+                raise Problem("interrupted", exit=Exit.INTERRUPTED)
+            return session.id, outcome, unpack(await asyncio.to_thread(api.get_bytes, path))
+    finally:
+        api.close()
+
+
+async def _check_sandbox() -> None:
+    """Fail before anything is started, with what to do about it."""
+    with tempfile.TemporaryDirectory(prefix="corral-") as state:
+        provider = BwrapProvider(state_dir=_reachable(Path(state)), pool_size=0)
+        try:
+            probe = await provider.probe()
+        finally:
+            await provider.aclose()
+    if not probe.is_available:
+        raise Problem(f"no sandbox can be made here: {probe.detail}\n{probe.remedy}")
+
+
+async def verify(project: Tree, after: Tree) -> tuple[bool, str]:
+    """Run the pristine tests over the agent's `shop/` in a fresh sandbox: the verdict and the output."""
+    tree = {name: file for name, file in project.items() if not name.startswith(_MAY_CHANGE)}
+    tree |= {name: file for name, file in after.items() if name.startswith(_MAY_CHANGE)}
+    with tempfile.TemporaryDirectory(prefix="corral-") as state:
+        provider: Provider = BwrapProvider(state_dir=_reachable(Path(state)), pool_size=0)
+        try:
+            return await _verify_in(provider, Path(state) / "verification", tree)
+        except SandboxUnavailable as error:
+            raise Problem(error.message) from error
+        finally:
+            await provider.remove_workspace(Path(state) / "verification")
+            await provider.aclose()
+
+
+async def _verify_in(provider: Provider, workspace: Path, tree: Tree) -> tuple[bool, str]:
+    session_id = SessionId("verification")
+    await provider.prepare_workspace(workspace)
+    await provider.import_archive(workspace, _chunks(pack(tree)))
+    sandbox = await provider.create(session_id=session_id, workspace=workspace, recipe=Recipe())
+    mark = secrets.token_hex(8)  # a status that the tested code cannot have printed beforehand
+    call = ToolCall(
+        session_id=session_id,
+        thread_id=ThreadId("verification"),
+        call_id=EventId(Ids().mint("sevt")),
+        name="bash",
+        input={"command": f"cd /workspace && python3 -m unittest -v </dev/null; echo {mark} $?"},
+        recipe=Recipe(),
+        placement=Placement(host_id="", journal_id=""),
+    )
+    try:
+        result = await sandbox.run(call)
+    finally:
+        await sandbox.destroy()
+    text = "\n".join(str(block.get("text", "")) for block in result.content)
+    report, _, status = text.rpartition(mark)
+    ran = re.search(r"^Ran (\d+) tests? in", report, re.MULTILINE)
+    return status.strip() == "0" and ran is not None and int(ran[1]) == _TESTS, report
+
+
+def _reachable(directory: Path) -> Path:
+    """Sandboxes of a root user have a uid of their own, which must pass through to its workspace."""
+    directory.chmod(0o711)
+    return directory
+
+
+async def _chunks(data: bytes) -> AsyncIterator[bytes]:
+    yield data
+
+
+def _heading(console: Console, text: str) -> None:
+    console.print(Text(f"\n== {text}", style="bold"), soft_wrap=True)
+
+
+def _next_steps(console: Console, data_dir: Path | None, session_id: str) -> None:
+    corral = ".venv/bin/corral" if Path(sys.prefix).name == ".venv" else "corral"
+    option = f" --data-dir {data_dir}" if data_dir else ""
+    if data_dir:
+        console.print(f"\nThe log of everything above: {data_dir}/corral.db ({session_id})", soft_wrap=True)
+    console.print("\nNext:")
+    for command, why in (
+        (f"{corral} serve{option}", "serve this log, or without the option a fresh one"),
+        (f'{corral} run "what is in this directory?" --workspace . --model local', "your own task"),
+        (f"{corral} doctor", "what this machine can do"),
+    ):
+        console.print(Text(f"  {command}", style="cyan") + Text(f"   # {why}", style="dim"), soft_wrap=True)

@@ -1,0 +1,224 @@
+"""`corral doctor`: what this machine can do, each thing tried for real, and how to mend what fails."""
+
+import asyncio
+import json
+import os
+import platform
+import shutil
+import socket
+import sqlite3
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+from corral import __version__
+from corral.brain.models.local_install import is_installed
+from corral.cli.models import directory_of
+from corral.cli.outcome import Exit
+from corral.cli.render import safe
+from corral.config import Config
+from corral.hands.providers.bwrap import BwrapProvider
+from corral.kernel.limits import CLI_CONNECT_SECONDS, DISK_FREE_BYTES_MIN, FSYNC_SLOW_SECONDS
+from corral.process import socket_path
+from corral.supervisor.datadir import read_state
+
+__all__ = ["Finding", "doctor", "examine"]
+
+_FSYNCS = 20
+_SQLITE_MIN = (3, 35)  # RETURNING
+_SOCKET_PATH_BYTES_MAX = 107  # sun_path of Linux, less its final zero
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finding:
+    """One check. `remedy`: what to do, unless it is ok. A warning does not fail the doctor."""
+
+    name: str
+    state: str  # ok | warning | failed
+    detail: str
+    remedy: str = ""
+
+
+def doctor(config: Config, *, as_json: bool) -> Exit:
+    """FAILED if any check failed."""
+    console = Console(highlight=False)
+    findings = []
+    for finding in examine(config):
+        findings.append(finding)
+        if not as_json:
+            mark, style = {"ok": ("ok", "green"), "warning": ("note", "yellow")}.get(
+                finding.state, ("FAIL", "bold red")
+            )
+            line = Text(f"{mark:>5}  ", style=style) + Text(f"{finding.name}: {safe(finding.detail)}")
+            console.print(line, soft_wrap=True)
+            if finding.remedy:
+                console.print(Text(f"       -> {safe(finding.remedy)}", style="yellow"), soft_wrap=True)
+    is_well = all(finding.state != "failed" for finding in findings)
+    if as_json:
+        checks = [asdict(finding) for finding in findings]
+        print(json.dumps({"is_well": is_well, "version": __version__, "checks": checks}, indent=2))
+    return Exit.DONE if is_well else Exit.FAILED
+
+
+def examine(config: Config) -> Iterator[Finding]:
+    """Every check, as it is made."""
+    checks: tuple[Callable[[Config], Finding], ...] = (
+        _versions, _sandbox, _store, _disk, _port, _claude, _local,
+    )  # fmt: skip
+    for check in checks:
+        yield check(config)
+
+
+def _versions(config: Config) -> Finding:
+    detail = f"corral {__version__}, Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}"
+    detail += (
+        f", anthropic {version('anthropic')}, {platform.system()} {platform.release()} {platform.machine()}"
+    )
+    if sys.platform != "linux":
+        remedy = "sandboxes need Linux; use a Linux machine or virtual machine"
+        return Finding(name="versions", state="failed", detail=detail, remedy=remedy)
+    if sqlite3.sqlite_version_info < _SQLITE_MIN:
+        remedy = "use a Python with SQLite 3.35 or newer"
+        return Finding(name="versions", state="failed", detail=detail, remedy=remedy)
+    return Finding(name="versions", state="ok", detail=detail)
+
+
+def _sandbox(config: Config) -> Finding:
+    """Boots one, and tries to escape from it."""
+
+    async def probe() -> Finding:
+        with tempfile.TemporaryDirectory(prefix="corral-") as state:
+            Path(state).chmod(0o711)  # a root user's sandboxes pass through with a uid of their own
+            provider = BwrapProvider(state_dir=Path(state), pool_size=0)
+            try:
+                found = await provider.probe()
+            finally:
+                await provider.aclose()
+        isolation = f" ({provider.capabilities.isolation})" if found.is_available else ""
+        return Finding(
+            name="sandbox",
+            state="ok" if found.is_available else "failed",
+            detail=found.detail + isolation,
+            remedy=found.remedy,
+        )
+
+    return asyncio.run(probe())
+
+
+def _store(config: Config) -> Finding:
+    """Writable, and how long a durable write takes."""
+    directory = config.data_dir
+    if len(os.fsencode(socket_path(directory, "egress"))) > _SOCKET_PATH_BYTES_MAX:
+        detail = f"{directory} is too long a path for the sockets in it"
+        return Finding(name="store", state="failed", detail=detail, remedy="choose a shorter --data-dir")
+    try:
+        directory.mkdir(mode=0o711, parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory) as file:
+            times = []
+            for _ in range(_FSYNCS):
+                started = time.perf_counter()
+                file.write(b"x" * 4096)
+                file.flush()
+                os.fsync(file.fileno())
+                times.append(time.perf_counter() - started)
+    except OSError as error:
+        return Finding(
+            name="store",
+            state="failed",
+            detail=f"{directory} cannot be written: {error.strerror}",
+            remedy=f"chown it to this user (uid {os.getuid()}), or choose another --data-dir",
+        )
+    typical = sorted(times)[_FSYNCS // 2]
+    detail = f"{directory} is writable, a durable write takes {typical * 1000:.2f} ms"
+    if typical > FSYNC_SLOW_SECONDS:
+        remedy = "every turn waits for several of them; put --data-dir on a faster disk"
+        return Finding(name="store", state="warning", detail=detail, remedy=remedy)
+    return Finding(name="store", state="ok", detail=detail)
+
+
+def _disk(config: Config) -> Finding:
+    place = next(path for path in (config.data_dir, *config.data_dir.parents) if path.exists())
+    free = shutil.disk_usage(place).free
+    detail = f"{free / 2**30:.1f} GiB free at {place}"
+    if free < 4 * DISK_FREE_BYTES_MIN:
+        state = "failed" if free < DISK_FREE_BYTES_MIN else "warning"
+        remedy = "free some: below 0.25 GiB no new work is accepted"
+        return Finding(name="disk", state=state, detail=detail, remedy=remedy)
+    return Finding(name="disk", state="ok", detail=detail)
+
+
+def _port(config: Config) -> Finding:
+    state = read_state(config.data_dir)
+    if state is not None:
+        return Finding(name="port", state="ok", detail=f"Corral serves at {state['url']}")
+    where = f"{config.host}:{config.port}"
+    try:
+        family, kind, number, _, address = socket.getaddrinfo(
+            config.host, config.port, type=socket.SOCK_STREAM
+        )[0]
+        with socket.socket(family, kind, number) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        return Finding(
+            name="port",
+            state="warning",
+            detail=f"{where}: {error.strerror or error}",
+            remedy="something else is there: corral serve --port 0 takes a free one",
+        )
+    return Finding(name="port", state="ok", detail=f"{where} is free")
+
+
+def _claude(config: Config) -> Finding:
+    """Whether the Messages API answers, with our key if there is one. The key is never shown."""
+    if config.anthropic_api_key is None:
+        return Finding(
+            name="claude-*",
+            state="warning",
+            detail="no model key; replay and local work without one",
+            remedy="export CORRAL_ANTHROPIC_API_KEY=... before corral serve",
+        )
+    import httpx2
+
+    base_url = (config.anthropic_base_url or "https://api.anthropic.com").rstrip("/")
+    headers = {"x-api-key": config.anthropic_api_key.reveal(), "anthropic-version": "2023-06-01"}
+    try:
+        answer = httpx2.get(
+            f"{base_url}/v1/models", params={"limit": 1}, headers=headers, timeout=5 * CLI_CONNECT_SECONDS
+        )
+    except (httpx2.TransportError, httpx2.InvalidURL) as error:
+        return Finding(
+            name="claude-*",
+            state="failed",
+            detail=f"{base_url} cannot be reached ({type(error).__name__})",
+            remedy="check CORRAL_ANTHROPIC_BASE_URL, the network, and HTTPS_PROXY",
+        )
+    if answer.status_code in (401, 403):
+        return Finding(
+            name="claude-*",
+            state="failed",
+            detail=f"{base_url} refuses the key ({answer.status_code})",
+            remedy="check CORRAL_ANTHROPIC_API_KEY, or ANTHROPIC_API_KEY if that is unset",
+        )
+    return Finding(name="claude-*", state="ok", detail=f"{base_url} answers ({answer.status_code})")
+
+
+def _local(config: Config) -> Finding:
+    if config.local_model_path is not None:
+        if config.local_model_path.is_file():
+            return Finding(name="local", state="ok", detail=str(config.local_model_path))
+        detail = f"there is no file {config.local_model_path}"
+        return Finding(
+            name="local", state="failed", detail=detail, remedy="correct CORRAL_LOCAL_MODEL_PATH"
+        )
+    if is_installed(directory_of(config)):
+        return Finding(name="local", state="ok", detail=f"installed in {directory_of(config)}")
+    remedy = "corral models install local (1.1 GB), if you want a model without a key"
+    return Finding(name="local", state="warning", detail="not installed", remedy=remedy)

@@ -1,0 +1,310 @@
+"""The commands and their options. What they do is imported when they are called."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from corral import __version__
+from corral.cli.outcome import Exit, Problem
+from corral.config import Config, load
+from corral.kernel.errors import CorralError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="corral",
+    help="The open, self-hosted server for managed agents.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Start here: [bold]corral demo[/bold] (no key needed), then [bold]corral serve[/bold]. "
+    "Exit codes: 0 done, 1 failed, 2 usage, 3 no server, 4 the agent waits for an answer, 5 detached, "
+    "130 interrupted.",
+)
+sessions_app = typer.Typer(help="Sessions of a server: list, show, follow.", no_args_is_help=True)
+keys_app = typer.Typer(help="API keys of a server.", no_args_is_help=True)
+models_app = typer.Typer(
+    help="Models: which there are, and one that runs on this machine.", no_args_is_help=True
+)
+app.add_typer(sessions_app, name="sessions")
+app.add_typer(keys_app, name="keys")
+app.add_typer(models_app, name="models")
+
+Text = str | None
+Url = Annotated[
+    Text, typer.Option(help="Server to talk to; ANTHROPIC_BASE_URL, else the one on this machine.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+DataDir = Annotated[
+    Path | None, typer.Option(help="Where everything is kept; ~/.local/share/corral unless set.")
+]
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", help="Settings file; ./corral.toml unless set.")
+]
+SessionId = Annotated[str, typer.Argument(help="As in sesn_01...")]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The entry point: run a command, return its exit code, never a traceback for a user's mistake."""
+    try:
+        outcome = app(arguments, standalone_mode=False)
+        return int(outcome or 0)
+    except KeyboardInterrupt:
+        return Exit.INTERRUPTED
+    except BrokenPipeError:  # `corral ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return Exit.DONE
+    except Exception as error:
+        code = _explain(error)
+        if code is None:
+            raise
+        return code
+
+
+def _explain(error: Exception) -> int | None:
+    """Say what went wrong in one line; None for what is not the user's to mend."""
+    if isinstance(error, CorralError):
+        print(f"corral: {error}", file=sys.stderr)
+        return error.exit if isinstance(error, Problem) else Exit.USAGE
+    if hasattr(error, "show") and hasattr(error, "exit_code"):  # the command line could not be read
+        error.show()
+        return int(error.exit_code)
+    if isinstance(error, typer.Abort):
+        return Exit.INTERRUPTED
+    if "anthropic" in sys.modules:  # only then can it be one of its errors
+        import anthropic
+
+        if isinstance(error, anthropic.APIStatusError):
+            print(f"corral: the server says: {_wire_message(error.body) or error.message}", file=sys.stderr)
+            return Exit.NO_SERVER if error.status_code in (401, 403) else Exit.FAILED
+        if isinstance(error, anthropic.APIConnectionError):
+            print("corral: the server went away; see `corral status`", file=sys.stderr)
+            return Exit.NO_SERVER
+    return None
+
+
+def _wire_message(body: object) -> str:
+    error = body.get("error") if isinstance(body, dict) else None
+    return str(error.get("message", "")) if isinstance(error, dict) else ""
+
+
+def _config(config_file: Path | None = None, **flags: Any) -> Config:
+    return load(flags, config_file=config_file)
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        print(f"corral {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command(epilog="Example: corral serve --port 8420 --data-dir ./data")
+def serve(
+    host: Annotated[Text, typer.Option(help="Address to listen on. [127.0.0.1]")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one. [8420]")] = None,
+    data_dir: DataDir = None,
+    config: ConfigFile = None,
+    tls_cert: Annotated[Path | None, typer.Option(help="Certificate chain (PEM): serve HTTPS.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="Private key of the certificate (PEM).")] = None,
+    insecure_bind: Annotated[
+        bool | None,
+        typer.Option("--insecure-bind", help="Listen beyond this machine without TLS, behind a TLS proxy."),
+    ] = None,
+    local_model_path: Annotated[Path | None, typer.Option(help="GGUF file that `local` means.")] = None,
+    models_dir: Annotated[Path | None, typer.Option(help="Where local models are kept.")] = None,
+    recordings_dir: Annotated[Path | None, typer.Option(help="Recorded runs for `replay`.")] = None,
+    log_level: Annotated[Text, typer.Option(help="debug, info, warning or error. [info]")] = None,
+    as_json: Json = False,
+) -> None:
+    """Start the server. Every option is also a setting: CORRAL_PORT, or port in corral.toml."""
+    from corral.cli.serve import serve
+
+    flags = {
+        "host": host, "port": port, "data_dir": data_dir, "tls_cert": tls_cert, "tls_key": tls_key,
+        "insecure_bind": insecure_bind, "local_model_path": local_model_path, "models_dir": models_dir,
+        "recordings_dir": recordings_dir, "log_level": log_level,
+    }  # fmt: skip
+    serve(_config(config, **flags), as_json=as_json)
+
+
+@app.command(
+    epilog='Examples: corral run "fix the failing test" --workspace . | '
+    'corral run --session sesn_01... "and now the docs". '
+    "While it works: type to steer, Ctrl-C interrupts, a second Ctrl-C leaves."
+)
+def run(
+    task: Annotated[Text, typer.Argument(help="What to do.")] = None,
+    agent: Annotated[Text, typer.Option(help="Id of an agent to use.")] = None,
+    model: Annotated[Text, typer.Option(help="Model of the agent: claude-*, local, replay.")] = None,
+    session: Annotated[Text, typer.Option(help="Go on with this session.")] = None,
+    workspace: Annotated[
+        Path | None, typer.Option(help="A copy of this directory goes in, a diff comes out.")
+    ] = None,
+    apply: Annotated[bool, typer.Option("--apply", help="Write the result back to --workspace.")] = False,
+    ask: Annotated[bool, typer.Option("--ask", help="Ask me before every tool call.")] = False,
+    url: Url = None,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> int:
+    """Give an agent one task, and watch and steer it here."""
+    from corral.cli.run import Errand, run
+
+    if agent and model:
+        raise Problem("--agent has a model of its own: give one of the two", exit=Exit.USAGE)
+    if agent and ask:
+        raise Problem("--agent has permissions of its own: leave --ask out", exit=Exit.USAGE)
+    errand = Errand(
+        task=task, agent_id=agent, model=model, session_id=session, workspace=workspace, is_applied=apply,
+        must_ask=ask, as_json=as_json,
+    )  # fmt: skip
+    return run(errand, _config(data_dir=data_dir), url=url)
+
+
+@app.command(
+    epilog="Examples: corral demo | corral demo --model local | corral demo --model claude-sonnet-5-5"
+)
+def demo(
+    model: Annotated[
+        str, typer.Option(help="replay plays a recorded run; any other works live.")
+    ] = "replay",
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the fixed project and say where.")] = False,
+    url: Url = None,
+) -> int:
+    """An agent fixes a bug in a real sandbox; the result is verified without taking its word."""
+    from corral.cli.demo import demo
+
+    return demo(_config(), model=model, url=url, keep=keep)
+
+
+@app.command()
+def doctor(data_dir: DataDir = None, config: ConfigFile = None, as_json: Json = False) -> int:
+    """Check this machine, and say how to mend what fails."""
+    from corral.cli.doctor import doctor
+
+    return doctor(_config(config, data_dir=data_dir), as_json=as_json)
+
+
+@app.command()
+def status(data_dir: DataDir = None, config: ConfigFile = None, as_json: Json = False) -> int:
+    """Processes on this machine: role, pid, health, version."""
+    from corral.cli.status import status
+
+    return status(_config(config, data_dir=data_dir), as_json=as_json)
+
+
+def _api(url: str | None, data_dir: Path | None) -> Any:
+    from corral.cli.connect import Api, running_server
+
+    return Api(running_server(_config(data_dir=data_dir), url=url))
+
+
+Most = Annotated[int, typer.Option("--limit", min=1, help="At most so many.")]
+
+
+@sessions_app.command("list")
+def sessions_list(
+    limit: Most = 20, url: Url = None, data_dir: DataDir = None, as_json: Json = False
+) -> None:
+    """Newest first."""
+    from corral.cli.sessions import list_sessions
+
+    list_sessions(_api(url, data_dir), most=limit, as_json=as_json)
+
+
+@sessions_app.command("show")
+def sessions_show(session_id: SessionId, url: Url = None, data_dir: DataDir = None) -> None:
+    """One session, as the API describes it."""
+    from corral.cli.sessions import show_session
+
+    show_session(_api(url, data_dir), session_id)
+
+
+@sessions_app.command("tail")
+def sessions_tail(
+    session_id: SessionId, url: Url = None, data_dir: DataDir = None, as_json: Json = False
+) -> None:
+    """What happened and what happens, until Ctrl-C."""
+    from corral.cli.sessions import tail_session
+
+    tail_session(_api(url, data_dir), session_id, as_json=as_json)
+
+
+@sessions_app.command("events")
+def sessions_events(
+    session_id: SessionId,
+    limit: Most = 1000,
+    url: Url = None,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """The log, from its beginning."""
+    from corral.cli.sessions import show_events
+
+    show_events(_api(url, data_dir), session_id, most=limit, as_json=as_json)
+
+
+@keys_app.command("list")
+def keys_list(url: Url = None, data_dir: DataDir = None, as_json: Json = False) -> None:
+    """Names and ids; the keys themselves are stored nowhere."""
+    from corral.cli.keys import list_keys
+
+    list_keys(_api(url, data_dir), as_json=as_json)
+
+
+@keys_app.command("create")
+def keys_create(
+    name: Annotated[str, typer.Option(help="What it is for.")] = "command line",
+    url: Url = None,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Make a key and show it, once."""
+    from corral.cli.keys import create_key
+
+    create_key(_api(url, data_dir), name=name, as_json=as_json)
+
+
+@keys_app.command("revoke")
+def keys_revoke(
+    key_id: Annotated[str, typer.Argument(help="As in apikey_01...")],
+    url: Url = None,
+    data_dir: DataDir = None,
+) -> None:
+    """From now on nobody enters with it."""
+    from corral.cli.keys import revoke_key
+
+    revoke_key(_api(url, data_dir), api_key_id=key_id)
+
+
+@models_app.command("list")
+def models_list(config: ConfigFile = None) -> None:
+    """Which names mean what, and what each needs."""
+    from corral.cli.models import list_models
+
+    list_models(_config(config))
+
+
+@models_app.command("install")
+def models_install(
+    name: Annotated[str, typer.Argument(help="local")],
+    models_dir: Annotated[Path | None, typer.Option(help="Where to.")] = None,
+) -> None:
+    """Fetch a model that runs on this machine without a key (1.1 GB, checked by its SHA-256)."""
+    from corral.cli.models import install_local
+
+    if name != "local":
+        raise Problem(f"{name!r} cannot be installed; there is: local", exit=Exit.USAGE)
+    install_local(_config(models_dir=models_dir))

@@ -1,0 +1,25 @@
+"""`corral serve`: resolve the settings, then become the supervisor.
+
+By exec, so that the supervisor carries neither our imports nor our environment; the settings follow in an
+anonymous file on its standard input.
+"""
+
+import json
+import os
+import sys
+from typing import NoReturn
+
+from corral.config import Config
+from corral.supervisor.supervise import child_environment
+
+__all__ = ["serve"]
+
+
+def serve(config: Config, *, as_json: bool) -> NoReturn:
+    """Does not return."""
+    settings = os.memfd_create("corral-settings")
+    os.write(settings, json.dumps(config.to_json(), default=str).encode() + b"\n")
+    os.lseek(settings, 0, os.SEEK_SET)
+    os.dup2(settings, 0)
+    arguments = [sys.executable, "-m", "corral.supervisor", *(["--json"] if as_json else [])]
+    os.execve(sys.executable, arguments, child_environment(None, os.environ))  # noqa: S606  that is the point
