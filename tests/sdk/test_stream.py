@@ -184,6 +184,15 @@ class Publisher:
             text=text,
         )
 
+    def flood(self, count: int) -> None:
+        """More messages than a reader can take before it runs."""
+
+        def publish() -> None:
+            for n in range(count):
+                self._server.deps.bus.publish(self._made("sevt_flood", n))
+
+        self._server.call(publish)
+
     def store(self, *events) -> None:
         self._server.run(take_inbox(self._server.deps, self._session_id, *events))
 
