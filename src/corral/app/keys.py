@@ -2,26 +2,23 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from hashlib import sha256
-from secrets import token_urlsafe
 
+from corral.catalog.keys import as_record, new_secret
 from corral.catalog.records import ApiKey, ApiKeyStore
 from corral.config import Secret
 from corral.kernel.clock import Clock
-from corral.kernel.ids import API_KEY, CORRAL_KEY_PREFIX, Ids
+from corral.kernel.ids import Ids
 
 
 class KeysOfThisStart:
     """`ApiKeyStore` that also knows `local_key`, which is never stored: it ends with the supervisor."""
 
-    def __init__(self, store: ApiKeyStore, *, local_key: Secret | None, clock: Clock) -> None:
+    def __init__(self, store: ApiKeyStore, *, local_key: Secret | None, ids: Ids, clock: Clock) -> None:
         self._store = store
-        self._local = local_key and ApiKey(
-            api_key_id="apikey_local",
-            name="command line of this machine",
-            sha256=sha256(local_key.reveal().encode()).digest(),
-            hint=local_key.reveal()[-4:],
-            created_at=clock.now(),
+        self._local = (
+            None
+            if local_key is None
+            else as_record(local_key.reveal(), name="command line", ids=ids, now=clock.now())
         )
 
     async def add(self, key: ApiKey) -> None:
@@ -44,14 +41,7 @@ async def bootstrap(store: ApiKeyStore, *, preset: Secret | None, ids: Ids, cloc
     key is added if it is not known, and never shown."""
     if preset is None and await store.all():
         return None
-    secret = preset.reveal() if preset else CORRAL_KEY_PREFIX + token_urlsafe(32)
-    await store.add(
-        ApiKey(
-            api_key_id=ids.mint(API_KEY),
-            name="CORRAL_API_KEY" if preset else "first key",
-            sha256=sha256(secret.encode()).digest(),
-            hint=secret[-4:],
-            created_at=clock.now(),
-        )
-    )
+    secret = preset.reveal() if preset else new_secret()
+    name = "CORRAL_API_KEY" if preset else "first key"
+    await store.add(as_record(secret, name=name, ids=ids, now=clock.now()))
     return None if preset else secret

@@ -22,6 +22,7 @@ from corral.brain.loop import Gear
 from corral.brain.models.anthropic import BASE_URL, AnthropicModel
 from corral.brain.models.local import LocalModel
 from corral.brain.models.local_install import models_dir
+from corral.brain.models.replay import ReplayModel
 from corral.brain.models.routing import RoutedModel
 from corral.catalog.models import ModelTable
 from corral.config import Config
@@ -57,7 +58,7 @@ async def serve(start: Start) -> None:
         leases, event_log, cleanup = Leases(database), Log(database, bus), Cleanup(database)
         # Only one supervisor holds the data directory: whatever ran here before us is dead.
         await leases.end(owner_prefix=f"{start.node}.", except_owner=owner)
-        keys = KeysOfThisStart(ApiKeys(database), local_key=start.local_key, clock=clock)
+        keys = KeysOfThisStart(ApiKeys(database), local_key=start.local_key, ids=ids, clock=clock)
         new_key = await bootstrap(keys, preset=config.api_key, ids=ids, clock=clock)
 
         hands = HandsClient(
@@ -74,6 +75,7 @@ async def serve(start: Start) -> None:
             {
                 "anthropic": anthropic,
                 "local": LocalModel(directory=models_dir(os.environ), path=config.local_model_path),
+                "replay": ReplayModel(directory=config.recordings_dir),
             },
         )
         stack.push_async_callback(model.aclose)
