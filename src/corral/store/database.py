@@ -30,7 +30,7 @@ class Database:
     """
 
     def __init__(self, *, writer: Engine, reader: Engine, clock: Clock) -> None:
-        self._writer = writer
+        self.writer = writer
         self._reader = reader
         self.clock = clock
         self._commits = GroupCommit(writer)
@@ -58,7 +58,7 @@ class Database:
         await self._commits.close()
         await asyncio.to_thread(self._readers.shutdown)
         self._reader.dispose()
-        self._writer.dispose()
+        self.writer.dispose()
 
     def now_us(self, connection: Connection) -> int:
         """The database's clock, by which leases end. SQLite has none of its own: it is this process's."""

@@ -44,6 +44,10 @@ def sqlite_engine(path: Path, *, writes: bool) -> Engine:
 
 def unavailable(error: DBAPIError) -> StoreUnavailable:
     """What the engine's error means for a caller. Never includes the statement or its values."""
+    earlier: BaseException | None = error
+    while earlier is not None:  # SQLite may have rolled back by itself, so that undoing failed as well
+        error = earlier if isinstance(earlier, DBAPIError) else error
+        earlier = earlier.__context__
     reason = str(error.orig)
     if "malformed" in reason or "not a database" in reason:
         return StoreUnavailable(

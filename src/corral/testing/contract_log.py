@@ -1,0 +1,288 @@
+"""What every session log, lease store and bus must do. See contract_store."""
+
+import asyncio
+from dataclasses import replace
+
+from corral.kernel.errors import CallerError, InvalidRequest, LeaseLost, Stale
+from corral.kernel.ids import THREAD, SessionId, ThreadId
+from corral.kernel.limits import INBOX_EVENTS_MAX, LEASE_TTL_SECONDS
+from corral.session.bus import Committed, Deleted
+from corral.session.lease import Claim, Lease
+from corral.session.log import Append, EventFilter, InboxEntry, Position, StoredEvent
+from corral.session.record import SessionChanges, ThreadRecord
+from corral.testing.sessions import agent_message, custom_tool_result, custom_tool_use, user_message
+from corral.testing.stores import Stores, error_of
+
+
+async def check_append_stores_what_it_is_given(stores: Stores) -> None:
+    draft = await stores.draft(await stores.leased())
+    append = draft.append([agent_message(stores.ids, "ä"), agent_message(stores.ids)])
+    stored = await stores.log.append(append)
+    assert [event.seq for event in stored] == [1, 2]
+    seen = await stores.log.snapshot(append.session_id)
+    assert list(seen.events) == list(stored)
+    assert [event.private for event in seen.events] == [new.private for new in append.events]
+    assert [event.processed_at for event in seen.events] == [new.processed_at for new in append.events]
+    record = seen.record
+    assert (record.status, record.usage) == (append.derived.status, append.derived.usage)
+    assert record.active_seconds == append.derived.active_seconds
+    assert record.running_since == append.derived.running_since
+    assert list(record.threads) == list(append.derived.threads)
+    assert (await stores.log.snapshot(append.session_id, after_seq=1)).events == [stored[1]]
+
+
+async def check_append_adds_new_threads(stores: Stores) -> None:
+    lease = await stores.leased()
+    append = (await stores.draft(lease)).append([agent_message(stores.ids)])
+    helper = ThreadRecord(
+        thread_id=ThreadId(stores.ids.mint(THREAD)),
+        parent_thread_id=append.derived.threads[0].thread_id,
+        agent={"name": "helper"},
+        created_at=stores.clock.now(),
+        updated_at=stores.clock.now(),
+    )
+    threads = [*append.derived.threads, helper]
+    await stores.log.append(replace(append, derived=replace(append.derived, threads=threads)))
+    assert list((await stores.sessions.read(lease.session_id)).threads) == threads
+    # Threads that an append does not mention stay as they are.
+    append = (await stores.draft(lease)).append([agent_message(stores.ids)])
+    await stores.log.append(replace(append, derived=replace(append.derived, threads=())))
+    assert list((await stores.sessions.read(lease.session_id)).threads) == threads
+
+
+async def check_append_takes_inputs_from_the_inbox(stores: Stores) -> None:
+    lease = await stores.leased()
+    messages = [user_message(stores.ids, text) for text in ("one", "two", "three")]
+    await stores.log.accept(lease.session_id, messages, now=stores.clock.now())
+    draft = await stores.draft(lease)
+    third, first = draft.seen.inbox[2], draft.seen.inbox[0]
+    await stores.log.append(draft.append(takes=[third, first]))
+    seen = await stores.log.snapshot(lease.session_id)
+    assert [(event.event_id, event.arrival) for event in seen.events] == [
+        (third.event_id, 3),
+        (first.event_id, 1),
+    ]
+    assert [entry.arrival for entry in seen.inbox] == [2]
+
+
+async def check_append_is_fenced(stores: Stores) -> None:
+    """A newer epoch, a released lease and an ended one all stop the old brain; time alone does not."""
+    lease = await stores.leased()
+    stores.clock.advance(LEASE_TTL_SECONDS + 1)
+    await stores.log.append((await stores.draft(lease)).append([agent_message(stores.ids)]))
+    [newer] = await stores.leases.claim(owner="brain-2", limit=1, session_ids=[lease.session_id])
+    assert newer.epoch == lease.epoch + 1
+    append = (await stores.draft(lease)).append([agent_message(stores.ids)])
+    assert isinstance(await error_of(stores.log.append(append)), LeaseLost)
+    await stores.leases.release([newer])
+    append = (await stores.draft(newer)).append([agent_message(stores.ids)])
+    assert isinstance(await error_of(stores.log.append(append)), LeaseLost)
+    assert (await stores.sessions.read(lease.session_id)).last_seq == 1
+
+
+async def check_append_is_refused_when_anything_moved(stores: Stores) -> None:
+    lease = await stores.leased()
+    old = await stores.draft(lease)
+    await stores.log.append(old.append([agent_message(stores.ids)]))
+    assert isinstance(await error_of(stores.log.append(old.append([agent_message(stores.ids)]))), Stale)
+    old = await stores.draft(lease)
+    await stores.log.accept(lease.session_id, [user_message(stores.ids)], now=stores.clock.now())
+    assert isinstance(await error_of(stores.log.append(old.append([agent_message(stores.ids)]))), Stale)
+    assert (await stores.sessions.read(lease.session_id)).last_seq == 1
+
+
+async def check_append_again_returns_what_is_stored(stores: Stores) -> None:
+    append = (await stores.draft(await stores.leased())).append([agent_message(stores.ids)], releases=True)
+    stored = await stores.log.append(append)
+    assert list(await stores.log.append(append)) == list(stored)
+    assert (await stores.sessions.read(append.session_id)).last_seq == 1
+
+
+async def check_claim_by_append(stores: Stores) -> None:
+    record = await stores.session()
+    claim = Claim(session_id=record.session_id, owner="brain-1", epoch=1)
+    await stores.log.append((await stores.draft(claim)).append([agent_message(stores.ids)]))
+    lease = Lease(session_id=record.session_id, owner="brain-1", epoch=1)
+    assert await stores.leases.renew([lease]) == [lease]
+    rival = Claim(session_id=record.session_id, owner="brain-2", epoch=2)
+    append = (await stores.draft(rival)).append([agent_message(stores.ids)])
+    assert isinstance(await error_of(stores.log.append(append)), LeaseLost), "the lease is live"
+    stores.clock.advance(LEASE_TTL_SECONDS + 1)
+    await stores.log.append(append)
+    assert await stores.leases.renew([lease]) == []
+
+
+async def check_of_rival_appends_one_wins(stores: Stores) -> None:
+    """Many appends at once, several of each session: per session one is granted, the others are Stale."""
+    drafts = [await stores.draft(await stores.leased()) for _ in range(8)]
+    appends = [draft.append([agent_message(stores.ids)]) for draft in drafts for _ in range(4)]
+    errors = await asyncio.gather(*(error_of(stores.log.append(append)) for append in appends))
+    granted: dict[SessionId, int] = {}
+    for append, error in zip(appends, errors, strict=True):
+        assert error is None or isinstance(error, Stale)
+        granted[append.session_id] = granted.get(append.session_id, 0) + (error is None)
+    assert set(granted.values()) == {1}
+
+
+async def check_only_the_guilty_append_fails(stores: Stores) -> None:
+    """An append that answers an answered call spoils no other of its batch."""
+    lease = await stores.leased()
+    use = custom_tool_use(stores.ids)
+    await stores.log.append((await stores.draft(lease)).append([use]))
+    result = custom_tool_result(stores.ids, use.id)
+    await stores.log.accept(lease.session_id, [result], now=stores.clock.now())
+    second = custom_tool_result(stores.ids, use.id)
+    guilty = (await stores.draft(lease)).append([second], answers={second.id: use.id})
+    others = [
+        (await stores.draft(await stores.leased())).append([agent_message(stores.ids)]) for _ in range(5)
+    ]
+    batch: list[Append] = [*others[:2], guilty, *others[2:]]
+    errors = await asyncio.gather(*(error_of(stores.log.append(append)) for append in batch))
+    assert [type(error) for error in errors] == [type(None), type(None), Stale, *[type(None)] * 3]
+    assert (await stores.sessions.read(guilty.session_id)).last_seq == 2
+
+
+async def check_an_ended_session_takes_no_append(stores: Stores) -> None:
+    lease = await stores.leased()
+    await stores.log.append(
+        (await stores.draft(lease)).append([agent_message(stores.ids)], status="terminated")
+    )
+    append = (await stores.draft(lease)).append([agent_message(stores.ids)])
+    assert isinstance(await error_of(stores.log.append(append)), LeaseLost)
+    assert [work.kind for work in await stores.cleanup.pending(limit=9)] == ["sandbox"]
+
+
+async def check_accept_is_all_or_nothing(stores: Stores) -> None:
+    record = await stores.session()
+    wrong = custom_tool_result(stores.ids, stores.ids.event())
+    inputs = [user_message(stores.ids), wrong]
+    error = await error_of(stores.log.accept(record.session_id, inputs, now=stores.clock.now()))
+    assert isinstance(error, InvalidRequest)
+    assert await stores.sessions.read(record.session_id) == record
+    assert await stores.leases.waiting(limit=9) == []
+
+
+async def check_accept_has_a_bound(stores: Stores) -> None:
+    record = await stores.session()
+    many = [user_message(stores.ids) for _ in range(INBOX_EVENTS_MAX)]
+    await stores.log.accept(record.session_id, many, now=stores.clock.now())
+    one_more = stores.log.accept(record.session_id, [user_message(stores.ids)], now=stores.clock.now())
+    assert isinstance(await error_of(one_more), CallerError)
+
+
+async def check_the_first_result_wins(stores: Stores) -> None:
+    lease = await stores.leased()
+    use = custom_tool_use(stores.ids)
+    await stores.log.append((await stores.draft(lease)).append([use], needs_brain=False, releases=True))
+    result = custom_tool_result(stores.ids, use.id)
+    [stored] = await stores.log.accept(lease.session_id, [result], now=stores.clock.now())
+    assert isinstance(stored, StoredEvent)
+    assert (stored.seq, stored.answers) == (2, use.id)
+    assert await stores.leases.waiting(limit=9) == [lease.session_id]
+    again = custom_tool_result(stores.ids, use.id)
+    assert await stores.log.accept(lease.session_id, [again], now=stores.clock.now()) == [stored]
+    assert (await stores.sessions.read(lease.session_id)).last_seq == 2
+
+
+async def check_claims(stores: Stores) -> None:
+    """Only what needs a brain, oldest need first; each once; again when the lease is over."""
+    records = [await stores.session() for _ in range(3)]
+    for record in reversed(records[1:]):
+        stores.clock.advance(1)
+        await stores.log.accept(record.session_id, [user_message(stores.ids)], now=stores.clock.now())
+    needing = [records[2].session_id, records[1].session_id]
+    assert await stores.leases.waiting(limit=9) == needing
+    first = await stores.leases.claim(owner="brain-1", limit=1)
+    assert [lease.session_id for lease in first] == needing[:1]
+    rest = await stores.leases.claim(owner="brain-2", limit=9)
+    assert [lease.session_id for lease in rest] == needing[1:]
+    assert await stores.leases.claim(owner="brain-3", limit=9) == []
+    stores.clock.advance(LEASE_TTL_SECONDS / 2)
+    assert await stores.leases.renew([*first, *rest[:0]]) == first
+    stores.clock.advance(LEASE_TTL_SECONDS / 2 + 1)
+    assert [lease.session_id for lease in await stores.leases.claim(owner="brain-3", limit=9)] == needing[
+        1:
+    ]
+    assert await stores.leases.renew(rest) == []
+    assert await stores.leases.end(owner_prefix="brain-", except_owner="brain-3") == 1
+    assert await stores.leases.waiting(limit=9) == needing[:1]
+
+
+async def check_rival_claims_never_share(stores: Stores) -> None:
+    for _ in range(20):
+        record = await stores.session()
+        await stores.log.accept(record.session_id, [user_message(stores.ids)], now=stores.clock.now())
+    claims = await asyncio.gather(*(stores.leases.claim(owner=f"b-{n}", limit=7) for n in range(5)))
+    claimed = [lease.session_id for leases in claims for lease in leases]
+    assert len(claimed) == len(set(claimed)) == 20
+
+
+async def check_pages_miss_nothing_that_moves(stores: Stores) -> None:
+    """Inputs that a brain takes while they are being listed are still given."""
+    for descending in (False, True):
+        lease = await stores.leased()
+        await stores.log.append((await stores.draft(lease)).append([agent_message(stores.ids)]))
+        inputs = [user_message(stores.ids) for _ in range(6)]
+        await stores.log.accept(lease.session_id, inputs, now=stores.clock.now())
+        given: list[StoredEvent | InboxEntry] = []
+        position: Position | None = None
+        while True:
+            page = await stores.log.page(
+                lease.session_id, EventFilter(), descending=descending, limit=2, after=position
+            )
+            given += page.events
+            position = page.next_position
+            if position is None:
+                break
+            draft = await stores.draft(lease)
+            if draft.seen.inbox:  # the newest first, as an interrupt would be
+                await stores.log.append(draft.append(takes=[draft.seen.inbox[-1]]))
+        assert {event.id for event in inputs} <= {entry.event_id for entry in given}
+
+
+async def check_page_filters(stores: Stores) -> None:
+    lease = await stores.leased()
+    for text in ("a", "b", "c"):
+        stores.clock.advance(10)
+        await stores.log.append((await stores.draft(lease)).append([agent_message(stores.ids, text)]))
+    await stores.log.accept(lease.session_id, [user_message(stores.ids)], now=stores.clock.now())
+    events = (await stores.log.snapshot(lease.session_id)).events
+    middle = events[1].processed_at
+
+    async def seqs(where: EventFilter) -> list[int]:
+        page = await stores.log.page(lease.session_id, where, descending=False, limit=100)
+        return [entry.seq if isinstance(entry, StoredEvent) else 0 for entry in page.events]
+
+    assert await seqs(EventFilter()) == [1, 2, 3, 0]
+    assert await seqs(EventFilter(types=["user.message"])) == [0]
+    assert await seqs(EventFilter(thread_id=events[0].thread_id)) == [1, 2, 3, 0]
+    assert await seqs(EventFilter(thread_id=ThreadId("sthr_other"))) == []
+    assert await seqs(EventFilter(created_gt=middle)) == [3]
+    assert await seqs(EventFilter(created_gte=middle)) == [2, 3]
+    assert await seqs(EventFilter(created_lt=middle)) == [1]
+    assert await seqs(EventFilter(created_lte=middle)) == [1, 2]
+
+
+async def check_the_bus_hears_of_commits(stores: Stores) -> None:
+    lease = await stores.leased()
+    async with stores.bus.subscribe(lease.session_id, buffer=10) as messages:
+        [entry] = await stores.log.accept(
+            lease.session_id, [user_message(stores.ids)], now=stores.clock.now()
+        )
+        assert await anext(messages) == Committed(session_id=lease.session_id, entries=(entry,))
+        draft = await stores.draft(lease)
+        stored = await stores.log.append(draft.append(takes=draft.seen.inbox, status="idle"))
+        assert await anext(messages) == Committed(session_id=lease.session_id, entries=tuple(stored))
+        await stores.sessions.update(
+            lease.session_id, SessionChanges(given=frozenset({"title"}), title="x")
+        )
+        message = await anext(messages)
+        assert isinstance(message, Committed)
+        assert [entry.type for entry in message.entries] == ["session.updated"]
+        await stores.sessions.delete(lease.session_id)
+        assert await anext(messages) == Deleted(session_id=lease.session_id)
+    woken = stores.bus.wakes()
+    assert await anext(woken) == lease.session_id
+
+
+CHECKS = tuple(check for name, check in list(globals().items()) if name.startswith("check_"))

@@ -1,0 +1,13 @@
+"""What every store must do. Run `CHECKS` on yours: each is an async function of a fresh `Stores`.
+
+    @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+    async def test_contract(check, stores):
+        await check(stores)
+
+The random comparison with `testing.oracle` is in tests/property.
+"""
+
+from corral.testing import contract_catalog, contract_log, contract_sessions
+from corral.testing.stores import Check
+
+CHECKS: tuple[Check, ...] = (*contract_log.CHECKS, *contract_sessions.CHECKS, *contract_catalog.CHECKS)

@@ -1,0 +1,58 @@
+"""A store under test, whole: all ports on one database, under one manual clock."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from corral.catalog.idempotency import IdempotencyStore
+from corral.catalog.records import AgentStore, ApiKeyStore, EnvironmentStore
+from corral.kernel.errors import CorralError
+from corral.kernel.ids import Ids
+from corral.session.bus import Bus
+from corral.session.cleanup import CleanupStore
+from corral.session.lease import Claim, Lease, LeaseStore
+from corral.session.log import SessionLog
+from corral.session.record import SessionRecord, SessionStore
+from corral.testing.clock import ManualClock
+from corral.testing.sessions import Draft, new_session
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stores:
+    """A store under test: empty, all parts on one database whose clock is `clock`."""
+
+    clock: ManualClock
+    bus: Bus
+    log: SessionLog
+    leases: LeaseStore
+    sessions: SessionStore
+    agents: AgentStore
+    environments: EnvironmentStore
+    keys: ApiKeyStore
+    idempotency: IdempotencyStore
+    cleanup: CleanupStore
+    ids: Ids = field(default_factory=Ids)
+
+    async def session(self) -> SessionRecord:
+        self.clock.advance(0)
+        return await self.sessions.create(new_session(self.ids, self.clock.now()))
+
+    async def leased(self) -> Lease:
+        record = await self.session()
+        [lease] = await self.leases.claim(owner="brain-1", limit=1, session_ids=[record.session_id])
+        return lease
+
+    async def draft(self, lease: Lease | Claim) -> Draft:
+        self.clock.advance(0)
+        return Draft(seen=await self.log.snapshot(lease.session_id), lease=lease, now=self.clock.now())
+
+
+Check = Callable[[Stores], Awaitable[None]]
+
+
+async def error_of(action: Awaitable[object]) -> CorralError | None:
+    """The error that Corral raised on purpose, if it did."""
+    try:
+        await action
+    except CorralError as error:
+        return error
+    return None
