@@ -3,6 +3,7 @@ running already. The loop starts what is missing and stops what it is told to st
 """
 
 from corral.brain.actions import Action, AskModel, Backoff, RunTool, Stop
+from corral.brain.toolset import SHELL_TOOL
 from corral.kernel.ids import ThreadId
 from corral.session.events import UserInterrupt
 from corral.session.fold import State, Thread
@@ -29,10 +30,14 @@ def wanted(state: State, thread: Thread, *, epoch: int) -> set[Action]:
         # A request of an older epoch is lost with its brain; `turn` closes it.
         mine = thread.request_epoch == epoch
         return {AskModel(thread_id=thread.thread_id, request=thread.request)} if mine else set()
+    ready = [c for c in thread.calls.values() if not c.awaits_client and c.placement is not None]
+    # A thread's shell takes one command after another, in the order the model gave them: hands could not
+    # tell that order from the order in which side by side requests reach them.
+    in_shell = [call.call_id for call in ready if call.name == SHELL_TOOL]
     return {
         RunTool(call_id=call.call_id, attach=call.epoch != epoch)
-        for call in thread.calls.values()
-        if not call.awaits_client and call.placement is not None
+        for call in ready
+        if call.call_id not in in_shell[1:]
     }
 
 

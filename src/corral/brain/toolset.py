@@ -8,6 +8,8 @@ from types import MappingProxyType
 
 from corral.session.content import Json
 
+SHELL_TOOL = "bash"  # its calls share one shell per thread
+
 
 def _tool(name: str, description: str, required: list[str], **properties: Json) -> Mapping[str, Json]:
     return {

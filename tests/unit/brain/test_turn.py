@@ -54,10 +54,24 @@ def test_a_tool_turn_has_the_hosted_order() -> None:
 def test_parallel_calls_ask_the_model_once_all_have_ended() -> None:
     scene = Scene()
     begun(scene)
-    scene.step(scene.reply(call(1), call(2)))
+    scene.step(scene.reply(call(1, name="read"), call(2)))
     assert len(scene.decide()) == 2
     assert scene.step(scene.ran()) == ["agent.tool_result"]
     assert scene.step(scene.ran()) == ["agent.tool_result", START]
+
+
+def test_commands_for_one_shell_go_out_in_the_order_the_model_gave_them() -> None:
+    scene = Scene()
+    begun(scene)
+    scene.step(scene.reply(call(1), call(2), call(3)))
+    order = []
+    for _ in range(3):
+        (action,) = scene.decide()
+        order.append(action)
+        scene.step(scene.ran())
+    assert [action.call_id for action in order] == [
+        event.event.id for event in scene.events if event.event.type == "agent.tool_use"
+    ]
 
 
 def test_a_message_during_a_tool_comes_after_its_result_without_a_status_pair() -> None:
@@ -182,7 +196,9 @@ def test_a_partial_answer_re_emits_idle_with_the_rest() -> None:
     assert scene.state.blocked_on == [second]
     scene.send(ev.UserToolConfirmation, tool_use_id=second, result="allow")
     assert scene.step() == [*BEGIN, "user.tool_confirmation"]
-    assert len(scene.decide()) == 2
+    assert [action.call_id for action in scene.decide()] == [first]  # they share a shell
+    scene.step(scene.ran())
+    assert [action.call_id for action in scene.decide()] == [second]
 
 
 def test_the_last_answer_being_a_custom_result_still_runs_what_was_confirmed() -> None:
