@@ -316,6 +316,8 @@ def _end_request(thread: Thread, event: ev.SpanModelRequestEnd, private: Mapping
         # A call in a reply that did not stop for it is never executed, so it may not be in the
         # conversation either: a tool use without a result is refused by every provider.
         content = tuple(block for block in content if block["type"] != "tool_use")
+    # Providers write text blocks without any text, and refuse a conversation that holds one.
+    content = tuple(block for block in content if block["type"] != "text" or block["text"].strip())
     if content and stop_reason != "refusal":  # a refused reply in the context makes the next one refuse
         thread.entries.append(Entry("assistant", content))
     thread.wants_model = stop_reason == "pause_turn"
