@@ -33,6 +33,7 @@ __all__ = [
     "Role",
     "Start",
     "begin",
+    "end_with_parent",
     "harden",
     "log_to_stderr",
     "report_failed",
@@ -101,7 +102,9 @@ class Start:
 
 def begin(role: Role) -> Start:
     """The first thing a child does: close itself to other processes, and read how it is meant to start."""
-    harden(dies_with_parent=role == "server")
+    harden()
+    if role == "server":
+        end_with_parent(signal.SIGKILL)
     start = Start.decode(_read_line(0))
     if start.role != role:
         raise ValueError(f"started as {role!r} with the settings of {start.role!r}")
@@ -158,18 +161,19 @@ async def supervisor_gone() -> None:
         loop.remove_reader(0)
 
 
-def harden(*, dies_with_parent: bool) -> None:
-    """No core dump, no ptrace, no /proc/PID/{environ,mem} for others of the same user. Linux; else nothing.
+def harden() -> None:
+    """No core dump, no ptrace, no /proc/PID/{environ,mem} for others of the same user. Linux only."""
+    _prctl(_PR_SET_DUMPABLE, 0)
 
-    `dies_with_parent`: the kernel kills this process with the thread that started it.
-    """
-    if sys.platform != "linux":
-        return
-    prctl = ctypes.CDLL(None, use_errno=True).prctl
-    if prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_DUMPABLE)")
-    if dies_with_parent and prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
+
+def end_with_parent(number: signal.Signals) -> None:
+    """Get this signal when the thread that started this process ends; kept through exec. Linux only."""
+    _prctl(_PR_SET_PDEATHSIG, number)
+
+
+def _prctl(option: int, value: int) -> None:
+    if sys.platform == "linux" and ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), f"prctl({option})")
 
 
 def socket_path(data_dir: Path, role: Role) -> Path:

@@ -112,7 +112,16 @@ def _embedded(data_dir: Path) -> Iterator[dict[str, Any]]:
     data_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
     with log_path.open("ab") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "corral.cli", "serve", "--json", "--port=0", f"--data-dir={data_dir}"],
+            [
+                sys.executable,
+                "-m",
+                "corral.cli",
+                "serve",
+                "--json",
+                "--embedded",
+                "--port=0",
+                f"--data-dir={data_dir}",
+            ],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=log,

@@ -35,8 +35,9 @@ __all__ = ["MODEL", "TASK", "demo", "demo_project", "verify"]
 
 MODEL = "replay"
 TASK = (
-    "A test of the Python project in /workspace fails. Run `python3 -m unittest`, find the bug in the "
-    "folder shop, fix it there, and run the tests again. Do not change the tests."
+    "One test of the Python project in /workspace fails. Look at the code with `cat README.md shop/*.py`, "
+    "run the tests with `python3 -m unittest`, correct the mistake in the folder shop (not in the tests), "
+    "and run the tests again."
 )
 _SYSTEM = "You fix small bugs in Python projects. Files are in /workspace."
 _TESTS = 4  # of the pristine project; fewer means that something kept them from running

@@ -128,6 +128,7 @@ def serve(
     recordings_dir: Annotated[Path | None, typer.Option(help="Recorded runs for `replay`.")] = None,
     log_level: Annotated[Text, typer.Option(help="debug, info, warning or error. [info]")] = None,
     as_json: Json = False,
+    embedded: Annotated[bool, typer.Option("--embedded", hidden=True)] = False,
 ) -> None:
     """Start the server. Every option is also a setting: CORRAL_PORT, or port in corral.toml."""
     from corral.cli.serve import serve
@@ -137,7 +138,7 @@ def serve(
         "insecure_bind": insecure_bind, "local_model_path": local_model_path, "models_dir": models_dir,
         "recordings_dir": recordings_dir, "log_level": log_level,
     }  # fmt: skip
-    serve(_config(config, **flags), as_json=as_json)
+    serve(_config(config, **flags), as_json=as_json, is_embedded=embedded)
 
 
 @app.command(

@@ -6,17 +6,21 @@ anonymous file on its standard input.
 
 import json
 import os
+import signal
 import sys
 from typing import NoReturn
 
 from corral.config import Config
+from corral.process import end_with_parent
 from corral.supervisor.supervise import child_environment
 
 __all__ = ["serve"]
 
 
-def serve(config: Config, *, as_json: bool) -> NoReturn:
-    """Does not return."""
+def serve(config: Config, *, as_json: bool, is_embedded: bool = False) -> NoReturn:
+    """Does not return. `is_embedded`: stop when the process that started us ends, however it ends."""
+    if is_embedded:
+        end_with_parent(signal.SIGTERM)
     settings = os.memfd_create("corral-settings")
     os.write(settings, json.dumps(config.to_json(), default=str).encode() + b"\n")
     os.lseek(settings, 0, os.SEEK_SET)

@@ -16,7 +16,7 @@ from corral.supervisor.supervise import CannotServe, Command, Supervisor, our_pr
 
 
 def main(command: Command = our_program) -> int:
-    harden(dies_with_parent=False)
+    harden()
     config = Config.from_json(json.loads(sys.stdin.readline()))
     show = _show_json if "--json" in sys.argv[1:] else _show
     try:
