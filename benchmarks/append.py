@@ -4,15 +4,17 @@ Prints the fsync p50 of the same disk in the same run, because disks drift. Run:
 `python benchmarks/append.py [--writers 64] [--seconds 3] [--directory DIR]`.
 """
 
-import argparse
 import asyncio
-import os
+import contextlib
 import statistics
 import tempfile
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from benchmarks.figure import Figure, at_least, percentile, value
+from benchmarks.machine import Disk
+from benchmarks.stack import durable_directory
 from corral.kernel.clock import SystemClock
 from corral.kernel.ids import SESSION, THREAD, EnvironmentId, Ids, SessionId, ThreadId
 from corral.session.events import AgentMessage
@@ -25,20 +27,10 @@ from corral.store.lease import Leases
 from corral.store.log import Log
 from corral.store.sessions import Sessions
 
+WRITERS, SECONDS = 64, 2.0
+FSYNC_SAMPLES = 50  # before each run: not within it, where they would be load
 USAGE = {"input_tokens": 12345, "output_tokens": 678, "list_cost": {"amount": "12", "currency": "USD"}}
 TEXT = "x" * 900  # with id, type and time the body is 1 KB
-
-
-def fsync_p50_ms(directory: Path, rounds: int = 200) -> float:
-    """An append of 4 KB and its fsync, as a commit makes one."""
-    seconds = []
-    with tempfile.NamedTemporaryFile(dir=directory) as file:
-        for _ in range(rounds):
-            os.write(file.fileno(), b"x" * 4096)
-            start = time.perf_counter()
-            os.fdatasync(file.fileno())
-            seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds) * 1000
 
 
 class Writer:
@@ -117,34 +109,54 @@ async def writer(log: Log, sessions: Sessions, leases: Leases, ids: Ids) -> Writ
     return Writer(log, ids, record, lease)
 
 
-async def measure(directory: Path, writers: int, seconds: float) -> str:
-    database = await Database.open(directory / f"bench-{writers}.db")
+async def measure(runs: int) -> list[Figure]:
+    with tempfile.TemporaryDirectory(prefix="corral-bench-", dir=durable_directory()) as name:
+        directory = Path(name)
+        with contextlib.closing(Disk(directory)) as disk:
+            together, alone = [], []
+            for run in range(runs):
+                disk.sample(FSYNC_SAMPLES)
+                together.append(await _append(directory / f"{run}.db", writers=WRITERS))
+            alone.append(await _append(directory / "alone.db", writers=1))
+            disk.sample(FSYNC_SAMPLES)
+            fsync_ms = disk.fsync_ms
+    return [
+        Figure(
+            title="durable appends of 1 KB, one event each",
+            values=[
+                value(
+                    f"{WRITERS} writers, median of {runs} runs",
+                    _rate(together),
+                    "events/s",
+                    at_least(10_000),
+                ),
+                value(f"{WRITERS} writers, append p50", _milliseconds(together, 50), "ms"),
+                value(f"{WRITERS} writers, append p95", _milliseconds(together, 95), "ms"),
+                value("one writer", _rate(alone), "events/s"),
+                value("one writer, append p50", _milliseconds(alone, 50), "ms"),
+            ],
+            fsync_ms=fsync_ms,
+        )
+    ]
+
+
+async def _append(path: Path, *, writers: int) -> list[float]:
+    """Seconds of every append of a run."""
+    database = await Database.open(path)
     try:
         bus, ids = LocalBus(), Ids()
         log, sessions, leases = Log(database, bus), Sessions(database, bus, SystemClock()), Leases(database)
-        runs = [await writer(log, sessions, leases, ids) for _ in range(writers)]
-        start = time.perf_counter()
-        await asyncio.gather(*(run.run(start + seconds) for run in runs))
-        took = time.perf_counter() - start
+        ready = [await writer(log, sessions, leases, ids) for _ in range(writers)]
+        until = time.perf_counter() + SECONDS
+        await asyncio.gather(*(each.run(until) for each in ready))
     finally:
         await database.close()
-    each = sorted(value for run in runs for value in run.seconds)
-    p50, p95 = (each[len(each) * percent // 100] * 1000 for percent in (50, 95))
-    rate = len(each) / took
-    return f"{writers:3d} writers: {rate:8.0f} events/s   append p50 {p50:.2f} ms, p95 {p95:.2f} ms"
+    return [seconds for each in ready for seconds in each.seconds]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--writers", type=int, default=64)
-    parser.add_argument("--seconds", type=float, default=3.0)
-    parser.add_argument("--directory", type=Path, default=None, help="where the disk to measure is")
-    arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=arguments.directory) as name:
-        for writers in (arguments.writers, 1):
-            result = asyncio.run(measure(Path(name), writers, arguments.seconds))
-            print(f"{result}   (fsync p50 {fsync_p50_ms(Path(name)):.2f} ms)")
+def _rate(runs: list[list[float]]) -> float:
+    return statistics.median(len(run) / SECONDS for run in runs)
 
 
-if __name__ == "__main__":
-    main()
+def _milliseconds(runs: list[list[float]], percent: float) -> float:
+    return 1000 * statistics.median(percentile(run, percent) for run in runs)

@@ -47,7 +47,9 @@ async def measure(runs: int) -> list[Figure]:
         Figure(
             title=f"{SESSIONS} sessions at once, one turn each, {SESSIONS} threads of the Python SDK",
             values=[
-                value(f"turns per second, median of {runs} runs", turns_per_second, "turns/s", at_least(120)),
+                value(
+                    f"turns per second, median of {runs} runs", turns_per_second, "turns/s", at_least(120)
+                ),
                 _latency("turn", "p95, message sent → agent.message", results, fsync_ms, bar=700),
                 _latency("whole", "p95, create → agent.message", results, fsync_ms),
                 value("turns per second, slowest run", min(map(_rate, results)), "turns/s"),
@@ -118,7 +120,7 @@ def _record(at: Stage) -> dict[str, str]:
         stream = streaming.getresponse()
         content = [{"type": "text", "text": prompt("recorded")}]
         sent = post(events, {"events": [{"type": "user.message", "content": content}]})
-        lines = []
+        lines: list[bytes] = []
         while not lines or b"session.status_idle" not in lines[-1]:
             lines.append(stream.readline())
     frames = b"".join([*lines, b"\n"]).decode()

@@ -19,7 +19,7 @@ _SESSION = re.compile(r"/v1/sessions/([^/?]+)")
 
 class _Recorded:
     def __init__(self, recording: dict[str, str]) -> None:
-        self._session_id = json.loads(recording["session"])["id"]
+        self._session_id: str = json.loads(recording["session"])["id"]
         self._recording = recording
         self._numbers = count()
         self.streams: dict[str, asyncio.WriteTransport] = {}

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import anthropic
-import psutil
+import psutil  # type: ignore[import-untyped]
 
 from corral import __version__
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import psutil
+import psutil  # type: ignore[import-untyped]
 from anthropic import AsyncAnthropic
 
 from benchmarks.machine import Disk
@@ -149,7 +149,7 @@ class Stage:
 @contextlib.asynccontextmanager
 async def stage() -> AsyncIterator[Stage]:
     """A fresh one, on the file system of the working directory's temporary files (not one in memory)."""
-    with tempfile.TemporaryDirectory(prefix="corral-bench-", dir=_durable_directory()) as name:
+    with tempfile.TemporaryDirectory(prefix="corral-bench-", dir=durable_directory()) as name:
         data_dir = Path(name)
         with contextlib.ExitStack() as stack:
             model = stack.enter_context(upstream())
@@ -180,7 +180,7 @@ async def stage() -> AsyncIterator[Stage]:
                 )
 
 
-def _durable_directory() -> str:
+def durable_directory() -> str:
     """Where an fsync means something: not a file system in memory."""
     for candidate in (tempfile.gettempdir(), str(Path.cwd())):
         mounts = [m for m in psutil.disk_partitions(all=True) if _is_under(candidate, m.mountpoint)]
@@ -250,10 +250,10 @@ def first(events: list[tuple[float, Any]], kind: str) -> float:
 async def settled_rss(process: psutil.Process) -> int:
     """Resident bytes once they have stopped moving (or after a while)."""
     until = time.monotonic() + _SETTLE_SECONDS_MAX
-    before = process.memory_info().rss
+    before: int = process.memory_info().rss
     while time.monotonic() < until:
         await asyncio.sleep(_SETTLED_SECONDS)
-        now = process.memory_info().rss
+        now: int = process.memory_info().rss
         if abs(now - before) < _SETTLED_BYTES:
             return now
         before = now

@@ -30,7 +30,7 @@ async def measure(runs: int) -> list[Figure]:
                 async with Conversation(at, session_id=session_id) as conversation:
                     await asyncio.sleep(POOL_SECONDS)
                     pooled[-1] += _calls(await conversation.turn(prompt(f"p{run}n{number}", calls=1)))
-                    # The sandbox goes, the workspace and its file stay: that workspace the pool cannot serve.
+                    # The sandbox goes, the workspace and its file stay: the pool cannot serve that one.
                     await hands.release(SessionId(session_id), delete_workspace=False)
                     await asyncio.sleep(POOL_SECONDS)
                     cold[-1] += _calls(await conversation.turn(prompt(f"c{run}n{number}", calls=1)))
@@ -72,7 +72,11 @@ def _figure(title: str, runs: list[list[tuple[float, float]]], fsync_ms: float, 
         title=title,
         values=[
             latency(
-                f"p50 at the client, {count}", median(0, 50), at_most(bar), commits=COMMITS, fsync_ms=fsync_ms
+                f"p50 at the client, {count}",
+                median(0, 50),
+                at_most(bar),
+                commits=COMMITS,
+                fsync_ms=fsync_ms,
             ),
             latency("p95 at the client", median(0, 95), commits=COMMITS, fsync_ms=fsync_ms),
             latency("p50 by processed_at", median(1, 50), commits=COMMITS, fsync_ms=fsync_ms),

@@ -31,7 +31,9 @@ async def measure(runs: int) -> list[Figure]:
             to_message.append([answered[mark] - sent[mark] for mark in marks])
         fsync_ms = at.disk.fsync_ms
     return [
-        _figure("POST user.message → model request received", to_model, COMMITS_TO_MODEL, (8, 20), fsync_ms),
+        _figure(
+            "POST user.message → model request received", to_model, COMMITS_TO_MODEL, (8, 20), fsync_ms
+        ),
         _figure(
             "POST user.message → agent.message at the SSE client",
             to_message,

@@ -2,8 +2,8 @@
 
     python -m benchmarks.upstream
 
-prints its base URL, then answers every line on standard input with one line of JSON: the arrival times since
-the last question, by mark. What it does with a conversation stands in the newest user message:
+prints its base URL, then answers every line on standard input with one line of JSON: the arrival times
+since the last question, by mark. What it does with a conversation stands in the newest user message:
 
     bench:MARK:CALLS:SECONDS    CALLS bash calls one after another, then a text; SECONDS before each answer
 """
