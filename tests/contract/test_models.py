@@ -1,6 +1,7 @@
 """The Model port, on real adapters: a real socket, the real SDK, real streams."""
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 
@@ -11,7 +12,7 @@ from corral.brain.ports import ModelFailed, ModelReply, ModelRequest, Usage
 from corral.catalog.models import ModelTable
 from corral.kernel.ids import SessionId
 from corral.testing.contract_model import check_abort, check_close, check_reply, collect
-from corral.testing.messages_api import MessagesApi
+from corral.testing.messages_api import MessagesApi, by_turn
 from corral.testing.messages_reply import HttpError, Reply
 
 MODELS = ModelTable.packaged()
@@ -184,7 +185,12 @@ async def test_what_the_model_cannot_do_is_not_sent(api, model):
 async def test_private_blocks_go_back_byte_for_byte(api, model):
     api.script = [RICH, Reply()]
     first = await check_reply(model, request())
-    conversation = [*request().messages, {"role": "assistant", "content": list(first.content)}]
+    results = [{"type": "tool_result", "tool_use_id": f"toolu_{n}", "content": "ok"} for n in (1, 2)]
+    conversation = [
+        *request().messages,
+        {"role": "assistant", "content": list(first.content)},
+        {"role": "user", "content": results},
+    ]
     await check_reply(model, request(messages=conversation))
     assert (await api.request(2)).json["messages"][1]["content"] == list(RICH.content)
 
@@ -382,3 +388,83 @@ async def test_cancelling_the_reader_aborts_the_request(api, model):
         await reader
     await asyncio.wait_for(sent.closed.wait(), 5)
     assert sent.is_aborted
+
+
+# -- the fake itself -------------------------------------------------------------------------------
+async def test_the_official_streaming_helper_understands_the_fake(api):
+    """The fake's stream, through the SDK's own accumulator: it is the real format."""
+    import anthropic
+
+    known = [block for block in RICH.content if block["type"] != "holographic_plan"]
+    api.script = [Reply(**{**vars_of(RICH), "content": known})] * 2
+    question = {"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "x"}]}
+    async with anthropic.AsyncAnthropic(api_key=KEY, base_url=api.url, max_retries=0) as client:
+        async with client.messages.stream(**question) as stream:
+            streamed = await stream.get_final_message()
+        whole = await client.messages.create(**question)
+    for message in (streamed, whole):
+        assert [block.to_dict() for block in message.content] == known
+        assert message.usage.cache_creation.ephemeral_1h_input_tokens == 200
+        assert message.usage.server_tool_use.web_search_requests == 2
+        assert message.stop_reason == "tool_use"
+
+
+USE = {"type": "tool_use", "id": "t", "name": "bash", "input": {}}
+RESULT = {"type": "tool_result", "tool_use_id": "t", "content": "ok"}
+TEXT = {"type": "text", "text": "hi"}
+
+
+@pytest.mark.parametrize(
+    ("blocks", "complaint"),
+    [
+        ([[TEXT]], None),
+        ([[TEXT], [USE], [RESULT, TEXT]], None),
+        ([[]], "non-empty content"),
+        ([[{"type": "text", "text": ""}]], "text content blocks must be non-empty"),
+        ([[TEXT], [USE]], "without `tool_result` blocks immediately after: t"),
+        ([[TEXT], [USE], [TEXT]], "without `tool_result` blocks immediately after: t"),
+        ([[RESULT]], "unexpected `tool_use_id`"),
+        ([[TEXT], [USE], [TEXT, RESULT]], "must come before other content"),
+        ([[TEXT], [USE], [RESULT, RESULT]], "single result"),
+        ([[TEXT], [USE], [RESULT], [USE], [RESULT]], "ids must be unique"),
+        ([[{**TEXT, "cache_control": {}}] * 5], "maximum of 4 blocks with cache_control"),
+    ],
+)
+async def test_the_fake_refuses_what_the_api_refuses(api, model, blocks, complaint):
+    api.script = [Reply()]
+    roles = ["user", "assistant"] * len(blocks)
+    messages = [{"role": role, "content": content} for role, content in zip(roles, blocks, strict=False)]
+    if complaint is None:
+        await check_reply(model, request(messages=messages))
+    else:
+        with pytest.raises(ModelFailed, match=complaint) as caught:
+            await collect(model, request(messages=messages))
+        assert not caught.value.retryable
+
+
+async def test_a_script_by_turn_and_its_end(api, model):
+    api.script = by_turn([Reply.tools(("t", "bash", {"command": "ls"}), say="Look."), Reply.text("Done.")])
+    turn: list[object] = list(request().messages)
+    for _ in range(2):
+        assert (await check_reply(model, request(messages=turn))).stop_reason == "tool_use"
+    turn += [{"role": "assistant", "content": [USE]}, {"role": "user", "content": [RESULT]}]
+    assert (await check_reply(model, request(messages=turn))).content[0]["text"] == "Done."
+    turn += [{"role": "assistant", "content": [TEXT]}, {"role": "user", "content": [TEXT]}]
+    with pytest.raises(ModelFailed, match="only 2 replies"):
+        await collect(model, request(messages=turn))
+
+
+async def test_the_fake_as_a_command():
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "corral.testing.messages_api", "--text", "Hello."),
+        stdout=asyncio.subprocess.PIPE,
+    )
+    try:
+        assert process.stdout is not None
+        url = (await asyncio.wait_for(process.stdout.readline(), 10)).decode().strip()
+        model = AnthropicModel(api_key=KEY, base_url=url, models=MODELS)
+        assert (await check_reply(model, request())).content[0]["text"] == "Hello."
+        await model.aclose()
+    finally:
+        process.kill()
+        await process.wait()

@@ -34,6 +34,7 @@ import httptools
 
 from corral.session.content import Json
 from corral.testing.messages_reply import Answer, HttpError, Reply
+from corral.testing.messages_rules import broken_rule
 
 REQUESTS_KEPT_MAX = 10_000  # recorded requests; older ones are forgotten in long benchmarks
 
@@ -91,16 +92,24 @@ def _exhausted(count: int) -> HttpError:
 class MessagesApi:
     """The server. Use it as an async context manager, or call `start` and `aclose`.
 
-    api_key: when given, a request with another key is answered 401.
+    api_key:   when given, a request with another key is answered 401.
+    is_strict: refuse a request that the real API would refuse (`messages_rules`), with its words.
     """
 
     def __init__(
-        self, script: Script = (), *, host: str = "127.0.0.1", port: int = 0, api_key: str | None = None
+        self,
+        script: Script = (),
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        api_key: str | None = None,
+        is_strict: bool = True,
     ) -> None:
         self.script = script
         self.requests: deque[Request] = deque(maxlen=REQUESTS_KEPT_MAX)
         self.count = 0
         self.api_key = api_key
+        self.is_strict = is_strict
         self._host, self._port = host, port
         self._server: asyncio.Server | None = None
         self._waiting: list[tuple[int, asyncio.Future[None]]] = []
@@ -155,6 +164,8 @@ class MessagesApi:
             return HttpError(status=404, message=f"no such endpoint: {request.method} {request.path}")
         if self.api_key is not None and request.api_key != self.api_key:
             return HttpError(status=401)
+        if self.is_strict and (broken := broken_rule(request.json)) is not None:
+            return HttpError(status=400, message=broken)
         if callable(self.script):
             return self.script(request)
         if request.number <= len(self.script):
@@ -311,7 +322,7 @@ async def _serve(arguments: argparse.Namespace) -> None:
         script: Script = lambda _: reply  # noqa: E731 -- one object for everybody: encoded once
     else:
         script = by_turn([_answer(item) for item in json.loads(arguments.script.read_text())])
-    async with MessagesApi(script, port=arguments.port) as api:
+    async with MessagesApi(script, port=arguments.port, is_strict=arguments.script is not None) as api:
         print(api.url, flush=True)
         await asyncio.Event().wait()
 
