@@ -36,7 +36,7 @@ from corral.session.content import Json
 from corral.testing.messages_reply import Answer, HttpError, Reply
 from corral.testing.messages_rules import broken_rule
 
-REQUESTS_KEPT_MAX = 10_000  # recorded requests; older ones are forgotten in long benchmarks
+REQUESTS_KEPT_MAX = 2_000  # recorded requests with their bodies; benchmarks forget the older ones
 
 
 @dataclass(eq=False, kw_only=True)

@@ -24,7 +24,8 @@ def broken_rule(body: Mapping[str, Json]) -> str | None:
         return "tools: Tool names must be unique."
     marks = sum("cache_control" in block for block in _cacheable(body))
     if marks > CACHE_BREAKPOINTS_MAX:
-        return f"A maximum of {CACHE_BREAKPOINTS_MAX} blocks with cache_control may be provided. Found {marks}."
+        limit = CACHE_BREAKPOINTS_MAX
+        return f"A maximum of {limit} blocks with cache_control may be provided. Found {marks}."
     asked: set[str] = set()
     seen: set[str] = set()
     turns = _turns(messages)

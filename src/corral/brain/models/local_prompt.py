@@ -29,25 +29,25 @@ _AGENT = """You are a careful programmer who works in a Linux shell. Reply with 
 1. one fenced bash block; it is run and you are shown its output
 2. DONE: and one sentence, only after a command has shown that the task is finished
 
-Look before you change: read the files, then edit them with python3 or a here-document, then check.
+Look before you change: read the files. Replace only the wrong piece. Then run the check again.
 
 Example
-User: Make greet.py print hello.
+User: greet.py has a bug: it should print hello. Fix it.
 ```bash
 cat greet.py
-```
-Output:
-print("helo")
-```bash
-python3 - <<'EOF'
-import pathlib
-path = pathlib.Path("greet.py")
-path.write_text(path.read_text().replace("helo", "hello"))
-EOF
 python3 greet.py
 ```
 Output:
-hello
+def greet(name):
+    return "helo " + name
+print(greet("Ann"))
+helo Ann
+```bash
+sed -i 's/return "helo " + name/return "hello " + name/' greet.py
+python3 greet.py
+```
+Output:
+hello Ann
 DONE: greet.py prints hello now.
 End of example."""
 _FAILED = re.compile(r"No such file|command not found|Traceback|\bFAILED\b|[Ss]yntax ?[Ee]rror|can't read")
