@@ -112,7 +112,7 @@ def _log_level(value: object) -> LogLevel:
 
 def _table(value: object) -> Mapping[str, object]:
     if not isinstance(value, Mapping):
-        raise ValueError("not a table; entries look like [[models.model]]")
+        raise ValueError("a table is needed; its entries look like [[models.model]]")
     ModelTable.packaged().extended(value)
     return value
 
@@ -293,8 +293,10 @@ def _parse(name: str, value: object, *, source: str) -> object:
     parse = SETTINGS[name].parse
     try:
         return parse(value)
-    except (ValueError, KeyError, TypeError) as error:
-        shown = "the value" if parse in (_secret, _table) else repr(value)
+    except (ValueError, KeyError, TypeError, CorralError) as error:
+        if parse is _table:
+            raise SettingsError(f"{source}: {error}") from None
+        shown = "the value" if parse is _secret else repr(value)
         raise SettingsError(f"{source}: {shown} is {error}") from None
 
 
