@@ -232,7 +232,8 @@ class _Thread:
             return
         if (thread.wants_model or self._waiting(ev.UserMessage)) and not self.terms.starts_requests:
             return
-        self._take_messages()
+        if not thread.is_paused:
+            self._take_messages()
         if thread.wants_model and thread.status == "idle":
             self.run()
         if thread.status != "running":

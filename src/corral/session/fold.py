@@ -104,6 +104,11 @@ class Thread:
         return str(self.agent["model"]["id"])
 
     @property
+    def is_paused(self) -> bool:
+        """The reply ended with `pause_turn`: it goes on unchanged, so nothing may come behind it."""
+        return self.wants_model and bool(self.entries) and self.entries[-1].role == "assistant"
+
+    @property
     def blocked_on(self) -> list[EventId]:
         """Calls that wait for the client."""
         return [call.call_id for call in self.calls.values() if call.awaits_client]

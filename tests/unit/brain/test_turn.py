@@ -339,11 +339,13 @@ def test_a_call_in_a_truncated_reply_is_never_executed() -> None:
 def test_pause_turn_resends_unchanged() -> None:
     scene = Scene()
     begun(scene)
-    assert scene.step(scene.reply(text("searching"), stop_reason="pause_turn")) == [
-        "agent.message",
-        DONE,
-        START,
-    ]
+    scene.say("a message that came meanwhile")
+    paused = scene.step(scene.reply(text("searching"), stop_reason="pause_turn"))
+    assert paused == ["agent.message", DONE, START]
+    assert [entry.role for entry in scene.state.primary.entries] == ["user", "assistant"]
+    scene.asked()
+    found = scene.step(scene.reply(text("found")))
+    assert found == ["agent.message", DONE, "user.message", START]
 
 
 def test_a_refusal_is_its_own_stop_reason() -> None:
