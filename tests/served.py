@@ -8,24 +8,29 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import anthropic
-import psutil
 
 from corral.config import Config, Secret
+from corral.kernel.ids import SessionId
+from corral.session.log import Snapshot
+from corral.store.engine import sqlite_engine
+from corral.store.reading import snapshot
+from corral.supervisor.datadir import read_state
 
+T = TypeVar("T")
 KEY = "corral_test_key_of_the_test_suite"
-READY_SECONDS = 30.0
+READY_SECONDS = 40.0
 
 
 @dataclass
 class Served:
-    """A running server. `kill` and `start` may be called in between; the data directory stays."""
+    """A running server. `kill`, `stop` and `start` may be called in between; the data directory stays."""
 
     config: Config
     environment: dict[str, str] = field(default_factory=dict)
@@ -34,17 +39,19 @@ class Served:
     client: anthropic.AsyncAnthropic = field(init=False)
 
     async def start(self) -> None:
-        self.process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "corral.supervisor", "--json"),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            env={**os.environ, **self.environment},
-        )
+        with self.log_path.open("ab") as stderr:
+            self.process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "corral.supervisor", "--json"),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=stderr,
+                env={**os.environ, **self.environment},
+            )
         assert self.process.stdin and self.process.stdout
         self.process.stdin.write(json.dumps(self.config.to_json()).encode() + b"\n")
         await self.process.stdin.drain()
         line = await asyncio.wait_for(self.process.stdout.readline(), READY_SECONDS)
-        assert line, "the server did not start"
+        assert line, f"the server did not start:\n{self.log}"
         self.url = json.loads(line)["url"]
         # Clients that were told a port expect it again after a restart.
         self.config = replace(self.config, port=int(self.url.rpartition(":")[2]))
@@ -55,24 +62,63 @@ class Served:
             self.process.terminate()
             await asyncio.wait_for(self.process.wait(), 40)
 
-    def pid(self, role: str) -> int:
-        """The process of a role, found by what it runs."""
-        for process in psutil.process_iter(["cmdline"]):
-            command = process.info["cmdline"] or []
-            if command[-3:] == ["-m", "corral.app", role] and self._is_ours(process):
-                return process.pid
-        raise LookupError(f"no {role} process of {self.config.data_dir}")
+    async def restart(self) -> None:
+        """kill -9 the supervisor and start another, which adopts the hands."""
+        assert self.process is not None
+        self.process.kill()
+        await self.process.wait()
+        await self.start()
 
-    def _is_ours(self, process: psutil.Process) -> bool:
-        state = json.loads((self.config.data_dir / "supervisor.json").read_text())
-        return str(process.pid) in json.dumps(state)
+    # -- its processes -------------------------------------------------------------------------------
+    def pid(self, role: str) -> int:
+        """The process of a role, as the supervisor knows it."""
+        state = read_state(self.config.data_dir)
+        assert state is not None
+        return next(each["pid"] for each in state["processes"] if each["role"] == role)
 
     async def kill(self, role: str) -> None:
         """kill -9 one process of this server and return when it is gone."""
         pid = self.pid(role)
         os.kill(pid, signal.SIGKILL)
-        while psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie":  # noqa: ASYNC110
-            await asyncio.sleep(0.005)
+        await until(lambda: not lives(pid))
+
+    # -- what it leaves on disk --------------------------------------------------------------------------
+    @property
+    def log_path(self) -> Path:
+        return self.config.data_dir / "stderr.log"
+
+    @property
+    def log(self) -> str:
+        """What all its processes have said."""
+        return self.log_path.read_text() if self.log_path.exists() else ""
+
+    def workspace(self, session_id: str) -> Path:
+        """What a session's sandbox sees as its working directory."""
+        return self.config.data_dir / "hands" / "workspaces" / session_id / "files"
+
+    def snapshot(self, session_id: str) -> Snapshot:
+        """The session as the database has it, private payloads and all."""
+        engine = sqlite_engine(self.config.data_dir / "corral.db", writes=False)
+        try:
+            with engine.begin() as connection:
+                return snapshot(connection, SessionId(session_id), after_seq=0)
+        finally:
+            engine.dispose()
+
+
+def lives(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+async def until(found: Callable[[], T], *, seconds: float = 20.0) -> T:
+    """The first true value of something that has no signal of its own."""
+    async with asyncio.timeout(seconds):
+        while not (value := found()):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    return value
 
 
 @asynccontextmanager
@@ -91,10 +137,14 @@ async def served(*, messages_url: str | None = None, **environment: str) -> Asyn
     server = Served(config, environment)
     try:
         await server.start()
-        async with anthropic.AsyncAnthropic(base_url=server.url, api_key=KEY) as server.client:
+        # No retries: a test sees the first answer.
+        async with anthropic.AsyncAnthropic(
+            base_url=server.url, api_key=KEY, max_retries=0, timeout=30
+        ) as server.client:
             yield server
     finally:
         await server.stop()
+        sys.stderr.write(server.log)  # shown by pytest when a test fails
         with contextlib.suppress(FileNotFoundError):
             shutil.rmtree(data_dir)
 
