@@ -89,7 +89,8 @@ class World:
         """Let everything come to rest: tools end, the model has nothing more to say, clients answer."""
         for _ in range(200):
             self._advance([])
-            for pending in self._waiting():
+            pending_calls = self._waiting()
+            for pending in pending_calls:
                 if pending.is_custom:
                     self.scene.answer_custom(pending.call_id)
                 elif not self._is_confirmed(pending):
@@ -98,8 +99,8 @@ class World:
                 self._advance([self.scene.reply(text("done"))])
             elif ending := self._flying(RunTool, Backoff):
                 self._advance([self._end(ending[0])])
-            elif not self._waiting() and not self.scene.state.inbox:
-                return
+            elif not pending_calls and not self.scene.state.inbox:
+                return  # what was answered just now is looked at once more
         raise AssertionError("the session never came to rest")
 
     def _advance(self, completions: list[Completion]) -> None:
