@@ -114,6 +114,7 @@ class MessagesApi:
         self._server: asyncio.Server | None = None
         self._waiting: list[tuple[int, asyncio.Future[None]]] = []
         self.connections: set[_Connection] = set()
+        self.accepted = 0  # connections so far: a client that reuses them makes few
 
     async def __aenter__(self) -> "MessagesApi":
         await self.start()
@@ -190,6 +191,7 @@ class _Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._api.connections.add(self)
+        self._api.accepted += 1
 
     def data_received(self, data: bytes) -> None:
         try:

@@ -49,6 +49,11 @@ def test_unknown_events_deltas_and_fields_survive():
     ]
 
 
+def test_a_block_may_open_with_content():
+    opened = {"type": "text", "text": " Hel"}
+    assert reply(block(0, opened, {"type": "text_delta", "text": "lo "})).content[0]["text"] == " Hello "
+
+
 def test_citations_and_totals():
     got = reply(
         block(
