@@ -8,7 +8,7 @@ import pytest
 from corral.api import sse
 from corral.kernel.ids import EventId, SessionId, ThreadId
 from corral.session.bus import Preview
-from corral.session.events import AgentMessage, AgentThinking, SpanModelRequestEnd
+from corral.session.events import AgentMessage, AgentThinking, SpanModelRequestEnd, UserInterrupt
 from corral.store.bus import LocalBus
 from corral.store.log import Log
 from tests.sdk.conftest import Server, eventually, frames, take_inbox
@@ -108,6 +108,61 @@ def test_resume_while_events_keep_coming(server, client, session_id, path) -> No
     for event in received:
         first_seen.setdefault(event["id"], event["processed_at"])
     assert set(first_seen.values()) == {None}
+
+
+class Meanwhile:
+    """A real port, around one of whose calls something else happens first, and afterwards."""
+
+    def __init__(self, port, name, *, before=None, after=None) -> None:
+        self._port, self._name, self._before, self._after = port, name, before, after
+
+    def __getattr__(self, name):
+        method = getattr(self._port, name)
+        if name != self._name:
+            return method
+
+        async def call(*args, **kwargs):
+            before, after, self._before, self._after = self._before, self._after, None, None
+            if before is not None:
+                await before()
+            result = await method(*args, **kwargs)
+            if after is not None:
+                await after()
+            return result
+
+        return call
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.parametrize(("port", "name"), [("sessions", "read"), ("log", "tail")])
+def test_a_commit_while_the_stream_opens(
+    server, client, http, session_id, path, monkeypatch, port, name, moment
+) -> None:
+    """Between subscription and the first read, and between that and the first message."""
+    streams = server.api.state.streams
+    client.beta.sessions.events.send(session_id, events=[message("a")])
+    early, late = agent_message(server, "early"), agent_message(server, "late")
+
+    is_committed = threading.Event()
+
+    async def commit() -> None:
+        await take_inbox(server.deps, session_id, early)
+        queued = UserInterrupt(type=UserInterrupt.TYPE, id=server.deps.ids.event())
+        await server.deps.log.accept(SessionId(session_id), [queued], now=server.deps.clock.now())
+        is_committed.set()
+
+    meanwhile = Meanwhile(getattr(server.deps, port), name, **{moment: commit})
+    monkeypatch.setattr(streams, "_dependencies", replace(server.deps, **{port: meanwhile}))
+    is_resuming = port == "log"
+    expected = ["0.1"] if is_resuming else []
+    expected += ["1.1", "2.1", "2.2"] if is_resuming or moment == "after" else []
+    with frames(http, path, after="0.0" if is_resuming else None) as tail:
+        assert [cursor for cursor, _ in tail.take(len(expected))] == expected
+        assert is_committed.wait(10)
+        server.run(take_inbox(server.deps, session_id, late))
+        assert [cursor for cursor, _ in tail.take(2)] == ["3.2", "4.2"]
+        client.beta.sessions.update(session_id, title="end")
+        assert next(tail)[0] == "5.2"
 
 
 @pytest.mark.parametrize("cursor", ["x", "1", "1.2.3", "-1.0", "99.0", "0.99"])
@@ -299,7 +354,7 @@ def test_disconnects_free_everything(server, client, http, session_id, path) -> 
     eventually(lambda: streams.open_count == 0)
     for _ in range(3):
         with frames(http, path):
-            assert streams.open_count == 1
+            eventually(lambda: streams.open_count == 1)
     eventually(lambda: streams.open_count == 0)
     assert bus._subscribers == {}
 
