@@ -1,0 +1,91 @@
+"""The filter, run by an interpreter of classic BPF and checked against the kernel's own tables."""
+
+import errno
+import re
+import struct
+from pathlib import Path
+
+import pytest
+
+from corral.hands.providers.seccomp import _DENIED_EVERYWHERE, ARCHITECTURES, seccomp_filter
+from corral.kernel.errors import SandboxUnavailable
+
+ALLOW, KILL = 0x7FFF0000, 0x80000000
+NEWUSER, NEWNET = 0x10000000, 0x40000000
+HEADERS = {
+    "x86_64": Path("/usr/include/x86_64-linux-gnu/asm/unistd_64.h"),
+    "aarch64": Path("/usr/include/asm-generic/unistd.h"),
+}
+
+
+def denied(code: int) -> int:
+    return 0x00050000 | code
+
+
+def answer(program: bytes, *, number: int, arch: int, argument: int = 0) -> int:
+    """What the kernel would do with this call."""
+    data = struct.pack("<IIQ6Q", number, arch, 0, argument, 0, 0, 0, 0, 0)
+    steps = list(struct.iter_unpack("<HBBI", program))
+    at = accumulator = 0
+    while True:
+        code, if_true, if_false, value = steps[at]
+        at += 1
+        match code:
+            case 0x20:
+                (accumulator,) = struct.unpack_from("<I", data, value)
+            case 0x06:
+                return value
+            case 0x15 | 0x35 | 0x45:
+                is_true = {
+                    0x15: accumulator == value,
+                    0x35: accumulator >= value,
+                    0x45: accumulator & value,
+                }[code]
+                at += if_true if is_true else if_false
+            case _:
+                raise AssertionError(f"unknown instruction {code:#x}")
+
+
+@pytest.mark.parametrize("machine", ARCHITECTURES)
+def test_every_call_gets_its_answer(machine: str) -> None:
+    program, arch = seccomp_filter(machine), ARCHITECTURES[machine]
+    refused = set(arch.denied.values()) | set(_DENIED_EVERYWHERE.values())
+    for number in range(600):
+        expected = denied(errno.EPERM) if number in refused else ALLOW
+        if number == 435:
+            expected = denied(errno.ENOSYS)
+        if number != arch.socket:
+            assert answer(program, number=number, arch=arch.audit) == expected, number
+        assert answer(program, number=number, arch=0x40000003) == KILL
+    for family in range(50):
+        expected = ALLOW if family in (1, 2, 10, 16) else denied(errno.EAFNOSUPPORT)
+        assert answer(program, number=arch.socket, arch=arch.audit, argument=family) == expected
+    for flags, expected in [
+        (0x01200011, ALLOW),
+        (0x3D0F00, ALLOW),
+        (NEWUSER | 17, denied(1)),
+        (NEWNET, denied(1)),
+    ]:
+        assert answer(program, number=arch.clone, arch=arch.audit, argument=flags) == expected
+    if arch.has_x32:
+        assert answer(program, number=0x40000000 | 1, arch=arch.audit) == denied(errno.ENOSYS)
+
+
+@pytest.mark.parametrize("machine", ARCHITECTURES)
+def test_numbers_are_the_kernels(machine: str) -> None:
+    if not HEADERS[machine].exists():
+        pytest.skip("no kernel headers here")
+    text = HEADERS[machine].read_text()
+    kernel = {
+        name: int(number) for name, number in re.findall(r"#define __NR3?2?6?4?_?(\w+) (\d+)$", text, re.M)
+    }
+    arch = ARCHITECTURES[machine]
+    ours = {**arch.denied, **_DENIED_EVERYWHERE, "clone": arch.clone, "socket": arch.socket, "clone3": 435}
+    known = {name: number for name, number in ours.items() if name in kernel}
+    assert len(known) > 40
+    assert {name: kernel[name] for name in known} == known
+
+
+def test_an_unknown_machine_is_refused() -> None:
+    with pytest.raises(SandboxUnavailable, match="riscv64"):
+        seccomp_filter("riscv64")
