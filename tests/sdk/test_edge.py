@@ -92,6 +92,18 @@ def test_bad_bodies(http) -> None:
     assert "not valid JSON" in post(b"{")
     assert "no body" in post(b"")
     assert post(b'{"name": "a", "model": "replay", "nmae": 1}').startswith("nmae: ")
+    tool = b'{"type": "custom", "name": "t", "description": "d", "input_schema": %b}'
+    body = b'{"name": "a", "model": "replay", "tools": [' + tool + b"]}"
+    for schema in (
+        b'{"type": "object", "default": NaN}',
+        b'{"type": "object", "default": "\\ud800"}',
+        b'{"type": "object", "x": ' + b"[" * 300 + b"]" * 300 + b"}",
+        b'{"type": "object", "x": ' + b"[" * 20_000 + b"]" * 20_000 + b"}",
+        b'{"type": "object", "x": %d, "\\u0000": 1e999}' % 10**400,
+    ):
+        post(body % schema)
+    odd = body % (b'{"type": "object", "x": %d, "y": "\\u0000"}' % 10**30)
+    assert http.post("/v1/agents", content=odd).status_code == 200
     refused = http.get("/v1/agents?limt=3")
     assert check_envelope(refused, 400, "invalid_request_error").startswith("limt: ")
     assert http.get("/v1/agents?created_at%5Bgte%5D=2026-01-01T00%3A00%3A00Z").status_code == 200

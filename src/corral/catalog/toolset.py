@@ -5,12 +5,12 @@ reads them needs no defaults. Source: spec/tools.md.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from corral.catalog.records import Wire
 from corral.kernel.errors import InvalidRequest
-from corral.kernel.limits import TOOLS_PER_AGENT_MAX
+from corral.kernel.limits import INPUT_SCHEMA_DEPTH_MAX, TOOLS_PER_AGENT_MAX
 
 SANDBOX_TOOLS = ("bash", "read", "write", "edit", "glob", "grep")
 WEB_TOOLS = ("web_fetch", "web_search")
@@ -140,15 +140,19 @@ def _check_schema(schema: Mapping[str, Any], path: str) -> None:
             raise InvalidRequest(
                 f"{path}.properties: {name!r} must be 1 to 64 letters, digits, '_', '.' or '-'"
             )
-    rest: list[Any] = [schema]
-    while rest:
-        node = rest.pop()
-        if isinstance(node, Mapping):
-            if "$ref" in node:
-                raise InvalidRequest(f"{path}: $ref is not supported; write the schema out")
-            rest.extend(node.values())
-        elif isinstance(node, list):
-            rest.extend(node)
+    level: list[Any] = [schema]
+    for _ in range(INPUT_SCHEMA_DEPTH_MAX):
+        if any(isinstance(node, Mapping) and "$ref" in node for node in level):
+            raise InvalidRequest(f"{path}: $ref is not supported; write the schema out")
+        level = [child for node in level for child in _children(node)]
+    if level:
+        raise InvalidRequest(f"{path}: deeper than {INPUT_SCHEMA_DEPTH_MAX} levels")
+
+
+def _children(node: Any) -> Iterable[Any]:
+    if isinstance(node, Mapping):
+        return node.values()
+    return node if isinstance(node, list) else ()
 
 
 def _check_servers(mcp_servers: Sequence[Wire], toolset_servers: set[str], where: str) -> None:

@@ -89,6 +89,18 @@ def test_refusals(tools, message) -> None:
         resolve(*tools)
 
 
+def test_schema_depth_is_bounded() -> None:
+    def nested(levels: int) -> dict[str, object]:
+        schema: dict[str, object] = {"type": "object"}
+        for _ in range(levels):
+            schema = {"type": "object", "properties": {"a": schema}}
+        return schema
+
+    resolve(custom(schema=nested(30)))
+    with pytest.raises(InvalidRequest, match="deeper than 64"):
+        resolve(custom(schema=nested(32)))
+
+
 def test_disabled_web_tools_are_accepted() -> None:
     (made,) = resolve(toolset({"name": "web_search", "enabled": False}))
     assert made["configs"][0]["enabled"] is False
