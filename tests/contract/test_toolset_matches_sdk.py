@@ -66,7 +66,7 @@ TEXTS = [
     "import os\n\ndef f(x):\n    return x\n", "𝔘" * 10, "$HOME `id` \\n", "\x1b[31mred\x1b[0m",
 ]  # fmt: skip
 COMMANDS = [
-    "echo hi", "pwd", "cd dir && pwd", "cd -", "cd /workspace 2>/dev/null; pwd", "cd missing", "false",
+    "echo hi", "pwd", "cd dir && pwd", "cd -", "cd {root}; pwd", "cd missing", "false",
     "true",
     "(exit 7)", "export A=1; B=2", "echo $A-$B-$?", "ls", "ls missing", "cat", "read x; echo [$x]",
     "echo out; echo err >&2", "printf 'no newline'", "printf '\\n\\ntwo\\n\\n'",

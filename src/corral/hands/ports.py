@@ -64,7 +64,8 @@ class Provider(Protocol):
         """Boot a throw-away sandbox, run a command, check that escapes are denied."""
 
     async def create(self, *, session_id: str, workspace: Path, recipe: Recipe) -> Sandbox:
-        """A fresh sandbox with `workspace` (a host directory this provider prepared) at /workspace.
+        """A fresh sandbox on `workspace`, a host directory this provider prepared: its files at
+        /workspace, its outputs below /mnt/session. What lies where in it is the provider's affair.
         Raises SandboxUnavailable with a remedy."""
 
     async def prepare_workspace(self, workspace: Path) -> None:

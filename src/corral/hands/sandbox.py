@@ -161,11 +161,18 @@ class AgentSandbox:
     ) -> ToolResult:
         if self._lost:
             raise SandboxLost(self._lost)
+        message = {
+            "op": "run", "id": call.call_id, "thread": call.thread_id, "name": call.name, "input": fields,
+        }  # fmt: skip
+        frame = _packed(message)
+        if len(frame) > limits.TOOL_INPUT_BYTES_MAX:
+            text = f"{call.name}: the input exceeds {limits.TOOL_INPUT_BYTES_MAX} bytes"
+            return ToolResult.text(text, is_error=True)
         running.is_sent = True
-        message = {"op": "run", "id": call.call_id, "thread": call.thread_id, "name": call.name}
         try:
             async with asyncio.timeout(max(timeout, 0) + limits.SANDBOX_ANSWER_SECONDS):
-                await self._send({**message, "input": fields})
+                self._machine.writer.write(frame)
+                await self._machine.writer.drain()
                 return await running.answer
         except (TimeoutError, OSError) as e:
             self._lose(f"no answer from it: {e!r}")

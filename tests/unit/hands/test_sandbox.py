@@ -124,6 +124,13 @@ async def test_a_broken_protocol_is_a_loss(boot, program: str) -> None:
     await box.destroy()
 
 
+async def test_an_oversized_input_is_an_error_result(boot) -> None:
+    box = await boot("result(); hear()")
+    result = await box.run(call(command="x" * (17 << 20)))
+    assert result.is_error and "exceeds" in result.content[0]["text"]
+    assert box.is_alive
+
+
 async def test_a_second_result_is_a_loss(boot) -> None:
     box = await boot("result(); result(); hear()")
     await box.run(call())

@@ -45,12 +45,16 @@ class PythonInside:
     prefix: Path | None
 
 
-def find_bwrap() -> Bwrap:
-    """The newest of the system's bwrap and the wheel's. Blocks some ms. Raises SandboxUnavailable."""
+def find_bwrap(uid: int | None = None) -> Bwrap:
+    """The newest of the system's bwrap and the wheel's that works for `uid`, else the newest.
+
+    AppArmor may allow one path and forbid another. Blocks some ms. Raises SandboxUnavailable.
+    """
     found = [bwrap for path, roots in _candidates() if (bwrap := _inspected(path, roots))]
     if not found:
         raise SandboxUnavailable(f"there is no working bwrap on this machine; {_INSTALL}", retryable=False)
-    return max(found, key=lambda bwrap: bwrap.version)  # the first of equals: the system's
+    found.sort(key=lambda bwrap: bwrap.version, reverse=True)  # of equals the system's stays first
+    return next((bwrap for bwrap in found if _works(bwrap, uid)), found[0])
 
 
 def _candidates() -> list[tuple[Path, tuple[Path, ...]]]:
@@ -82,6 +86,26 @@ def _inspected(path: Path, roots: tuple[Path, ...]) -> Bwrap | None:
         options=frozenset(re.findall(r"--[a-z0-9-]+", options.stdout + options.stderr)),
         roots=tuple(root for root in roots if root.is_dir()),
     )
+
+
+def _works(bwrap: Bwrap, uid: int | None) -> bool:
+    command = [str(bwrap.path), "--unshare-all", "--ro-bind", "/", "/", "true"]
+    groups: list[int] | None = None if uid is None else []
+    try:
+        done = subprocess.run(
+            command,
+            user=uid,
+            group=uid,
+            extra_groups=groups,
+            capture_output=True,
+            timeout=_PROBE_SECONDS,
+            check=False,
+        )
+    except PermissionError:  # this uid cannot reach it before it is staged; its start will tell
+        return True
+    except (OSError, subprocess.SubprocessError):
+        return False
+    return done.returncode == 0
 
 
 def find_python() -> PythonInside:

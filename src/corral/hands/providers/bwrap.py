@@ -118,14 +118,7 @@ class BwrapProvider:
             self._plant_links(home / "files", canary)
             sandbox = await self._boot(home)
             try:
-                absent = [
-                    str(self._state_dir),
-                    "/etc/shadow",
-                    "/sys",
-                    "/home",
-                    *self._hidden_home(blueprint),
-                ]
-                leaks = await sandbox.check(absent)
+                leaks = await sandbox.check([str(path) for path in self._hidden(blueprint)])
             finally:
                 await sandbox.destroy()
             if any(canary.iterdir()):
@@ -133,7 +126,7 @@ class BwrapProvider:
         except SandboxLost as e:
             return Probe(is_available=False, detail=e.message, remedy="look at the log of the hands host")
         except SandboxUnavailable as e:
-            what, _, remedy = e.message.partition("; ")
+            what, _, remedy = e.message.rpartition("; ")
             return Probe(is_available=False, detail=what, remedy=remedy)
         finally:
             await asyncio.to_thread(shutil.rmtree, home, ignore_errors=True)  # no agent ever wrote there
@@ -344,7 +337,7 @@ class BwrapProvider:
                 for home in stale.iterdir():
                     self._remove_empty(home)
                 stale.rmdir()
-        bwrap, python = find_bwrap(), find_python()
+        bwrap, python = find_bwrap(HOST_UID if self._drops_uid else None), find_python()
         stage = None
         if self._drops_uid:
             where = "/run" if os.access("/run", os.W_OK) else None
@@ -352,10 +345,11 @@ class BwrapProvider:
             stage.chmod(0o711)
         return Blueprint(bwrap=bwrap, python=python, inside=_install(self._state_dir, python), stage=stage)
 
-    def _hidden_home(self, blueprint: Blueprint) -> list[str]:
-        prefix = blueprint.python.prefix
-        home = Path.home()
-        return [] if prefix and prefix.is_relative_to(home) else [str(home)]
+    def _hidden(self, blueprint: Blueprint) -> list[Path]:
+        """Host paths that must not exist inside, unless the Python that we bind lies below one."""
+        hidden = [self._state_dir, *map(Path, ("/etc/shadow", "/sys", "/home", "/root"))]
+        prefix = blueprint.python.prefix or Path("/usr")
+        return [path for path in hidden if not prefix.is_relative_to(path)]
 
 
 def _install(state_dir: Path, python: PythonInside) -> Path:
