@@ -231,6 +231,19 @@ def test_what_cannot_be_mended_by_starting_again_stops_the_start(
     assert not serving.pids()
 
 
+def test_what_worked_before_is_tried_again(serve: Callable[..., Serving]) -> None:
+    serving = serve()
+    serving.ready()
+    before = serving.all_up()
+    marker = serving.data_dir / "hands.fails"
+    marker.write_text("no more processes")
+    os.kill(before["hands"], signal.SIGKILL)
+    until(lambda: "hands: no more processes" in serving.log())
+    assert serving.process.poll() is None
+    marker.unlink()
+    until(lambda: serving.pids().get("hands", before["hands"]) != before["hands"])
+
+
 def test_a_taken_port_is_the_users_mistake(serve: Callable[..., Serving], tmp_path: Path) -> None:
     first = serve()
     port = int(first.ready()["url"].rsplit(":", 1)[1])

@@ -2,8 +2,10 @@
 
 import sys
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import cast
 
+from corral.kernel.errors import SandboxUnavailable
 from corral.process import Role, Start, report_ready, run
 
 
@@ -11,11 +13,29 @@ async def _hands(start: Start) -> None:
     from corral.hands.process import serve_hands
     from corral.hands.providers.bwrap import BwrapProvider
 
+    await _require_sandboxes(start.config.data_dir)
     await serve_hands(
         data_dir=start.config.data_dir,
         provider=lambda state_dir: BwrapProvider(state_dir=state_dir),
         on_ready=report_ready,
     )
+
+
+async def _require_sandboxes(data_dir: Path) -> None:
+    """Fail at once, with the remedy, where no sandbox can be made; while the server still imports."""
+    from corral.hands.providers.bwrap import BwrapProvider
+
+    state_dir = data_dir / "hands"
+    state_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
+    provider = BwrapProvider(state_dir=state_dir, pool_size=0)
+    try:
+        probe = await provider.probe()
+    finally:
+        await provider.aclose()
+    if not probe.is_available:
+        raise SandboxUnavailable(
+            f"no sandbox can be made here: {probe.detail}; {probe.remedy}", retryable=False
+        )
 
 
 async def _egress(start: Start) -> None:

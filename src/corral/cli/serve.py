@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from corral.config import Config
 from corral.process import end_with_parent
-from corral.supervisor.supervise import child_environment
+from corral.supervisor.child import child_environment
 
 __all__ = ["serve"]
 

@@ -11,8 +11,9 @@ import sys
 from corral.config import Config, Secret
 from corral.kernel.errors import CallerError, CorralError
 from corral.process import harden
+from corral.supervisor.child import Command, our_program
 from corral.supervisor.datadir import lock_data_dir
-from corral.supervisor.supervise import CannotServe, Command, Supervisor, our_program
+from corral.supervisor.supervise import CannotServe, Supervisor
 
 
 def main(command: Command = our_program) -> int:

@@ -25,8 +25,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Final, TextIO
 
 from corral import __version__
@@ -44,75 +44,19 @@ from corral.kernel.limits import (
     RESTART_HEALTHY_SECONDS,
     SERVER_DRAIN_SECONDS,
 )
-from corral.process import EXIT_TAKEN, Role, Start
+from corral.process import EXIT_TAKEN, Start
 from corral.supervisor.adopt import end, lock_holder, open_adoption, request
+from corral.supervisor.child import Child, Command, child_environment, our_program
 from corral.supervisor.datadir import node_name, remove_state, write_state
 from corral.supervisor.logs import LogFile
 
-__all__ = ["CannotServe", "Command", "Supervisor", "child_environment", "our_program"]
+__all__ = ["CannotServe", "Supervisor"]
 
-_PASSED_ON: Final = (
-    *(
-        "PATH",
-        "HOME",
-        "USER",
-        "LANG",
-        "LC_ALL",
-        "LC_CTYPE",
-        "TZ",
-        "TMPDIR",
-        "XDG_DATA_HOME",
-        "XDG_CACHE_HOME",
-    ),
-    *("PYTHONPATH", "PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE", "PYTHONWARNINGS", "CORRAL_CRASH_AT"),
-)
-# The way out of the machine: for the processes that go there, which the hands are not.
-_PASSED_ON_NETWORK: Final = (
-    *("SSL_CERT_FILE", "SSL_CERT_DIR"),
-    *(
-        name
-        for base in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
-        for name in (base, base.lower())
-    ),
-)
 _LISTEN_BACKLOG: Final = 2048
-Command = Callable[[Role], Sequence[str]]  # the program of a role
 
 
 class CannotServe(CorralError):
     """A process said that starting it again cannot help; the message says what to mend."""
-
-
-def our_program(role: Role) -> Sequence[str]:
-    return [sys.executable, "-m", "corral.app", role]
-
-
-def child_environment(role: Role | None, environ: Mapping[str, str]) -> dict[str, str]:
-    """What a process gets of our environment: no key, no setting (those travel by pipe)."""
-    names = _PASSED_ON if role == "hands" else (*_PASSED_ON, *_PASSED_ON_NETWORK)
-    return {name: environ[name] for name in names if name in environ}
-
-
-@dataclass(kw_only=True)
-class _Process:
-    role: Role
-    outlives: bool
-    process: subprocess.Popen[bytes] | None = None
-    pid: int | None = None
-    version: str = ""
-    report: bytes = b""
-    is_ready: bool = False
-    adoption: socket.socket | None = None
-    started_at: float = 0.0
-    next_try_at: float = 0.0
-    deaf_since: float | None = None
-    failures: int = 0
-    restarts: int = -1
-    log: "LogFile | None" = None
-
-    @property
-    def is_up(self) -> bool:
-        return self.adoption is not None if self.outlives else self.process is not None and self.is_ready
 
 
 class Supervisor:
@@ -138,9 +82,9 @@ class Supervisor:
         self._announced = False
         self._stops = 0
         self._listener = _listen(config)
-        self._server = _Process(role="server", outlives=False)
-        self._hands = _Process(role="hands", outlives=True)
-        self._egress = _Process(role="egress", outlives=True)
+        self._server = Child(role="server", outlives=False)
+        self._hands = Child(role="hands", outlives=True)
+        self._egress = Child(role="egress", outlives=True)
         self._all = (self._hands, self._egress, self._server)
         self._node = node_name(config.data_dir)
 
@@ -169,11 +113,11 @@ class Supervisor:
                 self._stop_all()
 
     # -- one process --------------------------------------------------------------------------------
-    def _keep_up(self, each: _Process) -> None:
+    def _keep_up(self, each: Child) -> None:
         now = time.monotonic()
         if each.process is not None and (status := each.process.poll()) is not None:
             self._read_report(each)
-            each.process = None
+            self._let_go(each)
             if each.adoption is None:
                 self._died(each, _describe(status))
                 if status == EXIT_TAKEN:
@@ -192,7 +136,7 @@ class Supervisor:
         elif each.is_ready:  # its socket should accept by now
             each.next_try_at = now + LOG_FOLLOW_SECONDS
 
-    def _spawn(self, each: _Process) -> None:
+    def _spawn(self, each: Child) -> None:
         start = Start(role=each.role, config=self._config.without_secrets())
         if each is self._server:
             start = replace(
@@ -226,26 +170,45 @@ class Supervisor:
         each.restarts += 1
         self.log("info", f"{each.role} started, pid {each.pid}")
 
-    def _read_report(self, each: _Process) -> None:
+    def _read_report(self, each: Child) -> None:
         """Take what a child has said on its standard output. Raises CannotServe."""
         if each.process is None or each.process.stdout is None or each.process.stdout.closed:
             return
         data = each.process.stdout.read(65536)
         each.report += data or b""
-        line, newline, _ = each.report.partition(b"\n")
-        if newline and not each.is_ready:
-            said = json.loads(line)
-            if "failed" in said:
-                raise CannotServe(f"{each.role}: {said['failed']}")
-            each.is_ready = True
-            key = said.get("ready", {}).get("api_key")
-            self._new_key = Secret(key) if key else self._new_key
-            self._write_state()
+        *lines, each.report = each.report.split(b"\n")
+        for line in lines:
+            with contextlib.suppress(ValueError):  # something else that a library printed
+                self._heed(each, json.loads(line))
         if data == b"":  # said all it has to say
             self._selector.unregister(each.process.stdout)
             each.process.stdout.close()
 
-    def _died(self, each: _Process, how: str) -> None:
+    def _heed(self, each: Child, said: object) -> None:
+        if not isinstance(said, dict):
+            return
+        if "failed" in said and self._announced:  # it worked here before, so it may again
+            self.log("error", f"{each.role}: {said['failed']}")
+        elif "failed" in said:
+            raise CannotServe(f"{each.role}: {said['failed']}")
+        elif "ready" in said:
+            each.is_ready = True
+            key = said["ready"].get("api_key")
+            self._new_key = Secret(key) if key else self._new_key
+            self._write_state()
+
+    def _let_go(self, each: Child) -> None:
+        """Close what connected us to a child that ended."""
+        assert each.process
+        assert each.process.stdin
+        assert each.process.stdout
+        if not each.process.stdout.closed:
+            self._selector.unregister(each.process.stdout)
+            each.process.stdout.close()
+        each.process.stdin.close()
+        each.process = None
+
+    def _died(self, each: Child, how: str) -> None:
         each.pid, each.is_ready = None, False
         delay = 0.0
         if each.failures:
@@ -257,7 +220,7 @@ class Supervisor:
         self._write_state()
 
     # -- hands and egress: found, held, let go -----------------------------------------------------------
-    def _adopt(self, each: _Process) -> bool:
+    def _adopt(self, each: Child) -> bool:
         """Whether there is a process to hold, or to wait for."""
         data_dir = self._config.data_dir
         try:
@@ -282,7 +245,7 @@ class Supervisor:
         self._write_state()
         return True
 
-    def _read_adoption(self, each: _Process) -> None:
+    def _read_adoption(self, each: Child) -> None:
         assert each.adoption
         with contextlib.suppress(BlockingIOError):
             try:
@@ -296,7 +259,7 @@ class Supervisor:
             if each.process is None:
                 self._died(each, "ended")
 
-    def _is_deaf(self, each: _Process) -> None:
+    def _is_deaf(self, each: Child) -> None:
         """Something has this role and answers nobody: starting, ending, or hanging. The last is killed."""
         now = time.monotonic()
         each.deaf_since = each.deaf_since or now
@@ -360,11 +323,9 @@ class Supervisor:
             for each in self._all:
                 if each.log:
                     each.log.show(self._log_to)
-                if each.process and each.process.stdin:
-                    each.process.stdin.close()
             remove_state(self._config.data_dir)
 
-    def _stop(self, group: Sequence[_Process], seconds: float) -> None:
+    def _stop(self, group: Sequence[Child], seconds: float) -> None:
         deadline = time.monotonic() + seconds
         stops_before = self._stops
         for each in group:
@@ -379,12 +340,12 @@ class Supervisor:
             with contextlib.suppress(CannotServe):
                 self._wait()
 
-    def _lives(self, each: _Process) -> bool:
+    def _lives(self, each: Child) -> bool:
         if each.process is not None:
             return each.process.poll() is None
         return each.adoption is not None
 
-    def _send(self, each: _Process, number: signal.Signals) -> None:
+    def _send(self, each: Child, number: signal.Signals) -> None:
         if each.pid is not None and self._lives(each):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(each.pid, number)

@@ -9,8 +9,8 @@ import pytest
 from corral.config import Config, Secret
 from corral.kernel.errors import Conflict
 from corral.process import Start
+from corral.supervisor.child import child_environment
 from corral.supervisor.datadir import lock_data_dir, node_name, read_state, write_state
-from corral.supervisor.supervise import child_environment
 
 FULL = {
     "PATH": "/bin",

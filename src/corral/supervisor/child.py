@@ -1,0 +1,77 @@
+"""A process that the supervisor looks after: its program, its environment, and what is known about it."""
+
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from corral.process import Role
+from corral.supervisor.logs import LogFile
+
+__all__ = ["Child", "Command", "child_environment", "our_program"]
+
+Command = Callable[[Role], Sequence[str]]  # the program of a role
+
+_PASSED_ON: Final = (
+    *(
+        "PATH",
+        "HOME",
+        "USER",
+        "LANG",
+        "LC_ALL",
+        "LC_CTYPE",
+        "TZ",
+        "TMPDIR",
+        "XDG_DATA_HOME",
+        "XDG_CACHE_HOME",
+    ),
+    *("PYTHONPATH", "PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE", "PYTHONWARNINGS", "CORRAL_CRASH_AT"),
+)
+# The way out of the machine: for the processes that go there, which the hands are not.
+_PASSED_ON_NETWORK: Final = (
+    *("SSL_CERT_FILE", "SSL_CERT_DIR"),
+    *(
+        name
+        for base in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
+        for name in (base, base.lower())
+    ),
+)
+
+
+def our_program(role: Role) -> Sequence[str]:
+    return [sys.executable, "-m", "corral.app", role]
+
+
+def child_environment(role: Role | None, environ: Mapping[str, str]) -> dict[str, str]:
+    """What a process gets of our environment: no key, no setting (those travel by pipe)."""
+    names = _PASSED_ON if role == "hands" else (*_PASSED_ON, *_PASSED_ON_NETWORK)
+    return {name: environ[name] for name in names if name in environ}
+
+
+@dataclass(kw_only=True)
+class Child:
+    """`process` is None for one that was adopted; `adoption` is the connection that holds it.
+
+    failures: deaths in a row, for the backoff. deaf_since: it has its lock and answers nobody.
+    """
+
+    role: Role
+    outlives: bool
+    process: subprocess.Popen[bytes] | None = None
+    pid: int | None = None
+    version: str = ""
+    report: bytes = b""
+    is_ready: bool = False
+    adoption: socket.socket | None = None
+    started_at: float = 0.0
+    next_try_at: float = 0.0
+    deaf_since: float | None = None
+    failures: int = 0
+    restarts: int = -1
+    log: LogFile | None = None
+
+    @property
+    def is_up(self) -> bool:
+        return self.adoption is not None if self.outlives else self.process is not None and self.is_ready
