@@ -340,8 +340,12 @@ class BwrapProvider:
         bwrap, python = find_bwrap(HOST_UID if self._drops_uid else None), find_python()
         stage = None
         if self._drops_uid:
-            where = "/run" if os.access("/run", os.W_OK) else None
-            stage = Path(tempfile.mkdtemp(prefix="corral-", dir=where))
+            where = Path("/run") if os.access("/run", os.W_OK) else Path(tempfile.gettempdir())
+            for stale in where.glob("corral-stage-*"):  # empty: what was in it ended with its sandbox
+                if not _is_running(int(stale.name.split("-")[2])):
+                    with contextlib.suppress(OSError):
+                        stale.rmdir()
+            stage = Path(tempfile.mkdtemp(prefix=f"corral-stage-{os.getpid()}-", dir=where))
             stage.chmod(0o711)
         return Blueprint(bwrap=bwrap, python=python, inside=_install(self._state_dir, python), stage=stage)
 
