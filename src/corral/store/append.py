@@ -5,8 +5,8 @@ Rules of this file:
   batches (PostgreSQL) cannot wait for each other.
 - Everything that can be known before the lock is computed before: seqs are consecutive from
   `seen_seq + 1`, and an append with another idea of the end of the log is Stale.
-- When a merged write fails (a consumed input is gone, an id or an answer is already there), it is undone
-  and its appends are redone one by one, so that only the guilty one fails.
+- When a merged write fails (a consumed input is gone, an id or an answer is already there), the batch is
+  run again carefully: its appends one by one, so that only the guilty one fails.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -138,9 +138,12 @@ _Granted = tuple[Prepared, AnyRow]
 
 
 def append_all(
-    connection: Connection, items: Sequence[Prepared], *, now_us: Callable[[Connection], int]
+    connection: Connection, items: Sequence[Prepared], *, careful: bool, now_us: Callable[[Connection], int]
 ) -> list[_Answer]:
-    """Write the appends; each is answered with what is stored, or with why nothing of it is."""
+    """Write the appends; each is answered with what is stored, or with why nothing of it is.
+
+    Raises, if not `careful`, what a database or an append that breaks a constraint raises.
+    """
     answers: list[_Answer | None] = [None] * len(items)
     waiting = list(enumerate(items))
     while waiting:
@@ -148,7 +151,9 @@ def append_all(
         for number, item in waiting:
             chosen.setdefault(item.append.session_id, number)
         waiting = [(number, item) for number, item in waiting if chosen[item.append.session_id] != number]
-        for number, answer in _round(connection, items, sorted(chosen.items()), now_us(connection)):
+        for number, answer in _round(
+            connection, items, sorted(chosen.items()), careful=careful, now_us=now_us(connection)
+        ):
             answers[number] = answer
     assert all(answer is not None for answer in answers)
     return answers  # type: ignore[return-value]  # the line above
@@ -158,6 +163,8 @@ def _round(
     connection: Connection,
     items: Sequence[Prepared],
     chosen: Sequence[tuple[SessionId, int]],
+    *,
+    careful: bool,
     now_us: int,
 ) -> list[tuple[int, _Answer]]:
     """One append per session."""
@@ -174,11 +181,12 @@ def _round(
             granted.append((number, (items[number], head)))
         elif refusal is not None:
             answers.append((number, _earlier(connection, items[number]) or refusal))
-    if _try_write(connection, [grant for _, grant in granted], now_us):
+    if granted and not careful:
+        _write(connection, [grant for _, grant in granted], now_us)
         return answers + [(number, item.stored) for number, (item, _) in granted]
     for number, grant in granted:
         item, _ = grant
-        if len(granted) > 1 and _try_write(connection, [grant], now_us):
+        if _try_write(connection, grant, now_us):
             answers.append((number, item.stored))
         else:
             stale = Stale(
@@ -230,13 +238,11 @@ def _earlier(connection: Connection, item: Prepared) -> Sequence[StoredEvent] | 
     return same if len(same) == len(item.stored) else None
 
 
-def _try_write(connection: Connection, granted: Sequence[_Granted], now_us: int) -> bool:
-    """All or nothing; False if something is already there, or an input no longer is."""
-    if not granted:
-        return True
+def _try_write(connection: Connection, grant: _Granted, now_us: int) -> bool:
+    """False, and nothing written, if something is already there, or an input no longer is."""
     try:
         with connection.begin_nested():
-            _write(connection, granted, now_us)
+            _write(connection, [grant], now_us)
     except (IntegrityError, _InputGone):
         return False
     return True

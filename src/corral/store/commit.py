@@ -3,17 +3,21 @@
 Rules of this file:
 - The event loop collects what its tasks submit in one iteration and hands it over as one list; while
   the writer commits, lists pile up, and it takes all of them (at most WRITE_BATCH_MAX jobs) at once.
-- A job that raises is undone by itself (SAVEPOINT). A failure of the database undoes the whole batch:
-  SQLite may already have rolled back, and going on would write outside any transaction.
+- A batch first runs without savepoints, which cost more than most statements. If one of its jobs fails,
+  all is rolled back and run again carefully: each job in a SAVEPOINT, so that it is undone by itself.
+  So a job may run twice, and must do nothing but use its connection.
+- A failure of the database undoes the whole batch: SQLite may already have rolled back, and going on
+  would write outside any transaction.
 - Futures are resolved after the commit, by one call into the loop for the whole batch.
 """
 
 import asyncio
-import contextlib
 import queue
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from sqlalchemy import Connection, Engine
@@ -31,12 +35,19 @@ Body = Callable[[Connection], T]
 
 
 class Merged(Protocol[Item, Result]):
-    """A write that takes all its waiting items at once. Answers each with a result or an error; an error
-    must have written nothing of its item. Raising fails all of them."""
+    """A write that takes all its waiting items at once.
+
+    It answers each with a result or an error; an error must have written nothing of its item. Raising
+    fails all of them, except when not `careful`: then they are run again, carefully.
+    """
 
     def __call__(
-        self, connection: Connection, items: Sequence[Item], /
+        self, connection: Connection, items: Sequence[Item], /, *, careful: bool
     ) -> Sequence[Result | Exception]: ...
+
+
+class _Failed(Exception):
+    """A job has failed in a batch without savepoints; it is the cause."""
 
 
 @dataclass(slots=True)
@@ -124,7 +135,7 @@ class GroupCommit:
             jobs, is_last = self._next_batch()
             if jobs:
                 outcomes = self._run(jobs)
-                with contextlib.suppress(RuntimeError):  # the loop is gone, and so is everybody who waits
+                with suppress(RuntimeError):  # the loop is gone, and so is everybody who waits
                     self._loop.call_soon_threadsafe(self._resolve, outcomes)
             if is_last:
                 return
@@ -134,7 +145,7 @@ class GroupCommit:
         if first is None:
             return [], True
         jobs = first
-        with contextlib.suppress(queue.Empty):
+        with suppress(queue.Empty):
             while len(jobs) < WRITE_BATCH_MAX:
                 more = self._queue.get_nowait()
                 if more is None:
@@ -144,49 +155,53 @@ class GroupCommit:
 
     def _run(self, jobs: Sequence[_Job]) -> list[_Outcome]:
         try:
-            with self._engine.connect() as connection, connection.begin():
-                outcomes = _run_all(connection, jobs)
+            try:
+                return self._transaction(jobs, careful=False)
+            except _Failed as failed:
+                if len(jobs) == 1 and not jobs[0].is_merged:
+                    return [(jobs[0], None, failed.__cause__)]
+                return self._transaction(jobs, careful=True)
         except DBAPIError as error:
             return [(job, None, unavailable(error)) for job in jobs]
-        return outcomes
+        except Exception as error:  # our bug: nobody may wait for ever, and the next batch may be fine
+            return [(job, None, error) for job in jobs]
+
+    def _transaction(self, jobs: Sequence[_Job], *, careful: bool) -> list[_Outcome]:
+        with self._engine.connect() as connection, connection.begin():
+            return _run_all(connection, jobs, careful=careful)
 
 
-def _run_all(connection: Connection, jobs: Sequence[_Job]) -> list[_Outcome]:
+def _run_all(connection: Connection, jobs: Sequence[_Job], *, careful: bool) -> list[_Outcome]:
     outcomes: list[_Outcome] = []
     merged: dict[Callable[..., Any], list[_Job]] = {}
     for job in jobs:
         if job.is_merged:
             merged.setdefault(job.run, []).append(job)
         else:
-            outcomes.append(_run_body(connection, job))
+            result, error = _isolated(connection, partial(job.run, connection), careful=careful)
+            outcomes.append((job, result, error))
     for run, group in merged.items():
-        outcomes += _run_merged(connection, run, group)
+        items = [job.item for job in group]
+        answers, error = _isolated(
+            connection, partial(run, connection, items, careful=careful), careful=careful
+        )
+        for job, answer in zip(group, [error] * len(group) if error else answers, strict=True):
+            is_error = isinstance(answer, Exception)
+            outcomes.append((job, None, answer) if is_error else (job, answer, None))
     return outcomes
 
 
-def _run_body(connection: Connection, job: _Job) -> _Outcome:
+def _isolated(
+    connection: Connection, run: Callable[[], Any], *, careful: bool
+) -> tuple[Any, Exception | None]:
+    """Result or error of `run`; if not careful, an error raises _Failed. The database's errors are raised,
+    but for a broken constraint, which is the job's own."""
     try:
-        with connection.begin_nested():
-            return job, job.run(connection), None
-    except DBAPIError as error:
-        if not isinstance(error, IntegrityError):
-            raise
-        return job, None, error
+        with connection.begin_nested() if careful else nullcontext():
+            return run(), None
     except Exception as error:
-        return job, None, error
-
-
-def _run_merged(connection: Connection, run: Callable[..., Any], group: Sequence[_Job]) -> list[_Outcome]:
-    try:
-        with connection.begin_nested():
-            answers = run(connection, [job.item for job in group])
-    except DBAPIError as error:
-        if not isinstance(error, IntegrityError):
+        if isinstance(error, DBAPIError) and not isinstance(error, IntegrityError):
             raise
-        return [(job, None, error) for job in group]
-    except Exception as error:
-        return [(job, None, error) for job in group]
-    return [
-        (job, None, answer) if isinstance(answer, Exception) else (job, answer, None)
-        for job, answer in zip(group, answers, strict=True)
-    ]
+        if not careful:
+            raise _Failed from error
+        return None, error

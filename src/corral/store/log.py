@@ -37,9 +37,9 @@ class Log:
         return stored
 
     def _append_all(
-        self, connection: Connection, items: Sequence[Prepared]
+        self, connection: Connection, items: Sequence[Prepared], /, *, careful: bool
     ) -> list[Sequence[StoredEvent] | Exception]:
-        return append_all(connection, items, now_us=self._database.now_us)
+        return append_all(connection, items, careful=careful, now_us=self._database.now_us)
 
     async def accept(
         self, session_id: SessionId, inputs: Sequence[Event], *, now: datetime

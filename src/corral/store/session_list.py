@@ -20,7 +20,10 @@ def session_page(
     after: Place | None,
     before: Place | None,
 ) -> SessionPage:
-    """At most `limit` sessions behind `after`, or the ones nearest in front of `before`, in list order."""
+    """At most `limit` sessions behind `after`, or the ones nearest in front of `before`, in list order.
+
+    An empty page has neither more nor previous: there is nothing left to point from.
+    """
     assert after is None or before is None, "a page lies after a place or before one"
     matching = RECORDS.where(and_(True, *_conditions(where)))
     # What lies before a place is read backwards, from there.
@@ -32,8 +35,8 @@ def session_page(
     found = read_records(connection, page.order_by(*order).limit(limit + 1), {})
     has_beyond, found = len(found) > limit, found[:limit]
     if before is not None:
-        return SessionPage(sessions=found[::-1], has_more=True, has_previous=has_beyond)
-    return SessionPage(sessions=found, has_more=has_beyond, has_previous=after is not None)
+        return SessionPage(sessions=found[::-1], has_more=bool(found), has_previous=has_beyond)
+    return SessionPage(sessions=found, has_more=has_beyond, has_previous=after is not None and bool(found))
 
 
 def _beyond(place: Place, *, down: bool) -> ColumnElement[bool]:

@@ -44,6 +44,16 @@ async def test_waiting_writes_share_one_commit(database: Database) -> None:
     assert await count(database) == 100
 
 
+async def test_a_failing_write_by_itself_is_undone(database: Database) -> None:
+    def fails(connection: Connection) -> None:
+        write(connection, "sesn_bad")
+        raise Conflict("no")
+
+    with pytest.raises(Conflict):
+        await database.write(fails)
+    assert await count(database) == 0
+
+
 async def test_a_failing_write_is_undone_alone(database: Database) -> None:
     def fails(connection: Connection) -> None:
         write(connection, "sesn_bad")
@@ -60,17 +70,33 @@ async def test_a_failing_write_is_undone_alone(database: Database) -> None:
 
 
 async def test_merged_items_arrive_together_and_answer_apart(database: Database) -> None:
-    calls: list[int] = []
+    calls: list[tuple[int, bool]] = []
 
-    def merged(connection: Connection, items: Sequence[str]) -> list[str | Exception]:
-        calls.append(len(items))
+    def merged(connection: Connection, items: Sequence[str], /, *, careful: bool) -> list[str | Exception]:
+        calls.append((len(items), careful))
         return [Conflict(item) if item == "bad" else write(connection, item) for item in items]
 
     results = await asyncio.gather(
         *(database.merge(merged, item) for item in ("a", "bad", "b")), return_exceptions=True
     )
     assert [type(result) for result in results] == [str, Conflict, str]
-    assert calls == [3]
+    assert calls == [(3, False)]
+
+
+async def test_merged_items_that_fail_are_undone_together_and_alone(database: Database) -> None:
+    def merged(connection: Connection, items: Sequence[str], /, *, careful: bool) -> list[str | Exception]:
+        for item in items:
+            write(connection, item)
+        raise AssertionError("our bug")
+
+    results = await asyncio.gather(
+        database.merge(merged, "a"),
+        database.write(lambda connection: write(connection, "sesn_1")),
+        database.merge(merged, "b"),
+        return_exceptions=True,
+    )
+    assert [type(result) for result in results] == [AssertionError, str, AssertionError]
+    assert await count(database) == 1
 
 
 async def test_a_full_disk_undoes_the_batch_and_is_survived(database: Database) -> None:
