@@ -1,4 +1,4 @@
-"""`python -m benchmarks [name...] [--runs N] [--json [FILE]]`: measure, print, and say what was missed."""
+"""`python -m benchmarks [name...] [--runs N] [--json]`: measure, print, and say what was missed."""
 
 import argparse
 import asyncio
@@ -6,7 +6,6 @@ import importlib
 import json
 import sys
 import time
-from pathlib import Path
 
 from benchmarks.figure import Figure, show, totals
 from benchmarks.machine import facts
@@ -20,13 +19,13 @@ def main() -> int:
     parser.add_argument("names", nargs="*", metavar="name", help=f"of {', '.join(ROWS)}; all by default")
     parser.add_argument("--runs", type=int, default=RUNS, help="runs whose median is taken")
     parser.add_argument(
-        "--json", nargs="?", const="-", metavar="FILE", help="as JSON, to standard output or a file"
+        "--json", action="store_true", help="JSON on standard output, the text on standard error"
     )
     arguments = parser.parse_args()
     if unknown := [name for name in arguments.names if name not in ROWS]:
         parser.error(f"no benchmark {', '.join(map(repr, unknown))}; there are {', '.join(ROWS)}")
     machine = facts()
-    shown = sys.stderr if arguments.json == "-" else sys.stdout
+    shown = sys.stderr if arguments.json else sys.stdout
     print("  ".join(f"{name} {fact}" for name, fact in machine.items()), file=shown)
     figures: list[Figure] = []
     started = time.monotonic()
@@ -44,11 +43,7 @@ def main() -> int:
     print(f"\n{counts['pass']} bars met, {counts['miss']} missed; {took:.0f} s", file=shown)
     if arguments.json:
         data = {"machine": machine, "totals": counts, "figures": [figure.to_json() for figure in figures]}
-        text = json.dumps(data, indent=2, ensure_ascii=False)
-        if arguments.json == "-":
-            print(text)
-        else:
-            Path(arguments.json).write_text(text + "\n")
+        print(json.dumps(data, indent=2, ensure_ascii=False))
     return 0
 
 

@@ -21,7 +21,7 @@ from corral.hands.providers.bwrap import BwrapProvider
 from corral.kernel.ids import EventId, SessionId, ThreadId
 from corral.session.call import Placement, Recipe, ToolCall
 
-SAMPLES_PER_RUN = 3
+SAMPLES_PER_RUN = 2
 MODEL_SECONDS = (0.0, 0.6)  # to its first token
 RAW, REALISTIC = "bwrap sandbox", "bwrap sandbox and pip install"
 BARS = {"p50": 60.0, "p95": 90.0}  # percent less; of the realistic cold start at 0 ms
@@ -34,10 +34,10 @@ async def measure(runs: int) -> list[Figure]:
         figures = []
         for model_seconds in MODEL_SECONDS:
             seconds: dict[str, list[float]] = {name: [] for name in ("", *starts)}
-            for number in range(runs * SAMPLES_PER_RUN):
+            text = prompt("first", seconds=model_seconds)
+            await _first_token(at, text, None)  # the first turn of a server is of another kind
+            for _ in range(runs * SAMPLES_PER_RUN):
                 for name in seconds:
-                    mark = f"m{model_seconds:g}n{number}".replace(".", "_")
-                    text = prompt(mark, seconds=model_seconds)
                     seconds[name].append(await _first_token(at, text, starts.get(name)))
                 at.disk.sample()
             figures.append(_figure(model_seconds, seconds, at.disk.fsync_ms))

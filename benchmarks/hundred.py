@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from benchmarks.figure import Figure, at_least, at_most, latency, percentile, value
-from benchmarks.stack import Stage, stage
+from benchmarks.stack import Stage, cpu_seconds, stage
 from benchmarks.upstream import prompt
 
 SESSIONS = 100
@@ -31,12 +31,15 @@ async def measure(runs: int) -> list[Figure]:
                 "text": prompt("hundred"),
                 "threads": SESSIONS,
             }
+            serving = [at.server.process(role) for role in ("server", "hands")]
+            cpu_before = cpu_seconds(*serving)
             results = []
             for _ in range(runs):
                 at.disk.sample(FSYNC_SAMPLES)
                 results.append(await _ask(client, order))
                 at.disk.sample(FSYNC_SAMPLES)
             fsync_ms = at.disk.fsync_ms
+            cpu_ms_each = (cpu_seconds(*serving) - cpu_before) * 1000 / (runs * SESSIONS)
             recording = await asyncio.to_thread(_record, at)
             with _process("benchmarks.instant_mock") as mock:
                 url = (await _ask(mock, recording, is_json=False)).strip()
@@ -53,6 +56,7 @@ async def measure(runs: int) -> list[Figure]:
                 _latency("turn", "p95, message sent → agent.message", results, fsync_ms, bar=700),
                 _latency("whole", "p95, create → agent.message", results, fsync_ms),
                 value("turns per second, slowest run", min(map(_rate, results)), "turns/s"),
+                value("CPU of the server for each turn", cpu_ms_each, "ms"),
                 value("the client alone, against an instant mock", client_alone, "turns/s"),
             ],
             fsync_ms=fsync_ms,

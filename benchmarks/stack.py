@@ -22,7 +22,6 @@ from anthropic import AsyncAnthropic
 
 from benchmarks.machine import Disk
 from benchmarks.upstream import MODEL, Upstream, upstream
-from corral.config import Config, Secret
 from corral.hands.client import HandsClient
 from corral.process import socket_path, token_path
 
@@ -60,35 +59,33 @@ class Server:
 @contextlib.contextmanager
 def server(*, model_url: str, data_dir: Path) -> Iterator[Server]:
     """Start, and at the end stop all of it: politely, then by pid."""
-    config = Config(
-        port=0,
-        data_dir=data_dir,
-        api_key=Secret(f"corral_{secrets.token_urlsafe(16)}"),
-        anthropic_api_key=Secret("made-up"),
-        anthropic_base_url=model_url,
-        log_level="error",
-    )
+    api_key = f"corral_{secrets.token_urlsafe(16)}"
+    own = {name: value for name, value in os.environ.items() if not name.startswith("CORRAL_")}
+    options = ["--json", "--port", "0", "--data-dir", str(data_dir), "--log-level", "error"]
     started = time.monotonic()
     process = subprocess.Popen(
-        [sys.executable, "-m", "corral.supervisor", "--json"],
-        stdin=subprocess.PIPE,
+        [sys.executable, "-m", "corral.cli", "serve", *options],
+        stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=(data_dir / "supervisor.log").open("wb"),
+        cwd=data_dir,  # where no corral.toml is
+        env=own
+        | {
+            "CORRAL_API_KEY": api_key,
+            "CORRAL_ANTHROPIC_API_KEY": "made-up",
+            "CORRAL_ANTHROPIC_BASE_URL": model_url,
+        },
         start_new_session=True,
         preexec_fn=_end_with_us,
     )
     try:
-        assert process.stdin and process.stdout
-        process.stdin.write(json.dumps(config.to_json()).encode() + b"\n")
-        process.stdin.flush()
         line = _first_line(process, started + _READY_SECONDS_MAX)
         ready_seconds = time.monotonic() - started
         if not line:
             raise SystemExit(f"Corral did not start:\n{(data_dir / 'supervisor.log').read_text()[-4000:]}")
-        assert config.api_key
         yield Server(
             url=json.loads(line)["url"],
-            api_key=config.api_key.reveal(),
+            api_key=api_key,
             data_dir=data_dir,
             ready_seconds=ready_seconds,
             pid=process.pid,
@@ -245,6 +242,12 @@ def first(events: list[tuple[float, Any]], kind: str) -> float:
         if event.type == kind:
             return at
     raise RuntimeError(f"no {kind} among {[event.type for _, event in events]}")
+
+
+def cpu_seconds(*processes: psutil.Process) -> float:
+    """Used since each of them started: says what code costs, whoever else is busy on this machine."""
+    times = [process.cpu_times() for process in processes]
+    return float(sum(each.user + each.system for each in times))
 
 
 async def settled_rss(process: psutil.Process) -> int:
