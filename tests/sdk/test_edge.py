@@ -1,5 +1,7 @@
 """What every request meets: keys, names, limits, envelopes, idempotency, our own endpoints."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import anthropic
 import httpx2
 import pytest
@@ -222,3 +224,19 @@ def test_refused_requests_are_not_remembered(client, session_id) -> None:
     with pytest.raises(anthropic.BadRequestError):
         send(session_id, events=[{"type": "user.message", "content": []}], **keyed("r"))
     assert send(session_id, events=[MESSAGE], **keyed("r")).data
+
+
+def test_twins_at_the_same_time_take_effect_once(server, client, agent_id, environment_id) -> None:
+    """Each of them gets the one answer, or a conflict that says to repeat."""
+    body = {"agent": agent_id, "environment_id": environment_id}
+
+    def post(_: int) -> httpx2.Response:
+        with server.http(**{"idempotency-key": "twins"}) as own:
+            return own.post("/v1/sessions", json=body)
+
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(post, range(16)))
+    assert {answer.status_code for answer in answers} <= {200, 409}
+    (session_id,) = {answer.json()["id"] for answer in answers if answer.status_code == 200}
+    assert [session.id for session in client.beta.sessions.list(agent_id=agent_id)] == [session_id]
+    assert post(0).json()["id"] == session_id
