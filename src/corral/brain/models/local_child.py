@@ -63,6 +63,8 @@ def _load(model: str, context_tokens: int, socket_dir: Path) -> Any:
     parameters.n_parallel = 1
     parameters.verbosity = -1
     parameters.warmup = False
+    # threads that wait sleep: the cores belong to the sandboxes and the server too
+    parameters.cpuparams.poll = parameters.cpuparams_batch.poll = 0
     parameters.ui = False
     parameters.hostnames = [str(socket_dir / "unused.sock")]
     parameters.api_keys = [secrets.token_hex(32)]
