@@ -303,12 +303,12 @@ async def test_a_server_for_one_command() -> None:
 
 async def test_the_demos_verdict_takes_nobodys_word() -> None:
     project = demo_project()
-    broken = project["shop/shipping.py"].data
-    fixed = File(broken.replace(b"subtotal > FREE_FROM", b"subtotal >= FREE_FROM"))
+    broken = project["shop/cart.py"].data
+    fixed = File(broken.replace(b" - shipping", b" + shipping"))
     quitter = File(b"import os\nprint('Ran 4 tests in 0.1s OK')\nos._exit(0)\n")
     cases = {
         "untouched": (project, False),
-        "fixed": ({**project, "shop/shipping.py": fixed}, True),
+        "fixed": ({**project, "shop/cart.py": fixed}, True),
         "tests deleted": ({"shop/shipping.py": project["shop/shipping.py"]}, False),
         "tests weakened": ({**project, "tests/test_cart.py": File(b"")}, False),
         "unittest replaced": ({**project, "unittest.py": File(b"print('Ran 4 tests in 0s OK')")}, False),

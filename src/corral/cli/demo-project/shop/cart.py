@@ -11,7 +11,7 @@ class Cart:
         self.items.append((name, price, count))
 
     def subtotal(self):
-        return sum(price * count for _, price, count in self.items)
+        return sum(price * count for name, price, count in self.items)
 
     def total(self):
-        return self.subtotal() + shipping(self.subtotal())
+        return self.subtotal() - shipping(self.subtotal())

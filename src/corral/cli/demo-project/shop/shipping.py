@@ -1,10 +1,7 @@
 """What sending a parcel costs."""
 
-COST = 5
-FREE_FROM = 50
-
 
 def shipping(subtotal):
-    if subtotal > FREE_FROM:
+    if subtotal >= 50:
         return 0
-    return COST
+    return 5
