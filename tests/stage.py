@@ -134,8 +134,9 @@ class Stage:
         """Wait until a command has made this file in the workspace."""
         await until((self.server.workspace(session_id) / name).exists)
 
-    def touch(self, session_id: str, name: str) -> None:
-        """Make a file in the workspace, as a signal to a command that waits for it."""
+    async def touch(self, session_id: str, name: str) -> None:
+        """Make a file in the workspace, as a signal to a command that waits for it or will."""
+        await until(self.server.workspace(session_id).exists)
         (self.server.workspace(session_id) / name).touch()
 
     @asynccontextmanager
@@ -264,8 +265,8 @@ def check_log(session: Snapshot) -> None:
 def check_requests(requests: Sequence[Request]) -> None:
     """What holds for the requests of one session: each continues the one before, byte for byte."""
     for request in requests:
-        assert "corral" not in json.dumps(request.headers).lower().replace("stage", "")
-        assert KEY not in json.dumps(request.headers)
+        assert KEY not in json.dumps(request.headers) and KEY.encode() not in request.body
+        assert request.api_key == "upstream-key"
         assert _marks(request.json) <= 4, "the provider's limit of cache marks"
         if request.json["messages"]:
             assert request.json["messages"][0]["role"] == "user"

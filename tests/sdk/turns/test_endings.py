@@ -338,7 +338,7 @@ async def test_threads_during_a_turn(stage: Stage) -> None:
         during = await threads.retrieve(thread.id, session_id=session.id)
         assert (during.status, during.usage) == ("running", None)
         assert during.stats is not None and during.stats.active_seconds >= 0
-        stage.touch(session.id, "go")
+        await stage.touch(session.id, "go")
         await tail.idle()
     seen = []
     async for event in stream:

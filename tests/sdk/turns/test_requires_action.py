@@ -140,7 +140,7 @@ async def test_an_early_custom_result(stage: Stage) -> None:
         assert result.processed_at is not None, "processed on receipt"
         again = (await stage.send(session.id, answer(custom.id, "another answer")))[0]
         assert again.id == result.id, "a second result is accepted without effect"
-        stage.touch(session.id, "go")
+        await stage.touch(session.id, "go")
         assert (await tail.idle()).stop_reason.type == "end_turn"
         late = (await stage.send(session.id, answer(custom.id, "too late")))[0]
         assert late.id == result.id

@@ -150,7 +150,7 @@ async def test_a_message_during_a_tool_follows_its_result(stage: Stage) -> None:
         assert (
             listed[-1].id == sent[0].id and listed[-1].processed_at is None
         )  # behind all that is processed
-        stage.touch(session.id, "go")
+        await stage.touch(session.id, "go")
         await tail.idle()
     assert tail.types == [
         *BEGIN,
