@@ -7,6 +7,7 @@ from hashlib import sha256
 from corral.catalog.records import ApiKey
 from corral.kernel.ids import API_KEY, CORRAL_KEY_PREFIX, Ids
 
+
 def new_secret() -> str:
     return CORRAL_KEY_PREFIX + secrets.token_urlsafe(32)
 

@@ -18,6 +18,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from corral.brain.models.replay import ReplayModel
 from corral.cli.connect import Api, Say, Server, server_or_embedded
 from corral.cli.drive import Driver
 from corral.cli.outcome import Exit, Problem
@@ -60,10 +61,11 @@ def demo(config: Config, *, model: str, url: str | None, keep: bool) -> Exit:
     project = demo_project()
     _heading(console, "An agent gets a small project in which one test fails")
     if model == MODEL or model.startswith(f"{MODEL}:"):
+        label = ReplayModel(directory=config.recordings_dir).recording(model).label
         console.print(
             Text(
-                "model: a recorded run of a real model (no key needed). The model's words are played back; "
-                "every command is really executed, and its real output is what you see.\n"
+                f"model: recorded run of {safe(label)}. Its words are played back; "
+                "every command is really executed, and the real output is what you see.\n"
                 "live instead: corral demo --model local, or --model claude-sonnet-5-5 with a key",
                 style="yellow",
             ),
