@@ -6,11 +6,11 @@ import os
 import shutil
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
 import pytest
 
+from corral.config import load
 from corral.testing.messages_api import MessagesApi, Request
 from corral.testing.messages_reply import Answer, HttpError, Reply
 from tests.served import KEY, served
@@ -92,15 +92,17 @@ OTHERS = [
 
 
 @pytest.mark.parametrize(("language", "code"), OTHERS)
-def test_every_other_block_is_what_it_claims_to_be(language: str, code: str) -> None:
+def test_every_other_block_is_what_it_claims_to_be(language: str, code: str, tmp_path: Path) -> None:
     match language:
         case "bash":
             checked = subprocess.run(["bash", "-n"], input=code, text=True, capture_output=True)
             assert checked.returncode == 0, checked.stderr
         case "json":
             json.loads(code)
-        case "toml":
-            tomllib.loads(code)
+        case "toml":  # every one is a settings file
+            file = tmp_path / "corral.toml"
+            file.write_text(code)
+            load(environ={"HOME": str(tmp_path)}, config_file=file)
         case "javascript":
             if (node := shutil.which("node")) is None:
                 pytest.skip("node is not installed")

@@ -1,0 +1,88 @@
+"""The reference agrees with the code: what is generated is current, what is hand-written is complete."""
+
+import ast
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from scripts.docs import GENERATORS, _walk, rewritten
+from typer.main import get_command
+
+from corral.cli.main import app
+from tests.unit.docs.markdown import ROOT, blocks, name_of, pages
+
+_WORD = re.compile(r"(?:\.venv/bin/)?(corral|make)\b(.*)")
+
+
+@pytest.mark.parametrize("path", pages(), ids=name_of)
+def test_generated_blocks_are_current(path: Path) -> None:
+    text = path.read_text()
+    assert rewritten(text) == text, "run `python -m scripts.docs`"
+
+
+def test_everything_that_can_be_generated_is_shown() -> None:
+    shown = {
+        name for path in pages() for name in re.findall(r"<!-- generated: (\S+) -->", path.read_text())
+    }
+    assert shown == set(GENERATORS)
+
+
+def commands_in(path: Path) -> Iterator[list[str]]:
+    """Commands of ours in the shell examples of a page."""
+    for block in blocks(path):
+        if block.language in ("bash", "ini"):
+            for line in block.code.splitlines():
+                for part in re.split(r"\||&&|;|=(?=/)", line):
+                    if match := _WORD.match(part.strip().removeprefix("ExecStart=")):
+                        yield [match[1], *shlex.split(match[2], comments=True)]
+
+
+def test_commands_in_examples_exist() -> None:
+    """Every `corral ...` and `make ...` that a page tells a reader to type."""
+    makefile = (ROOT / "Makefile").read_text()
+    known = {path.split()[1]: command for path, command in _walk("corral", get_command(app))}
+    full = dict(_walk("corral", get_command(app)))
+    count = 0
+    for path in pages():
+        for words in commands_in(path):
+            count += 1
+            if words[0] == "make":
+                assert re.search(rf"^{words[1]}:", makefile, re.MULTILINE), f"{name_of(path)}: {words}"
+                continue
+            assert words[1] in known, f"{name_of(path)}: {words}"
+            command = full.get(" ".join(words[:2])) or full[" ".join(words[:3])]
+            options = {option for parameter in command.params for option in parameter.opts}
+            for word in words:
+                if word.startswith("--"):
+                    assert word.partition("=")[0] in options, f"{name_of(path)}: {words}"
+    assert count > 5
+
+
+def refused_features() -> set[str]:
+    """What requests are refused for because it is not built: the words given to `not_yet`."""
+    found: set[str] = set()
+    for source in (ROOT / "src" / "corral" / "api").rglob("*.py"):
+        for node in ast.walk(ast.parse(source.read_text())):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "not_yet":
+                assert isinstance(node.args[0], ast.Constant)
+                found.add(str(node.args[0].value).removeprefix("the ").rsplit(" ", 1)[0])
+    return found
+
+
+def test_what_is_refused_is_a_divergence() -> None:
+    text = (ROOT / "docs" / "DIVERGENCES.md").read_text().lower()
+    features = refused_features()
+    assert "vaults" in features
+    assert {feature for feature in features if feature.lower() not in text} == set()
+
+
+def test_divergences_have_three_lines_each() -> None:
+    text = (ROOT / "docs" / "DIVERGENCES.md").read_text()
+    entries = re.split(r"^### ", text, flags=re.MULTILINE)[1:]
+    assert entries
+    for entry in entries:
+        title, _, body = entry.partition("\n")
+        labels = re.findall(r"^\* (\w+):", body.partition("\n## ")[0], re.MULTILINE)
+        assert labels == ["Hosted", "Ours", "Evidence"], title
