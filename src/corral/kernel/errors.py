@@ -7,7 +7,8 @@
     │   ├── PermissionDenied        403 permission_error
     │   ├── NotFound                404 not_found_error
     │   ├── Conflict                409 conflict_error
-    │   └── RequestTooLarge         413 request_too_large
+    │   ├── RequestTooLarge         413 request_too_large
+    │   └── RateLimited             429 rate_limit_error: the same request may be taken later
     ├── WorldError                  the world's failure; `retryable`, `written`
     │   ├── StoreUnavailable        503 -> 529 overloaded_error: nothing was written
     │   ├── HandsUnavailable        the hands host did not answer
@@ -65,6 +66,11 @@ class Conflict(CallerError):
 class RequestTooLarge(CallerError):
     status = 413
     wire_type = "request_too_large"
+
+
+class RateLimited(CallerError):
+    status = 429
+    wire_type = "rate_limit_error"
 
 
 class WorldError(CorralError):

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from corral.kernel.errors import Conflict, InvalidRequest
+from corral.kernel.errors import Conflict, InvalidRequest, RateLimited
 from corral.kernel.ids import EventId, ThreadId
 from corral.kernel.limits import INBOX_EVENTS_MAX
 from corral.session.events import (
@@ -70,7 +70,8 @@ def referenced(inputs: Sequence[Event]) -> list[EventId]:
 def admit(view: View, inputs: Sequence[Event]) -> list[Admitted]:
     """Decide for each input, in order; later ones see the effect of earlier ones of the same request.
 
-    Raises: Conflict (archived or terminated), InvalidRequest (names the input by `events.N`).
+    Raises: Conflict (archived or terminated), InvalidRequest (names the input by `events.N`),
+    RateLimited (the inbox is full).
     """
     record = view.record
     if record.archived_at is not None or record.status == "terminated":
@@ -79,7 +80,7 @@ def admit(view: View, inputs: Sequence[Event]) -> list[Admitted]:
             " no more events. Create a new session to go on."
         )
     if len(view.inbox) + len(inputs) > INBOX_EVENTS_MAX:
-        raise InvalidRequest(
+        raise RateLimited(
             f"The session already has {len(view.inbox)} unprocessed events; at most {INBOX_EVENTS_MAX} may"
             " wait. Let it work, or send a user.interrupt."
         )

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from corral.kernel.errors import CallerError, Conflict, InvalidRequest
+from corral.kernel.errors import CallerError, Conflict, InvalidRequest, RateLimited
 from corral.kernel.ids import EventId, ThreadId
 from corral.kernel.limits import INBOX_EVENTS_MAX
 from corral.session import events as ev
@@ -145,7 +145,7 @@ def test_a_system_message_follows_a_message_or_a_result_or_stands_alone() -> Non
         (
             view(inbox=[queued(message(), n) for n in range(INBOX_EVENTS_MAX)]),
             [message()],
-            InvalidRequest,
+            RateLimited,
             str(INBOX_EVENTS_MAX),
         ),
         (view(), [ev.SessionStatusRunning(id=EventId("x"))], InvalidRequest, "status_running"),
