@@ -1,6 +1,6 @@
 # Every command does its own set-up (once; scripts/setup remembers). `make` alone shows this list.
 .DEFAULT_GOAL := help
-.PHONY: help demo serve check test bench setup lock clean
+.PHONY: help demo serve check test static bench setup lock clean
 export PYTHON
 
 python := .venv/bin/python
@@ -16,17 +16,18 @@ serve: ## start the server on http://127.0.0.1:8420
 	@scripts/setup run
 	@.venv/bin/corral serve
 
-check: ## format, lint, types, imports and the fast tests: under a minute
+check: static ## format, lint, types, imports and the fast tests: under a minute
+	$(python) -m pytest -q tests/unit
+
+test: static ## everything that CI runs: check, and all other tests
+	$(python) -m pytest -q
+
+static:
 	@scripts/setup dev
 	$(python) -m ruff format --check src tests benchmarks
 	$(python) -m ruff check src tests benchmarks
 	$(python) -m mypy
 	.venv/bin/lint-imports --no-logo
-	$(python) -m pytest -q tests/unit
-
-test: ## everything that CI runs: all tests
-	@scripts/setup dev
-	$(python) -m pytest -q
 
 bench: ## the numbers we promise, measured here
 	@scripts/setup dev
