@@ -24,8 +24,8 @@ test: static ## everything that CI runs: check, and all other tests
 
 static:
 	@scripts/setup dev
-	$(python) -m ruff format --check src tests benchmarks
-	$(python) -m ruff check src tests benchmarks
+	$(python) -m ruff format --check src tests benchmarks scripts
+	$(python) -m ruff check src tests benchmarks scripts
 	$(python) -m mypy
 	.venv/bin/lint-imports --no-logo
 
