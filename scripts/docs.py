@@ -16,7 +16,6 @@ import inspect
 import io
 import pkgutil
 import re
-import sys
 import tokenize
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -301,7 +300,8 @@ def all_limits() -> str:
         if token.type == tokenize.COMMENT
     }
     statements = {node.lineno: node for node in ast.parse(source).body if isinstance(node, ast.Assign)}
-    parts, rows = [], []
+    parts: list[str] = []
+    rows: list[tuple[str, ...]] = []
 
     def close() -> None:
         if rows:
@@ -416,4 +416,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

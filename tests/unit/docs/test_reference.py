@@ -13,7 +13,8 @@ from typer.main import get_command
 from corral.cli.main import app
 from tests.unit.docs.markdown import ROOT, blocks, name_of, pages
 
-_WORD = re.compile(r"(?:\.venv/bin/)?(corral|make)\b(.*)")
+_WORD = re.compile(r"(?:\S*bin/)?(corral|make) (.*)")
+_INLINE = re.compile(r"`((?:corral|make) [a-z][^`]*)`")
 
 
 @pytest.mark.parametrize("path", pages(), ids=name_of)
@@ -30,13 +31,15 @@ def test_everything_that_can_be_generated_is_shown() -> None:
 
 
 def commands_in(path: Path) -> Iterator[list[str]]:
-    """Commands of ours in the shell examples of a page."""
+    """Commands of ours in the shell examples of a page, and in its sentences."""
+    lines = _INLINE.findall(path.read_text())
     for block in blocks(path):
         if block.language in ("bash", "ini"):
-            for line in block.code.splitlines():
-                for part in re.split(r"\||&&|;|=(?=/)", line):
-                    if match := _WORD.match(part.strip().removeprefix("ExecStart=")):
-                        yield [match[1], *shlex.split(match[2], comments=True)]
+            lines += block.code.splitlines()
+    for line in lines:
+        for part in re.split(r"\||&&|;|=(?=/)", line):
+            if match := _WORD.match(part.strip()):
+                yield [match[1], *shlex.split(match[2], comments=True)]
 
 
 def test_commands_in_examples_exist() -> None:
