@@ -136,7 +136,6 @@ def _tail(connection: Connection, session_id: SessionId, after: Position, limit:
         _INBOX_AFTER.limit(limit), {"of_session_id": session_id, "after_arrival": after.arrival}
     )
     echoes = {row.arrival: inbox_entry(row) for row in waiting}
-    is_log_whole = len(log) < limit
     highest = max((entry.arrival or 0 for entry in log), default=0)
     if highest > after.arrival:
         # Some may be further up the log than this page reaches, processed later than they arrived.
@@ -157,8 +156,7 @@ def _tail(connection: Connection, session_id: SessionId, after: Position, limit:
         while pending and event.arrival is not None and pending[-1].arrival <= event.arrival:
             entries.append(pending.pop())
         entries.append(event)
-    if is_log_whole:
-        entries += reversed(pending)
+    entries += reversed(pending)  # past the limit, and so cut off, if the log goes on
     return entries
 
 

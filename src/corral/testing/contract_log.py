@@ -235,8 +235,8 @@ async def check_pages_miss_nothing_that_moves(stores: Stores) -> None:
             if position is None:
                 break
             draft = await stores.draft(lease)
-            if draft.seen.inbox:  # the newest first, as an interrupt would be
-                await stores.log.append(draft.append(takes=[draft.seen.inbox[-1]]))
+            if draft.seen.inbox:  # from the end that the listing has not reached
+                await stores.log.append(draft.append(takes=[draft.seen.inbox[0 if descending else -1]]))
         assert {event.id for event in inputs} <= {entry.event_id for entry in given}
 
 
