@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import json
 import os
+import secrets
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,10 +18,11 @@ from pathlib import Path
 from corral.kernel.errors import Conflict, InvalidRequest
 from corral.kernel.ids import Ids
 from corral.kernel.limits import TAKEOVER_SECONDS
+from corral.process import Role, token_path
 
 _STATE = "supervisor.json"
 
-__all__ = ["lock_data_dir", "node_name", "read_state", "remove_state", "write_state"]
+__all__ = ["lock_data_dir", "make_tokens", "node_name", "read_state", "remove_state", "write_state"]
 
 
 @contextlib.contextmanager
@@ -73,6 +75,23 @@ def node_name(data_dir: Path) -> str:
         draft.write_text(Ids().mint("node"))
         draft.rename(path)
     return path.read_text()
+
+
+def make_tokens(data_dir: Path) -> None:
+    """Make what callers of hands and egress present, before anybody starts: the server reads it at once.
+
+    Killed at any point, there is all of a token or nothing. Repeat: safe; a token is made once.
+    """
+    roles: tuple[Role, ...] = ("hands", "egress")
+    for role in roles:
+        path = token_path(data_dir, role)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not path.exists():
+            draft = path.with_name("token.made")
+            draft.unlink(missing_ok=True)
+            with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+                file.write(secrets.token_urlsafe(32))
+            draft.rename(path)
 
 
 def write_state(data_dir: Path, state: Mapping[str, object]) -> None:

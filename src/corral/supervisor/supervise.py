@@ -47,7 +47,7 @@ from corral.kernel.limits import (
 from corral.process import EXIT_TAKEN, Start
 from corral.supervisor.adopt import end, lock_holder, open_adoption, request
 from corral.supervisor.child import Child, Command, child_environment, our_program
-from corral.supervisor.datadir import node_name, remove_state, write_state
+from corral.supervisor.datadir import make_tokens, node_name, remove_state, write_state
 from corral.supervisor.logs import LogFile
 
 __all__ = ["CannotServe", "Supervisor"]
@@ -97,6 +97,7 @@ class Supervisor:
 
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT. Raises CannotServe."""
+        make_tokens(self._config.data_dir)
         for each in self._all[:2]:
             each.log = LogFile(self._config.data_dir / "logs" / f"{each.role}.log")
         with self._signals():
