@@ -36,9 +36,9 @@ __all__ = ["MODEL", "TASK", "demo", "demo_project", "verify"]
 
 MODEL = "replay"
 TASK = (
-    "One test of the Python project in /workspace fails. Look at the code with `cat README.md shop/*.py`, "
-    "run the tests with `python3 -m unittest`, correct the mistake in the folder shop (not in the tests), "
-    "and run the tests again."
+    "Customers of the shop in /workspace report that shipping is subtracted from the total of an order, "
+    "instead of added to it. First look: `cat shop/*.py`. Then correct that line, and run "
+    "`python3 -m unittest`. Do not change the tests."
 )
 _SYSTEM = "You fix small bugs in Python projects. Files are in /workspace."
 _TESTS = 4  # of the pristine project; fewer means that something kept them from running
