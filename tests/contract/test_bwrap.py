@@ -158,6 +158,18 @@ async def test_without_bwrap_it_says_what_to_install(
     await provider.aclose()
 
 
+async def test_a_flood_does_not_hold_up_the_end(tmp_path: Path) -> None:
+    """More output than any buffer takes, and nobody reads it."""
+    provider = BwrapProvider(state_dir=tmp_path, pool_size=0)
+    async with Lab.open(provider, root=tmp_path) as lab:
+        home = await lab.workspace()
+        provider._lay_out(home)
+        process = await provider._start(home, ["/bin/sh", "-c", "exec yes"])
+        await process.reader.readexactly(300_000)
+        async with asyncio.timeout(5):
+            await process.close()
+
+
 @pytest.mark.timeout(300)
 async def test_the_whole_contract_as_an_ordinary_user(tmp_path: Path) -> None:
     """No root, no cgroups, no staging: the other half of the code."""

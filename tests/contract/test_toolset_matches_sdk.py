@@ -287,7 +287,7 @@ async def test_every_listed_input_once(lab: Lab, reference: Reference) -> None:
             box,
             reference,
             "bash",
-            {"command": command, "timeout_ms": 250 if "'open" in command else 0},
+            {"command": command, "timeout_ms": 250 if "'open" in command else 15_000},
         )
         await reference.settle()
         await same(lab, box, reference, "bash", {"restart": True})

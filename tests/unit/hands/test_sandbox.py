@@ -42,10 +42,10 @@ class PlainProcess:
     async def close(self) -> None:
         self.kill()
         self.writer.close()
-        await self.process.wait()
         for stream in (self.reader, self.process.stderr):
             while await stream.read(1 << 16):
                 pass
+        await self.process.wait()
 
 
 def call(call_id: str = "sevt_1", **fields: object) -> ToolCall:

@@ -76,6 +76,13 @@ class BwrapProcess:
         return ""
 
     async def exit_code(self) -> int:
+        """Wait for the end, throwing away what is still printed.
+
+        asyncio reports an exit only after the end of output, and a full pipe that nobody reads has none.
+        """
+        with contextlib.suppress(OSError):
+            while await self.reader.read(_DISCARD_BYTES):
+                pass
         return await self._process.wait()
 
     def kill(self) -> None:
@@ -106,16 +113,13 @@ class BwrapProcess:
             await self.writer.wait_closed()
         try:
             async with asyncio.timeout(SANDBOX_BOOT_SECONDS_MAX):
-                await self._process.wait()
+                await self.exit_code()
         except TimeoutError:
             self._process.kill()
-            await self._process.wait()
+            await self.exit_code()
         if self._init is not None:
             await _until_readable(self._init)
             os.close(self._init)
-        with contextlib.suppress(OSError):  # to its end: only then asyncio lets go of the pipe
-            while await self.reader.read(_DISCARD_BYTES):
-                pass
         os.close(self._info)
         os.close(self._stderr)
         self._info = -1
