@@ -201,6 +201,8 @@ class AgentSandbox:
     # -- frames -----------------------------------------------------------------------------------
 
     async def _send(self, message: Mapping[str, Json]) -> None:
+        if self._machine.writer.is_closing():  # a write would be dropped by asyncio, a RuntimeError of uvloop
+            raise BrokenPipeError("it has ended")
         self._machine.writer.write(_packed(message))
         await self._machine.writer.drain()
 
