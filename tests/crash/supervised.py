@@ -89,6 +89,8 @@ async def egress(start: process.Start) -> None:
 
 
 async def hands(start: process.Start) -> None:
+    if (start.config.data_dir / "hands.dies").exists():
+        raise SystemExit(7)
     marker = start.config.data_dir / "hands.fails"
     if marker.exists():
         raise SandboxUnavailable(marker.read_text())

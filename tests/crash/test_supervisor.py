@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from corral.kernel.limits import SERVER_DRAIN_SECONDS
+from corral.kernel.limits import SERVER_DRAIN_SECONDS, START_DEATHS_MAX
 from corral.supervisor.adopt import request
 from corral.supervisor.datadir import read_state
 
@@ -229,6 +229,14 @@ def test_what_cannot_be_mended_by_starting_again_stops_the_start(
     assert serving.process.wait(DEADLINE_SECONDS) == 1
     assert "hands: install bubblewrap" in serving.log()
     assert not serving.pids()
+
+
+def test_a_start_that_never_succeeds_ends(serve: Callable[..., Serving], tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "hands.dies").touch()
+    serving = serve()
+    assert serving.process.wait(DEADLINE_SECONDS) == 1
+    assert f"hands ended with status 7, {START_DEATHS_MAX} times" in serving.log()
 
 
 def test_what_worked_before_is_tried_again(serve: Callable[..., Serving]) -> None:

@@ -33,9 +33,7 @@ async def _require_sandboxes(data_dir: Path) -> None:
     finally:
         await provider.aclose()
     if not probe.is_available:
-        raise SandboxUnavailable(
-            f"no sandbox can be made here: {probe.detail}; {probe.remedy}", retryable=False
-        )
+        raise SandboxUnavailable(f"{probe.detail}; {probe.remedy}", retryable=False)
 
 
 async def _egress(start: Start) -> None:

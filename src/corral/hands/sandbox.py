@@ -201,7 +201,7 @@ class AgentSandbox:
     # -- frames -----------------------------------------------------------------------------------
 
     async def _send(self, message: Mapping[str, Json]) -> None:
-        if self._machine.writer.is_closing():  # a write would be dropped by asyncio, a RuntimeError of uvloop
+        if self._machine.writer.is_closing():  # uvloop would raise RuntimeError, asyncio say nothing
             raise BrokenPipeError("it has ended")
         self._machine.writer.write(_packed(message))
         await self._machine.writer.drain()

@@ -72,6 +72,7 @@ SESSIONS_PER_BRAIN_MAX = 1000  # running at once in one brain; further wakes wai
 # -- supervisor -----------------------------------------------------------------------------------
 RESTART_BACKOFF_SECONDS, RESTART_BACKOFF_SECONDS_MAX = 0.5, 10.0  # doubled; the first restart is at once
 RESTART_HEALTHY_SECONDS = 30.0  # a process that lived this long begins again without backoff
+START_DEATHS_MAX = 4  # before the first ready line: then the start has failed
 READY_SECONDS_MAX = 60.0  # a process that has not reported by then hangs: killed and started again
 SERVER_DRAIN_SECONDS = 10.0  # SIGTERM to SIGKILL: time to hand running turns over through the log
 HANDS_STOP_SECONDS = 8.0  # SIGTERM to SIGKILL: HANDS_DRAIN_SECONDS, and destroying the sandboxes

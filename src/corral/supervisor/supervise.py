@@ -43,6 +43,7 @@ from corral.kernel.limits import (
     RESTART_BACKOFF_SECONDS_MAX,
     RESTART_HEALTHY_SECONDS,
     SERVER_DRAIN_SECONDS,
+    START_DEATHS_MAX,
 )
 from corral.process import EXIT_TAKEN, Start
 from corral.supervisor.adopt import end, lock_holder, open_adoption, request
@@ -123,6 +124,8 @@ class Supervisor:
                 self._died(each, _describe(status))
                 if status == EXIT_TAKEN:
                     self._is_deaf(each)
+                elif not self._announced and each.failures >= START_DEATHS_MAX:
+                    raise CannotServe(f"{each.role} {_describe(status)}, {each.failures} times; see above")
         if each.is_up and now - each.started_at > RESTART_HEALTHY_SECONDS:
             each.failures = 0
         if each.is_up or now < each.next_try_at:
