@@ -113,7 +113,7 @@ def _figure(model_seconds: float, seconds: dict[str, list[float]], fsync_ms: flo
             values += [
                 value(f"after a {start}, {name}", of(coupled) * 1000, "ms"),
                 value(
-                    "    ours takes less by",
+                    f"ours is shorter, {name}",
                     _percent_less(of, ours, coupled),
                     "%",
                     at_least(bar) if bar else None,
