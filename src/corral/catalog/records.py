@@ -24,7 +24,7 @@ class AgentStore(Protocol):
         """Store version 1. An existing id is a bug."""
 
     async def read(self, agent_id: AgentId, *, version: int | None = None) -> Wire:
-        """At that version, or the latest; `archived_at` is the agent's at every version. Raises NotFound."""
+        """At that version, or the latest; `archived_at` is the agent's at every one. Raises NotFound."""
 
     async def update(self, agent_id: AgentId, change: Callable[[Wire], Wire]) -> Wire:
         """Read the latest under a lock, apply `change` (pure; may raise CallerError), and store the result
