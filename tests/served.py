@@ -113,11 +113,11 @@ def lives(pid: int) -> bool:
         return False
 
 
-async def until(found: Callable[[], T], *, seconds: float = 20.0) -> T:
+async def until(found: Callable[[], T], *, seconds: float = 20.0, every: float = 0.01) -> T:
     """The first true value of something that has no signal of its own."""
     async with asyncio.timeout(seconds):
         while not (value := found()):  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(every)
     return value
 
 

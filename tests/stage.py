@@ -8,9 +8,11 @@ import asyncio
 import json
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from itertools import count, pairwise
 from typing import Any
+
+import anthropic
 
 from corral.brain.derive import derive
 from corral.catalog.models import ModelTable
@@ -37,13 +39,13 @@ class Stages:
     """Gives every stage its script on one upstream."""
 
     def __init__(self, upstream: MessagesApi, server: Served) -> None:
-        self._server = server
+        self.server = server
         self._stages: dict[str, Stage] = {}
         upstream.script = self._answer
 
     @asynccontextmanager
     async def open(self) -> "AsyncIterator[Stage]":
-        stage = Stage(self._server, f"stage {next(_names)}")
+        stage = Stage(self.server, f"stage {next(_names)}")
         self._stages[stage.name] = stage
         try:
             yield stage
@@ -117,6 +119,15 @@ class Stage:
             await self.client.beta.sessions.events.send(session_id, events=list(events), **options)
         ).data
 
+    async def send_surely(self, session_id: str, event: Any, *, seconds: float = 20.0) -> str:
+        """Send until it is acknowledged, with one key for all attempts; returns the event's id."""
+        key = {"Idempotency-Key": f"{session_id} {next(_names)}"}
+        async with asyncio.timeout(seconds):
+            while True:
+                with suppress(anthropic.APIConnectionError, anthropic.InternalServerError):
+                    return str((await self.send(session_id, event, extra_headers=key))[0].id)
+                await asyncio.sleep(0.02)
+
     async def history(self, session_id: str) -> list[Any]:
         return [event async for event in self.client.beta.sessions.events.list(session_id)]
 
@@ -124,9 +135,10 @@ class Stage:
         """The session once it works no more, asked for again and again, as after a crash."""
         async with asyncio.timeout(seconds):
             while True:
-                session = await self.client.beta.sessions.retrieve(session_id)
-                if session.status in ("idle", "terminated"):
-                    return session
+                with suppress(anthropic.APIConnectionError):  # the server is being replaced
+                    session = await self.client.beta.sessions.retrieve(session_id)
+                    if session.status in ("idle", "terminated"):
+                        return session
                 await asyncio.sleep(0.02)
 
     # -- the sandbox's side ------------------------------------------------------------------------------

@@ -1,0 +1,281 @@
+"""kill -9 and SIGTERM of real processes in the middle of a turn: the session goes on as if nothing was.
+
+After each: the laws of `tests.stage` hold on the database, every acknowledged event is there once, a
+command that appends a line to a file did so once, and the session is idle.
+"""
+
+import asyncio
+import os
+import signal
+import tempfile
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+import pytest_asyncio
+
+from corral.testing.messages_api import MessagesApi, Request
+from corral.testing.messages_reply import Answer, Reply
+from tests.sdk.turns.test_streams import frames
+from tests.served import KEY, Served, lives, served, text, until
+from tests.stage import LOOKUP, TOOLSET, Stage, Stages, words
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+DEATHS_MAX = 3  # then a new supervisor: this one would wait ever longer before it starts the server again
+ONCE = "echo ran >> ran"
+SLOW = "echo ran >> ran; until [ -e go ]; do sleep 0.01; done; echo over"
+
+
+class Crashing(Served):
+    """A server whose crash points are chosen while it runs."""
+
+    deaths: int = 0
+
+    def crash_at(self, point: str) -> None:
+        """Die at this point, the next time it is passed; `name:2` the time after."""
+        self.deaths += 1
+        self._file.write_text(point)
+
+    def has_crashed(self) -> bool:
+        return not self._file.exists()
+
+    @property
+    def _file(self) -> Path:
+        return Path(self.environment["CORRAL_CRASH_AT"].removeprefix("@"))
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def stages() -> AsyncIterator[Stages]:
+    with tempfile.TemporaryDirectory() as directory:
+        async with (
+            MessagesApi() as upstream,
+            served(messages_url=upstream.url, CORRAL_CRASH_AT=f"@{directory}/crash_at") as server,
+        ):
+            server.__class__ = Crashing
+            yield Stages(upstream, server)
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def stage(stages: Stages) -> AsyncIterator[Stage]:
+    server = stages.server
+    assert isinstance(server, Crashing)
+    if server.deaths >= DEATHS_MAX:
+        server.deaths = 0
+        await server.restart()
+    async with stages.open() as stage:
+        yield stage
+
+
+def conversation(*replies: Answer) -> Any:
+    """By the number of assistant turns in the request: a repeated request gets the same reply."""
+
+    def script(request: Request) -> Answer:
+        return replies[request.turns]
+
+    return script
+
+
+def bash(command: str, number: int = 1) -> Reply:
+    return Reply.tools((f"toolu_{number}", "bash", {"command": command}))
+
+
+async def results(stage: Stage, session_id: str) -> list[Any]:
+    """The tool results, once the model has said "Done." and the session is idle."""
+
+    def is_over() -> bool:
+        log = stage.server.snapshot(session_id).events
+        if not log or log[-1].type != "session.status_idle":
+            return False
+        return b"requires_action" not in log[-1].body
+
+    await until(is_over, seconds=40, every=0.05)
+    await stage.rests(session_id)  # and the server that says so is up
+    history = await stage.history(session_id)
+    assert history[-1].type == "session.status_idle" and history[-1].stop_reason.type == "end_turn"
+    assert words([event for event in history if event.type == "agent.message"][-1]) == "Done."
+    return [event for event in history if event.type == "agent.tool_result"]
+
+
+def lines(stage: Stage, session_id: str) -> Sequence[str]:
+    return stage.server.workspace(session_id).joinpath("ran").read_text().split()
+
+
+@pytest.mark.parametrize(
+    "point",
+    [
+        "store.accept.after",  # the message is written, its sender does not know
+        "brain.before_append:2",  # the reply has come, its events are not written
+        "brain.after_append:2",  # the tool use is written, nothing has begun
+        "brain.after_tool",  # the tool has run, its result is not written
+        "store.append.after:3",  # its result is written, and nobody knows
+    ],
+)
+async def test_the_server_dies_and_the_turn_goes_on(stage: Stage, point: str) -> None:
+    stage.script = conversation(bash(ONCE), Reply.text("Done."))
+    session = await stage.session()
+    assert isinstance(stage.server, Crashing)
+    stage.server.crash_at(point)
+    sent = await stage.send_surely(session.id, text("Go."))
+    (result,) = await results(stage, session.id)
+    assert stage.server.has_crashed(), f"{point} was passed"
+    assert not result.is_error
+    assert lines(stage, session.id) == ["ran"]
+    messages = [event for event in await stage.history(session.id) if event.type == "user.message"]
+    assert [event.id for event in messages] == [sent], "acknowledged once, there once"
+
+
+@pytest.mark.parametrize(
+    ("point", "ran", "is_known"),
+    [
+        ("hands.after_started", 0, False),
+        ("hands.before_result", 1, False),
+        ("hands.after_result", 1, True),
+    ],
+)
+async def test_the_hands_die_and_the_call_is_answered_once(
+    stage: Stage, point: str, ran: int, is_known: bool
+) -> None:
+    again = bash("cat ran 2>/dev/null; echo fresh", 2)
+    stage.script = conversation(bash(ONCE), again, Reply.text("Done."))
+    session = await stage.session()
+    assert isinstance(stage.server, Crashing)
+    stage.server.crash_at(point)
+    await stage.send_surely(session.id, text("Go."))
+    first, second = await results(stage, session.id)
+    assert stage.server.has_crashed()
+    assert first.is_error != is_known
+    assert is_known or "unknown" in words(first)
+    # The next call works, in a fresh sandbox with the same workspace.
+    assert words(second).split() == [*["ran"] * ran, "fresh"]
+
+
+async def test_the_server_dies_while_the_model_streams(stage: Stage) -> None:
+    reply = Reply.text("Done.")
+    hanging = Reply(content=reply.content, hang_after_bytes=sum(map(len, reply.events[:-3])))
+    stage.script = lambda _: hanging if len(stage.requests) == 1 else reply
+    session = await stage.session()
+    async with stage.watch(session.id, event_deltas=["agent.message"]) as tail:
+        sent = await stage.send_surely(session.id, text("Go."))
+        await tail.until("event_start")
+        await _kill(stage, "server")
+    assert not await results(stage, session.id)
+    history = await stage.history(session.id)
+    ends = [event.is_error for event in history if event.type == "span.model_request_end"]
+    assert ends == [True, False], "the lost request is closed, and asked again"
+    assert [event.id for event in history if event.type == "user.message"] == [sent]
+    assert len(stage.requests) == 2
+
+
+@pytest.mark.parametrize("how", ["kill server", "SIGTERM server", "kill supervisor", "SIGTERM all"])
+async def test_a_running_tool_survives_and_its_true_result_arrives_once(stage: Stage, how: str) -> None:
+    """With a reader that resumes: it misses nothing and sees nothing twice."""
+    stage.script = conversation(bash(SLOW), Reply.text("Done."))
+    session = await stage.session()
+    reading = asyncio.create_task(_follow(stage.server, session.id))
+    await stage.send_surely(session.id, text("Go."))
+    await stage.exists(session.id, "ran")
+    match how:
+        case "kill server":
+            await _kill(stage, "server")
+        case "SIGTERM server":
+            pid = stage.server.pid("server")
+            os.kill(pid, signal.SIGTERM)
+            await until(lambda: not lives(pid))
+            assert isinstance(stage.server, Crashing)
+            stage.server.deaths += 1
+        case "kill supervisor":
+            hands = stage.server.pid("hands")
+            await stage.server.restart()
+            assert stage.server.pid("hands") == hands, "the hands were adopted"
+        case "SIGTERM all":
+            pid = stage.server.pid("server")
+            stopping = asyncio.create_task(stage.server.stop())
+            await until(lambda: not lives(pid))
+            await stage.touch(session.id, "go")  # the hands let it end before they do
+            await stopping
+            await stage.server.start()
+    later = await stage.send_surely(session.id, text("Are you there?"))
+    await stage.touch(session.id, "go")
+    (result,) = await results(stage, session.id)
+    assert (words(result).strip(), result.is_error) == ("over", False)
+    assert lines(stage, session.id) == ["ran"]
+    history = await stage.history(session.id)
+    kinds = [event.type for event in history]
+    if how != "SIGTERM all":  # where it ended before the message came
+        # Taken behind the result, in the same turn: who runs the session changed, not the session.
+        assert history[kinds.index("agent.tool_result") + 1].id == later
+        assert kinds.count("session.status_running") == 1
+    async with asyncio.timeout(20):
+        seen = await reading
+    assert len(set(seen)) == len(seen)
+    assert [event_id for event_id, at in seen if at is not None] == [event.id for event in history][
+        : len(seen)
+    ]
+
+
+async def _kill(stage: Stage, role: str) -> None:
+    assert isinstance(stage.server, Crashing)
+    stage.server.deaths += 1
+    await stage.server.kill(role)
+
+
+async def _follow(server: Served, session_id: str) -> list[tuple[str, str | None]]:
+    """Event ids and times up to the idle that ends with "Done.", over as many connections as it takes."""
+    seen: list[tuple[str, str | None]] = []
+    cursor, is_said = "0.0", False
+    async with httpx2.AsyncClient(headers={"x-api-key": KEY}, base_url=server.url, timeout=20) as http:
+        while True:
+            try:
+                async with aclosing(frames(http, session_id, cursor=cursor)) as reading:
+                    async for frame_id, event in reading:
+                        cursor = frame_id
+                        seen.append((event["id"], event["processed_at"]))
+                        is_said = is_said or (event["type"] == "agent.message")
+                        if is_said and event["type"] == "session.status_idle":
+                            return seen
+            except httpx2.TransportError:
+                await asyncio.sleep(0.02)
+
+
+async def test_many_sessions_survive_one_crash(stage: Stage) -> None:
+    """Running, waiting for the client, waiting for the model, idle: each goes on as it was."""
+
+    def script(request: Request) -> Answer:
+        what = request.json["messages"][0]["content"][0]["text"]
+        if what == "tool":
+            return [bash(SLOW), Reply.text("Done.")][request.turns]
+        if what == "ask":
+            return [Reply.tools(("toolu_1", "lookup", {"word": "x"})), Reply.text("Done.")][request.turns]
+        is_first = sum(what in str(each.json) for each in stage.requests) == 1
+        return Reply(hang_after_bytes=0) if what == "model" and is_first else Reply.text("Done.")
+
+    stage.script = script
+    sessions = {}
+    for what in ("tool", "tool", "ask", "model", "idle"):
+        session = await stage.session(TOOLSET, LOOKUP, initial_events=[text(what)])
+        sessions[session.id] = what
+    for session_id, what in sessions.items():
+        if what == "tool":
+            await stage.exists(session_id, "ran")
+        elif what in ("ask", "idle"):
+            await stage.rests(session_id)
+    await stage.asked(len(sessions))
+    await _kill(stage, "server")
+    for session_id, what in sessions.items():
+        if what == "tool":
+            await stage.touch(session_id, "go")
+        elif what == "ask":
+            (use,) = [
+                e for e in stage.server.snapshot(session_id).events if e.type == "agent.custom_tool_use"
+            ]
+            answer = {"type": "user.custom_tool_result", "custom_tool_use_id": use.event_id}
+            await stage.send_surely(session_id, answer)
+            await stage.asked(len(sessions) + 1)
+    for session_id, what in sessions.items():
+        assert len(await results(stage, session_id)) == (1 if what == "tool" else 0)
+        if what == "tool":
+            assert lines(stage, session_id) == ["ran"]
