@@ -143,6 +143,17 @@ async def test_connections_are_reused(api, model):
     assert api.accepted == 1
 
 
+async def test_a_connection_is_reused_by_those_who_stop_at_the_reply(api, model):
+    """As the loop reads: nothing after the reply is waited for."""
+    api.script = lambda _: Reply.text("hi")
+    for _ in range(5):
+        async with aclosing(model.stream(request())) as stream:
+            async for event in stream:
+                if isinstance(event, ModelReply):
+                    break
+    assert api.accepted == 1
+
+
 # -- what is sent ----------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("changes", "expected"),

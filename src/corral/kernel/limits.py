@@ -53,6 +53,7 @@ MODEL_SILENCE_SECONDS_MAX = 300.0  # no byte for this long: the stream is broken
 MODEL_CONNECT_SECONDS = 10.0  # a provider that does not accept within this is down
 MODEL_DRAIN_SECONDS = 1.0  # after the terminal event: how long to wait for the end, to reuse the connection
 MODEL_MESSAGE_CHARS_MAX = 500  # of a provider's error message shown to the user
+MODEL_KEEPALIVE_SECONDS = 90.0  # an unused connection to the provider; tool rounds are seconds apart
 MODEL_POOL_REQUESTS = 8  # requests in flight that share an HTTP pool; its bookkeeping grows with them
 MODEL_THINKING_TOKENS = 8_000  # thinking budget of older models that need one
 LOCAL_CONTEXT_TOKENS = 8_192  # a 1.5B model follows no more than this; a prompt is read at some 77 tokens/s

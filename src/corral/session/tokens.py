@@ -1,7 +1,7 @@
 """Token counts and list cost, cumulative, and how the wire shows them."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from decimal import Decimal
 
 from corral.session.content import Json
@@ -25,19 +25,19 @@ class Tokens:
     def plus(self, usage: Mapping[str, Json]) -> "Tokens":
         """Add one request (the private payload of its span end); unknown names are ignored."""
         counts = {
-            field.name: getattr(self, field.name) + int(usage.get(field.name, 0))
-            for field in fields(self)
-            if field.name != "cost_microcents"
+            name: getattr(self, name) + int(usage.get(name, 0))
+            for name in _NAMES
+            if name != "cost_microcents"
         }
         cost = self.cost_microcents + Decimal(usage.get("cost_microcents") or 0)
         return Tokens(**counts, cost_microcents=cost)
 
     def merged(self, other: "Tokens") -> "Tokens":
-        return self.plus(asdict(other))
+        return Tokens(**{name: getattr(self, name) + getattr(other, name) for name in _NAMES})
 
     @property
     def is_zero(self) -> bool:
-        return not any(asdict(self).values())
+        return not any(getattr(self, name) for name in _NAMES)
 
     def wire(self) -> dict[str, Json]:
         """Fields shared by `usage` of sessions, threads and `session.usage`. A session that made no
@@ -57,3 +57,6 @@ class Tokens:
                 "web_fetch_requests": 0,
             },
         }
+
+
+_NAMES = tuple(field.name for field in fields(Tokens))

@@ -33,6 +33,7 @@ from corral.kernel.errors import InvalidRequest
 from corral.kernel.limits import (
     MODEL_CONNECT_SECONDS,
     MODEL_DRAIN_SECONDS,
+    MODEL_KEEPALIVE_SECONDS,
     MODEL_MESSAGE_CHARS_MAX,
     MODEL_POOL_REQUESTS,
     MODEL_SILENCE_SECONDS_MAX,
@@ -136,8 +137,10 @@ class AnthropicModel:
                     if seen is not None:
                         yield seen
                     if message.is_finished:
-                        yield message.reply()
+                        # Before the reply, because whoever asked stops listening after it, and a
+                        # connection that is not read to its end cannot be used again.
                         await _drain(events)
+                        yield message.reply()
                         return
         except anthropic.APIStatusError as error:
             raise self._status_failure(error) from error
@@ -178,7 +181,12 @@ class AnthropicModel:
                 max_retries=0,
                 timeout=httpx2.Timeout(self._silence_seconds, connect=MODEL_CONNECT_SECONDS),
                 open_telemetry=False,
-                http_client=anthropic.DefaultAsyncHttpxClient(verify=self._tls),
+                http_client=anthropic.DefaultAsyncHttpxClient(
+                    verify=self._tls,
+                    limits=httpx2.Limits(
+                        max_connections=MODEL_POOL_REQUESTS, keepalive_expiry=MODEL_KEEPALIVE_SECONDS
+                    ),
+                ),
             )
         return _Pool(client)
 
