@@ -15,8 +15,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-COLUMNS = 108
-LINES_MAX = 70
+COLUMNS = 120
+LINES_MAX = 100
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-HJKSTfhln]|\x1b\][^\x07]*\x07|\r")  # all but colours
 
 
