@@ -102,6 +102,14 @@ class ModelInfo:
         if inference_geo is not None and not self.has_inference_geo:
             raise InvalidRequest(f"model {self.name!r} cannot be pinned to an inference_geo; leave it out")
 
+    def check_mid_conversation_system(self) -> None:
+        """Raise InvalidRequest if the model takes no `system.message` in mid-conversation."""
+        if not self.has_mid_conversation_system:
+            raise InvalidRequest(
+                f"model {self.name!r} does not support system.message; put the text into a user.message",
+                error_code="model_does_not_support_mid_conversation_system",
+            )
+
     def is_budgetable(self, speed: Speed = "standard") -> bool:
         """Whether a list price exists for this model at this speed."""
         return self.price is not None and (speed == "standard" or self.price.fast_multiplier is not None)
