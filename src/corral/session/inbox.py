@@ -47,11 +47,16 @@ class View:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Admitted:
-    """Where one input goes. `duplicate_of` is the stored event to return instead of storing it."""
+    """Where one input goes. `duplicate_of` is the stored event to return instead of storing it.
+
+    needs_brain: False for what changes nothing by itself: a brain would find nothing to write, and so
+                 could not say that it has looked.
+    """
 
     event: Event
     thread_id: ThreadId
     to: Literal["inbox", "log", "nowhere"]
+    needs_brain: bool = True
     answers: EventId | None = None
     duplicate_of: StoredEvent | None = None
 
@@ -144,7 +149,9 @@ class _Request:
 
     def _queued(self, event: Event, thread_id: ThreadId) -> Admitted:
         self._after_result = False
-        return Admitted(event=event, thread_id=thread_id, to="inbox")
+        # What is said to the model while calls are open waits for their answers.
+        needs_brain = not (isinstance(event, SystemMessage) and self._blocked_on)
+        return Admitted(event=event, thread_id=thread_id, to="inbox", needs_brain=needs_brain)
 
     def _confirmation(self, number: int, event: UserToolConfirmation) -> Admitted:
         where, tool_use_id = f"events.{number}.tool_use_id", event.tool_use_id
@@ -176,11 +183,13 @@ class _Request:
         self._after_result = True
         earlier = self._view.answers.get(tool_use_id)
         if earlier is not None and earlier.type == UserCustomToolResult.TYPE:
-            return Admitted(event=event, thread_id=use.thread_id, to="nowhere", duplicate_of=earlier)
+            return Admitted(
+                event=event, thread_id=use.thread_id, to="nowhere", needs_brain=False, duplicate_of=earlier
+            )
         if earlier is not None or tool_use_id in self._answered:
             # Too late: an interrupt closed the call, or an earlier input of this request answered it.
             # It is kept in the log, without effect.
-            return Admitted(event=event, thread_id=use.thread_id, to="log")
+            return Admitted(event=event, thread_id=use.thread_id, to="log", needs_brain=False)
         self._answered.add(tool_use_id)
         self._blocked_on.discard(tool_use_id)
         return Admitted(event=event, thread_id=use.thread_id, to="log", answers=tool_use_id)

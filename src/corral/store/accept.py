@@ -82,7 +82,7 @@ def store_inputs(
     now: datetime,
     now_us: int,
 ) -> list[Entry]:
-    """Put each where it goes, and note that the session needs a brain if anything was stored."""
+    """Put each where it goes, and note that the session needs a brain if any of them does."""
     to_log = [(item.event, item.thread_id, item.answers) for item in admitted if item.to == "log"]
     stored = iter(log_facts(connection, record, to_log, now=now))
     waiting: list[InboxEntry] = []
@@ -98,13 +98,14 @@ def store_inputs(
             entries.append(waiting[-1])
     if waiting:
         connection.execute(insert(inbox), [inbox_row(record.session_id, entry) for entry in waiting])
-    if waiting or to_log:
+    needs_brain = any(item.needs_brain for item in admitted)
+    if waiting or needs_brain:
         connection.execute(
             _NEEDS_BRAIN,
             {
                 "of_session_id": record.session_id,
                 "to_arrival": record.last_arrival + len(waiting),
-                "since": now_us,
+                "since": now_us if needs_brain else None,
             },
         )
     return entries

@@ -90,7 +90,7 @@ class Oracle:
                         answers=item.answers,
                     )
                 )
-            if item.to != "nowhere":
+            if item.needs_brain:
                 session.needs_brain_since = session.needs_brain_since or self._clock.now()
         return returned
 

@@ -117,6 +117,23 @@ def test_a_result_after_an_interrupt_is_kept_without_effect() -> None:
     assert (late.to, late.answers) == ("log", None)
 
 
+def test_what_changes_nothing_needs_no_brain() -> None:
+    """A brain would find nothing to write, and the session would need one for ever."""
+    closed = stored(
+        ev.AgentToolResult(id=EventId("closed"), tool_use_id=EventId("custom"), is_error=True),
+        answers="custom",
+    )
+    (late,) = admit(view(answers={EventId("custom"): closed}), [result()])
+    assert not late.needs_brain
+    first = stored(result(), answers="custom")
+    blocked = view(blocked_on=("ask",), answers={EventId("custom"): first})
+    assert [admitted.needs_brain for admitted in admit(blocked, [result(number=2), system()])] == [
+        False
+    ] * 2
+    both = view(blocked_on=("ask", "custom"))
+    assert [admitted.needs_brain for admitted in admit(both, [result(), system()])] == [True, False]
+
+
 def test_a_system_message_follows_a_message_or_a_result_or_stands_alone() -> None:
     assert destinations(view(), system()) == ["inbox"]
     assert destinations(view(), message(), system()) == ["inbox", "inbox"]
