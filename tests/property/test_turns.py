@@ -65,8 +65,7 @@ class World:
             case "interrupt":
                 scene.send(ev.UserInterrupt)
             case "crash":
-                scene.epoch += 1
-                scene.in_flight = set()
+                scene.restart()
             case "placement":
                 scene.placement = None if scene.placement else PLACEMENT
             case "confirm":
@@ -154,7 +153,7 @@ def check_laws(seed: int) -> Counter[str]:
     assert starts == ends
     # every input is processed exactly once
     taken = [new.event.id for new in scene.events if new.arrival is not None]
-    assert len(taken) == len(set(taken)) and sorted(taken) == sorted(scene.consumed)
+    assert len(taken) == len(set(taken)) and set(taken) == scene.sent
     # usage comes directly before every session idle; running and idle alternate
     kinds = [e.type for e in events]
     for place, kind in enumerate(kinds):

@@ -10,11 +10,15 @@ from corral.session.fold import State, Thread
 
 
 def decide(state: State, *, epoch: int, in_flight: frozenset[Action]) -> frozenset[Action | Stop]:
-    """The actions to start now, and those to stop because an interrupt waits for them."""
+    """The actions to start now, and those to stop (once started) because an interrupt waits for them."""
     actions: set[Action | Stop] = set()
     for thread in state.threads.values():
         if is_interrupted(state, thread.thread_id):
-            actions |= {Stop(action=action) for action in of_thread(state, thread.thread_id, in_flight)}
+            left = left_running(thread, epoch=epoch)
+            actions |= left - in_flight
+            actions |= {
+                Stop(action=action) for action in left | of_thread(state, thread.thread_id, in_flight)
+            }
         else:
             actions |= wanted(state, thread, epoch=epoch) - in_flight
     return frozenset(actions)
@@ -38,6 +42,18 @@ def wanted(state: State, thread: Thread, *, epoch: int) -> set[Action]:
         RunTool(call_id=call.call_id, attach=call.epoch != epoch)
         for call in ready
         if call.call_id not in in_shell[1:]
+    }
+
+
+def left_running(thread: Thread, *, epoch: int) -> set[Action]:
+    """Calls that an earlier brain may have dispatched. Only the hands know what became of them, and only
+    they can kill them: an interrupt goes there before it is applied."""
+    if thread.status != "running":
+        return set()
+    return {
+        RunTool(call_id=call.call_id, attach=True)
+        for call in thread.calls.values()
+        if not call.awaits_client and call.placement is not None and call.epoch != epoch
     }
 
 

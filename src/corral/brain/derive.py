@@ -14,7 +14,6 @@ from corral.session.tokens import Tokens
 
 def derive(state: State, models: ModelTable, *, needs_brain: bool) -> Derived:
     """The columns as of the last folded event."""
-    assert state.last_at is not None
     return Derived(
         status=state.status,
         usage=usage(state, models, at=state.last_at),

@@ -10,6 +10,7 @@ from contextlib import suppress
 
 from corral.brain.actions import Completion, Replied
 from corral.brain.ports import Hands, NeverStarted
+from corral.brain.turn import INTERRUPTED
 from corral.kernel.errors import (
     CallerError,
     HandsUnavailable,
@@ -80,7 +81,7 @@ class Dispatch:
             recipe=Recipe(environment=state.environment),
             placement=pending.placement,
         )
-        running = asyncio.ensure_future(self._until_answered(call, epoch=epoch, attach=attach))
+        running = asyncio.ensure_future(self._until_answered(call, epoch=epoch, attach=attach, stop=stop))
         stopping = asyncio.ensure_future(stop.wait())
         try:
             await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -94,7 +95,9 @@ class Dispatch:
             running.cancel()
             stopping.cancel()
 
-    async def _until_answered(self, call: ToolCall, *, epoch: int, attach: bool) -> ToolResult:
+    async def _until_answered(
+        self, call: ToolCall, *, epoch: int, attach: bool, stop: asyncio.Event
+    ) -> ToolResult:
         away_since: float | None = None
         while True:
             try:
@@ -102,7 +105,8 @@ class Dispatch:
                     try:
                         return await self._hands.attach(call, epoch=epoch)
                     except NeverStarted:
-                        pass
+                        if stop.is_set():
+                            return ToolResult.text(INTERRUPTED, is_error=True)
                 return await self._hands.execute(call, epoch=epoch)
             except HandsUnavailable:
                 attach = True  # it may have started: only its host can say

@@ -30,8 +30,7 @@ class Draft:
 
     def now(self) -> datetime:
         """The stamp that the next event would get."""
-        now = self._clock.now()
-        return now if self.state.last_at is None else max(now, self.state.last_at + TICK)
+        return max(self._clock.now(), self.state.last_at + TICK)
 
     def add(
         self,

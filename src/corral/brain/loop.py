@@ -201,7 +201,8 @@ class Loop:
         if self.lease is None or self._is_handing_over:
             return
         epoch = self.lease.epoch
-        for action in decide(state, epoch=epoch, in_flight=frozenset(self._tasks)):
+        actions = decide(state, epoch=epoch, in_flight=frozenset(self._tasks))
+        for action in sorted(actions, key=lambda action: isinstance(action, Stop)):
             if isinstance(action, Stop):
                 self._stops[action.action].set()
                 if not isinstance(action.action, RunTool):

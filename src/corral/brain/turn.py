@@ -14,7 +14,7 @@ from typing import Literal
 
 from corral.brain import policy
 from corral.brain.actions import Aborted, Action, AskModel, Completion, Failed, Ran, Replied, Waited
-from corral.brain.decide import is_interrupted, of_thread
+from corral.brain.decide import is_interrupted, left_running, of_thread
 from corral.brain.derive import usage as session_usage
 from corral.brain.draft import Draft
 from corral.brain.ports import ModelFailed, Usage
@@ -218,8 +218,10 @@ class _Thread:
     def advance(self, *, is_busy: bool) -> None:
         thread = self.thread
         if is_interrupted(self.draft.state, self.thread_id):
-            if is_busy:
+            if is_busy or left_running(thread, epoch=self.terms.epoch):
                 return  # `decide` stops what is in flight; its completions come first
+            if self._waiting(ev.UserMessage) and not self.terms.starts_requests:
+                return  # else the session would be idle with a message that nobody takes
             self._interrupt()
         if thread.request is not None and thread.request_epoch != self.terms.epoch:
             self.lose_request(thread.request)

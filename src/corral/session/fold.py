@@ -116,7 +116,7 @@ class Thread:
 
 @dataclass(kw_only=True, slots=True)
 class State:
-    """A session, folded up to `seq` and `arrival`. `last_at` is the last processed_at."""
+    """A session, folded up to `seq` and `arrival`. `last_at` is the last processed_at, or the creation."""
 
     session_id: SessionId
     primary_thread_id: ThreadId
@@ -126,7 +126,7 @@ class State:
     inbox: dict[EventId, "Waiting"] = field(default_factory=dict)
     seq: int = 0
     arrival: int = 0
-    last_at: datetime | None = None
+    last_at: datetime
     active_seconds: float = 0.0
     running_since: datetime | None = None
     blocked_on: list[EventId] = field(default_factory=list)
@@ -165,6 +165,7 @@ def begin(record: SessionRecord) -> State:
         primary_thread_id=record.primary_thread_id,
         environment=record.environment,
         status="idle",
+        last_at=record.created_at,
         threads={
             thread.thread_id: Thread(
                 thread_id=thread.thread_id,
@@ -178,9 +179,12 @@ def begin(record: SessionRecord) -> State:
 
 
 def receive(state: State, entry: InboxEntry) -> None:
-    """Fold an inbox entry; one that was folded before is ignored."""
-    if entry.arrival > state.arrival:
-        state.arrival = entry.arrival
+    """Fold an inbox entry, read together with the log; one that was folded before is ignored.
+
+    It may have arrived before an input that is in the log already: interrupts and confirmations overtake.
+    """
+    state.arrival = max(state.arrival, entry.arrival)
+    if entry.event_id not in state.inbox:
         state.inbox[entry.event_id] = Waiting(
             arrival=entry.arrival, thread_id=entry.thread_id, event=ev.parse(entry.body)
         )

@@ -14,8 +14,8 @@ from corral.kernel.ids import EnvironmentId, EventId, Ids, SessionId, ThreadId
 from corral.session import events as ev
 from corral.session.call import Placement
 from corral.session.content import ToolResult
-from corral.session.fold import State, begin, fold, receive
-from corral.session.log import InboxEntry, NewEvent
+from corral.session.fold import State, begin, fold, fold_stored, receive
+from corral.session.log import InboxEntry, NewEvent, StoredEvent
 from corral.session.record import SessionRecord
 
 START = datetime(2026, 11, 20, 10, tzinfo=UTC)
@@ -100,7 +100,7 @@ class Scene:
         self._random = count(1)
         self._arrivals = count(1)
         self._clock = Ticking()
-        self.consumed: list[EventId] = []
+        self.sent: set[EventId] = set()
 
     def _bytes(self, length: int) -> bytes:
         return next(self._random).to_bytes(length)
@@ -109,6 +109,11 @@ class Scene:
         """An input that waits in the inbox."""
         arrival = next(self._arrivals)
         event = kind(id=EventId(f"in_{arrival}"), **fields)
+        self._receive(event, arrival)
+        self.sent.add(event.id)
+        return event.id
+
+    def _receive(self, event: ev.Event, arrival: int) -> None:
         receive(
             self.state,
             InboxEntry(
@@ -119,7 +124,6 @@ class Scene:
                 body=event.body(processed_at=None),
             ),
         )
-        return event.id
 
     def say(self, text: str) -> EventId:
         return self.send(ev.UserMessage, content=[{"type": "text", "text": text}])
@@ -145,7 +149,6 @@ class Scene:
         )
         advance(draft, terms, completions=completions, in_flight=frozenset(self.in_flight))
         self.events += draft.events
-        self.consumed += draft.consumes
         return [new.event.type for new in draft.events]
 
     def decide(self) -> set[Action | Stop]:
@@ -179,6 +182,29 @@ class Scene:
 
     def backing_off(self) -> Backoff:
         return next(action for action in self.in_flight if isinstance(action, Backoff))
+
+    def restart(self) -> None:
+        """Kill the brain: the next one has a new epoch, and knows what log and inbox say."""
+        inbox, self.state = self.state.inbox.values(), begin(self.record)
+        for seq, new in enumerate(self.events, start=1):
+            fold_stored(
+                self.state,
+                StoredEvent(
+                    seq=seq,
+                    event_id=new.event.id,
+                    type=new.event.type,
+                    thread_id=new.thread_id,
+                    arrival=new.arrival,
+                    body=new.event.body(processed_at=new.processed_at),
+                    private=new.private,
+                    processed_at=new.processed_at,
+                    answers=new.answers,
+                ),
+            )
+        for waiting in inbox:
+            self._receive(waiting.event, waiting.arrival)
+        self.epoch += 1
+        self.in_flight = set()
 
     def last(self, kind: str) -> Any:
         """The newest event of a type."""

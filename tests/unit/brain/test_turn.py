@@ -1,6 +1,7 @@
 """The order of events in every kind of turn, and what is in flight at each point."""
 
 from dataclasses import replace
+from datetime import timedelta
 
 from corral.brain.actions import Aborted, AskModel, Backoff, Failed, RunTool, Stop, Waited
 from corral.brain.ports import ModelFailed
@@ -8,6 +9,7 @@ from corral.brain.turn import DENIED, INTERRUPTED, NO_HANDS
 from corral.kernel import limits
 from corral.session import events as ev
 from tests.unit.brain.scene import CUSTOM, Scene, agent, call, text
+from tests.unit.brain.scene import START as START_OF_SCENE
 
 BEGIN = ["session.status_running", "session.thread_status_running"]
 END = ["session.thread_status_idle", "session.usage", "session.status_idle"]
@@ -394,6 +396,57 @@ def test_nothing_new_is_begun_while_handing_over() -> None:
     assert scene.decide() == set()
     scene.epoch, scene.in_flight = 2, set()
     assert scene.step() == ["user.message", START]
+
+
+def test_an_interrupt_while_handing_over_waits_if_a_message_does() -> None:
+    """Idle, the session would need no brain, and nobody would take the message."""
+    scene = Scene()
+    begun(scene)
+    scene.step(scene.reply(call()))
+    scene.decide()
+    message = scene.say("queued")
+    interrupt = scene.send(ev.UserInterrupt)
+    assert scene.step(scene.ran(), starts_requests=False) == ["agent.tool_result"]
+    assert set(scene.state.inbox) == {message, interrupt} and scene.state.status == "running"
+    scene.restart()
+    assert scene.step() == ["user.interrupt", *END, *BEGIN, "user.message", START]
+
+
+def test_a_new_brain_has_the_messages_that_later_inputs_have_overtaken() -> None:
+    scene = Scene(agent(policy="always_ask"))
+    begun(scene)
+    queued = scene.say("queued while the model thinks")
+    scene.step(scene.reply(call()))
+    scene.send(ev.UserToolConfirmation, tool_use_id=scene.last("agent.tool_use").id, result="allow")
+    scene.step()
+    scene.decide()
+    scene.restart()
+    assert set(scene.state.inbox) == {queued}
+    scene.decide()
+    assert scene.step(scene.ran()) == ["agent.tool_result", "user.message", START]
+
+
+def test_an_interrupt_goes_to_the_hands_before_it_closes_a_call_of_an_earlier_brain() -> None:
+    scene = Scene()
+    begun(scene)
+    scene.step(scene.reply(call()))
+    scene.decide()
+    scene.restart()
+    scene.send(ev.UserInterrupt)
+    assert scene.step() == [], "only the hands know what became of the call"
+    attached = RunTool(call_id=scene.last("agent.tool_use").id, attach=True)
+    assert scene.decide() == {attached, Stop(action=attached)}
+    assert scene.step(scene.ran("it had ended by itself")) == ["agent.tool_result", "user.interrupt", *END]
+    assert scene.last("agent.tool_result").content[0]["text"] == "it had ended by itself"
+
+
+def test_stamps_increase_from_the_creation_even_if_the_clock_went_back() -> None:
+    scene = Scene()
+    scene.record = replace(scene.record, created_at=START_OF_SCENE + timedelta(hours=1))
+    scene.restart()
+    scene.say("hello")
+    scene.step()
+    assert scene.events[0].processed_at > scene.record.created_at
 
 
 def test_folding_the_log_again_gives_the_same_state() -> None:
