@@ -36,9 +36,11 @@ class Served:
     environment: dict[str, str] = field(default_factory=dict)
     url: str = ""
     process: asyncio.subprocess.Process | None = None
+    deaths: int = 0  # of the server or the hands, under this supervisor
     client: anthropic.AsyncAnthropic = field(init=False)
 
     async def start(self) -> None:
+        self.deaths = 0
         with self.log_path.open("ab") as stderr:
             self.process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "corral.supervisor", "--json"),
@@ -76,11 +78,24 @@ class Served:
         assert state is not None
         return next(each["pid"] for each in state["processes"] if each["role"] == role)
 
-    async def kill(self, role: str) -> None:
-        """kill -9 one process of this server and return when it is gone."""
+    async def kill(self, role: str, number: int = signal.SIGKILL) -> None:
+        """kill -9 one process of this server (or another signal) and return when it is gone."""
         pid = self.pid(role)
-        os.kill(pid, signal.SIGKILL)
+        self.deaths += 1
+        os.kill(pid, number)
         await until(lambda: not lives(pid))
+
+    def crash_at(self, point: str) -> None:
+        """The process that next passes this point dies there; `name:2` the time after. Needs `crashing`."""
+        self.deaths += 1
+        self._crash_file.write_text(point)
+
+    def has_crashed(self) -> bool:
+        return not self._crash_file.exists()
+
+    @property
+    def _crash_file(self) -> Path:
+        return Path(self.environment["CORRAL_CRASH_AT"].removeprefix("@"))
 
     # -- what it leaves on disk --------------------------------------------------------------------------
     @property
@@ -122,8 +137,13 @@ async def until(found: Callable[[], T], *, seconds: float = 20.0, every: float =
 
 
 @asynccontextmanager
-async def served(*, messages_url: str | None = None, **environment: str) -> AsyncIterator[Served]:
-    """Start a server in a data directory of its own; everything is gone afterwards."""
+async def served(
+    *, messages_url: str | None = None, crashing: bool = False, **environment: str
+) -> AsyncIterator[Served]:
+    """Start a server in a data directory of its own; everything is gone afterwards.
+
+    crashing: its crash points can be chosen while it runs.
+    """
     # Not under pytest's directories: a unix socket's path holds 107 bytes.
     data_dir = Path(tempfile.mkdtemp(prefix="corral-"))
     config = Config(
@@ -134,6 +154,8 @@ async def served(*, messages_url: str | None = None, **environment: str) -> Asyn
         anthropic_base_url=messages_url,
         log_level="warning",
     )
+    if crashing:
+        environment["CORRAL_CRASH_AT"] = f"@{data_dir / 'crash_at'}"
     server = Served(config, environment)
     try:
         await server.start()

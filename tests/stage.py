@@ -13,6 +13,7 @@ from itertools import count, pairwise
 from typing import Any
 
 import anthropic
+import httpx2
 
 from corral.brain.derive import derive
 from corral.catalog.models import ModelTable
@@ -236,6 +237,24 @@ class Tail:
 def words(event: Any) -> str:
     """The text of an event with content."""
     return "".join(block.text for block in event.content if block.type == "text")
+
+
+async def frames(
+    http: httpx2.AsyncClient, session_id: str, *, cursor: str = "", **query: Any
+) -> AsyncIterator[tuple[str, dict[str, Any]]]:
+    """Cursor and event of each frame; ends when the server ends it."""
+    headers = {"last-event-id": cursor} if cursor else {}
+    path = f"/v1/sessions/{session_id}/events/stream"
+    async with http.stream("GET", path, params=query, headers=headers) as response:
+        assert response.status_code == 200, await response.aread()
+        seen_id = ""
+        async for line in response.aiter_lines():
+            name, _, value = line.partition(": ")
+            if name == "id":
+                seen_id = value
+            elif name == "data":
+                yield seen_id, json.loads(value)
+                seen_id = ""
 
 
 # -- laws ------------------------------------------------------------

@@ -5,12 +5,9 @@ command that appends a line to a file did so once, and the session is idle.
 """
 
 import asyncio
-import os
 import signal
-import tempfile
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
-from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -19,9 +16,8 @@ import pytest_asyncio
 
 from corral.testing.messages_api import MessagesApi, Request
 from corral.testing.messages_reply import Answer, Reply
-from tests.sdk.turns.test_streams import frames
 from tests.served import KEY, Served, lives, served, text, until
-from tests.stage import LOOKUP, TOOLSET, Stage, Stages, words
+from tests.stage import LOOKUP, TOOLSET, Stage, Stages, frames, words
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -30,42 +26,19 @@ ONCE = "echo ran >> ran"
 SLOW = "echo ran >> ran; until [ -e go ]; do sleep 0.01; done; echo over"
 
 
-class Crashing(Served):
-    """A server whose crash points are chosen while it runs."""
-
-    deaths: int = 0
-
-    def crash_at(self, point: str) -> None:
-        """Die at this point, the next time it is passed; `name:2` the time after."""
-        self.deaths += 1
-        self._file.write_text(point)
-
-    def has_crashed(self) -> bool:
-        return not self._file.exists()
-
-    @property
-    def _file(self) -> Path:
-        return Path(self.environment["CORRAL_CRASH_AT"].removeprefix("@"))
-
-
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def stages() -> AsyncIterator[Stages]:
-    with tempfile.TemporaryDirectory() as directory:
-        async with (
-            MessagesApi() as upstream,
-            served(messages_url=upstream.url, CORRAL_CRASH_AT=f"@{directory}/crash_at") as server,
-        ):
-            server.__class__ = Crashing
-            yield Stages(upstream, server)
+    async with (
+        MessagesApi() as upstream,
+        served(messages_url=upstream.url, crashing=True) as server,
+    ):
+        yield Stages(upstream, server)
 
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def stage(stages: Stages) -> AsyncIterator[Stage]:
-    server = stages.server
-    assert isinstance(server, Crashing)
-    if server.deaths >= DEATHS_MAX:
-        server.deaths = 0
-        await server.restart()
+    if stages.server.deaths >= DEATHS_MAX:
+        await stages.server.restart()
     async with stages.open() as stage:
         yield stage
 
@@ -117,7 +90,6 @@ def lines(stage: Stage, session_id: str) -> Sequence[str]:
 async def test_the_server_dies_and_the_turn_goes_on(stage: Stage, point: str) -> None:
     stage.script = conversation(bash(ONCE), Reply.text("Done."))
     session = await stage.session()
-    assert isinstance(stage.server, Crashing)
     stage.server.crash_at(point)
     sent = await stage.send_surely(session.id, text("Go."))
     (result,) = await results(stage, session.id)
@@ -142,7 +114,6 @@ async def test_the_hands_die_and_the_call_is_answered_once(
     again = bash("cat ran 2>/dev/null; echo fresh", 2)
     stage.script = conversation(bash(ONCE), again, Reply.text("Done."))
     session = await stage.session()
-    assert isinstance(stage.server, Crashing)
     stage.server.crash_at(point)
     await stage.send_surely(session.id, text("Go."))
     first, second = await results(stage, session.id)
@@ -161,7 +132,7 @@ async def test_the_server_dies_while_the_model_streams(stage: Stage) -> None:
     async with stage.watch(session.id, event_deltas=["agent.message"]) as tail:
         sent = await stage.send_surely(session.id, text("Go."))
         await tail.until("event_start")
-        await _kill(stage, "server")
+        await stage.server.kill("server")
     assert not await results(stage, session.id)
     history = await stage.history(session.id)
     ends = [event.is_error for event in history if event.type == "span.model_request_end"]
@@ -180,13 +151,9 @@ async def test_a_running_tool_survives_and_its_true_result_arrives_once(stage: S
     await stage.exists(session.id, "ran")
     match how:
         case "kill server":
-            await _kill(stage, "server")
+            await stage.server.kill("server")
         case "SIGTERM server":
-            pid = stage.server.pid("server")
-            os.kill(pid, signal.SIGTERM)
-            await until(lambda: not lives(pid))
-            assert isinstance(stage.server, Crashing)
-            stage.server.deaths += 1
+            await stage.server.kill("server", signal.SIGTERM)
         case "kill supervisor":
             hands = stage.server.pid("hands")
             await stage.server.restart()
@@ -217,12 +184,6 @@ async def test_a_running_tool_survives_and_its_true_result_arrives_once(stage: S
     ]
 
 
-async def _kill(stage: Stage, role: str) -> None:
-    assert isinstance(stage.server, Crashing)
-    stage.server.deaths += 1
-    await stage.server.kill(role)
-
-
 async def _follow(server: Served, session_id: str) -> list[tuple[str, str | None]]:
     """Event ids and times up to the idle that ends with "Done.", over as many connections as it takes."""
     seen: list[tuple[str, str | None]] = []
@@ -239,6 +200,19 @@ async def _follow(server: Served, session_id: str) -> list[tuple[str, str | None
                             return seen
             except httpx2.TransportError:
                 await asyncio.sleep(0.02)
+
+
+async def test_a_stopping_server_waits_for_the_reply_and_leaves_the_rest(stage: Stage) -> None:
+    """SIGTERM during a model request: paid for, so it is written down; its tool is the next server's."""
+    asks = Reply(content=bash(ONCE).content, stop_reason="tool_use", first_seconds=1.0)
+    stage.script = conversation(asks, Reply.text("Done."))
+    session = await stage.session()
+    await stage.send_surely(session.id, text("Go."))
+    await stage.asked(1)
+    await stage.server.kill("server", signal.SIGTERM)
+    (result,) = await results(stage, session.id)
+    assert not result.is_error and lines(stage, session.id) == ["ran"]
+    assert len(stage.requests) == 2 and not any(request.is_aborted for request in stage.requests)
 
 
 async def test_many_sessions_survive_one_crash(stage: Stage) -> None:
@@ -264,7 +238,7 @@ async def test_many_sessions_survive_one_crash(stage: Stage) -> None:
         elif what in ("ask", "idle"):
             await stage.rests(session_id)
     await stage.asked(len(sessions))
-    await _kill(stage, "server")
+    await stage.server.kill("server")
     for session_id, what in sessions.items():
         if what == "tool":
             await stage.touch(session_id, "go")

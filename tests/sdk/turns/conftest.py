@@ -8,8 +8,6 @@ from corral.testing.messages_api import MessagesApi
 from tests.served import Served, served
 from tests.stage import Stage, Stages
 
-CANARY = "canary-5f2d9c-of-the-servers-environment"
-
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def upstream() -> AsyncIterator[MessagesApi]:
@@ -19,7 +17,7 @@ async def upstream() -> AsyncIterator[MessagesApi]:
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def corral(upstream: MessagesApi) -> AsyncIterator[Served]:
-    async with served(messages_url=upstream.url, AWS_SECRET_ACCESS_KEY=CANARY) as server:
+    async with served(messages_url=upstream.url, AWS_SECRET_ACCESS_KEY="canary-5f2d9c") as server:
         yield server
 
 

@@ -207,17 +207,20 @@ async def test_a_permanent_failure_ends_the_turn_and_not_the_session(
 
 
 async def test_what_was_queued_is_flushed_when_the_turn_dies(stage: Stage) -> None:
-    stage.play(HttpError(status=529, headers={"retry-after-ms": "600"}), HttpError(status=400))
-    stage.play(Reply.text("Anew."))
+    stage.play(
+        Reply(first_seconds=0.4, error_after=(0, "invalid_request_error", "no")), Reply.text("Anew.")
+    )
     session = await stage.session()
     async with stage.watch(session.id) as tail:
         await stage.send(session.id, text("Go."))
-        await tail.until("session.thread_status_rescheduled")
-        await tail.until(START, 2)
-        await tail.idle()
+        await stage.asked(1)
+        await stage.send(session.id, text("Queued."))
+        assert (await tail.idle()).stop_reason.type == "retries_exhausted"
+        assert tail.types == [*BEGIN, START, FINISH, "session.error", "user.message", *END]
         await stage.send(session.id, text("Next."))
         await tail.idle(2)
-    assert len(stage.requests) == 3
+    said = [block["text"] for block in stage.requests[1].json["messages"][0]["content"]]
+    assert said == ["Go.", "Next."] and len(stage.requests) == 2
 
 
 async def test_a_slow_drip_is_a_reply(stage: Stage) -> None:

@@ -12,7 +12,6 @@ import httpx2
 import pytest
 
 from corral.testing.messages_reply import Reply
-from tests.sdk.turns.conftest import CANARY
 from tests.served import KEY, text, until
 from tests.stage import Stage, words
 
@@ -176,7 +175,7 @@ async def test_no_secret_reaches_the_sandbox_the_log_or_the_disk(stage: Stage) -
         await tail.idle()
     seen = words(await tail.until("agent.tool_result"))
     assert "PATH=" in seen, "it did look"
-    secrets = (CANARY, "upstream-key", KEY)
+    secrets = (stage.server.environment["AWS_SECRET_ACCESS_KEY"], "upstream-key", KEY)
     shown = json.dumps([event.to_dict(mode="json") for event in tail.events])
     for secret in secrets:
         assert secret not in shown

@@ -1,9 +1,7 @@
 """Event streams of turns: previews, and resuming wherever the connection broke."""
 
 import asyncio
-import json
 import random
-from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any
 
@@ -13,7 +11,7 @@ from anthropic.lib.sessions import accumulate_managed_agents_event
 
 from corral.testing.messages_reply import HttpError, Reply
 from tests.served import KEY, text
-from tests.stage import PREVIEWS, Stage, words
+from tests.stage import PREVIEWS, Stage, frames, words
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -23,24 +21,6 @@ THINKING = {"type": "thinking", "thinking": "Let me think.", "signature": "sig"}
 
 def block(words: str) -> dict[str, str]:
     return {"type": "text", "text": words}
-
-
-async def frames(
-    http: httpx2.AsyncClient, session_id: str, *, cursor: str = "", **query: Any
-) -> AsyncIterator[tuple[str, dict[str, Any]]]:
-    """Cursor and event of each frame; ends when the server ends it."""
-    headers = {"last-event-id": cursor} if cursor else {}
-    path = f"/v1/sessions/{session_id}/events/stream"
-    async with http.stream("GET", path, params=query, headers=headers) as response:
-        assert response.status_code == 200, await response.aread()
-        seen_id = ""
-        async for line in response.aiter_lines():
-            name, _, value = line.partition(": ")
-            if name == "id":
-                seen_id = value
-            elif name == "data":
-                yield seen_id, json.loads(value)
-                seen_id = ""
 
 
 async def test_previews_are_prefixes_of_what_follows(stage: Stage) -> None:

@@ -226,6 +226,15 @@ async def test_a_system_message_joins_the_conversation(stage: Stage) -> None:
     assert tail.types.count(START) == 2
 
 
+async def test_a_system_message_needs_a_model_that_knows_them(stage: Stage) -> None:
+    session = await stage.session(model="claude-sonnet-4-5")
+    system = {"type": "system.message", "content": [{"type": "text", "text": "Be brief."}]}
+    with pytest.raises(anthropic.BadRequestError) as refused:
+        await stage.send(session.id, text("Hi."), system)
+    assert "model_does_not_support_mid_conversation_system" in str(refused.value.body)
+    assert await stage.history(session.id) == []
+
+
 async def test_an_agent_without_tools_and_one_with_all_kinds(stage: Stage) -> None:
     """What the model is offered, and where the cache marks are."""
     quiet = {
