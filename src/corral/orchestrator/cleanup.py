@@ -7,7 +7,7 @@ import asyncio
 import logging
 from typing import Protocol
 
-from corral.kernel.errors import HandsUnavailable, StoreUnavailable
+from corral.kernel.errors import SandboxUnavailable, StoreUnavailable, WorldError
 from corral.kernel.ids import SessionId
 from corral.kernel.limits import CLAIM_BATCH_MAX, SWEEP_SECONDS
 from corral.session.cleanup import CleanupStore
@@ -17,7 +17,10 @@ log = logging.getLogger(__name__)
 
 class Releasing(Protocol):
     async def release(self, session_id: SessionId, *, delete_workspace: bool) -> None:
-        """Destroy the session's sandbox, and its workspace if asked. Repeat: safe. HandsUnavailable."""
+        """Destroy the session's sandbox, and its workspace if asked. Repeat: safe.
+
+        Raises HandsUnavailable; SandboxUnavailable (the workspace could not be emptied).
+        """
 
 
 async def clean_up(store: CleanupStore, hands: Releasing) -> None:
@@ -26,9 +29,13 @@ async def clean_up(store: CleanupStore, hands: Releasing) -> None:
         done: list[int] = []
         try:
             for work in await store.pending(limit=CLAIM_BATCH_MAX):
-                await hands.release(work.session_id, delete_workspace=work.kind == "workspace")
-                done.append(work.cleanup_id)
-        except (HandsUnavailable, StoreUnavailable) as error:
+                try:
+                    await hands.release(work.session_id, delete_workspace=work.kind == "workspace")
+                except SandboxUnavailable as error:  # this one's workspace; the others need not wait
+                    log.warning("clean-up of %s will be tried again: %s", work.session_id, error.message)
+                else:
+                    done.append(work.cleanup_id)
+        except WorldError as error:
             log.debug("clean-up waits: %s", error.message)
         finally:
             if done:
