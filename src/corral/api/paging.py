@@ -8,6 +8,7 @@ from typing import Literal
 import orjson
 
 from corral.kernel.errors import InvalidRequest
+from corral.kernel.limits import INTEGER_MAX
 from corral.session.content import Json
 
 Order = Literal["asc", "desc"]
@@ -37,6 +38,7 @@ def decode(
         or raw[0] != kind
         or raw[1] not in ("asc", "desc")
         or not all(type(value) is kind_ for value, kind_ in zip(raw[2:], shape, strict=True))
+        or not all(0 <= value <= INTEGER_MAX for value in raw[2:] if isinstance(value, int))
     ):
         raise InvalidRequest("page: not a cursor of this list; pass next_page as it was given")
     if order is not None and order != raw[1]:

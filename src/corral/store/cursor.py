@@ -6,6 +6,7 @@ from binascii import Error as Base64Error
 import orjson
 
 from corral.kernel.errors import InvalidRequest
+from corral.kernel.limits import INTEGER_MAX
 
 
 def encode(kind: str, number: int, last_id: str) -> str:
@@ -20,7 +21,7 @@ def decode(kind: str, cursor: str) -> tuple[int, str]:
     except (Base64Error, ValueError):
         fields = None
     match fields:
-        case [str(of_kind), int(number), str(last_id)] if of_kind == kind and 0 <= number < 2**62:
+        case [str(of_kind), int(number), str(last_id)] if of_kind == kind and 0 <= number <= INTEGER_MAX:
             return number, last_id
     raise InvalidRequest(
         "page: this cursor is not from this list. Use next_page of an earlier answer, or leave it out."

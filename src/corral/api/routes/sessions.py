@@ -206,7 +206,10 @@ def _positions(query: SessionListQuery) -> tuple[Order, Edge | None, Edge | None
     order, (direction, created, session_id) = decode(
         "sessions", query.page, query.order, shape=(str, str, str)
     )
-    at = parse_rfc3339(created)
+    try:
+        at = parse_rfc3339(created)
+    except ValueError:
+        raise InvalidRequest("page: not a cursor of this list; pass next_page as it was given") from None
     if (
         (query.created_gt is not None and at <= query.created_gt)
         or (query.created_gte is not None and at < query.created_gte)

@@ -9,6 +9,7 @@ from corral.kernel.limits import (
     AGENT_DESCRIPTION_CHARS_MAX,
     AGENT_NAME_CHARS_MAX,
     AGENT_SYSTEM_CHARS_MAX,
+    INTEGER_MAX,
     MCP_SERVER_NAME_CHARS_MAX,
     MCP_SERVERS_PER_AGENT_MAX,
     MCP_URL_CHARS_MAX,
@@ -23,6 +24,9 @@ from corral.kernel.limits import (
 def _widen(field: str) -> BeforeValidator:
     """A bare string stands for an object with this one field."""
     return BeforeValidator(lambda value: {field: value} if isinstance(value, str) else value)
+
+
+Version = Annotated[int, Field(ge=1, le=INTEGER_MAX)]
 
 
 class Effort(Strict):
@@ -142,7 +146,7 @@ class AgentCreate(Strict):
 class AgentUpdate(Strict):
     """Omitted: keep. Null: clear, where the field can be cleared."""
 
-    version: Annotated[int, Field(ge=1)] | None = None
+    version: Version | None = None
     name: Name = OMITTED
     model: ModelOrName = OMITTED
     system: System | None = None
@@ -158,7 +162,7 @@ class AgentUpdate(Strict):
 class AgentRef(Strict):
     type: Literal["agent"]
     id: str
-    version: Annotated[int, Field(ge=1)] | None = None
+    version: Version | None = None
 
 
 class AgentWithOverrides(Strict):
@@ -166,7 +170,7 @@ class AgentWithOverrides(Strict):
 
     type: Literal["agent_with_overrides"]
     id: str
-    version: Annotated[int, Field(ge=1)] | None = None
+    version: Version | None = None
     model: ModelOrName | None = None
     system: System | None = None
     tools: Tools | None = None

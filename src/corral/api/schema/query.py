@@ -17,6 +17,7 @@ from corral.kernel.limits import (
     EVENT_DELTAS_VALUES_MAX,
     EVENT_PAGE_LIMIT_DEFAULT,
     EVENT_PAGE_LIMIT_MAX,
+    INTEGER_MAX,
     PAGE_LIMIT_DEFAULT,
     PAGE_LIMIT_MAX,
     THREAD_PAGE_LIMIT_MAX,
@@ -61,7 +62,7 @@ class NoQuery(Query):
 
 
 class AgentQuery(Query):
-    version: Annotated[int, Field(ge=1)] | None = None
+    version: Annotated[int, Field(ge=1, le=INTEGER_MAX)] | None = None
 
 
 class PageQuery(Query):
@@ -88,7 +89,7 @@ class _TimeRange(Query):
 
 class SessionListQuery(_TimeRange):
     agent_id: str | None = None
-    agent_version: Annotated[int, Field(ge=1)] | None = None
+    agent_version: Annotated[int, Field(ge=1, le=INTEGER_MAX)] | None = None
     deployment_id: str | None = None
     memory_store_id: str | None = None
     statuses: Annotated[list[Status], Field(alias="statuses[]")] = []
