@@ -1,5 +1,6 @@
 """Events to one reply: what is kept, and what is refused."""
 
+import json
 from datetime import UTC, datetime
 
 import pytest
@@ -120,6 +121,27 @@ def test_a_tool_call_must_have_json_input():
     with pytest.raises(BrokenStream):
         reply(events, stop)
     assert reply(events).content == [call], "cut off by something else, it is empty and never executed"
+
+
+NESTED = '{"a":' * 300 + "1" + "}" * 300
+TOOL = {"type": "tool_use", "id": "toolu_1", "name": "bash", "input": {}}
+
+
+@pytest.mark.parametrize(
+    ("opening", "deltas"),
+    [
+        (TOOL, [{"type": "input_json_delta", "partial_json": NESTED}]),
+        ({"type": "a_later_block", "content": json.loads(NESTED)}, []),
+        ({"type": "tool_use", "id": "toolu_1", "input": {}}, []),
+        ({**TOOL, "id": None}, []),
+        ({**TOOL, "input": [1]}, []),
+        ({"type": "text", "text": None}, []),
+    ],
+)
+def test_a_block_that_could_not_be_stored_or_acted_on_is_broken(opening, deltas):
+    """Else the session would fail and ask again, for ever."""
+    with pytest.raises(BrokenStream):
+        reply(block(0, opening, *deltas))
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,13 @@ did not exist when this was written survive, because the block goes back to the 
 Source: platform documentation "Streaming Messages"; `anthropic` 2.10.0 lib/streaming/_messages.py.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import orjson
 
 from corral.brain.ports import BlockStarted, ModelReply, TextDelta, Usage
+from corral.kernel.limits import MODEL_BLOCK_DEPTH_MAX
 from corral.session.content import Block, Json
 
 _APPENDED = {"text_delta": "text", "thinking_delta": "thinking", "signature_delta": "signature"}
@@ -90,15 +91,19 @@ class MessageStream:
         self._usage |= {k: v for k, v in usage.items() if v is not None}  # totals, not increments
 
     def reply(self) -> ModelReply:
-        """The reply of a finished stream. Raises BrokenStream if a tool's input is not JSON."""
+        """The reply of a finished stream. Raises BrokenStream if it could not be acted on, kept and sent
+        back: a tool call that is not one, or a block nested beyond MODEL_BLOCK_DEPTH_MAX."""
         assert self.is_finished
         stop_reason = self._stop["stop_reason"]
-        return ModelReply(
-            content=[self._block(index, stop_reason) for index in range(len(self._blocks))],
-            stop_reason=stop_reason,
-            stop_details=self._stop.get("stop_details"),
-            usage=usage_of(self._usage),
-        )
+        try:
+            return ModelReply(
+                content=[_checked(self._block(index, stop_reason)) for index in range(len(self._blocks))],
+                stop_reason=stop_reason,
+                stop_details=self._stop.get("stop_details"),
+                usage=usage_of(self._usage),
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise BrokenStream("the reply is malformed") from error
 
     def _block(self, index: int, stop_reason: str) -> Block:
         block = self._blocks[index]
@@ -118,6 +123,29 @@ class MessageStream:
                 raise BrokenStream("the input of a tool call is not JSON") from error
             return {}  # cut off, for instance by max_tokens: such a call is never executed
         return value if isinstance(value, dict) else {"value": value}
+
+
+def _checked(block: Block) -> Block:
+    """The block itself. Raises BrokenStream."""
+    match block:
+        case {"type": "text", "text": str()}:
+            pass
+        case {"type": "tool_use", "id": str(), "name": str(), "input": dict()}:
+            pass
+        case {"type": "text" | "tool_use"}:
+            raise BrokenStream("a block lacks what its type needs")
+    level: list[Json] = [block]
+    for _ in range(MODEL_BLOCK_DEPTH_MAX):
+        level = [child for node in level for child in _children(node)]
+        if not level:
+            return block
+    raise BrokenStream("a block is nested too deeply")
+
+
+def _children(node: Json) -> Iterable[Json]:
+    if isinstance(node, dict):
+        return node.values()
+    return node if isinstance(node, list) else ()
 
 
 def usage_of(usage: Mapping[str, Json]) -> Usage:
