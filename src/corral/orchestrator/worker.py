@@ -13,7 +13,6 @@ from corral.brain.loop import Gear, Loop
 from corral.kernel.errors import LeaseLost, NotFound, StoreUnavailable
 from corral.kernel.ids import SessionId
 from corral.kernel.limits import (
-    CLAIM_BATCH_MAX,
     DRAIN_SECONDS,
     IDLE_LOOPS_MAX,
     LEASE_RENEW_SECONDS,
@@ -87,10 +86,12 @@ class Worker:
         """Find sessions that need a brain and have none, whether or not a hint came."""
         clock = asyncio.get_running_loop().time
         while True:
-            room = min(CLAIM_BATCH_MAX, SESSIONS_PER_BRAIN_MAX - len(self._running))
+            room = SESSIONS_PER_BRAIN_MAX - len(self._running)
             if room > 0 and not self._is_draining:
+                # The oldest come first, and those that are backed off stay in front: they take no room.
+                held_back = sum(clock() < failing.not_before for failing in self._failing.values())
                 with suppress(StoreUnavailable):
-                    for session_id in await self._leases.waiting(limit=room):
+                    for session_id in await self._leases.waiting(limit=room + held_back):
                         self._wake(session_id)
                     self._swept_at = clock()
             await asyncio.sleep(SWEEP_SECONDS)
@@ -144,8 +145,10 @@ class Worker:
             await loop.run()
             self._failing.pop(session_id, None)
             is_whole = True
-        except (LeaseLost, NotFound):
-            pass  # somebody else goes on from here, or the session is gone
+        except LeaseLost:
+            pass  # somebody else goes on from here
+        except NotFound:  # the session is gone
+            self._failing.pop(session_id, None)
         except StoreUnavailable as error:
             log.warning(
                 "session %s: the store is unavailable, will try again: %s", session_id, error.message
