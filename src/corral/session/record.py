@@ -126,9 +126,9 @@ class SessionStore(Protocol):
         (tools while not idle; metadata over its limits after the merge)."""
 
     async def archive(self, session_id: SessionId) -> SessionRecord:
-        """End the session: appends thread_status_terminated and status_terminated, moots the inbox,
-        queues the clean-up of its sandbox. Repeat: safe. Raises InvalidRequest while it runs or has
-        unprocessed inputs."""
+        """End the session: appends thread_status_terminated and status_terminated, queues the clean-up of
+        its sandbox. Repeat: safe. Raises InvalidRequest while it runs or has unprocessed inputs, also
+        those that wait behind a requires_action."""
 
     async def delete(self, session_id: SessionId) -> None:
         """Remove record, log and inbox; leave a tombstone for 24 h and clean-up work for the hands.

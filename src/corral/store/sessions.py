@@ -44,6 +44,7 @@ _BUSY = ("running", "rescheduling")
 _NEEDS_BRAIN = select(sessions.c.needs_brain_since).where(
     sessions.c.session_id == bindparam("of_session_id")
 )
+_ARRIVED = select(inbox.c.arrival).where(inbox.c.session_id == bindparam("of_session_id")).limit(1)
 _UPDATE = update(sessions).where(sessions.c.session_id == bindparam("of_session_id"))
 _UPDATE_DETAILS = update(session_details).where(session_details.c.session_id == bindparam("of_session_id"))
 _UPDATE_THREADS = update(threads).where(threads.c.session_id == bindparam("of_session_id"))
@@ -133,7 +134,9 @@ class Sessions:
             if record.archived_at is not None:
                 return []
             of_session = {"of_session_id": session_id}
-            if record.status in _BUSY or connection.scalar(_NEEDS_BRAIN, of_session) is not None:
+            has_inputs = connection.scalar(_ARRIVED, of_session) is not None
+            needs_brain = connection.scalar(_NEEDS_BRAIN, of_session) is not None
+            if record.status in _BUSY or has_inputs or needs_brain:
                 raise InvalidRequest(
                     f"Session {session_id} is running or has unprocessed events, so it cannot be archived."
                     " Send a user.interrupt and wait until it is idle."

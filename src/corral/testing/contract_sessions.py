@@ -131,8 +131,13 @@ async def check_archive_and_delete_refuse_work(stores: Stores) -> None:
         )
         assert isinstance(await error_of(stores.sessions.archive(lease.session_id)), InvalidRequest)
         assert isinstance(await error_of(stores.sessions.delete(lease.session_id)), InvalidRequest)
+    await stores.log.accept(lease.session_id, [user_message(stores.ids)], now=stores.clock.now())
     draft = await stores.draft(lease)
     await stores.log.append(draft.append([agent_message(stores.ids)], status="idle", needs_brain=False))
+    waits = "a message waits behind a requires_action"
+    assert isinstance(await error_of(stores.sessions.archive(lease.session_id)), InvalidRequest), waits
+    draft = await stores.draft(lease)
+    await stores.log.append(draft.append(takes=draft.seen.inbox, status="idle", needs_brain=False))
     await stores.sessions.archive(lease.session_id)
 
 

@@ -199,7 +199,8 @@ class Oracle:
         session = self._session(session_id)
         if session.record.archived_at is not None:
             return []
-        if session.record.status in ("running", "rescheduling") or session.needs_brain_since is not None:
+        runs = session.record.status in ("running", "rescheduling")
+        if runs or session.inbox or session.needs_brain_since is not None:
             raise InvalidRequest("runs")
         had_ended = session.record.status == "terminated"
         session.record = replace(session.record, status="terminated", archived_at=self._clock.now())
