@@ -1,8 +1,10 @@
 """The database: opening it, and running transactions. Nothing else opens one."""
 
 import asyncio
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -42,6 +44,7 @@ class Database:
 
         Raises StoreUnavailable: not a database, damaged, or written by a newer version.
         """
+        _make_private(path)
         writer, reader = sqlite_engine(path, writes=True), sqlite_engine(path, writes=False)
         try:
             await asyncio.to_thread(upgrade, writer)
@@ -99,3 +102,13 @@ class Database:
     ) -> T:
         """Like `write`, for writes that are cheaper together: `merged` gets all items of the batch."""
         return await self._commits.merged(merged, item, committed=committed)
+
+
+def _make_private(path: Path) -> None:
+    """Whoever may pass through the data directory may not read conversations; the WAL gets the same mode."""
+    with suppress(OSError):  # SQLite will say what is wrong
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            os.fchmod(fd, 0o600)
+        finally:
+            os.close(fd)

@@ -47,6 +47,16 @@ def test_the_known_revision_is_the_head() -> None:
     assert ScriptDirectory.from_config(config).get_current_head() == REVISION
 
 
+async def test_nobody_else_on_the_machine_can_read_it(tmp_path: Path) -> None:
+    """The data directory lets sandboxes of another uid pass through."""
+    (tmp_path / "corral.db").touch(mode=0o644)
+    database = await Database.open(tmp_path / "corral.db")
+    await database.write(lambda connection: connection.execute(text("SELECT 1")).scalar())
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+    await database.close()
+    assert modes == {"corral.db": 0o600, "corral.db-wal": 0o600, "corral.db-shm": 0o600}
+
+
 async def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "corral.db"
     database = await Database.open(path)
