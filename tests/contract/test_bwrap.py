@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from corral.hands.providers.binary import find_bwrap
 from corral.hands.providers.bwrap import BwrapProvider
 from corral.testing.contract_provider import Lab, ProviderContract, is_running, new_mark, until
 
@@ -193,3 +194,19 @@ async def test_the_whole_contract_as_an_ordinary_user(tmp_path: Path) -> None:
     said = (await process.communicate())[0].decode()
     shutil.rmtree(home)
     assert process.returncode == 0, said[-4000:]
+
+
+async def test_a_boot_orphaned_by_a_killed_host_is_ended_by_the_next_one(tmp_path: Path) -> None:
+    """A host killed within a boot leaves an init that waits for its bwrap for ever: made here on purpose."""
+    bwrap = find_bwrap(None).path
+    blocked = (tmp_path / "blocked").as_posix()
+    os.mkfifo(blocked)
+    orphan = f"{bwrap} --unshare-user --ro-bind / / --block-fd 9 true {tmp_path} 9<>{blocked} &"
+    subprocess.run(["/bin/sh", "-c", orphan], check=True, stderr=subprocess.DEVNULL)
+    await until(lambda: is_running(str(tmp_path)))
+    provider = BwrapProvider(state_dir=tmp_path, pool_size=0)
+    try:
+        assert (await provider.probe()).is_available
+    finally:
+        await provider.aclose()
+    await until(lambda: not is_running(str(tmp_path)))

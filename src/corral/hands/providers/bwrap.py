@@ -18,6 +18,7 @@ import hashlib
 import os
 import secrets
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -337,16 +338,19 @@ class BwrapProvider:
                 for home in stale.iterdir():
                     self._remove_empty(home)
                 stale.rmdir()
+        marks = [str(self._state_dir)]
         bwrap, python = find_bwrap(HOST_UID if self._drops_uid else None), find_python()
         stage = None
         if self._drops_uid:
             where = Path("/run") if os.access("/run", os.W_OK) else Path(tempfile.gettempdir())
             for stale in where.glob("corral-stage-*"):  # empty: what was in it ended with its sandbox
                 if not _is_running(int(stale.name.split("-")[2])):
+                    marks.append(str(stale))
                     with contextlib.suppress(OSError):
                         stale.rmdir()
             stage = Path(tempfile.mkdtemp(prefix=f"corral-stage-{os.getpid()}-", dir=where))
             stage.chmod(0o711)
+        _end_orphans(marks)
         return Blueprint(bwrap=bwrap, python=python, inside=_install(self._state_dir, python), stage=stage)
 
     def _hidden(self, blueprint: Blueprint) -> list[Path]:
@@ -388,6 +392,21 @@ def _is_mapped(uid: int) -> bool:
     """Whether this user namespace knows the uid. In one that does not, "root" is an ordinary user."""
     ranges = [line.split() for line in Path("/proc/self/uid_map").read_text().splitlines()]
     return any(int(first) <= uid < int(first) + int(count) for first, _, count in ranges)
+
+
+def _end_orphans(marks: Sequence[str]) -> None:
+    """Kill what a killed host has left of its boots: `--die-with-parent` ends bwrap, but the init that it
+    was about to release waits for its word for ever. Nothing of an agent runs in one.
+
+    marks: paths that only our own commands hold.
+    """
+    for folder in Path("/proc").iterdir():
+        with contextlib.suppress(OSError, ValueError):
+            if folder.name.isdigit() and (folder / "comm").read_text() == "bwrap\n":
+                command = (folder / "cmdline").read_bytes().decode(errors="replace")
+                parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+                if parent == 1 and any(mark in command for mark in marks):
+                    os.kill(int(folder.name), signal.SIGKILL)
 
 
 def _is_running(pid: int) -> bool:

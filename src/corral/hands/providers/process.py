@@ -30,6 +30,7 @@ class BwrapProcess:
         self.writer, self.reader = process.stdin, process.stdout
         self._process, self._info, self._stderr, self._group = process, info, stderr, group
         self._init: int | None = None  # pidfd of the init inside
+        self._is_doomed = False  # to be killed as soon as the init is known
         self._closing: asyncio.Task[None] | None = None
 
     @classmethod
@@ -89,16 +90,31 @@ class BwrapProcess:
         """Kill the init inside; bwrap outside then reaps it and ends. Repeat: safe.
 
         Killed together, the init would be left to whoever is process 1 here, which in a container may
-        never reap it.
+        never reap it. And killed before it has named the init, bwrap would leave it behind for ever: the
+        init waits for a word of bwrap and dies with nobody yet. So a boot is killed once it is named.
         """
-        if self._info < 0:
+        if self._info < 0 or self._is_doomed:
             return
         self.find_init()
-        with contextlib.suppress(ProcessLookupError):
-            if self._init is None:
+        if self._init is None:
+            self._is_doomed = True
+            asyncio.get_running_loop().add_reader(self._info, self._kill_named)
+        else:
+            self._kill_init(self._init)
+
+    def _kill_named(self) -> None:
+        """bwrap named its init, or ended without one."""
+        asyncio.get_running_loop().remove_reader(self._info)
+        self.find_init()
+        if self._init is not None:
+            self._kill_init(self._init)
+        else:
+            with contextlib.suppress(ProcessLookupError):
                 self._process.kill()
-            else:
-                signal.pidfd_send_signal(self._init, signal.SIGKILL)
+
+    def _kill_init(self, init: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(init, signal.SIGKILL)
 
     async def close(self) -> None:
         """Shared by all who ask, and finished even if one of them is cancelled."""
@@ -120,6 +136,7 @@ class BwrapProcess:
         if self._init is not None:
             await _until_readable(self._init)
             os.close(self._init)
+        asyncio.get_running_loop().remove_reader(self._info)
         os.close(self._info)
         os.close(self._stderr)
         self._info = -1
