@@ -105,7 +105,7 @@ class Database:
 
 
 def _make_private(path: Path) -> None:
-    """Whoever may pass through the data directory may not read conversations; the WAL gets the same mode."""
+    """Whoever may pass through the data directory may not read it; the WAL gets the same mode."""
     with suppress(OSError):  # SQLite will say what is wrong
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
