@@ -401,12 +401,21 @@ def _end_orphans(marks: Sequence[str]) -> None:
     marks: paths that only our own commands hold.
     """
     for folder in Path("/proc").iterdir():
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(OSError):
             if folder.name.isdigit() and (folder / "comm").read_text() == "bwrap\n":
                 command = (folder / "cmdline").read_bytes().decode(errors="replace")
-                parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-                if parent == 1 and any(mark in command for mark in marks):
+                if any(mark in command for mark in marks) and not _has_host(int(folder.name)):
                     os.kill(int(folder.name), signal.SIGKILL)
+
+
+def _has_host(pid: int) -> bool:
+    """Whether a process other than bwrap and process 1 is above it. Raises OSError when it is gone."""
+    while pid > 1:
+        name, _, rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")
+        if not name.endswith("(bwrap"):
+            return True
+        pid = int(rest.split()[1])
+    return False
 
 
 def _is_running(pid: int) -> bool:
