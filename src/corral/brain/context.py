@@ -6,6 +6,7 @@ second-to-last message. Source: DESIGN 4.
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 
 from corral.brain import policy
 from corral.brain.ports import ModelRequest
@@ -29,13 +30,16 @@ def build(session_id: SessionId, thread: Thread, info: ModelInfo) -> ModelReques
     """The next request of a thread, from everything it has folded."""
     tools = policy.offered(thread.agent)
     system = _system(thread.agent, has_sandbox_tools=any(tool["name"] == "bash" for tool in tools))
+    # A conversation begins with the user: what was said before is part of the system prompt.
+    early = list(takewhile(lambda entry: entry.role == "system", thread.entries))
+    system += [block for entry in early for block in entry.content]
     model = thread.agent["model"]
     effort = model.get("effort")
     return ModelRequest(
         model=thread.model,
         session_id=session_id,
         system=_mark_last(system),
-        messages=_mark_messages(_messages(thread.entries)),
+        messages=_mark_messages(_messages(thread.entries[len(early) :])),
         tools=_mark_last(tools),
         max_tokens=min(MODEL_OUTPUT_TOKENS, info.max_output_tokens),
         effort=effort["type"] if isinstance(effort, Mapping) else effort,
