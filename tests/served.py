@@ -171,24 +171,5 @@ async def served(
             shutil.rmtree(data_dir)
 
 
-async def make_session(client: anthropic.AsyncAnthropic, **fields: Any) -> Any:
-    """An agent with the built-in tools, an environment and a session of both."""
-    tools = fields.pop("tools", [{"type": "agent_toolset_20260401"}])
-    agent = await client.beta.agents.create(name="Tester", model="claude-sonnet-4-5", tools=tools)
-    environment = await client.beta.environments.create(name="test")
-    return await client.beta.sessions.create(agent=agent.id, environment_id=environment.id, **fields)
-
-
 def text(words: str) -> dict[str, Any]:
     return {"type": "user.message", "content": [{"type": "text", "text": words}]}
-
-
-async def until_idle(stream: Any, *, seconds: float = 20.0) -> list[Any]:
-    """The events of a stream up to and including the next session.status_idle."""
-    events = []
-    async with asyncio.timeout(seconds):
-        async for event in stream:
-            events.append(event)
-            if event.type == "session.status_idle":
-                return events
-    raise AssertionError(f"the stream ended without idle: {[event.type for event in events]}")
