@@ -432,6 +432,7 @@ TEXT = {"type": "text", "text": "hi"}
         ([[TEXT], [USE], [RESULT, TEXT]], None),
         ([[]], "non-empty content"),
         ([[{"type": "text", "text": ""}]], "text content blocks must be non-empty"),
+        ([[{"type": "text", "text": " \n"}]], "must contain non-whitespace text"),
         ([[TEXT], [USE]], "without `tool_result` blocks immediately after: t"),
         ([[TEXT], [USE], [TEXT]], "without `tool_result` blocks immediately after: t"),
         ([[RESULT]], "unexpected `tool_use_id`"),

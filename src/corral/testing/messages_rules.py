@@ -60,6 +60,8 @@ def _broken_turn(
         return f"messages.{number}: all messages must have non-empty content"
     if any(block["type"] == "text" and not block["text"] for block in blocks):
         return "messages: text content blocks must be non-empty"
+    if any(block["type"] == "text" and block["text"].isspace() for block in blocks):
+        return "messages: text content blocks must contain non-whitespace text"
     results = [block["tool_use_id"] for block in blocks if block["type"] == "tool_result"]
     if unknown := sorted(set(results) - asked):
         return (

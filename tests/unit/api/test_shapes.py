@@ -25,6 +25,12 @@ def message(*content):
 
 
 TEXT = {"type": "text", "text": "hi"}
+PDF = {"type": "base64", "media_type": "application/pdf"}
+
+
+def image(data):
+    return {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": data}}
+
 
 WRONG = [
     (AgentCreate, {}, "name: Field required"),
@@ -122,6 +128,33 @@ WRONG = [
     (EventsSend, message({"type": "redacted"}), "events.0.content.0.type: "),
     (EventsSend, message({"type": "text"}), "events.0.content.0.text: Field required"),
     (EventsSend, message({"type": "text", "text": ""}), "events.0.content.0.text: "),
+    (EventsSend, message(TEXT, {"type": "text", "text": " \n\t"}), "events.0.content.1.text: must contain"),
+    (EventsSend, message(image("%%%")), "events.0.content.0.source.data: is not base64"),
+    (EventsSend, message(image("aGk")), "events.0.content.0.source.data: is not base64"),
+    (EventsSend, message(image("aGk=\n")), "events.0.content.0.source.data: is not base64"),
+    (EventsSend, message(image("é===")), "events.0.content.0.source.data: is not base64"),
+    (EventsSend, message(image("")), "events.0.content.0.source.data: must not be empty"),
+    (
+        EventsSend,
+        message({"type": "document", "source": {**PDF, "data": "JVBERi0"}}),
+        "events.0.content.0.source.data: is not base64",
+    ),
+    (
+        EventsSend,
+        events({"type": "system.message", "content": [{"type": "text", "text": " "}]}),
+        "events.0.content.0.text: must contain",
+    ),
+    (
+        EventsSend,
+        events(
+            {
+                "type": "user.custom_tool_result",
+                "custom_tool_use_id": "x",
+                "content": [{"type": "text", "text": "\n"}],
+            }
+        ),
+        "events.0.content.0.text: must contain",
+    ),
     (EventsSend, message({**TEXT, "cache_control": {}}), "events.0.content.0.cache_control: Extra"),
     (
         EventsSend,
@@ -177,6 +210,7 @@ def test_content_is_kept_as_sent() -> None:
     content = [
         TEXT,
         {"type": "image", "source": {"type": "url", "url": "https://a.example/x.png"}},
+        image("aGk="),
         {
             "type": "document",
             "source": {"type": "text", "media_type": "text/plain", "data": "d"},

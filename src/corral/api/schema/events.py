@@ -1,13 +1,34 @@
 """Request shapes of client-sent events. What a session accepts when is in `session/inbox.py`."""
 
+import binascii
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints
+from pydantic import AfterValidator, Field, StringConstraints
 
 from corral.api.schema.strict import OMITTED, Strict, not_yet
 from corral.kernel.limits import EVENTS_PER_SEND_MAX, SYSTEM_MESSAGE_ITEMS_MAX
 
-Text = Annotated[str, StringConstraints(min_length=1)]
+
+def _not_blank(text: str) -> str:
+    """A model provider refuses a blank text, and with it every later request of the session."""
+    if not text or text.isspace():
+        raise ValueError("must contain something other than white space")
+    return text
+
+
+def _base64(data: str) -> str:
+    """Its size is bounded by the request's."""
+    try:
+        decoded = binascii.a2b_base64(data, strict_mode=True)
+    except ValueError as error:  # binascii.Error is one
+        raise ValueError(f"is not base64: {error}") from None
+    if not decoded:
+        raise ValueError("must not be empty")
+    return data
+
+
+Text = Annotated[str, AfterValidator(_not_blank)]
+Base64 = Annotated[str, AfterValidator(_base64)]
 MediaType = Annotated[str, StringConstraints(pattern=r"^image/(png|jpeg|gif|webp)$")]
 Url = Annotated[str, StringConstraints(pattern=r"^https?://\S+$")]
 
@@ -20,7 +41,7 @@ class TextBlock(Strict):
 class Base64Image(Strict):
     type: Literal["base64"]
     media_type: MediaType
-    data: Text
+    data: Base64
 
 
 class UrlSource(Strict):
@@ -41,13 +62,13 @@ class ImageBlock(Strict):
 class Base64Document(Strict):
     type: Literal["base64"]
     media_type: Literal["application/pdf"]
-    data: Text
+    data: Base64
 
 
 class PlainTextDocument(Strict):
     type: Literal["text"]
     media_type: Literal["text/plain"]
-    data: str
+    data: Text
 
 
 class DocumentBlock(Strict):
