@@ -47,6 +47,10 @@ def test_key_life(server, http) -> None:
     assert "never stored" in check_envelope(keyed, 400, "invalid_request_error")
 
 
+def test_nul_in_a_path(http) -> None:
+    check_envelope(http.get("/v1/sessions/sesn_%00"), 400, "invalid_request_error")
+
+
 def test_lenient_headers(http) -> None:
     for headers in (
         {},

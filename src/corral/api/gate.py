@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from corral.api.auth import Authenticator
 from corral.api.errors import error_response
-from corral.kernel.errors import CallerError, CorralError, PermissionDenied, RequestTooLarge
+from corral.kernel.errors import CallerError, CorralError, InvalidRequest, PermissionDenied, RequestTooLarge
 from corral.kernel.ids import REQUEST, Ids
 from corral.kernel.limits import REQUEST_BODY_BYTES_MAX, WORKSPACE_ARCHIVE_BYTES_MAX
 
@@ -71,7 +71,7 @@ class Gate:
             await error_response(error, request_id)(scope, receive, send_marked)
 
     async def _admit(self, scope: Scope) -> None:
-        """Raises PermissionDenied, AuthenticationFailed, RequestTooLarge."""
+        """Raises PermissionDenied, AuthenticationFailed, RequestTooLarge, InvalidRequest."""
         if scope["path"] in PUBLIC_PATHS:
             return
         headers = dict(scope["headers"])
@@ -87,6 +87,8 @@ class Gate:
         length = headers.get(b"content-length", b"")
         if length.isdigit() and int(length) > _body_bytes_max(scope):
             raise _too_large(scope)
+        if "\0" in scope["path"]:  # PostgreSQL takes none in an id
+            raise InvalidRequest("The path must not contain the character U+0000")
         scope["corral.api_key_id"] = key.api_key_id
 
     def _check_names(self, headers: MutableMapping[bytes, bytes]) -> None:

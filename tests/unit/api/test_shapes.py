@@ -187,6 +187,27 @@ def test_wrong_field_is_named(shape, body, expected) -> None:
     assert any(line.startswith(expected) or expected in line for line in refused.value.message.split("\n"))
 
 
+@pytest.mark.parametrize(
+    ("shape", "body", "where"),
+    [
+        (SessionCreate, {**SESSION, "title": "a\0"}, "title"),
+        (SessionCreate, {**SESSION, "metadata": {"k": "\0"}}, "metadata.k"),
+        (SessionUpdate, {"metadata": {"k\0": "v"}}, r"metadata.k\u0000"),
+        (AgentCreate, {**AGENT, "system": "\0"}, "system"),
+        (EventsSend, message(TEXT, {"type": "text", "text": "a\0b"}), "events.0.content.1.text"),
+        (EventsSend, {"a": [{}, [[]]], "b": [[], ["\0"]]}, "b.1.0"),
+    ],
+)
+def test_nul_cannot_be_stored(shape, body, where) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        parse(shape, orjson.dumps(body))
+    assert refused.value.message == f"{where}: must not contain the character U+0000"
+
+
+def test_an_escaped_backslash_is_no_nul() -> None:
+    assert parse(SessionUpdate, rb'{"title": "\\u0000"}').title == r"\u0000"
+
+
 @pytest.mark.parametrize("raw", [b"", b"{", b"[]", b"null", b'"x"', b"\xff", b'{"metadata": {"k": NaN}}'])
 def test_not_an_object(raw) -> None:
     with pytest.raises(InvalidRequest):
@@ -235,6 +256,7 @@ def test_content_is_kept_as_sent() -> None:
         (SessionListQuery, "created_at[gte]=0001-01-01T00:00:00%2B14:00", "created_at[gte]: "),
         (SessionListQuery, "created_at[lte]=9999-12-31T23:59:59-14:00", "created_at[lte]: "),
         (SessionListQuery, "agent_id=agent_1&agent_version=9223372036854775808", "agent_version: "),
+        (SessionListQuery, "agent_id=a%00", "agent_id: must not contain"),
         (SessionListQuery, "limit=1&limit=2", "limit: given twice"),
         (EventListQuery, "types[]=session.deleted", "types[].0: "),
         (EventListQuery, "limit=1001", "limit: "),

@@ -45,6 +45,8 @@ def parse_query(shape: type[Parsed], params: QueryParams) -> Parsed:
     for name, value in params.multi_items():
         if name in IGNORED:
             continue
+        if "\0" in value:  # PostgreSQL takes none
+            raise InvalidRequest(f"{name}: must not contain the character U+0000")
         if name.endswith("[]"):
             values.setdefault(name, []).append(value)
         elif name in values:

@@ -1,9 +1,11 @@
 """The edge's parser: JSON in, a strict model out, or a 400 that names the field.
 
-Unknown fields are refused everywhere except inside JSON Schemas and tool inputs. A shorthand (a model name
+Unknown fields are refused everywhere except inside JSON Schemas and tool inputs, and NUL everywhere:
+PostgreSQL cannot store it in text or JSON. A shorthand (a model name
 for a model object) is widened before validation, so that a field has one shape behind the edge.
 """
 
+from collections.abc import Iterator
 from typing import Annotated, Any, TypeVar
 
 import orjson
@@ -46,10 +48,34 @@ def parse(shape: type[Parsed], raw: bytes) -> Parsed:
         sent = orjson.loads(raw)
     except orjson.JSONDecodeError as broken:
         raise InvalidRequest(f"The request body is not valid JSON: {broken}") from None
+    if rb"\u0000" in raw:  # JSON's only way to write it
+        _refuse_nul(sent)
     try:
         return shape.model_validate(sent)
     except ValidationError as error:
         raise refusal(error, sent) from None
+
+
+def _refuse_nul(sent: Any) -> None:
+    """Raises InvalidRequest for a NUL in any text, keys included."""
+    path: list[str] = []
+    levels: list[Iterator[tuple[str, Any]]] = [
+        iter([("", sent)])
+    ]  # no recursion: a request may nest deeper than calls can
+    while levels:
+        name, value = next(levels[-1], (None, None))
+        if name is None:
+            levels.pop()
+            del path[-1:]
+        elif "\0" in name or (isinstance(value, str) and "\0" in value):
+            where = ".".join([*path, name][1:]).replace("\0", "\\u0000")
+            raise InvalidRequest(f"{where}: must not contain the character U+0000")
+        elif isinstance(value, dict):
+            path.append(name)
+            levels.append(iter(value.items()))
+        elif isinstance(value, list):
+            path.append(name)
+            levels.append((str(number), inner) for number, inner in enumerate(value))
 
 
 def parse_empty(raw: bytes) -> None:
