@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from corral.brain.ports import ModelFailed, ModelReply
 from corral.kernel.ids import EventId, ThreadId
+from corral.session.call import Placement
 from corral.session.content import ToolResult
 
 
@@ -46,11 +47,14 @@ class Stop:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Replied:
-    """message_ids: the event ids that previews have used, by block index."""
+    """message_ids: the event ids that previews have used, by block index.
+    placement: where calls of this reply will go; None if it has none, or no hands host could be found.
+    """
 
     action: AskModel
     reply: ModelReply
     message_ids: Mapping[int, EventId] = field(default_factory=dict)
+    placement: Placement | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,7 +8,6 @@ import asyncio
 from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 
-from corral.brain.actions import Completion, Replied
 from corral.brain.ports import Hands, NeverStarted
 from corral.brain.turn import INTERRUPTED
 from corral.kernel.errors import (
@@ -22,11 +21,11 @@ from corral.kernel.ids import EventId, SessionId
 from corral.kernel.limits import (
     CANCEL_GRACE_SECONDS,
     HANDS_AWAY_SECONDS_MAX,
+    HANDS_CONNECT_SECONDS,
     HANDS_RETRY_SECONDS,
 )
 from corral.session.call import Placement, Recipe, ToolCall
 from corral.session.content import ToolResult
-from corral.session.events import UserToolConfirmation
 from corral.session.fold import PendingCall, State
 from corral.session.log import NewEvent
 
@@ -44,17 +43,12 @@ class Dispatch:
         self._hands = hands
         self._background: set[asyncio.Task[None]] = set()
 
-    async def placement_for(self, state: State, finished: Sequence[Completion]) -> Placement | None:
-        """Where calls logged now will go; asked only when such calls are about to be logged."""
-        if not (
-            any(isinstance(done, Replied) and done.reply.stop_reason == "tool_use" for done in finished)
-            or any(isinstance(waiting.event, UserToolConfirmation) for waiting in state.inbox.values())
-        ):
-            return None
-        deadline = asyncio.get_running_loop().time() + HANDS_AWAY_SECONDS_MAX
+    async def placement(self, session_id: SessionId, *, patience_seconds: float) -> Placement | None:
+        """Where calls logged now will go; None if no host is found in time."""
+        deadline = asyncio.get_running_loop().time() + patience_seconds
         while True:
             try:
-                return await self._hands.placement(state.session_id)
+                return await self._hands.placement(session_id)
             except HandsUnavailable:
                 if asyncio.get_running_loop().time() > deadline:
                     return None
@@ -98,8 +92,10 @@ class Dispatch:
     async def _until_answered(
         self, call: ToolCall, *, epoch: int, attach: bool, stop: asyncio.Event
     ) -> ToolResult:
+        clock = asyncio.get_running_loop().time
         away_since: float | None = None
         while True:
+            asked_at = clock()
             try:
                 if attach:
                     try:
@@ -110,9 +106,10 @@ class Dispatch:
                 return await self._hands.execute(call, epoch=epoch)
             except HandsUnavailable:
                 attach = True  # it may have started: only its host can say
-                now = asyncio.get_running_loop().time()
-                away_since = away_since or now
-                if now - away_since > HANDS_AWAY_SECONDS_MAX:
+                if clock() - asked_at > HANDS_CONNECT_SECONDS:
+                    away_since = None  # it took the call, and was there until just now
+                away_since = away_since or clock()
+                if clock() - away_since > HANDS_AWAY_SECONDS_MAX:
                     return ToolResult.text(OUTCOME_UNKNOWN, is_error=True)
                 await asyncio.sleep(HANDS_RETRY_SECONDS)
             except SandboxUnavailable as error:

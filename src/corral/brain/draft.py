@@ -1,7 +1,8 @@
 """A draft: events that are about to be appended, already folded.
 
 Folding first lets one decision build on another, so that a reply, its results and the next request go
-into the log in one transaction. If the append fails, state and draft are thrown away together.
+into the log in one transaction. A draft folds into a fork of the state; if the append is refused, the
+draft is thrown away and the state stands as it was.
 """
 
 from collections.abc import Mapping
@@ -19,10 +20,10 @@ TICK = timedelta(microseconds=1)
 
 
 class Draft:
-    """Collects events, stamps them strictly increasing, folds each into `state`."""
+    """Collects events, stamps them strictly increasing, folds each into `state`, which is a fork."""
 
     def __init__(self, state: State, *, clock: Clock, ids: Ids) -> None:
-        self.state = state
+        self.state = state.fork()
         self.events: list[NewEvent] = []
         self.consumes: list[EventId] = []
         self._clock = clock

@@ -2,7 +2,7 @@
 
 Rules of this file:
 * Append first, act after. An effect starts only when the event that announces it is committed.
-* An append that is refused as Stale throws the state away; completions in hand are kept and written on
+* An append that is refused as Stale throws the draft away; completions in hand are kept and written on
   top of the news. LeaseLost ends the loop: it aborts its own model requests and touches no tool.
 * Everything in flight is a task of this loop's group; nothing outlives it but the tools, whose calls
   another brain attaches to by id.
@@ -40,8 +40,16 @@ from corral.kernel.clock import Clock
 from corral.kernel.crash import crash_point
 from corral.kernel.errors import LeaseLost, Stale
 from corral.kernel.ids import Ids, SessionId
-from corral.kernel.limits import LOOK_AGAIN_SECONDS, MODEL_BACKOFF_SECONDS, MODEL_BACKOFF_SECONDS_MAX
+from corral.kernel.limits import (
+    HANDS_AWAY_SECONDS_MAX,
+    HANDS_PATIENCE_SECONDS,
+    LEASE_TRUST_SECONDS,
+    LOOK_AGAIN_SECONDS,
+    MODEL_BACKOFF_SECONDS,
+    MODEL_BACKOFF_SECONDS_MAX,
+)
 from corral.session.bus import Bus
+from corral.session.events import UserToolConfirmation
 from corral.session.fold import State, Thread, begin, fold_stored, receive
 from corral.session.lease import Claim, Lease
 from corral.session.log import Append, SessionLog
@@ -65,13 +73,15 @@ class Gear:
 class Loop:
     """Runs one session until it has nothing to do, its lease is lost, or it is told to hand over.
 
-    `lease` is the one held now. Without one the first append claims it, unless an earlier brain left
-    work in flight: then `claim` asks for it before anything else.
+    `lease` is the one held now, trusted until `trusted_until` (the event loop's time; renewed by the
+    worker). The first append claims it, unless an earlier brain left work in flight: then `claim` asks
+    for it before anything else.
     """
 
-    def __init__(self, session_id: SessionId, gear: "Gear", *, lease: Lease | None = None) -> None:
+    def __init__(self, session_id: SessionId, gear: Gear) -> None:
         self.session_id = session_id
-        self.lease = lease
+        self.lease: Lease | None = None
+        self.trusted_until = 0.0
         self._gear = gear
         self._state: State | None = None
         self._stored_epoch = 0
@@ -104,8 +114,9 @@ class Loop:
             state = await self._wake()
             while True:
                 finished = self._collect()
-                while not await self._write(state, finished):
-                    state = await self._fold_news(afresh=True)
+                while (written := await self._write(state, finished)) is None:
+                    state = await self._fold_news()
+                state = self._state = written
                 if self._is_done(state):
                     return
                 self._start(state)
@@ -118,18 +129,21 @@ class Loop:
         state = await self._fold_news()
         if state.status in ("running", "rescheduling"):
             if self.lease is None:
-                self.lease = await self._gear.claim(self.session_id)
-                if self.lease is None:
+                asked_at = asyncio.get_running_loop().time()
+                lease = await self._gear.claim(self.session_id)
+                if lease is None:
                     raise LeaseLost(f"another brain runs {self.session_id}")
+                self._hold(lease, asked_at)
                 state = await self._fold_news()
             if any(thread.calls for thread in state.threads.values()):
+                assert self.lease is not None
                 await self._gear.dispatch.announce(self.session_id, epoch=self.lease.epoch)
         return state
 
-    async def _fold_news(self, *, afresh: bool = False) -> State:
+    async def _fold_news(self) -> State:
         """The state with everything that is in the store by now."""
         self._news.clear()
-        state = None if afresh else self._state
+        state = self._state
         snapshot = await self._gear.log.snapshot(self.session_id, after_seq=state.seq if state else 0)
         self._stored_epoch = snapshot.record.epoch
         state = self._state = state or begin(snapshot.record)
@@ -149,47 +163,57 @@ class Loop:
             finished.append(Aborted(action=action) if task.cancelled() else task.result())
         return finished
 
-    async def _write(self, state: State, finished: Sequence[Completion]) -> bool:
-        """Append what is due. False: the log moved; fold the news and decide again."""
-        gear, seen_seq, seen_arrival = self._gear, state.seq, state.arrival
-        draft = Draft(state, clock=gear.clock, ids=gear.ids)
+    async def _write(self, state: State, finished: Sequence[Completion]) -> State | None:
+        """Append what is due; returns the state after it. None: the log moved, fold the news first."""
+        gear, asked_at = self._gear, asyncio.get_running_loop().time()
         lease = self.lease or Claim(
             session_id=self.session_id, owner=gear.owner, epoch=self._stored_epoch + 1
         )
+        has_confirmations = any(isinstance(w.event, UserToolConfirmation) for w in state.inbox.values())
         terms = Terms(
             epoch=lease.epoch,
-            placement=await gear.dispatch.placement_for(state, finished),
+            placement=await gear.dispatch.placement(
+                self.session_id, patience_seconds=HANDS_PATIENCE_SECONDS
+            )
+            if has_confirmations
+            else None,
             models=gear.models,
             starts_requests=not self._is_handing_over,
         )
+        draft = Draft(state, clock=gear.clock, ids=gear.ids)
         advance(draft, terms, completions=finished, in_flight=frozenset(self._tasks))
         if not draft.events:
-            return True
-        is_working = state.status in ("running", "rescheduling")
+            return state
+        after = draft.state
+        is_working = after.status in ("running", "rescheduling")
         append = Append(
             session_id=self.session_id,
             lease=lease,
-            seen_seq=seen_seq,
-            seen_arrival=seen_arrival,
+            seen_seq=state.seq,
+            seen_arrival=state.arrival,
             events=draft.events,
             consumes=draft.consumes,
-            derived=derive(state, gear.models, needs_brain=is_working),
+            derived=derive(after, gear.models, needs_brain=is_working),
             releases=not is_working,
         )
         crash_point("brain.before_append")
         try:
             await gear.log.append(append)
         except Stale:
-            return False
+            return None
         crash_point("brain.after_append")
         self._stored_epoch = lease.epoch
-        self.lease = (
-            None
-            if append.releases
-            else Lease(session_id=self.session_id, owner=gear.owner, epoch=lease.epoch)
-        )
+        if self.lease is None:
+            self._hold(Lease(session_id=self.session_id, owner=gear.owner, epoch=lease.epoch), asked_at)
+        if append.releases:
+            self.lease = None
         gear.dispatch.settled(self.session_id, draft.events)
-        return True
+        return after
+
+    def _hold(self, lease: Lease, asked_at: float) -> None:
+        """A lease is trusted from when it was asked for, and for less time than the store gives it."""
+        self.lease = lease
+        self.trusted_until = asked_at + LEASE_TRUST_SECONDS
 
     def _is_done(self, state: State) -> bool:
         if self._is_handing_over:  # a model request is waited for, a tool is left to the next brain
@@ -263,13 +287,26 @@ class Loop:
             async with aclosing(gear.model.stream(request)) as stream:  # type: ignore[type-var]  # a generator
                 async for event in stream:
                     if isinstance(event, ModelReply):
-                        return Replied(action=action, reply=event, message_ids=previews.message_ids)
+                        reply = event
+                        break
                     previews.see(event)
                     if isinstance(event, BlockStarted) and event.type == "tool_use":
                         gear.dispatch.provision(state, epoch=epoch)
+                else:
+                    raise AssertionError(f"the model of {thread.model!r} ended its stream without a reply")
         except ModelFailed as error:
             return Failed(action=action, error=error)
-        raise AssertionError(f"the model of {thread.model!r} ended its stream without a reply")
+        has_calls = reply.stop_reason == "tool_use"
+        return Replied(
+            action=action,
+            reply=reply,
+            message_ids=previews.message_ids,
+            placement=await gear.dispatch.placement(
+                self.session_id, patience_seconds=HANDS_AWAY_SECONDS_MAX
+            )
+            if has_calls
+            else None,
+        )
 
 
 def backoff_seconds(thread: Thread) -> float:

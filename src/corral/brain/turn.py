@@ -47,7 +47,7 @@ class Terms:
     """What a turn is decided under.
 
     epoch:     of the lease that the append will carry.
-    placement: where a call logged now will go; None if no hands host could be found.
+    placement: where a call confirmed now will go; None if no hands host could be found.
     starts_requests: False while the session is handed over: no message is taken, no request begun.
     """
 
@@ -141,7 +141,7 @@ def _reply(draft: Draft, terms: Terms, done: Replied) -> None:
         if block["type"] in ("thinking", "redacted_thinking"):
             draft.add(ev.AgentThinking, thread.thread_id, event_id=done.message_ids.get(index))
         elif block["type"] == "tool_use" and reply.stop_reason == "tool_use":
-            _tool_use(draft, terms, thread, block)
+            _tool_use(draft, terms, thread, block, done.placement)
     flush()
 
     info = terms.models.resolve(thread.model)
@@ -164,9 +164,11 @@ def _reply(draft: Draft, terms: Terms, done: Replied) -> None:
     )
 
 
-def _tool_use(draft: Draft, terms: Terms, thread: Thread, block: Block) -> None:
+def _tool_use(
+    draft: Draft, terms: Terms, thread: Thread, block: Block, placement: Placement | None
+) -> None:
     verdict = policy.evaluate(thread.agent, block["name"])
-    dispatch = None if verdict.permission == "ask" or verdict.is_custom else terms.placement
+    dispatch = None if verdict.permission == "ask" or verdict.is_custom else placement
     private = {
         "model_tool_use_id": block["id"],
         "epoch": terms.epoch,

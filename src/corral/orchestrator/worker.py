@@ -15,6 +15,7 @@ from corral.kernel.ids import SessionId
 from corral.kernel.limits import (
     DRAIN_SECONDS,
     IDLE_LOOPS_MAX,
+    LEASE_CHECK_SECONDS,
     LEASE_RENEW_SECONDS,
     LEASE_TRUST_SECONDS,
     SESSION_BACKOFF_SECONDS,
@@ -63,6 +64,7 @@ class Worker:
             group.create_task(self._take_wakes())
             group.create_task(self._sweep())
             group.create_task(self._renew())
+            group.create_task(self._distrust())
 
     async def drain(self) -> None:
         """Start nothing more; wait up to DRAIN_SECONDS for model requests; give every lease back."""
@@ -76,7 +78,7 @@ class Worker:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    # -- the three duties ----------------------------------------------------------------------------
+    # -- the four duties -----------------------------------------------------------------------------
 
     async def _take_wakes(self) -> None:
         async for session_id in self._bus.wakes():
@@ -97,28 +99,27 @@ class Worker:
             await asyncio.sleep(SWEEP_SECONDS)
 
     async def _renew(self) -> None:
-        """Extend the leases of running loops; a lease that is not renewed in time is not trusted."""
-        clock = asyncio.get_running_loop().time
-        trusted_until: dict[SessionId, tuple[int, float]] = {}
+        """Extend the leases of running loops."""
         while True:
-            asked = clock()
-            held = {loop.lease.session_id: loop.lease for loop, _ in self._running.values() if loop.lease}
-            for session_id, lease in held.items():
-                if trusted_until.get(session_id, (0, 0.0))[0] != lease.epoch:
-                    trusted_until[session_id] = (lease.epoch, asked + LEASE_TRUST_SECONDS)
-            for session_id in trusted_until.keys() - held.keys():
-                del trusted_until[session_id]
+            held = {loop.lease: loop for loop, _ in self._running.values() if loop.lease}
+            asked_at = asyncio.get_running_loop().time()
             if held:
                 with suppress(StoreUnavailable):
-                    for lease in await self._leases.renew(list(held.values())):
-                        trusted_until[lease.session_id] = (lease.epoch, asked + LEASE_TRUST_SECONDS)
-                        held.pop(lease.session_id, None)
-                    for lease in held.values():
+                    for lease in await self._leases.renew(list(held)):
+                        held.pop(lease).trusted_until = asked_at + LEASE_TRUST_SECONDS
+                    for lease in held:
                         self._lose(lease)
-            for session_id, (_, until) in trusted_until.items():
-                if clock() > until and session_id in self._running:
-                    self._running[session_id][1].cancel()
             await asyncio.sleep(LEASE_RENEW_SECONDS)
+
+    async def _distrust(self) -> None:
+        """Stop loops whose lease was not renewed in time, however long the store takes to say so."""
+        while True:
+            now = asyncio.get_running_loop().time()
+            for loop, task in list(self._running.values()):
+                if loop.lease is not None and now > loop.trusted_until:
+                    log.warning("session %s: its lease was not renewed in time", loop.session_id)
+                    task.cancel()
+            await asyncio.sleep(LEASE_CHECK_SECONDS)
 
     # -- loops ----------------------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 """The fold: log -> State. Deterministic, no I/O; the same events always give the same state.
 
 `fold(state, event)` changes the state it is given, because a long log is folded once and then event by
-event. A brain folds what it is about to append (a draft) and throws the state away if the append fails.
+event. A brain folds what it is about to append into a fork, which it throws away if the append fails.
 
     idle ──status_running──> running ──status_idle──> idle
                               │    ▲
@@ -12,7 +12,7 @@ event. A brain folds what it is about to append (a draft) and throws the state a
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Literal
 
@@ -134,6 +134,22 @@ class State:
     @property
     def primary(self) -> Thread:
         return self.threads[self.primary_thread_id]
+
+    def fork(self) -> "State":
+        """A copy to draft on: folding into it leaves this one as it is. Cheap: events are shared."""
+        return replace(
+            self,
+            threads={
+                thread_id: replace(
+                    thread,
+                    entries=list(thread.entries),
+                    calls={call_id: replace(call) for call_id, call in thread.calls.items()},
+                )
+                for thread_id, thread in self.threads.items()
+            },
+            inbox=dict(self.inbox),
+            blocked_on=list(self.blocked_on),
+        )
 
     def call(self, call_id: EventId) -> PendingCall | None:
         """The pending call of that id, in whichever thread."""

@@ -148,6 +148,7 @@ class Scene:
             epoch=self.epoch, placement=self.placement, models=MODELS, starts_requests=starts_requests
         )
         advance(draft, terms, completions=completions, in_flight=frozenset(self.in_flight))
+        self.state = draft.state
         self.events += draft.events
         return [new.event.type for new in draft.events]
 
@@ -168,6 +169,7 @@ class Scene:
         has_calls = any(block["type"] == "tool_use" for block in blocks)
         return Replied(
             action=action,
+            placement=self.placement,
             reply=ModelReply(
                 content=blocks,
                 stop_reason=stop_reason or ("tool_use" if has_calls else "end_turn"),

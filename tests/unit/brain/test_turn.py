@@ -475,3 +475,20 @@ def test_stamps_increase_strictly() -> None:
     scene.step(scene.reply(text("hi")))
     stamps = [new.processed_at for new in scene.events]
     assert stamps == sorted(set(stamps))
+
+
+def test_a_refused_draft_leaves_no_trace() -> None:
+    """Every move of a turn, drafted and thrown away: the state is what the log alone gives."""
+    scene = Scene(agent(policy="always_ask", tools=[CUSTOM]))
+    begun(scene)
+    scene.step(scene.reply(text("a"), call(1), call(2, name="lookup")))
+    ask, custom = scene.state.blocked_on
+    scene.answer_custom(custom)
+    scene.send(ev.UserToolConfirmation, tool_use_id=ask, result="allow")
+    scene.send(ev.UserInterrupt)
+    before, inbox = scene.rebuilt(), dict(scene.state.inbox)
+    kept = scene.state
+    assert scene.step() != []
+    assert scene.state is not kept
+    assert replace_arrivals(kept) == replace_arrivals(before)
+    assert kept.inbox == inbox
