@@ -149,10 +149,13 @@ def archive_of(*members: tuple[tarfile.TarInfo, bytes]) -> bytes:
 
 
 def member(
-    name: str, kind: bytes = tarfile.REGTYPE, *, link: str = "", mode: int = 0o644
+    name: str, kind: bytes = tarfile.REGTYPE, *, link: str = "", mode: int = 0o644, hole_bytes: int = 0
 ) -> tarfile.TarInfo:
+    """hole_bytes: how much nothing a sparse file has in front of its one byte of data."""
     info = tarfile.TarInfo(name)
     info.type, info.linkname, info.mode = kind, link, mode
+    if hole_bytes:
+        info.pax_headers = {"GNU.sparse.map": f"{hole_bytes},1", "GNU.sparse.size": f"{hole_bytes + 1}"}
     return info
 
 
@@ -414,6 +417,7 @@ class ProviderContract:
             [(member("h", tarfile.LNKTYPE, link="../../x"), b"")],
             [(member("fifo", tarfile.FIFOTYPE), b"")],
             [(member("dev", tarfile.CHRTYPE), b"")],
+            [(member("sparse", hole_bytes=1 << 20), b"x")],
         ]:  # fmt: skip
             try:
                 await lab.provider.import_archive(path, in_chunks(archive_of(*hostile)))
@@ -421,6 +425,15 @@ class ProviderContract:
                 assert "refused" in e.message
             else:
                 raise AssertionError(f"{hostile[-1][0]} was accepted")
+        credit = member("d", tarfile.DIRTYPE)
+        credit.size = -(1 << 40)
+        try:
+            packed = credit.tobuf(tarfile.GNU_FORMAT) + bytes(1024)
+            await lab.provider.import_archive(path, in_chunks(packed))
+        except InvalidRequest as e:
+            assert "refused" in e.message
+        else:
+            raise AssertionError("a negative size was accepted")
         for broken in [b"no tar at all" * 100, archive_of((member("a"), b"x" * 5000))[:3000]]:
             try:
                 await lab.provider.import_archive(path, in_chunks(broken))

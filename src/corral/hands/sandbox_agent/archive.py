@@ -26,6 +26,10 @@ def _unpack(top: str, bytes_max: int, members_max: int) -> None:
     left, members = bytes_max, 0
     with tarfile.open(fileobj=sys.stdin.buffer, mode="r|") as archive:
         for member in archive:
+            if member.size < 0:  # it would raise the budget
+                raise _Refused(f"member {member.name!r} has a negative size")
+            if member.issparse():  # a few bytes of it can stand for any number
+                raise _Refused(f"member {member.name!r} is sparse")
             left, members = left - member.size, members + 1
             if left < 0:
                 raise _Refused(f"the unpacked archive exceeds {bytes_max} bytes")
