@@ -46,4 +46,6 @@ class Readiness:
                     result = await look()
                 except CorralError as error:
                     result = Check(status="failed", reason=str(error))
+                except OSError as error:  # a disk that is gone is news for whoever asks, not our end
+                    result = Check(status="failed", reason=f"{name}: {error}")
         self._results[name] = result
