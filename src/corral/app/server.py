@@ -195,9 +195,9 @@ async def _store_check(database: Database, data_dir: Path) -> Check:
 
 
 async def _brain_check(worker: Worker) -> Check:
-    age = worker.sweep_age_seconds
-    if age is None or age > SWEEP_STALE_SECONDS:
-        return Check(status="failed", reason="the brain has not looked for work for a while")
+    age = await worker.sweep_age_seconds()
+    if age > SWEEP_STALE_SECONDS:
+        return Check(status="failed", reason=f"the brain has not looked for work for {age:.0f} s")
     return Check(status="ok")
 
 

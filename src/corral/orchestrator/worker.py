@@ -46,17 +46,16 @@ class Worker:
         self._idle: OrderedDict[SessionId, Loop] = OrderedDict()  # folded state, kept for the next wake
         self._failing: dict[SessionId, _Failing] = {}
         self._is_draining = False
-        self._swept_at: float | None = None
+        self._swept_at = 0.0
+        self._has_swept = asyncio.Event()
 
     @property
     def running_sessions(self) -> int:
         return len(self._running)
 
-    @property
-    def sweep_age_seconds(self) -> float | None:
-        """Seconds since the last good sweep, None before the first: whether this brain is claiming."""
-        if self._swept_at is None:
-            return None
+    async def sweep_age_seconds(self) -> float:
+        """Seconds since the last good sweep: whether this brain is claiming. Waits for the first one."""
+        await self._has_swept.wait()
         return asyncio.get_running_loop().time() - self._swept_at
 
     async def run(self) -> None:
@@ -96,6 +95,7 @@ class Worker:
                     for session_id in await self._leases.waiting(limit=room + held_back):
                         self._wake(session_id)
                     self._swept_at = clock()
+                    self._has_swept.set()
             await asyncio.sleep(SWEEP_SECONDS)
 
     async def _renew(self) -> None:
