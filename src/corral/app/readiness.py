@@ -20,14 +20,9 @@ class Readiness:
     def __init__(self, checks: Mapping[str, Look]) -> None:
         self._checks = checks
         self._results = {name: Check(status="failed", reason="not checked yet") for name in checks}
-        self._first = asyncio.Event()
 
     def results(self) -> Mapping[str, Check]:
         return self._results
-
-    async def first(self) -> None:
-        """Return when every check has been made once."""
-        await self._first.wait()
 
     async def run(self) -> None:
         """Check every READINESS_SECONDS, until cancelled."""
@@ -35,7 +30,6 @@ class Readiness:
             async with asyncio.TaskGroup() as group:
                 for name, look in self._checks.items():
                     group.create_task(self._look(name, look))
-            self._first.set()
             await asyncio.sleep(READINESS_SECONDS)
 
     async def _look(self, name: str, look: Look) -> None:
