@@ -9,7 +9,6 @@ from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 
 from corral.brain.ports import Hands, NeverStarted
-from corral.brain.turn import INTERRUPTED
 from corral.kernel.errors import (
     CallerError,
     HandsUnavailable,
@@ -24,7 +23,7 @@ from corral.kernel.limits import (
     HANDS_CONNECT_SECONDS,
     HANDS_RETRY_SECONDS,
 )
-from corral.session.call import Placement, Recipe, ToolCall
+from corral.session.call import INTERRUPTED, Placement, Recipe, ToolCall
 from corral.session.content import ToolResult
 from corral.session.fold import PendingCall, State
 from corral.session.log import NewEvent

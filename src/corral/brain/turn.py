@@ -22,11 +22,10 @@ from corral.catalog.models import ModelTable
 from corral.kernel import limits
 from corral.kernel.ids import EVENT, EventId, derived
 from corral.session import events as ev
-from corral.session.call import Placement
+from corral.session.call import INTERRUPTED, Placement
 from corral.session.content import Block, Json, text_block
 from corral.session.fold import PendingCall, Thread, Waiting
 
-INTERRUPTED = "Tool execution was interrupted before completion. Please retry."
 DENIED = "Tool call was rejected by the user."
 NO_HANDS = "No hands host was available, so this tool call was not started. Try again in a moment."
 

@@ -39,14 +39,13 @@ from corral.kernel.limits import (
     SANDBOXES_MAX,
     TOOL_RESULT_BYTES_MAX,
 )
-from corral.session.call import NeverStarted, Placement, Recipe, ToolCall
+from corral.session.call import INTERRUPTED, NeverStarted, Placement, Recipe, ToolCall
 from corral.session.content import ToolResult
 
 _log = logging.getLogger(__name__)
 
-__all__ = ["INTERRUPTED", "OUTCOME_UNKNOWN", "SANDBOX_STOPPED", "HandsHost"]
+__all__ = ["OUTCOME_UNKNOWN", "SANDBOX_STOPPED", "HandsHost"]
 
-INTERRUPTED: Final = "Tool execution was interrupted before completion. Please retry."
 OUTCOME_UNKNOWN: Final = (
     "The sandbox or its host stopped while this tool call was running. Its outcome is unknown: it may "
     "have done all, some or none of its work. Check before you repeat it."

@@ -19,12 +19,11 @@ import orjson
 from corral.hands.ports import SandboxLost
 from corral.hands.toolset import BadInput, checked_input
 from corral.kernel import limits
-from corral.session.call import ToolCall
+from corral.session.call import INTERRUPTED, ToolCall
 from corral.session.content import Json, ToolResult
 
 __all__ = ["AgentSandbox", "Machine", "start_message"]
 
-_INTERRUPTED: Final = "interrupted by the user before it finished"
 _HEADER_BYTES = 4
 _MEDIA_TYPES: Final = {
     "image": {"image/png", "image/jpeg", "image/gif", "image/webp"},
@@ -110,7 +109,7 @@ class AgentSandbox:
                 and running.task
                 and not running.task.uncancel()
             ):
-                return _interrupted(call.name)
+                return _interrupted()
             raise
         finally:
             del self._calls[call.call_id]
@@ -177,11 +176,11 @@ class AgentSandbox:
         except (TimeoutError, OSError) as e:
             self._lose(f"no answer from it: {e!r}")
             if running.is_cancelled:
-                return _interrupted(call.name)
+                return _interrupted()
             raise SandboxLost(self._lost or "") from e
         except SandboxLost:
             if running.is_cancelled:
-                return _interrupted(call.name)
+                return _interrupted()
             raise
         except asyncio.CancelledError:  # our caller is gone: so is its command
             self._abandoned.add(call.call_id)
@@ -246,13 +245,14 @@ class AgentSandbox:
 def start_message(
     *, env: Mapping[str, str], workdir: str, roots: Sequence[str], spill: str
 ) -> dict[str, Json]:
-    """What the agent must know: its place and the bounds it keeps (`sandbox_agent.wire.Limits`)."""
+    """What the agent must know: its place, the words of an interrupt, its bounds (`sandbox_agent.wire`)."""
     return {
         "op": "start",
         "env": dict(env),
         "workdir": workdir,
         "roots": list(roots),
         "spill": spill,
+        "interrupted": INTERRUPTED,
         "limits": {
             "output_chars": limits.TOOL_OUTPUT_CHARS_MAX,
             "preview_chars": limits.TOOL_PREVIEW_CHARS,
@@ -276,8 +276,8 @@ def start_message(
     }
 
 
-def _interrupted(name: str) -> ToolResult:
-    return ToolResult.text(f"{name}: {_INTERRUPTED}", is_error=True)
+def _interrupted() -> ToolResult:
+    return ToolResult.text(INTERRUPTED, is_error=True)
 
 
 def _packed(message: Mapping[str, Json]) -> bytes:

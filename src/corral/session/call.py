@@ -2,9 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 from corral.kernel.ids import EventId, SessionId, ThreadId
 from corral.session.content import Json
+
+INTERRUPTED: Final = "Tool execution was interrupted before completion. Please retry."
+"""The result of a call that an interrupt ended, whoever ended it. Source: docs/DIVERGENCES.md."""
 
 
 class NeverStarted(Exception):

@@ -32,7 +32,7 @@ from corral.kernel.limits import (
     TOOL_OUTPUT_CHARS_MAX,
     TOOL_PREVIEW_CHARS,
 )
-from corral.session.call import Placement, Recipe, ToolCall
+from corral.session.call import INTERRUPTED, Placement, Recipe, ToolCall
 from corral.session.content import Json, ToolResult
 
 __all__ = ["Lab", "ProviderContract", "archive_of", "is_running", "until"]
@@ -292,7 +292,7 @@ class ProviderContract:
             await box.cancel(call.call_id)
             result = await task
             assert time.monotonic() - began < CANCEL_GRACE_SECONDS
-            assert result.is_error and "interrupted" in text_of(result)
+            assert result.is_error and text_of(result) == INTERRUPTED
             await until(partial(is_gone, mark), CANCEL_GRACE_SECONDS)
             assert await lab.bash(box, "echo next") == "next"
 
@@ -302,7 +302,7 @@ class ProviderContract:
         waiting = asyncio.create_task(box.run(second := lab.call("bash", command="touch ran")))
         await asyncio.sleep(0)
         await box.cancel(second.call_id)
-        assert "interrupted" in text_of(await waiting)
+        assert text_of(await waiting) == INTERRUPTED
         assert not running.done()
         await box.cancel(first.call_id)
         await running
@@ -317,7 +317,7 @@ class ProviderContract:
         assert await lab.bash(box, "echo meanwhile") == "meanwhile"
         await box.cancel(call.call_id)
         async with asyncio.timeout(CANCEL_GRACE_SECONDS):
-            assert text_of(await task) == "grep: interrupted by the user before it finished"
+            assert text_of(await task) == INTERRUPTED
         await box.cancel(call.call_id)
         await box.cancel("sevt_unknown")
 
@@ -546,7 +546,7 @@ class ProviderContract:
         assert _process_count() < before + SANDBOX_PROCESSES_MAX + 50
         await box.cancel(call.call_id)
         async with asyncio.timeout(2 * CANCEL_GRACE_SECONDS):
-            assert "interrupted" in text_of(await task)
+            assert text_of(await task) == INTERRUPTED
         await box.destroy()
         await until(lambda: _process_count() < before + SANDBOX_PROCESSES_MAX // 8)
 

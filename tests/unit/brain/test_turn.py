@@ -5,9 +5,10 @@ from datetime import timedelta
 
 from corral.brain.actions import Aborted, AskModel, Backoff, Failed, RunTool, Stop, Waited
 from corral.brain.ports import ModelFailed
-from corral.brain.turn import DENIED, INTERRUPTED, NO_HANDS
+from corral.brain.turn import DENIED, NO_HANDS
 from corral.kernel import limits
 from corral.session import events as ev
+from corral.session.call import INTERRUPTED
 from tests.unit.brain.scene import CUSTOM, Scene, agent, call, text
 from tests.unit.brain.scene import START as START_OF_SCENE
 

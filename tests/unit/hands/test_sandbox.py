@@ -12,7 +12,7 @@ import pytest
 from corral.hands.ports import SandboxLost
 from corral.hands.sandbox import AgentSandbox, start_message
 from corral.kernel.ids import EventId, SessionId, ThreadId
-from corral.session.call import Placement, Recipe, ToolCall
+from corral.session.call import INTERRUPTED, Placement, Recipe, ToolCall
 
 PRELUDE = """
 import json, os, struct, sys, time
@@ -175,7 +175,7 @@ async def test_a_deaf_one_is_killed_by_a_cancel(boot, monkeypatch: pytest.Monkey
     async with asyncio.timeout(5):
         await box.cancel("sevt_1")
         result = await task
-    assert result.is_error and "interrupted" in result.content[0]["text"]
+    assert result.is_error and result.content[0]["text"] == INTERRUPTED
     assert not box.is_alive
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from corral.hands import host as host_module
-from corral.hands.host import INTERRUPTED, OUTCOME_UNKNOWN, SANDBOX_STOPPED
+from corral.hands.host import OUTCOME_UNKNOWN, SANDBOX_STOPPED
 from corral.kernel.errors import HandsUnavailable, InvalidRequest, LeaseLost, SandboxUnavailable
 from corral.kernel.limits import CANCEL_GRACE_SECONDS
-from corral.session.call import NeverStarted, Recipe
+from corral.session.call import INTERRUPTED, NeverStarted, Recipe
 
 SESSION = "sesn_1"
 

@@ -14,7 +14,7 @@ from corral.hands.host import SANDBOX_STOPPED, HandsHost
 from corral.hands.journal import Journal
 from corral.hands.providers.bwrap import BwrapProvider
 from corral.kernel.limits import CANCEL_GRACE_SECONDS
-from corral.session.call import Recipe
+from corral.session.call import INTERRUPTED, Recipe
 
 SESSION = "sesn_1"
 
@@ -68,7 +68,7 @@ async def test_cancel_kills_what_runs_in_time_and_the_session_goes_on(host, bash
     await host.cancel(SESSION, epoch=1, call_ids=["c1"])
     assert time.monotonic() - began < CANCEL_GRACE_SECONDS
     result = await running
-    assert result.is_error and "interrupted" in text(result)
+    assert result.is_error and text(result) == INTERRUPTED
     assert sleeper("7002") is None
     assert text(await host.execute(bash("c2", "echo on"), epoch=1)) == "on"
 

@@ -17,7 +17,6 @@ from .shell import Command, Shell
 from .wire import HEADER, Place, ToolFailed, block_result, bounded_result, pack, text_result
 
 _READ_BYTES = 256 * 1024
-_INTERRUPTED = "interrupted by the user before it finished"
 
 
 class _Bash:
@@ -197,11 +196,9 @@ class Loop:
         call = self._calls.get(call_id)
         if call is None:
             return  # it has just finished
-        if isinstance(call, _Bash):
-            self._end(call, f"bash: {_INTERRUPTED}; the next command gets a new shell")
+        self._end(call, self._place.interrupted)
+        if isinstance(call, _Bash):  # the next command gets a new shell
             del self._shells[call.thread]
-        else:
-            self._end(call, f"{call.name}: {_INTERRUPTED}")
 
     # -- out --------------------------------------------------------------------------------------
 

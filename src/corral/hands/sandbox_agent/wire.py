@@ -48,6 +48,7 @@ class Place:
         self.roots: list[str] = message["roots"]
         self.spill: str = message["spill"]
         self.env: dict[str, str] = message["env"]
+        self.interrupted: str = message["interrupted"]  # what a cancelled call is answered with
         self.limits = Limits(message["limits"])
 
 
