@@ -34,6 +34,7 @@ from corral.brain.dispatch import Dispatch
 from corral.brain.draft import Draft
 from corral.brain.ports import BlockStarted, Model, ModelFailed, ModelReply
 from corral.brain.preview import Previews
+from corral.brain.toolset import BUILT_IN
 from corral.brain.turn import Terms, advance
 from corral.catalog.models import ModelTable
 from corral.kernel.clock import Clock
@@ -53,6 +54,9 @@ from corral.session.events import UserToolConfirmation
 from corral.session.fold import State, Thread, begin, fold_stored, receive
 from corral.session.lease import Claim, Lease
 from corral.session.log import Append, SessionLog
+
+WARM_UP = frozenset({"thinking", "redacted_thinking", "tool_use"})
+"""Blocks whose beginning says that a sandbox may be needed soon: it boots while the model goes on."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -282,6 +286,7 @@ class Loop:
         previews = Previews(
             bus=gear.bus, ids=gear.ids, session_id=self.session_id, thread_id=thread.thread_id
         )
+        warms_up = any(tool["name"] in BUILT_IN for tool in request.tools)
         crash_point("brain.before_model")
         try:
             async with aclosing(gear.model.stream(request)) as stream:  # type: ignore[type-var]  # a generator
@@ -290,8 +295,9 @@ class Loop:
                         reply = event
                         break
                     previews.see(event)
-                    if isinstance(event, BlockStarted) and event.type == "tool_use":
+                    if warms_up and isinstance(event, BlockStarted) and event.type in WARM_UP:
                         gear.dispatch.provision(state, epoch=epoch)
+                        warms_up = False
                 else:
                     raise AssertionError(f"the model of {thread.model!r} ended its stream without a reply")
         except ModelFailed as error:
