@@ -112,7 +112,11 @@ class Driver:
         is_first = True
         while True:
             try:
-                stream = await self._events.stream(self._session_id)
+                previews = ["agent.message", "agent.thinking"]  # text while it is being written
+                stream = await self._events.stream(
+                    self._session_id,
+                    event_deltas=anthropic.omit if self._renderer.as_json else previews,  # type: ignore[arg-type]
+                )
                 async with stream:
                     if not is_first or task is None:
                         listed = self._events.list(self._session_id, order="asc")

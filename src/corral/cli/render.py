@@ -6,6 +6,7 @@ text of theirs is ever taken as markup. Without a terminal, or with NO_COLOR, th
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
@@ -59,21 +60,35 @@ def print_table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> No
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
+@dataclass
+class _Preview:
+    """A message that is still being written: its text so far, and how many of its lines are printed."""
+
+    text: str = ""
+    index: int = 0
+    lines: int = 0
+
+
 class Renderer:
     """Prints each event once, whatever stream or list it came from."""
 
     def __init__(self, console: Console, *, as_json: bool = False) -> None:
         self._console = console
-        self._as_json = as_json
+        self.as_json = as_json
         self._seen: set[tuple[str, bool]] = set()
+        self._previewed: dict[str, _Preview] = {}
 
     def show(self, event: Event) -> None:
-        """Print the event; an input is shown when it is queued, not again when it is taken."""
-        key = (str(event.get("id")), self._as_json and event.get("processed_at") is None)
+        """Print the event; an input is shown when it is queued, not again when it is taken. Of previews
+        every finished line is printed at once, and the final event adds what is missing."""
+        if event.get("type") in ("event_start", "event_delta"):
+            self._show_preview(event)
+            return
+        key = (str(event.get("id")), self.as_json and event.get("processed_at") is None)
         if key in self._seen:
             return
         self._seen.add(key)
-        if self._as_json:
+        if self.as_json:
             print(json.dumps(event), flush=True)
             return
         show = getattr(self, "_on_" + str(event.get("type", "")).replace(".", "_"), None)
@@ -81,7 +96,7 @@ class Renderer:
             show(event)
 
     def note(self, text: str, style: str = "dim") -> None:
-        if not self._as_json:
+        if not self.as_json:
             self._console.print(Text(safe(text), style=style))
 
     # -- one method per event type that is worth a line ------------------------------------------------
@@ -97,10 +112,44 @@ class Renderer:
         self._line("you", "bold cyan", said)
 
     def _on_agent_thinking(self, event: Event) -> None:
-        self._line("think", "magenta", "…")
+        if not self._previewed.pop(str(event.get("id")), None):
+            self._line("think", "magenta", "…")
 
     def _on_agent_message(self, event: Event) -> None:
-        self._block("agent", "bold green", _text(event.get("content")))
+        preview = self._previewed.pop(str(event.get("id")), None)
+        if preview is None or not preview.lines:
+            self._block("agent", "bold green", _text(event.get("content")))
+        else:
+            self._more("agent", _text(event.get("content")).rstrip().splitlines(), preview)
+
+    def _on_span_model_request_end(self, event: Event) -> None:
+        self._previewed.clear()  # what it announced and did not finish was interrupted, or failed
+
+    def _show_preview(self, event: Event) -> None:
+        if event["type"] == "event_start":
+            start = event.get("event") or {}
+            self._previewed[str(start.get("id"))] = _Preview()
+            if start.get("type") == "agent.thinking":
+                self._line("think", "magenta", "…")
+            return
+        preview = self._previewed.get(str(event.get("event_id")))
+        delta = event.get("delta") or {}
+        if preview is not None:
+            index = int(delta.get("index") or 0)
+            preview.text += "\n" * (index - preview.index) + str(
+                (delta.get("content") or {}).get("text", "")
+            )
+            preview.index = index
+            self._more("agent", preview.text.split("\n")[:-1], preview)
+
+    def _more(self, label: str, lines: list[str], preview: "_Preview") -> None:
+        """Print the lines that were not printed yet."""
+        for line in lines[preview.lines :]:
+            if preview.lines == 0:
+                self._line(label, "bold green", line)
+            else:
+                self._console.print(Text(f"        {safe(line)}"), soft_wrap=True)
+            preview.lines += 1
 
     def _on_agent_tool_use(self, event: Event) -> None:
         given = event.get("input") or {}

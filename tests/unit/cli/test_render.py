@@ -3,6 +3,7 @@
 import io
 import json
 from collections.abc import Mapping
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -115,3 +116,37 @@ def test_cost(wire: dict[str, object] | None, expected: str) -> None:
 def test_tables_cut_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     print_table(("id", "title"), [("sesn_" + "x" * 100, "a\nb\x1b[31m")])
     assert capsys.readouterr().out.splitlines()[1] == "sesn_" + "x" * 100 + "  a b[31m"
+
+
+def start(event_id: str, kind: str = "agent.message") -> dict[str, Any]:
+    return {"type": "event_start", "event": {"type": kind, "id": event_id}}
+
+
+def delta(event_id: str, text: str, index: int = 0) -> dict[str, Any]:
+    content = {"type": "text", "text": text}
+    return {
+        "type": "event_delta",
+        "event_id": event_id,
+        "delta": {"type": "content_delta", "index": index, "content": content},
+    }
+
+
+def test_previews_print_finished_lines_at_once_and_the_final_event_adds_the_rest() -> None:
+    out = io.StringIO()
+    renderer = Renderer(Console(file=out, width=200, highlight=False))
+    renderer.show(start("sevt_1"))
+    renderer.show(delta("sevt_1", "one\ntw"))
+    assert out.getvalue().split() == ["agent", "one"]
+    renderer.show(delta("sevt_1", "o\nthr"))
+    renderer.show(delta("sevt_1", "ee", index=1))
+    blocks = [{"type": "text", "text": "one\ntwo\nthr"}, {"type": "text", "text": "ee\x1b[2J"}]
+    renderer.show({"type": "agent.message", "id": "sevt_1", "processed_at": "now", "content": blocks})
+    assert out.getvalue().split() == ["agent", "one", "two", "thr", "ee[2J"]
+
+
+def test_an_announced_thought_is_shown_once() -> None:
+    out = io.StringIO()
+    renderer = Renderer(Console(file=out, width=200, highlight=False))
+    renderer.show(start("sevt_1", "agent.thinking"))
+    renderer.show({"type": "agent.thinking", "id": "sevt_1", "processed_at": "now"})
+    assert out.getvalue().split() == ["think", "…"]
