@@ -232,13 +232,14 @@ class HandsHost:
         row = await self._journal.fence(call.session_id, epoch=epoch, call_id=call.call_id)
         running = self._calls.get(call.call_id)
         if running is None:
+            unknown = encode_result(ToolResult.text(OUTCOME_UNKNOWN, is_error=True))
+            # Its own journal alone could tell: a row in this one was made by a cancel, which knew no more.
+            if call.placement.journal_id != self._here.journal_id:
+                return unknown
             if row is not None and row.result is not None:
                 return row.result
             if row is not None:
-                unknown = encode_result(ToolResult.text(OUTCOME_UNKNOWN, is_error=True))
                 return await self._journal.finish(call.session_id, call.call_id, unknown)
-            if call.placement.journal_id != self._here.journal_id:  # its own journal alone could tell
-                return encode_result(ToolResult.text(OUTCOME_UNKNOWN, is_error=True))
             if not may_start:
                 raise NeverStarted(call.call_id)
             running = self._begin(call)

@@ -72,6 +72,13 @@ async def test_a_call_placed_under_another_journal_is_never_run(host, bash, prov
     assert not provider.created
 
 
+@pytest.mark.parametrize("verb", ["attach", "execute"])
+async def test_a_cancel_does_not_settle_what_another_journal_started(host, bash, verb):
+    await host.cancel(SESSION, epoch=1, call_ids=["c1"])
+    result = await getattr(host, verb)(bash("c1", "true", journal_id="hjrn_lost"), epoch=1)
+    assert text(result) == OUTCOME_UNKNOWN
+
+
 async def test_a_call_cut_off_by_a_crash_has_one_stable_unknown_outcome(host, bash, journal, provider):
     await journal.start(SESSION, "c1")  # what an earlier process left behind
     first = await host.attach(bash("c1", "true"), epoch=1)
