@@ -77,8 +77,8 @@ async def test_a_refusal_does_not_touch_the_operations_beside_it(journal):
 async def test_a_released_session_is_fenced_for_every_epoch_and_forgotten(journal):
     await journal.start(S, "c1")
     await journal.start("sesn_2", "c2")
-    await journal.release(S)
-    await journal.release(S)
+    await journal.release(S, is_deleted=True)
+    await journal.release(S, is_deleted=True)
     await journal.forget(S)
     assert await journal.is_released(S) and not await journal.is_released("sesn_2")
     with pytest.raises(LeaseLost):

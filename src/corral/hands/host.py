@@ -28,7 +28,7 @@ from corral.hands.wire import LiveSandbox, decode_result, encode_result
 from corral.hands.workspace import Workspaces
 from corral.kernel.clock import Clock, SystemClock
 from corral.kernel.crash import crash_point
-from corral.kernel.errors import HandsUnavailable, NotFound, SandboxUnavailable, WorldError
+from corral.kernel.errors import HandsUnavailable, LeaseLost, NotFound, SandboxUnavailable, WorldError
 from corral.kernel.ids import EventId, SessionId
 from corral.kernel.limits import (
     CANCEL_GRACE_SECONDS,
@@ -107,6 +107,7 @@ class HandsHost:
             idle_seconds=idle_seconds,
         )
         self._calls: dict[EventId, _Call] = {}
+        self._imports: set[tuple[SessionId, asyncio.Timeout]] = set()  # a deletion cuts them short
         self._tasks = asyncio.TaskGroup()
         self._reaper: asyncio.Task[None] | None = None
         self._is_stopping = False
@@ -154,7 +155,7 @@ class HandsHost:
     async def provision(self, session_id: SessionId, *, epoch: int, recipe: Recipe) -> None:
         await self.announce(session_id, epoch=epoch)
         self._require_running()
-        self._tasks.create_task(self._warm(session_id, recipe))
+        self._tasks.create_task(self._warm(session_id, epoch, recipe))
 
     async def execute(self, call: ToolCall, *, epoch: int) -> ToolResult:
         return decode_result(await self.execute_encoded(call, epoch=epoch))
@@ -186,14 +187,18 @@ class HandsHost:
     # -- for whoever looks after the sessions and the machine ------------------------------------------
 
     async def release(self, session_id: SessionId, *, delete_workspace: bool) -> None:
-        """The session ended: interrupt its calls and destroy its sandbox, in seconds.
+        """The session ended: interrupt its calls and destroy its sandbox, in seconds; what comes late from
+        the brains it had gets LeaseLost.
 
         delete_workspace: it was deleted; nothing of it stays, and every later call of it gets LeaseLost.
         Repeat: safe, also after a crash in the middle.
         """
         self.workspaces.path(session_id)
+        await self._journal.release(session_id, is_deleted=delete_workspace)
         if delete_workspace:
-            await self._journal.release(session_id)
+            for of_session_id, timeout in self._imports:
+                if of_session_id == session_id:
+                    timeout.reschedule(0)
         await self._interrupt(session_id, list(self._calls.values()))
         await self._sandboxes.destroy(session_id)
         if delete_workspace:
@@ -217,9 +222,21 @@ class HandsHost:
 
     async def import_workspace(self, session_id: SessionId, archive: AsyncIterator[bytes]) -> None:
         """Unpack a tar stream into the workspace. Raises NotFound for a deleted session; as Workspaces."""
-        if await self._journal.is_released(session_id):
-            raise NotFound(f"session {session_id!r} was deleted")
-        await self.workspaces.import_archive(session_id, archive)
+        await self._require_kept(session_id)
+        try:
+            async with asyncio.timeout(None) as timeout:
+                self._imports.add(running := (session_id, timeout))
+                try:
+                    await self.workspaces.import_archive(session_id, archive)
+                finally:
+                    self._imports.remove(running)
+        except TimeoutError:
+            await self._require_kept(session_id)
+            raise
+        finally:
+            if await self._journal.is_released(session_id):  # deleted meanwhile
+                await self.workspaces.remove(session_id)
+        await self._require_kept(session_id)
 
     def export_workspace(self, session_id: SessionId) -> AsyncIterator[bytes]:
         """A tar stream of the workspace. Raises NotFound at once; as Workspaces."""
@@ -328,14 +345,20 @@ class HandsHost:
                 for running in calls:
                     await running.finished.wait()
 
-    async def _warm(self, session_id: SessionId, recipe: Recipe) -> None:
+    async def _warm(self, session_id: SessionId, epoch: int, recipe: Recipe) -> None:
         try:
+            # Once more, in the task that makes it: a release comes before this, or finds what is made.
+            await self._journal.fence(session_id, epoch=epoch)
             self.workspaces.require_space()
             await self._sandboxes.warm(session_id, recipe=recipe)
-        except SandboxUnavailable:
+        except (SandboxUnavailable, LeaseLost):
             pass  # a hint; the first call raises it
         except Exception:  # the boundary of a hint: a provider's bug must not end the host and its calls
             _log.exception("warming up a sandbox for %s failed", session_id)
+
+    async def _require_kept(self, session_id: SessionId) -> None:
+        if await self._journal.is_released(session_id):
+            raise NotFound(f"session {session_id!r} was deleted")
 
     def _require_running(self) -> None:
         if self._is_stopping:

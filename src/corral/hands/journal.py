@@ -32,7 +32,7 @@ __all__ = ["Journal", "Row"]
 
 FORMAT: Final = 1
 RELEASED: Final = 2**62  # the epoch of a deleted session: higher than every lease, so all are fenced
-RELEASED_SECONDS: Final = 24 * 3600  # how long a deleted session stays fenced; as its tombstone in the log
+RELEASED_SECONDS: Final = 24 * 3600  # how long an ended session stays fenced; as its tombstone in the log
 
 _SCHEMA: Final = (
     "CREATE TABLE meta (journal_id TEXT NOT NULL)",
@@ -40,6 +40,12 @@ _SCHEMA: Final = (
     "CREATE TABLE calls (call_id TEXT PRIMARY KEY, session_id TEXT NOT NULL, result BLOB)",
     "CREATE INDEX calls_session ON calls (session_id)",
     f"PRAGMA user_version = {FORMAT}",
+)
+
+_EPOCH: Final = "SELECT epoch, released_at FROM epochs WHERE session_id = ?"
+_END: Final = (
+    "INSERT INTO epochs VALUES (?, ?, ?) ON CONFLICT (session_id) DO UPDATE SET"
+    " epoch = max(epoch, excluded.epoch), released_at = excluded.released_at"
 )
 
 T = TypeVar("T")
@@ -81,14 +87,14 @@ class Journal:
         """Keep `epoch` if it is the highest of the session, and read one call under the same lock.
 
         Repeat: safe, and free of an fsync once the epoch is kept.
-        Raises: LeaseLost if a higher epoch was seen; HandsUnavailable.
+        Raises: LeaseLost if a higher epoch was seen, or this one ended with its session; HandsUnavailable.
         """
 
         def apply(db: sqlite3.Connection) -> Row | None:
-            kept = db.execute("SELECT epoch FROM epochs WHERE session_id = ?", (session_id,)).fetchone()
-            if kept is not None and kept[0] > epoch:
-                raise LeaseLost(f"epoch {epoch} of {session_id!r} is not the newest")
-            if kept is None or kept[0] < epoch:
+            kept, released_at = db.execute(_EPOCH, (session_id,)).fetchone() or (-1, None)
+            if kept > epoch or (kept == epoch and released_at is not None):
+                raise LeaseLost(f"epoch {epoch} of {session_id!r} is not the newest, or is over")
+            if kept < epoch:
                 db.execute("INSERT OR REPLACE INTO epochs VALUES (?, ?, NULL)", (session_id, epoch))
             if call_id is None:
                 return None
@@ -101,7 +107,7 @@ class Journal:
         """Whether the session was deleted here."""
 
         def apply(db: sqlite3.Connection) -> bool:
-            row = db.execute("SELECT epoch FROM epochs WHERE session_id = ?", (session_id,)).fetchone()
+            row = db.execute(_EPOCH, (session_id,)).fetchone()
             return row is not None and row[0] == RELEASED
 
         return await self._do(apply)
@@ -162,13 +168,13 @@ class Journal:
         if len(self._settled) >= JOURNAL_BATCH_MAX:
             self._operations.put(_Operation(self._take_settled(), None))
 
-    async def release(self, session_id: SessionId) -> None:
-        """Fence every brain of a deleted session, whatever its epoch. Repeat: safe."""
+    async def release(self, session_id: SessionId, *, is_deleted: bool) -> None:
+        """Fence the brains of an ended session: all so far, or for good if it was deleted. Repeat: safe."""
 
         def apply(db: sqlite3.Connection) -> None:
             now = time.time()
             db.execute("DELETE FROM epochs WHERE released_at < ?", (now - RELEASED_SECONDS,))
-            db.execute("INSERT OR REPLACE INTO epochs VALUES (?, ?, ?)", (session_id, RELEASED, now))
+            db.execute(_END, (session_id, RELEASED if is_deleted else 0, now))
 
         await self._do(apply)
 

@@ -1,7 +1,9 @@
 """The promises of the hands host, on real processes and a real journal."""
 
 import asyncio
+import io
 import os
+import tarfile
 import time
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import pytest
 
 from corral.hands import host as host_module
 from corral.hands.host import OUTCOME_UNKNOWN, SANDBOX_STOPPED
-from corral.kernel.errors import HandsUnavailable, InvalidRequest, LeaseLost, SandboxUnavailable
+from corral.kernel.errors import HandsUnavailable, InvalidRequest, LeaseLost, NotFound, SandboxUnavailable
 from corral.kernel.limits import CANCEL_GRACE_SECONDS
 from corral.session.call import INTERRUPTED, NeverStarted, Recipe
 
@@ -311,7 +313,42 @@ async def test_an_ended_session_keeps_its_workspace(host, bash, provider):
     await host.execute(bash("c0", "echo kept > file"), epoch=1)
     await host.release(SESSION, delete_workspace=False)
     assert not host.sandboxes()
-    assert text(await host.execute(bash("c1", "cat file"), epoch=1)) == "kept\n"
+    for late in (
+        host.execute(bash("c1", "cat file"), epoch=1),
+        host.provision(SESSION, epoch=1, recipe=Recipe()),
+    ):
+        with pytest.raises(LeaseLost):
+            await late
+    assert len(provider.created) == 1
+    assert text(await host.execute(bash("c1", "cat file"), epoch=2)) == "kept\n"
+
+
+async def test_an_end_overtakes_a_sandbox_that_is_only_being_warmed_up(host, bash, provider):
+    await host.provision(SESSION, epoch=1, recipe=Recipe())
+    await host.release(SESSION, delete_workspace=False)
+    await host.execute(bash("c1", "true", session_id="sesn_2"), epoch=1)
+    assert [sandbox.session_id for sandbox in host.sandboxes()] == ["sesn_2"]
+    assert not [sandbox for sandbox in provider.created[:-1] if sandbox.is_alive]
+
+
+async def test_a_deletion_cuts_an_upload_short_and_leaves_nothing_of_it(host, tmp_path):
+    packed, begun, deleted = io.BytesIO(), asyncio.Event(), asyncio.Event()
+    with tarfile.open(fileobj=packed, mode="w") as archive:
+        archive.addfile(tarfile.TarInfo("file"))
+
+    async def slowly():
+        yield packed.getvalue()[:600]
+        begun.set()
+        await deleted.wait()
+        yield packed.getvalue()[600:]
+
+    uploading = asyncio.create_task(host.import_workspace(SESSION, slowly()))
+    await begun.wait()
+    await host.release(SESSION, delete_workspace=True)
+    deleted.set()
+    with pytest.raises(NotFound, match="was deleted"):
+        await uploading
+    assert not workspace(tmp_path).exists()
 
 
 async def test_a_stopping_host_answers_what_runs_and_takes_nothing_new(
