@@ -23,7 +23,11 @@ from corral.hands.workspace import Workspaces
 from corral.kernel.clock import Clock
 from corral.kernel.errors import SandboxUnavailable
 from corral.kernel.ids import SessionId
-from corral.kernel.limits import SANDBOX_CREATE_SECONDS_MAX, SANDBOX_REAP_SECONDS
+from corral.kernel.limits import (
+    SANDBOX_CREATE_SECONDS_MAX,
+    SANDBOX_REAP_SECONDS,
+    SANDBOX_WAIT_SECONDS_MAX,
+)
 from corral.session.call import Recipe
 
 __all__ = ["Sandboxes"]
@@ -64,9 +68,11 @@ class Sandboxes:
     async def use(self, session_id: SessionId, *, recipe: Recipe) -> AsyncIterator[Sandbox]:
         """The session's sandbox, made if needed; it is not evicted while in use.
 
-        Waits for a place when SANDBOXES_MAX are busy. A changed recipe replaces a sandbox that nobody
-        else uses. Raises SandboxUnavailable.
+        Waits for a place when SANDBOXES_MAX are busy, for SANDBOX_WAIT_SECONDS_MAX. A changed recipe
+        replaces a sandbox that nobody else uses. Raises SandboxUnavailable.
         """
+        # Counted from here: calls of one session wait behind each other, and not in turn for that long.
+        deadline = asyncio.get_running_loop().time() + SANDBOX_WAIT_SECONDS_MAX
         slot = self._slots.setdefault(session_id, _Slot(session_id=session_id))
         slot.users += 1
         try:
@@ -76,7 +82,7 @@ class Sandboxes:
                 ):
                     await _to_its_end(self._destroy(slot))
                 if slot.sandbox is None:
-                    await self._take_place()
+                    await self._take_place(deadline)
                     await _to_its_end(self._create(slot, recipe))
                 sandbox = slot.sandbox
             assert sandbox is not None
@@ -130,16 +136,26 @@ class Sandboxes:
             if slot.sandbox and (not slot.sandbox.is_alive or slot.idle_since <= oldest):
                 await self._evict(slot)
 
-    async def _take_place(self) -> None:
+    async def _take_place(self, deadline: float) -> None:
         """Count one more sandbox, after evicting the one idle for longest if there are too many."""
-        while self._places_taken >= self._sandboxes_max:
-            idle = [s for s in self._slots.values() if s.sandbox and not s.users and not s.lock.locked()]
-            if idle:
-                await self._evict(min(idle, key=lambda slot: slot.idle_since))
-            else:
-                self._place_freed.clear()  # nothing was awaited since the look: no news is missed
-                await self._place_freed.wait()
+        try:
+            async with asyncio.timeout_at(deadline):
+                while self._places_taken >= self._sandboxes_max:
+                    await self._free_one()
+        except TimeoutError as error:
+            raise SandboxUnavailable(
+                f"all {self._sandboxes_max} sandboxes of this host have been busy for"
+                f" {SANDBOX_WAIT_SECONDS_MAX:.0f} s; try again later"
+            ) from error
         self._places_taken += 1
+
+    async def _free_one(self) -> None:
+        idle = [s for s in self._slots.values() if s.sandbox and not s.users and not s.lock.locked()]
+        if idle:
+            await self._evict(min(idle, key=lambda slot: slot.idle_since))
+        else:
+            self._place_freed.clear()  # nothing was awaited since the look: no news is missed
+            await self._place_freed.wait()
 
     async def _evict(self, slot: _Slot) -> None:
         if slot.users:  # a dead sandbox under a call: the call finds out by itself

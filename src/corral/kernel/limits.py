@@ -118,6 +118,7 @@ HANDS_REPLY_SECONDS = 30.0  # every request but execute, attach and archives is 
 HANDS_CONNECTIONS_MAX = SESSIONS_PER_BRAIN_MAX + 200  # a call for every session, and the control requests
 HANDS_HEARTBEAT_SECONDS = 10.0  # between bytes of an adoption: a vanished peer is noticed by then
 SANDBOX_CREATE_SECONDS_MAX = 60.0  # a cold start is 43 ms (bwrap) to seconds; beyond it it hangs
+SANDBOX_WAIT_SECONDS_MAX = 300.0  # for a place, when all are busy; longer than most calls run
 SANDBOX_REAP_SECONDS = 2.0  # how often the sandbox reaper looks
 SANDBOX_PROBE_SECONDS = 10.0  # how long the answer to "can a sandbox be made?" is believed
 DISK_FREE_BYTES_MIN = 256 * 1024 * 1024  # below it no new work: results in flight must still fit

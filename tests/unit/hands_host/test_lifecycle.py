@@ -3,8 +3,11 @@
 import asyncio
 from datetime import UTC, datetime
 
+import pytest
+
 from corral.hands import lifecycle
-from corral.session.call import Recipe
+from corral.kernel.errors import SandboxUnavailable
+from corral.session.call import NeverStarted, Recipe
 
 
 class ManualClock:
@@ -68,6 +71,26 @@ async def test_many_sessions_take_turns_on_few_places(open_host, bash, provider)
         watching.cancel()
         assert [result.content[0]["text"] for result in results] == [f"{n}\n" for n in range(12)]
         assert most_alive == 2
+
+
+async def test_the_wait_for_a_place_ends_without_a_start(open_host, bash, tmp_path, monkeypatch):
+    async with open_host(sandboxes_max=1) as host:
+        busy = bash("c1", "touch begun; while [ ! -e go ]; do sleep 0.01; done", session_id="sesn_busy")
+        running = asyncio.create_task(host.execute(busy, epoch=1))
+        begun = tmp_path / "workspaces" / "sesn_busy" / "begun"
+        await until(begun.exists)
+        monkeypatch.setattr(lifecycle, "SANDBOX_WAIT_SECONDS_MAX", 0.1, raising=False)
+        late = [bash(f"late{n}", "true") for n in range(3)]
+        async with asyncio.timeout(2):
+            results = await asyncio.gather(
+                *(host.execute(c, epoch=1) for c in late), return_exceptions=True
+            )
+        assert all(isinstance(result, SandboxUnavailable) and "busy" in str(result) for result in results)
+        with pytest.raises(NeverStarted):
+            await host.attach(late[0], epoch=1)
+        begun.with_name("go").touch()
+        await running
+        assert not (await host.execute(late[0], epoch=1)).is_error
 
 
 async def test_idle_and_dead_sandboxes_are_reaped_and_busy_ones_stay(
