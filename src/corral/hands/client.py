@@ -21,6 +21,7 @@ from corral.kernel.ids import EventId, SessionId
 from corral.kernel.limits import (
     HANDS_CONNECT_SECONDS,
     HANDS_CONNECTIONS_MAX,
+    HANDS_CONTROL_CONNECTIONS_MAX,
     HANDS_HEARTBEAT_SECONDS,
     HANDS_REPLY_SECONDS,
 )
@@ -41,11 +42,11 @@ class _Connections(httpx2.AsyncBaseTransport):
     calls takes milliseconds each.
     """
 
-    def __init__(self, socket_path: Path) -> None:
+    def __init__(self, socket_path: Path, *, connections_max: int) -> None:
         self._socket_path = str(socket_path)
         self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # unused, but costly to make for each of them
         self._idle: list[httpx2.AsyncHTTPTransport] = []
-        self._places = asyncio.Semaphore(HANDS_CONNECTIONS_MAX)
+        self._places = asyncio.Semaphore(connections_max)
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         await self._places.acquire()
@@ -96,17 +97,26 @@ class _Returning(httpx2.AsyncByteStream):
 
 
 class HandsClient:
-    """One per process, used by all sessions at once. Close it with `aclose`."""
+    """One per process, used by all sessions at once. Close it with `aclose`.
+
+    What takes as long as it takes, calls and archives, has connections of its own: however many of them
+    wait, what would end them comes through.
+    """
 
     def __init__(self, socket_path: Path, *, token: str) -> None:
         self._socket_path = socket_path
-        self._http = httpx2.AsyncClient(
-            transport=_Connections(socket_path),
-            base_url=f"http://hands{wire.PREFIX}",
-            headers={"authorization": f"Bearer {token}", "content-type": "application/json"},
-            timeout=_SOON,
-            trust_env=False,
-        )
+
+        def http(connections_max: int) -> httpx2.AsyncClient:
+            return httpx2.AsyncClient(
+                transport=_Connections(socket_path, connections_max=connections_max),
+                base_url=f"http://hands{wire.PREFIX}",
+                headers={"authorization": f"Bearer {token}", "content-type": "application/json"},
+                timeout=_SOON,
+                trust_env=False,
+            )
+
+        self._work = http(HANDS_CONNECTIONS_MAX)
+        self._control = http(HANDS_CONTROL_CONNECTIONS_MAX)
         self._placement: Placement | None = None
 
     # -- the port of the brain ------------------------------------------------------------------------
@@ -125,12 +135,10 @@ class HandsClient:
         await self._post("/provision", body)
 
     async def execute(self, call: ToolCall, *, epoch: int) -> ToolResult:
-        body = wire.encode_call(call, epoch=epoch)
-        return wire.decode_result(await self._send("POST", "/execute", content=body, timeout=_WHENEVER))
+        return await self._call("/execute", call, epoch=epoch)
 
     async def attach(self, call: ToolCall, *, epoch: int) -> ToolResult:
-        body = wire.encode_call(call, epoch=epoch)
-        return wire.decode_result(await self._send("POST", "/attach", content=body, timeout=_WHENEVER))
+        return await self._call("/attach", call, epoch=epoch)
 
     async def cancel(self, session_id: SessionId, *, epoch: int, call_ids: Sequence[EventId]) -> None:
         await self._post("/cancel", {"session_id": session_id, "epoch": epoch, "call_ids": list(call_ids)})
@@ -143,16 +151,19 @@ class HandsClient:
     async def health(self) -> dict[str, Json]:
         """`{"role", "pid", "version", "protocol", "host_id", "journal_id", "is_adopted", "sandboxes",
         "calls"}`; the last two are counts. Raises HandsUnavailable."""
-        health: dict[str, Json] = orjson.loads(await self._send("GET", "/health"))
+        health: dict[str, Json] = orjson.loads(await self._send(self._control, "GET", "/health"))
         self._learn(health)
         return health
 
     async def probe(self) -> Probe:
         """Whether a sandbox can be made there; believed for seconds. Raises HandsUnavailable."""
-        return Probe(**orjson.loads(await self._send("GET", "/probe", timeout=_WHENEVER)))
+        return Probe(**orjson.loads(await self._send(self._control, "GET", "/probe", timeout=_WHENEVER)))
 
     async def sandboxes(self) -> list[LiveSandbox]:
-        return [LiveSandbox(**item) for item in orjson.loads(await self._send("GET", "/sandboxes"))["data"]]
+        return [
+            LiveSandbox(**item)
+            for item in orjson.loads(await self._send(self._control, "GET", "/sandboxes"))["data"]
+        ]
 
     async def release(self, session_id: SessionId, *, delete_workspace: bool) -> None:
         """The session ended, or was deleted. Repeat: safe. Raises HandsUnavailable."""
@@ -160,12 +171,12 @@ class HandsClient:
 
     async def import_workspace(self, session_id: SessionId, archive: AsyncIterator[bytes]) -> None:
         """Unpack a tar stream. Raises InvalidRequest, RequestTooLarge, NotFound, SandboxUnavailable."""
-        await self._send("PUT", f"/workspaces/{session_id}", content=archive, timeout=_WHENEVER)
+        await self._send(self._work, "PUT", f"/workspaces/{session_id}", content=archive, timeout=_WHENEVER)
 
     async def export_workspace(self, session_id: SessionId) -> AsyncIterator[bytes]:
         """A tar stream of the workspace; HandsUnavailable in its middle means that it is not whole."""
         with self._reachable():
-            async with self._http.stream("GET", f"/workspaces/{session_id}", timeout=_WHENEVER) as response:
+            async with self._work.stream("GET", f"/workspaces/{session_id}", timeout=_WHENEVER) as response:
                 if response.status_code != 200:
                     raise wire.decode_error(await response.aread())
                 async for chunk in response.aiter_bytes():
@@ -177,7 +188,7 @@ class HandsClient:
         Raises HandsUnavailable when there is no host, or it fell silent.
         """
         with self._reachable():
-            async with self._http.stream("GET", "/adopt", timeout=_WHILE_IT_BEATS) as response:
+            async with self._control.stream("GET", "/adopt", timeout=_WHILE_IT_BEATS) as response:
                 if response.status_code != 200:
                     raise wire.decode_error(await response.aread())
                 async for line in response.aiter_lines():
@@ -185,16 +196,27 @@ class HandsClient:
                         yield self._learn(orjson.loads(line))
 
     async def aclose(self) -> None:
-        await self._http.aclose()
+        await self._work.aclose()
+        await self._control.aclose()
 
     # -- one request ----------------------------------------------------------------------------------
 
+    async def _call(self, path: str, call: ToolCall, *, epoch: int) -> ToolResult:
+        content = wire.encode_call(call, epoch=epoch)
+        return wire.decode_result(
+            await self._send(self._work, "POST", path, content=content, timeout=_WHENEVER)
+        )
+
     async def _post(self, path: str, body: dict[str, Json]) -> dict[str, Json]:
-        reply: dict[str, Json] = orjson.loads(await self._send("POST", path, content=orjson.dumps(body)))
+        content = orjson.dumps(body)
+        reply: dict[str, Json] = orjson.loads(
+            await self._send(self._control, "POST", path, content=content)
+        )
         return reply
 
     async def _send(
         self,
+        http: httpx2.AsyncClient,
         method: str,
         path: str,
         *,
@@ -202,7 +224,7 @@ class HandsClient:
         timeout: httpx2.Timeout = _SOON,
     ) -> bytes:
         with self._reachable():
-            response = await self._http.request(method, path, content=content, timeout=timeout)
+            response = await http.request(method, path, content=content, timeout=timeout)
         if response.status_code != 200:
             raise wire.decode_error(response.content)
         return response.content

@@ -14,6 +14,7 @@ import httpx2
 import pytest
 
 from corral.brain.ports import Hands
+from corral.hands import client as client_module
 from corral.hands import process as process_module
 from corral.hands import rpc, workspace
 from corral.hands.client import HandsClient
@@ -183,6 +184,33 @@ async def test_a_thousand_calls_wait_at_once(client, call):
     async with asyncio.timeout(60):
         results = await asyncio.gather(*(client.execute(one, epoch=1) for one in calls))
     assert [result.content[0]["text"] for result in results] == [f"{n % 12}\n" for n in range(1000)]
+
+
+async def test_calls_do_not_hold_up_what_would_end_them(tmp_path, serving, monkeypatch):
+    monkeypatch.setattr(client_module, "HANDS_CONNECTIONS_MAX", 2)
+    await serving()
+    client = HandsClient(socket_path(tmp_path), token=read_token(tmp_path))
+    placement = await client.placement(SESSION)
+    call_ids = [f"c{number}" for number in range(4)]
+    calls = [
+        ToolCall(
+            session_id=SESSION,
+            thread_id="sthr_1",
+            call_id=call_id,
+            name="bash",
+            input={"command": "sleep 600"},
+            recipe=Recipe(),
+            placement=placement,
+        )
+        for call_id in call_ids
+    ]
+    running = [asyncio.create_task(client.execute(call, epoch=1)) for call in calls]
+    async with asyncio.timeout(10):
+        while (await client.health())["calls"] < 2:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+        await client.cancel(SESSION, epoch=1, call_ids=call_ids)
+        assert all(result.is_error for result in await asyncio.gather(*running))
+    await client.aclose()
 
 
 async def test_one_host_per_data_directory(client, tmp_path, provider):
