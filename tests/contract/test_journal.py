@@ -14,7 +14,7 @@ import pytest
 
 from corral.hands import journal as journal_module
 from corral.hands.journal import Journal, Row
-from corral.kernel.errors import HandsUnavailable, LeaseLost
+from corral.kernel.errors import HandsUnavailable, LeaseLost, SandboxUnavailable
 
 S = "sesn_1"
 
@@ -91,17 +91,65 @@ async def test_unsettled_calls_are_bounded_and_settling_makes_room(path, monkeyp
     journal = Journal(path)
     for n in range(3):
         await journal.start(S, f"c{n}")
-    with pytest.raises(HandsUnavailable, match="unsettled"):
+    with pytest.raises(SandboxUnavailable, match="unsettled"):
         await journal.start(S, "c3")
     assert await journal.fence(S, epoch=1, call_id="c3") is None
     journal.settle(["c0", "c0", "never"])
     await journal.start(S, "c3")
     await journal.aclose()
     journal = Journal(path)  # the count is taken from the file, not remembered
-    with pytest.raises(HandsUnavailable):
+    with pytest.raises(SandboxUnavailable):
         await journal.start(S, "c4")
     await journal.forget(S)
     await journal.start(S, "c4")
+    await journal.aclose()
+
+
+async def test_old_results_of_one_session_go_and_open_calls_stay(path, monkeypatch):
+    monkeypatch.setattr(journal_module, "JOURNAL_CALLS_MAX", 4)
+    journal = Journal(path)
+    await journal.finish(S, "done", b"out")
+    await journal.forbid(S, ["forbidden"], b"no")
+    await journal.start(S, "open")
+    await journal.finish("sesn_2", "other", b"out")
+    journal.settle_old(S)  # younger than the bound
+    assert await journal.fence(S, epoch=1, call_id="done") == Row(result=b"out")
+    journal.settle_old(S, seconds=0)
+    assert await journal.fence(S, epoch=1, call_id="done") is None
+    assert await journal.fence(S, epoch=1, call_id="forbidden") is None
+    assert await journal.fence(S, epoch=1, call_id="open") == Row(result=None)
+    assert await journal.fence("sesn_2", epoch=1, call_id="other") == Row(result=b"out")
+    for n in range(2):
+        await journal.start(S, f"c{n}")  # there is room again
+    with pytest.raises(SandboxUnavailable):
+        await journal.start(S, "c2")
+    await journal.aclose()
+
+
+async def test_a_journal_of_the_first_format_goes_on(path):
+    db = sqlite3.connect(path)
+    for statement in (
+        "CREATE TABLE meta (journal_id TEXT NOT NULL)",
+        "CREATE TABLE epochs (session_id TEXT PRIMARY KEY, epoch INTEGER NOT NULL, released_at REAL)",
+        "CREATE TABLE calls (call_id TEXT PRIMARY KEY, session_id TEXT NOT NULL, result BLOB)",
+        "CREATE INDEX calls_session ON calls (session_id)",
+        "PRAGMA user_version = 1",
+        "INSERT INTO meta VALUES ('hjrn_old')",
+        f"INSERT INTO calls VALUES ('done', '{S}', x'6f'), ('open', '{S}', NULL)",
+    ):
+        db.execute(statement)
+    db.commit()
+    db.close()
+    for _ in range(2):
+        journal = Journal(path)
+        assert journal.journal_id == "hjrn_old"
+        assert await journal.fence(S, epoch=1, call_id="done") == Row(result=b"o")
+        journal.settle_old(S)
+        await journal.finish(S, "open", b"late")
+        await journal.aclose()
+    journal = Journal(path)
+    journal.settle_old(S, seconds=0)
+    assert await journal.fence(S, epoch=1, call_id="done") is None
     await journal.aclose()
 
 

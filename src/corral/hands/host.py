@@ -105,6 +105,7 @@ class HandsHost:
             clock=self._clock,
             sandboxes_max=sandboxes_max,
             idle_seconds=idle_seconds,
+            on_evicted=journal.settle_old,
         )
         self._calls: dict[EventId, _Call] = {}
         self._imports: set[tuple[SessionId, asyncio.Timeout]] = set()  # a deletion cuts them short
@@ -204,6 +205,8 @@ class HandsHost:
         if delete_workspace:
             await self.workspaces.remove(session_id)
             await self._journal.forget(session_id)
+        else:
+            self._journal.settle_old(session_id, seconds=0)  # no brain will ask for them
 
     def sandboxes(self) -> list[LiveSandbox]:
         return self._sandboxes.live()

@@ -7,6 +7,7 @@ Rules of this file:
 - `journal_id` is minted with the file. A lost or broken file is a new journal, so every call placed
   under the old id has an unknown outcome instead of a second run.
 - Row of a call: absent -> started -> result -> absent (settled); or absent -> result (never to start).
+  A settle may be lost: results of a session that has been idle since, or has ended, go by their age.
 
 SQLite (WAL, synchronous=FULL) in a file of its own: its checksummed log is what makes a torn tail
 vanish on the next open. This is the one place outside `store` with SQL, because it is another
@@ -24,21 +25,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
 
-from corral.kernel.errors import HandsUnavailable, LeaseLost
+from corral.kernel.errors import HandsUnavailable, LeaseLost, SandboxUnavailable
 from corral.kernel.ids import EventId, Ids, SessionId
-from corral.kernel.limits import JOURNAL_BATCH_MAX, JOURNAL_CALLS_MAX
+from corral.kernel.limits import JOURNAL_BATCH_MAX, JOURNAL_CALLS_MAX, JOURNAL_RESULT_SECONDS
 
 __all__ = ["Journal", "Row"]
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 RELEASED: Final = 2**62  # the epoch of a deleted session: higher than every lease, so all are fenced
 RELEASED_SECONDS: Final = 24 * 3600  # how long an ended session stays fenced; as its tombstone in the log
 
 _SCHEMA: Final = (
     "CREATE TABLE meta (journal_id TEXT NOT NULL)",
     "CREATE TABLE epochs (session_id TEXT PRIMARY KEY, epoch INTEGER NOT NULL, released_at REAL)",
-    "CREATE TABLE calls (call_id TEXT PRIMARY KEY, session_id TEXT NOT NULL, result BLOB)",
+    "CREATE TABLE calls ("
+    "call_id TEXT PRIMARY KEY, session_id TEXT NOT NULL, result BLOB, finished_at REAL)",
     "CREATE INDEX calls_session ON calls (session_id)",
+    f"PRAGMA user_version = {FORMAT}",
+)
+_FROM_1: Final = (
+    "ALTER TABLE calls ADD COLUMN finished_at REAL",
+    "UPDATE calls SET finished_at = strftime('%s') + 0 WHERE result IS NOT NULL",
     f"PRAGMA user_version = {FORMAT}",
 )
 
@@ -47,6 +54,7 @@ _END: Final = (
     "INSERT INTO epochs VALUES (?, ?, ?) ON CONFLICT (session_id) DO UPDATE SET"
     " epoch = max(epoch, excluded.epoch), released_at = excluded.released_at"
 )
+_SETTLE_OLD: Final = "DELETE FROM calls WHERE session_id = ? AND finished_at <= ?"
 
 T = TypeVar("T")
 
@@ -115,7 +123,7 @@ class Journal:
     async def start(self, session_id: SessionId, call_id: EventId) -> bytes | None:
         """None: the effect may happen from now on. Else it must not: the result was there before it.
 
-        Raises HandsUnavailable: nothing written, do not act.
+        Raises SandboxUnavailable (too many calls), HandsUnavailable: nothing written, do not act.
         """
 
         def apply(db: sqlite3.Connection) -> bytes | None:
@@ -124,10 +132,10 @@ class Journal:
                 kept: bytes = row[0]
                 return kept
             if self._calls >= JOURNAL_CALLS_MAX:
-                raise HandsUnavailable(
+                raise SandboxUnavailable(
                     f"the hands host already holds {JOURNAL_CALLS_MAX} unsettled tool calls"
                 )
-            db.execute("INSERT INTO calls VALUES (?, ?, NULL)", (call_id, session_id))
+            db.execute("INSERT INTO calls VALUES (?, ?, NULL, NULL)", (call_id, session_id))
             self._calls += 1
             return None
 
@@ -137,8 +145,8 @@ class Journal:
         """Give calls that are absent a result, so that they never start. The others stay as they are."""
 
         def apply(db: sqlite3.Connection) -> None:
-            rows = [(call_id, session_id, result) for call_id in call_ids]
-            self._calls += db.executemany("INSERT OR IGNORE INTO calls VALUES (?, ?, ?)", rows).rowcount
+            rows = [(call_id, session_id, result, time.time()) for call_id in call_ids]
+            self._calls += db.executemany("INSERT OR IGNORE INTO calls VALUES (?, ?, ?, ?)", rows).rowcount
 
         await self._do(apply)
 
@@ -151,10 +159,15 @@ class Journal:
         def apply(db: sqlite3.Connection) -> bytes:
             row = db.execute("SELECT result FROM calls WHERE call_id = ?", (call_id,)).fetchone()
             if row is None:
-                db.execute("INSERT INTO calls VALUES (?, ?, ?)", (call_id, session_id, result))
+                db.execute(
+                    "INSERT INTO calls VALUES (?, ?, ?, ?)", (call_id, session_id, result, time.time())
+                )
                 self._calls += 1
             elif row[0] is None:
-                db.execute("UPDATE calls SET result = ? WHERE call_id = ?", (result, call_id))
+                db.execute(
+                    "UPDATE calls SET result = ?, finished_at = ? WHERE call_id = ?",
+                    (result, time.time(), call_id),
+                )
             else:
                 kept: bytes = row[0]
                 return kept
@@ -163,10 +176,18 @@ class Journal:
         return await self._do(apply)
 
     def settle(self, call_ids: Sequence[EventId]) -> None:
-        """Drop the rows with the next batch. A crash may keep them until their session is forgotten."""
+        """Drop the rows with the next batch. A crash may keep them until `settle_old`."""
         self._settled.extend(call_ids)
         if len(self._settled) >= JOURNAL_BATCH_MAX:
             self._operations.put(_Operation(self._take_settled(), None))
+
+    def settle_old(self, session_id: SessionId, *, seconds: float = JOURNAL_RESULT_SECONDS) -> None:
+        """Drop the session's results that are at least this old, soon; never a call without a result."""
+
+        def apply(db: sqlite3.Connection) -> None:
+            self._calls -= db.execute(_SETTLE_OLD, (session_id, time.time() - seconds)).rowcount
+
+        self._operations.put(_Operation(apply, None))
 
     async def release(self, session_id: SessionId, *, is_deleted: bool) -> None:
         """Fence the brains of an ended session: all so far, or for good if it was deleted. Repeat: safe."""
@@ -237,7 +258,7 @@ class Journal:
             for operation in batch:
                 try:
                     outcome = operation.apply(self._db)
-                except (LeaseLost, HandsUnavailable) as refusal:
+                except (LeaseLost, HandsUnavailable, SandboxUnavailable) as refusal:
                     outcome = refusal
                 if operation.done:
                     outcomes.append((operation.done, outcome))
@@ -287,6 +308,11 @@ def _connect(path: Path, ids: Ids) -> sqlite3.Connection:
             for statement in _SCHEMA:
                 db.execute(statement)
             db.execute("INSERT INTO meta VALUES (?)", (ids.mint("hjrn"),))
+            db.execute("COMMIT")
+        elif version == 1:
+            db.execute("BEGIN")
+            for statement in _FROM_1:
+                db.execute(statement)
             db.execute("COMMIT")
         elif version != FORMAT:
             raise HandsUnavailable(

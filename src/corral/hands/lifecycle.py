@@ -13,7 +13,7 @@ Rules of this file:
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -54,12 +54,15 @@ class Sandboxes:
         clock: Clock,
         sandboxes_max: int,
         idle_seconds: float,
+        on_evicted: Callable[[SessionId], None] = lambda session_id: None,
     ) -> None:
+        """on_evicted: told of each session whose sandbox went because nobody used it."""
         self._provider = provider
         self._workspaces = workspaces
         self._clock = clock
         self._sandboxes_max = sandboxes_max
         self._idle_seconds = idle_seconds
+        self._on_evicted = on_evicted
         self._slots: dict[SessionId, _Slot] = {}
         self._places_taken = 0  # sandboxes that live or are being made
         self._place_freed = asyncio.Event()
@@ -163,6 +166,7 @@ class Sandboxes:
         async with slot.lock:
             if not slot.users:
                 await _to_its_end(self._destroy(slot))
+                self._on_evicted(slot.session_id)
         self._drop_if_empty(slot)
 
     async def _create(self, slot: _Slot, recipe: Recipe) -> None:

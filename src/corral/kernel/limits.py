@@ -124,7 +124,8 @@ SANDBOX_REAP_SECONDS = 2.0  # how often the sandbox reaper looks
 SANDBOX_PROBE_SECONDS = 10.0  # how long the answer to "can a sandbox be made?" is believed
 DISK_FREE_BYTES_MIN = 256 * 1024 * 1024  # below it no new work: results in flight must still fit
 TOOL_RESULT_BYTES_MAX = 32 * 1024 * 1024  # a 20 MiB PDF in base64 is the largest result there is
-JOURNAL_CALLS_MAX = 100_000  # unsettled calls; more means that nobody settles, so refuse instead of grow
+JOURNAL_CALLS_MAX = 100_000  # unsettled calls; more means that nobody settles, so refuse new ones
+JOURNAL_RESULT_SECONDS = 24 * 3600  # then a result that its idle session did not settle is settled for it
 JOURNAL_BATCH_MAX = 512  # operations that share one fsync
 
 # -- store ----------------------------------------------------------------------------------------

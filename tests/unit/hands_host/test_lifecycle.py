@@ -2,9 +2,11 @@
 
 import asyncio
 from datetime import UTC, datetime
+from functools import partial
 
 import pytest
 
+from corral.hands import journal as journal_module
 from corral.hands import lifecycle
 from corral.kernel.errors import SandboxUnavailable
 from corral.session.call import NeverStarted, Recipe
@@ -112,6 +114,28 @@ async def test_idle_and_dead_sandboxes_are_reaped_and_busy_ones_stay(
         await running
         await provider.created[-1].destroy()
         await until(lambda: [s.session_id for s in host.sandboxes()] == ["sesn_busy"])
+
+
+async def test_what_nobody_settled_goes_with_the_idle_sandbox(open_host, bash, journal, monkeypatch):
+    monkeypatch.setattr(lifecycle, "SANDBOX_REAP_SECONDS", 0.02)
+    monkeypatch.setattr(journal, "settle_old", partial(journal.settle_old, seconds=0))  # as if a day later
+    clock = ManualClock()
+    async with open_host(clock=clock, idle_seconds=60) as host:
+        await host.execute(bash("c1", "true"), epoch=1)
+        clock.seconds += 61
+        await until(lambda: not host.sandboxes())
+        await host.announce("sesn_1", epoch=1)
+        with pytest.raises(NeverStarted):
+            await host.attach(bash("c1", "true"), epoch=1)
+
+
+async def test_a_full_journal_is_a_call_that_was_not_started(host, bash, monkeypatch):
+    monkeypatch.setattr(journal_module, "JOURNAL_CALLS_MAX", 1)
+    await host.execute(bash("c1", "true"), epoch=1)
+    with pytest.raises(SandboxUnavailable, match="unsettled"):
+        await host.execute(bash("c2", "true"), epoch=1)
+    await host.settle("sesn_1", call_ids=["c1"])
+    assert not (await host.execute(bash("c2", "true"), epoch=1)).is_error
 
 
 async def test_a_changed_recipe_gets_its_own_sandbox(host, bash, provider):
