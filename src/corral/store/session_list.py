@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, Connection, and_, or_
+from sqlalchemy import ColumnElement, Connection, and_, or_, select
 
 from corral.session.record import SessionFilter, SessionPage
 from corral.store.rows import RECORDS, read_records
@@ -22,10 +22,12 @@ def session_page(
 ) -> SessionPage:
     """At most `limit` sessions behind `after`, or the ones nearest in front of `before`, in list order.
 
-    An empty page has neither more nor previous: there is nothing left to point from.
+    Both ends are looked at: the session that a place names may be deleted, or match no more. An empty page
+    has neither more nor previous: there is nothing left to point from.
     """
     assert after is None or before is None, "a page lies after a place or before one"
-    matching = RECORDS.where(and_(True, *_conditions(where)))
+    matches = and_(True, *_conditions(where))
+    matching = RECORDS.where(matches)
     # What lies before a place is read backwards, from there.
     reads_down = descending if before is None else not descending
     place = after or before
@@ -34,9 +36,14 @@ def session_page(
     order = [column.desc() if reads_down else column.asc() for column in columns]
     found = read_records(connection, page.order_by(*order).limit(limit + 1), {})
     has_beyond, found = len(found) > limit, found[:limit]
+    has_behind = False
+    if found and place is not None:
+        first = (found[0].created_at, found[0].session_id)
+        behind = select(sessions.c.session_id).where(matches, _beyond(first, down=not reads_down))
+        has_behind = connection.scalar(behind.limit(1)) is not None
     if before is not None:
-        return SessionPage(sessions=found[::-1], has_more=bool(found), has_previous=has_beyond)
-    return SessionPage(sessions=found, has_more=has_beyond, has_previous=after is not None and bool(found))
+        return SessionPage(sessions=found[::-1], has_more=has_behind, has_previous=has_beyond)
+    return SessionPage(sessions=found, has_more=has_beyond, has_previous=has_behind)
 
 
 def _beyond(place: Place, *, down: bool) -> ColumnElement[bool]:

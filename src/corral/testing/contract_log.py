@@ -197,6 +197,7 @@ async def check_claims(stores: Stores) -> None:
     rest = await stores.leases.claim(owner="brain-2", limit=9)
     assert [lease.session_id for lease in rest] == needing[1:]
     assert await stores.leases.claim(owner="brain-3", limit=9) == []
+    assert await stores.leases.waiting(limit=9) == []
     stores.clock.advance(LEASE_TTL_SECONDS / 2)
     assert await stores.leases.renew([*first, *rest[:0]]) == first
     stores.clock.advance(LEASE_TTL_SECONDS / 2 + 1)

@@ -182,6 +182,13 @@ async def check_session_list(stores: Stores) -> None:
         before = (expected[2].created_at, expected[2].session_id)
         page = await stores.sessions.page(SessionFilter(), descending=descending, limit=2, before=before)
         assert (list(page.sessions), page.has_more, page.has_previous) == (expected[:2], True, False)
+        # A place whose own session does not match, at either end: beyond it is nothing.
+        end = expected[-1].created_at + timedelta(days=-1 if descending else 1), "sesn_gone"
+        page = await stores.sessions.page(SessionFilter(), descending=descending, limit=2, before=end)
+        assert (list(page.sessions), page.has_more, page.has_previous) == (expected[-2:], False, True)
+        start = expected[0].created_at + timedelta(days=1 if descending else -1), "sesn_gone"
+        page = await stores.sessions.page(SessionFilter(), descending=descending, limit=2, after=start)
+        assert (list(page.sessions), page.has_more, page.has_previous) == (expected[:2], True, False)
 
 
 async def check_session_filters(stores: Stores) -> None:

@@ -30,6 +30,13 @@ def test_a_time_that_is_none(created: str) -> None:
         _positions(parse_query(SessionListQuery, QueryParams({"page": page})))
 
 
+@pytest.mark.parametrize("direction", ["", "behind", "AFTER"])
+def test_a_direction_that_no_list_has(direction: str) -> None:
+    page = encode("sessions", "desc", direction, "2026-11-20T10:00:00Z", "sesn_1")
+    with pytest.raises(InvalidRequest, match="page: not a cursor"):
+        _positions(parse_query(SessionListQuery, QueryParams({"page": page})))
+
+
 @pytest.mark.parametrize("number", [2**62, -1])
 def test_a_moment_that_no_calendar_has(number: int) -> None:
     with pytest.raises(InvalidRequest, match="page: this cursor"):

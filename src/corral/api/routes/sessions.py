@@ -208,6 +208,8 @@ def _positions(query: SessionListQuery) -> tuple[Order, Edge | None, Edge | None
     )
     try:
         at = parse_rfc3339(created)
+        if direction not in ("after", "before"):
+            raise ValueError(direction)
     except ValueError:
         raise InvalidRequest("page: not a cursor of this list; pass next_page as it was given") from None
     if (
