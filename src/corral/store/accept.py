@@ -68,7 +68,10 @@ def lock_record(connection: Connection, session_id: SessionId) -> SessionRecord:
 def accept(
     connection: Connection, session_id: SessionId, inputs: Sequence[Event], *, now: datetime, now_us: int
 ) -> list[Entry]:
-    """What was stored, in order, and for a duplicate what had been. Raises what `admit` raises."""
+    """What was stored, in order, and for a duplicate what had been.
+
+    Raises NotFound and what `admit` raises; nothing is written then.
+    """
     record = lock_record(connection, session_id)
     admitted = admit(_view(connection, record, inputs), inputs)
     return store_inputs(connection, record, admitted, now=now, now_us=now_us)

@@ -102,7 +102,7 @@ class Agents:
             )
             return changed
 
-        return await self._database.write(body)
+        return await self._database.write(body, checks_first=True)
 
     async def archive(self, agent_id: AgentId, *, now: datetime) -> Wire:
         def body(connection: Connection) -> Wire:
@@ -112,7 +112,7 @@ class Agents:
             connection.execute(update(agents).where(agents.c.agent_id == agent_id).values(archived_at=now))
             return {**current, "archived_at": rfc3339(now)}
 
-        return await self._database.write(body)
+        return await self._database.write(body, checks_first=True)
 
     async def page(
         self,
@@ -201,7 +201,7 @@ class Environments:
                 )
             return changed
 
-        return await self._database.write(body)
+        return await self._database.write(body, checks_first=True)
 
     async def archive(self, environment_id: EnvironmentId, *, now: datetime) -> Wire:
         def body(connection: Connection) -> Wire:
@@ -215,7 +215,7 @@ class Environments:
             )
             return {**current, "archived_at": rfc3339(now)}
 
-        return await self._database.write(body)
+        return await self._database.write(body, checks_first=True)
 
     async def delete(self, environment_id: EnvironmentId) -> None:
         def body(connection: Connection) -> None:
@@ -226,7 +226,7 @@ class Environments:
                 )
             connection.execute(delete(environments).where(environments.c.environment_id == environment_id))
 
-        await self._database.write(body)
+        await self._database.write(body, checks_first=True)
 
     async def page(self, *, limit: int, cursor: str | None, include_archived: bool) -> ListPage:
         statement = _newest_first(

@@ -23,7 +23,7 @@ from typing import Any, Protocol, TypeVar
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
-from corral.kernel.errors import StoreUnavailable
+from corral.kernel.errors import CallerError, StoreUnavailable
 from corral.kernel.limits import WRITE_BATCH_MAX, WRITES_QUEUED_MAX
 from corral.store.engine import unavailable
 
@@ -77,9 +77,13 @@ class GroupCommit:
         self._thread = threading.Thread(target=self._work, name="corral-store-writer", daemon=True)
         self._thread.start()
 
-    async def body(self, body: Body[T], *, committed: Callable[[T], None] | None = None) -> T:
+    async def body(self, body: Body[T | CallerError], *, committed: Callable[[T], None] | None = None) -> T:
         """Run `body` inside a batch; `committed` is called in the loop once its result is durable, even
-        if the caller has been cancelled meanwhile."""
+        if the caller has been cancelled meanwhile.
+
+        What it raises undoes it, at the price of running the batch again. A CallerError that it returns is
+        raised here and costs nothing; it must have written nothing then.
+        """
         future: asyncio.Future[T] = self._loop.create_future()
         self._submit(_Job(body, None, False, future, committed))
         return await future
@@ -179,6 +183,8 @@ def _run_all(connection: Connection, jobs: Sequence[_Job], *, careful: bool) -> 
             merged.setdefault(job.run, []).append(job)
         else:
             result, error = _isolated(connection, partial(job.run, connection), careful=careful)
+            if isinstance(result, CallerError):
+                result, error = None, result
             outcomes.append((job, result, error))
     for run, group in merged.items():
         items = [job.item for job in group]

@@ -13,6 +13,7 @@ from sqlalchemy.exc import DBAPIError
 
 from corral.catalog.idempotency import current
 from corral.kernel.clock import Clock, SystemClock
+from corral.kernel.errors import CallerError
 from corral.kernel.limits import STORE_READERS
 from corral.store.answers import record_answer
 from corral.store.commit import Body, GroupCommit, Item, Merged
@@ -79,23 +80,35 @@ class Database:
 
         return await asyncio.get_running_loop().run_in_executor(self._readers, run)
 
-    async def write(self, body: Body[T], *, committed: Callable[[T], None] | None = None) -> T:
+    async def write(
+        self,
+        body: Body[T],
+        *,
+        checks_first: bool = False,
+        committed: Callable[[T], None] | None = None,
+    ) -> T:
         """Run `body` in a write transaction and return when it is durable. What it raises undoes it.
 
         Inside `catalog.idempotency.scope` the request's answer is recorded in the same transaction.
+        checks_first: the body raises CallerError only before its first write, so there is nothing to undo,
+        and a caller's mistake does not cost those who share the commit anything.
         committed: called with the result in the event loop after the commit, even if the caller has
         been cancelled. Raises StoreUnavailable (nothing written).
         """
         request = current.get()
-        if request is None:
-            return await self._commits.body(body, committed=committed)
 
-        def with_record(connection: Connection) -> T:
-            result = body(connection)
-            record_answer(connection, request, result, now=self.clock.now())
+        def run(connection: Connection) -> T | CallerError:
+            try:
+                result = body(connection)
+            except CallerError as refusal:
+                if checks_first:
+                    return refusal
+                raise
+            if request is not None:
+                record_answer(connection, request, result, now=self.clock.now())
             return result
 
-        return await self._commits.body(with_record, committed=committed)
+        return await self._commits.body(run, committed=committed)
 
     async def merge(
         self, merged: Merged[Item, T], item: Item, *, committed: Callable[[T], None] | None = None

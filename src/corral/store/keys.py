@@ -72,7 +72,7 @@ class ApiKeys:
                 update(api_keys).where(api_keys.c.api_key_id == api_key_id).values(revoked_at=now)
             )
 
-        await self._database.write(body)
+        await self._database.write(body, checks_first=True)
 
 
 def _api_key(row: AnyRow) -> ApiKey:

@@ -57,7 +57,7 @@ class Log:
                 self._bus.wake(session_id)
 
         crash_point("store.accept.before")
-        entries = await self._database.write(body, committed=committed)
+        entries = await self._database.write(body, checks_first=True, committed=committed)
         crash_point("store.accept.after")
         return entries
 

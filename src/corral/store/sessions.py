@@ -181,13 +181,15 @@ class Sessions:
             queue_cleanup(connection, session_id, "workspace", now=now)
 
         await self._database.write(
-            body, committed=lambda _: self._bus.publish(Deleted(session_id=session_id))
+            body,
+            checks_first=True,
+            committed=lambda _: self._bus.publish(Deleted(session_id=session_id)),
         )
 
     async def _change(
         self, session_id: SessionId, change: Callable[[Connection, SessionRecord], list[Fact]]
     ) -> SessionRecord:
-        """Apply `change` under the row lock, and append the facts it returns."""
+        """Apply `change` under the row lock, and append the facts it returns. It checks first."""
         stored: list[StoredEvent] = []
 
         def body(connection: Connection) -> SessionRecord:
@@ -200,7 +202,7 @@ class Sessions:
             if stored:
                 self._bus.publish(Committed(session_id=session_id, entries=tuple(stored)))
 
-        return await self._database.write(body, committed=committed)
+        return await self._database.write(body, checks_first=True, committed=committed)
 
 
 def _reread(connection: Connection, session_id: SessionId) -> SessionRecord:

@@ -9,11 +9,15 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Connection, Table, event, func, insert, select
 
-from corral.kernel.errors import Conflict, StoreUnavailable
+from corral.kernel.errors import Conflict, NotFound, StoreUnavailable
+from corral.kernel.ids import Ids, SessionId
 from corral.kernel.limits import WRITES_QUEUED_MAX
+from corral.store.bus import LocalBus
 from corral.store.database import Database
+from corral.store.log import Log
 from corral.store.schema import tombstones
 from corral.testing.clock import ManualClock
+from corral.testing.sessions import user_message
 
 NOW = ManualClock().now()
 
@@ -67,6 +71,41 @@ async def test_a_failing_write_is_undone_alone(database: Database) -> None:
     )
     assert [type(result) for result in results] == [str, Conflict, str]
     assert await count(database) == 2
+
+
+async def test_a_mistake_found_before_a_write_costs_the_others_nothing(database: Database) -> None:
+    runs: list[str] = []
+
+    def fine(connection: Connection, name: str) -> str:
+        runs.append(name)
+        return write(connection, name)
+
+    def refuses(_connection: Connection) -> None:
+        runs.append("refused")
+        raise Conflict("no")
+
+    results = await asyncio.gather(
+        database.write(partial(fine, name="sesn_1")),
+        database.write(refuses, checks_first=True),
+        database.write(partial(fine, name="sesn_2")),
+        return_exceptions=True,
+    )
+    assert [type(result) for result in results] == [str, Conflict, str]
+    assert runs == ["sesn_1", "refused", "sesn_2"]
+    assert await count(database) == 2
+
+
+async def test_refused_events_cost_the_others_nothing(database: Database) -> None:
+    savepoints: list[str] = []
+    event.listen(database.writer, "savepoint", lambda _connection, name: savepoints.append(name))
+    log = Log(database, LocalBus())
+    results = await asyncio.gather(
+        database.write(partial(write, name="sesn_1")),
+        log.accept(SessionId("sesn_unknown"), [user_message(Ids())], now=NOW),
+        return_exceptions=True,
+    )
+    assert [type(result) for result in results] == [str, NotFound]
+    assert not savepoints
 
 
 async def test_merged_items_arrive_together_and_answer_apart(database: Database) -> None:
