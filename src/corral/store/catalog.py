@@ -19,9 +19,9 @@ from sqlalchemy import (
 
 from corral.catalog.records import ListPage, Wire
 from corral.kernel.clock import parse_rfc3339, rfc3339
+from corral.kernel.cursor import decode, encode
 from corral.kernel.errors import Conflict, NotFound
 from corral.kernel.ids import AgentId, EnvironmentId
-from corral.store.cursor import decode, encode
 from corral.store.database import Database
 from corral.store.rows import AnyRow, AnySelect
 from corral.store.schema import agent_versions, agents, environments, from_us, sessions, to_us
@@ -134,7 +134,7 @@ class Agents:
 
     async def versions(self, agent_id: AgentId, *, limit: int, cursor: str | None) -> ListPage:
         kind = f"versions of {agent_id}"
-        before = None if cursor is None else decode(kind, cursor)[0]
+        before = None if cursor is None else decode(kind, cursor, shape=(int, str))[0]
 
         def body(connection: Connection) -> ListPage:
             of_agent = {"of_id": agent_id}
@@ -263,7 +263,7 @@ def _newest_first(
     if not include_archived:
         statement = statement.where(table.c.archived_at.is_(None))
     if cursor is not None:
-        microseconds, last_id = decode(table.name, cursor)
+        microseconds, last_id = decode(table.name, cursor, shape=(int, str))
         last = from_us(microseconds)
         statement = statement.where(or_(created_at < last, and_(created_at == last, id_ < last_id)))
     return statement.order_by(created_at.desc(), id_.desc())

@@ -21,6 +21,7 @@ from corral.catalog.agents import session_agent, session_tools, thread_agent
 from corral.catalog.environments import check_session_environment
 from corral.catalog.idempotency import Answer
 from corral.kernel.clock import parse_rfc3339, rfc3339
+from corral.kernel.cursor import BAD_CURSOR
 from corral.kernel.errors import InvalidRequest
 from corral.kernel.ids import SESSION, THREAD, AgentId, EnvironmentId, SessionId, ThreadId
 from corral.session.content import Json
@@ -211,7 +212,7 @@ def _positions(query: SessionListQuery) -> tuple[Order, Edge | None, Edge | None
         if direction not in ("after", "before"):
             raise ValueError(direction)
     except ValueError:
-        raise InvalidRequest("page: not a cursor of this list; pass next_page as it was given") from None
+        raise InvalidRequest(BAD_CURSOR) from None
     if (
         (query.created_gt is not None and at <= query.created_gt)
         or (query.created_gte is not None and at < query.created_gte)
