@@ -22,8 +22,8 @@ from anthropic import AsyncAnthropic
 
 from benchmarks.machine import Disk
 from benchmarks.upstream import MODEL, Upstream, upstream
+from corral.daemon import socket_path, token_path
 from corral.hands.client import HandsClient
-from corral.process import socket_path, token_path
 
 _READY_SECONDS_MAX, _STOP_SECONDS_MAX, _TURN_SECONDS_MAX = 30.0, 25.0, 60.0
 _SETTLED_SECONDS, _SETTLED_BYTES, _SETTLE_SECONDS_MAX = 1.0, 256 * 1024, 15.0

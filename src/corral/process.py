@@ -21,7 +21,6 @@ import sys
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Final, Literal, get_args
 
 from corral.config import Config, LogLevel, Secret
@@ -39,9 +38,7 @@ __all__ = [
     "report_failed",
     "report_ready",
     "run",
-    "socket_path",
     "supervisor_gone",
-    "token_path",
 ]
 
 Role = Literal["server", "hands", "egress"]
@@ -174,15 +171,6 @@ def end_with_parent(number: signal.Signals) -> None:
 def _prctl(option: int, value: int) -> None:
     if sys.platform == "linux" and ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), f"prctl({option})")
-
-
-def socket_path(data_dir: Path, role: Role) -> Path:
-    """Where hands and egress listen; the lock and the token of the role are beside it."""
-    return data_dir / role / "private" / f"{role}.sock"
-
-
-def token_path(data_dir: Path, role: Role) -> Path:
-    return socket_path(data_dir, role).with_name("token")
 
 
 def log_to_stderr(level: LogLevel, *, role: str) -> None:

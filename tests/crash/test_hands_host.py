@@ -13,9 +13,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from corral.daemon import socket_path, token_path
 from corral.hands.client import HandsClient
 from corral.hands.host import OUTCOME_UNKNOWN
-from corral.hands.process import read_token, socket_path
 from corral.kernel.errors import HandsUnavailable
 from corral.session.call import NeverStarted, Placement, Recipe, ToolCall
 from corral.session.content import ToolResult
@@ -62,7 +62,7 @@ async def hosting(
 
 @contextlib.asynccontextmanager
 async def client_of(data_dir: Path) -> AsyncIterator[HandsClient]:
-    client = HandsClient(socket_path(data_dir), token=read_token(data_dir))
+    client = HandsClient(socket_path(data_dir, "hands"), token=token_path(data_dir, "hands").read_text())
     try:
         yield client
     finally:
@@ -156,12 +156,12 @@ _ASKER = """
 import asyncio, sys
 from pathlib import Path
 from corral.hands.client import HandsClient
-from corral.hands.process import read_token, socket_path
+from corral.daemon import socket_path, token_path
 from corral.session.call import Placement, Recipe, ToolCall
 
 async def main():
     data_dir, host_id, journal_id, command = Path(sys.argv[1]), *sys.argv[2:]
-    client = HandsClient(socket_path(data_dir), token=read_token(data_dir))
+    client = HandsClient(socket_path(data_dir, "hands"), token=token_path(data_dir, "hands").read_text())
     await client.execute(
         ToolCall(
             session_id="sesn_1", thread_id="sthr_1", call_id="c1", name="bash", input={"command": command},
@@ -195,11 +195,12 @@ _SUPERVISOR = """
 import asyncio, sys
 from pathlib import Path
 from corral.hands.client import HandsClient
-from corral.hands.process import read_token, socket_path
+from corral.daemon import socket_path, token_path
 
 async def main():
     data_dir = Path(sys.argv[1])
-    async for _ in HandsClient(socket_path(data_dir), token=read_token(data_dir)).adopt():
+    token = token_path(data_dir, "hands").read_text()
+    async for _ in HandsClient(socket_path(data_dir, "hands"), token=token).adopt():
         print("adopted", flush=True)
 
 asyncio.run(main())

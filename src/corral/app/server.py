@@ -26,13 +26,14 @@ from corral.brain.models.replay import ReplayModel
 from corral.brain.models.routing import RoutedModel
 from corral.catalog.models import ModelTable
 from corral.config import Config
+from corral.daemon import socket_path, token_path
 from corral.hands.client import HandsClient
 from corral.kernel.clock import SystemClock
 from corral.kernel.ids import Ids, SessionId
 from corral.kernel.limits import DISK_FREE_BYTES_MIN, STREAMS_END_SECONDS, SWEEP_STALE_SECONDS
 from corral.orchestrator.cleanup import clean_up
 from corral.orchestrator.worker import Worker
-from corral.process import Start, report_ready, socket_path, supervisor_gone, token_path
+from corral.process import Start, report_ready, supervisor_gone
 from corral.session.lease import Lease
 from corral.store.bus import LocalBus
 from corral.store.catalog import Agents, Environments

@@ -24,16 +24,15 @@ from corral.cli.models import directory_of
 from corral.cli.outcome import Exit
 from corral.cli.render import safe
 from corral.config import Config
+from corral.daemon import SOCKET_PATH_BYTES_MAX, socket_path
 from corral.hands.providers.bwrap import BwrapProvider
 from corral.kernel.limits import CLI_CONNECT_SECONDS, DISK_FREE_BYTES_MIN, FSYNC_SLOW_SECONDS
-from corral.process import socket_path
 from corral.supervisor.datadir import read_state
 
 __all__ = ["Finding", "doctor", "examine"]
 
 _FSYNCS = 20
 _SQLITE_MIN = (3, 35)  # RETURNING
-_SOCKET_PATH_BYTES_MAX = 107  # sun_path of Linux, less its final zero
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -115,7 +114,7 @@ def _sandbox(config: Config) -> Finding:
 def _store(config: Config) -> Finding:
     """Writable, and how long a durable write takes."""
     directory = config.data_dir
-    if len(os.fsencode(socket_path(directory, "egress"))) > _SOCKET_PATH_BYTES_MAX:
+    if len(os.fsencode(socket_path(directory, "egress"))) > SOCKET_PATH_BYTES_MAX:
         detail = f"{directory} is too long a path for the sockets in it"
         return Finding(name="store", state="failed", detail=detail, remedy="choose a shorter --data-dir")
     try:

@@ -1,8 +1,7 @@
 """The egress process: lock, token, socket, adoption, an orderly end. It carries nothing yet: sandboxes have
 no network, and this is the place where their only exit will be.
 
-Below `<data_dir>/egress/private` (mode 0700): `lock` (flock, one egress per data directory), `token` (what
-callers present, mode 0600) and `egress.sock` (mode 0600). Two questions are answered there:
+Two questions are answered on its socket, to whoever presents its token (`corral.daemon`):
 
     GET /corral/egress/v1/health     {"role", "pid", "version", "is_adopted"}
     GET /corral/egress/v1/adopt      the same line, then a line feed every HANDS_HEARTBEAT_SECONDS for as
@@ -10,26 +9,22 @@ callers present, mode 0600) and `egress.sock` (mode 0600). Two questions are ans
 """
 
 import asyncio
-import contextlib
-import fcntl
 import hmac
 import json
 import os
-import secrets
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 from corral import __version__
-from corral.kernel.errors import Conflict, InvalidRequest
+from corral.daemon import listening, made_token, owned, socket_path
 from corral.kernel.limits import HANDS_CONNECT_SECONDS, HANDS_HEARTBEAT_SECONDS, HANDS_UNADOPTED_SECONDS
 
 __all__ = ["serve_egress"]
 
 PREFIX: Final = "/corral/egress/v1"
 _HEAD_BYTES_MAX = 8192
-_SOCKET_PATH_BYTES_MAX = 107  # sun_path of Linux, less its final zero
 
 
 async def serve_egress(
@@ -42,23 +37,9 @@ async def serve_egress(
 
     Raises: Conflict if another one holds the lock; InvalidRequest if the socket path is too long.
     """
-    private = data_dir / "egress" / "private"
-    private.mkdir(mode=0o700, parents=True, exist_ok=True)
-    private.chmod(0o700)
-    path = private / "egress.sock"
-    if len(os.fsencode(path)) > _SOCKET_PATH_BYTES_MAX:
-        raise InvalidRequest(
-            f"{str(path)!r} is longer than the {_SOCKET_PATH_BYTES_MAX} bytes of a unix socket's path; "
-            "choose a shorter data directory"
-        )
-    with _locked(private / "lock"):
-        egress = _Egress(token=_token(private / "token"))
-        path.unlink(missing_ok=True)  # we hold the lock, so nobody listens there
-        umask = os.umask(0o177)
-        try:
-            server = await asyncio.start_unix_server(egress.answer, path, limit=_HEAD_BYTES_MAX)
-        finally:
-            os.umask(umask)
+    with owned(data_dir, "egress"), listening(socket_path(data_dir, "egress")) as listener:
+        egress = _Egress(token=made_token(data_dir, "egress"))
+        server = await asyncio.start_unix_server(egress.answer, sock=listener, limit=_HEAD_BYTES_MAX)
         loop = asyncio.get_running_loop()
         for name in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(name, egress.ended.set)
@@ -69,7 +50,6 @@ async def serve_egress(
             egress.ended.set()
             server.close()
             await egress.last_answer()
-            path.unlink(missing_ok=True)
 
 
 class _Egress:
@@ -156,27 +136,3 @@ class _Egress:
     def _start(self, writer: asyncio.StreamWriter, status: str, body: dict[str, object]) -> None:
         head = f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\nConnection: close\r\n\r\n"
         writer.write(head.encode() + json.dumps(body).encode() + b"\n")
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise Conflict(f"another egress is running on {str(path.parent.parent)!r}") from error
-        yield
-    finally:
-        os.close(fd)
-
-
-def _token(path: Path) -> str:
-    """Made once; killed at any point, there is all of it or nothing."""
-    if not path.exists():
-        draft = path.with_name("token.new")
-        draft.unlink(missing_ok=True)
-        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(secrets.token_urlsafe(32))
-        draft.rename(path)
-    return path.read_text()

@@ -12,8 +12,9 @@ import signal
 import socket
 from pathlib import Path
 
+from corral.daemon import socket_path, token_path
 from corral.kernel.limits import HEALTH_REPLY_SECONDS
-from corral.process import Role, socket_path, token_path
+from corral.process import Role
 
 __all__ = ["end", "lock_holder", "open_adoption", "request"]
 

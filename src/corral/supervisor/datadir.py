@@ -10,15 +10,14 @@ import contextlib
 import fcntl
 import json
 import os
-import secrets
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from corral.daemon import made_token
 from corral.kernel.errors import Conflict, InvalidRequest
 from corral.kernel.ids import Ids
 from corral.kernel.limits import TAKEOVER_SECONDS
-from corral.process import Role, token_path
 
 _STATE = "supervisor.json"
 
@@ -82,16 +81,8 @@ def make_tokens(data_dir: Path) -> None:
 
     Killed at any point, there is all of a token or nothing. Repeat: safe; a token is made once.
     """
-    roles: tuple[Role, ...] = ("hands", "egress")
-    for role in roles:
-        path = token_path(data_dir, role)
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if not path.exists():
-            draft = path.with_name("token.made")
-            draft.unlink(missing_ok=True)
-            with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-                file.write(secrets.token_urlsafe(32))
-            draft.rename(path)
+    for role in ("hands", "egress"):
+        made_token(data_dir, role)
 
 
 def write_state(data_dir: Path, state: Mapping[str, object]) -> None:

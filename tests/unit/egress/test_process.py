@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from corral.daemon import socket_path, token_path
 from corral.egress.process import serve_egress
 from corral.kernel.errors import Conflict, InvalidRequest
-from corral.process import socket_path, token_path
 
 SECONDS = 10.0
 

@@ -14,11 +14,12 @@ import httpx2
 import pytest
 
 from corral.brain.ports import Hands
+from corral.daemon import socket_path, token_path
 from corral.hands import client as client_module
 from corral.hands import process as process_module
 from corral.hands import rpc, workspace
 from corral.hands.client import HandsClient
-from corral.hands.process import read_token, serve_hands, socket_path
+from corral.hands.process import serve_hands
 from corral.kernel.errors import (
     Conflict,
     HandsUnavailable,
@@ -64,7 +65,7 @@ async def serving(tmp_path: Path, provider) -> AsyncIterator[Callable[..., objec
 @pytest.fixture
 async def client(tmp_path: Path, serving) -> AsyncIterator[HandsClient]:
     await serving()
-    client = HandsClient(socket_path(tmp_path), token=read_token(tmp_path))
+    client = HandsClient(socket_path(tmp_path, "hands"), token=token_path(tmp_path, "hands").read_text())
     yield client
     await client.aclose()
 
@@ -164,12 +165,12 @@ async def test_a_workspace_goes_in_and_comes_out(client, call, monkeypatch):
 
 
 async def test_only_the_owner_with_the_token_is_let_in(client, tmp_path):
-    path = socket_path(tmp_path)
+    path = socket_path(tmp_path, "hands")
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
     assert stat.S_IMODE((path.parent / "token").stat().st_mode) == 0o600
     assert stat.S_IMODE((path.parent / "journal.sqlite").stat().st_mode) == 0o600
-    for token in ("none", "wrong", read_token(tmp_path)[:-1]):
+    for token in ("none", "wrong", token_path(tmp_path, "hands").read_text()[:-1]):
         transport = httpx2.AsyncHTTPTransport(uds=str(path))
         async with httpx2.AsyncClient(transport=transport, base_url="http://hands") as stranger:
             headers = {"authorization": f"Bearer {token}"}
@@ -189,7 +190,7 @@ async def test_a_thousand_calls_wait_at_once(client, call):
 async def test_calls_do_not_hold_up_what_would_end_them(tmp_path, serving, monkeypatch):
     monkeypatch.setattr(client_module, "HANDS_CONNECTIONS_MAX", 2)
     await serving()
-    client = HandsClient(socket_path(tmp_path), token=read_token(tmp_path))
+    client = HandsClient(socket_path(tmp_path, "hands"), token=token_path(tmp_path, "hands").read_text())
     placement = await client.placement(SESSION)
     call_ids = [f"c{number}" for number in range(4)]
     calls = [
@@ -214,7 +215,7 @@ async def test_calls_do_not_hold_up_what_would_end_them(tmp_path, serving, monke
 
 
 async def test_one_host_per_data_directory(client, tmp_path, provider):
-    with pytest.raises(Conflict, match="another hands host"):
+    with pytest.raises(Conflict, match="another hands process"):
         await serve_hands(data_dir=tmp_path, provider=lambda state_dir: provider)
     assert (await client.health())["role"] == "hands"  # the first one was not disturbed
 
@@ -229,7 +230,7 @@ async def test_an_adopted_host_stays_and_an_unadopted_one_ends_with_its_sandboxe
 ):
     monkeypatch.setattr(rpc, "HANDS_HEARTBEAT_SECONDS", 0.01)
     task = await serving(unadopted_seconds=0.3)
-    client = HandsClient(socket_path(tmp_path), token=read_token(tmp_path))
+    client = HandsClient(socket_path(tmp_path, "hands"), token=token_path(tmp_path, "hands").read_text())
     adopted = asyncio.Event()
 
     async def supervise() -> None:
@@ -247,7 +248,7 @@ async def test_an_adopted_host_stays_and_an_unadopted_one_ends_with_its_sandboxe
     await asyncio.gather(supervisor, return_exceptions=True)
     await asyncio.wait_for(task, 10)
     assert not any(sandbox.is_alive for sandbox in provider.created)
-    assert not socket_path(tmp_path).exists()
+    assert not socket_path(tmp_path, "hands").exists()
     with pytest.raises(HandsUnavailable) as caught:
         await client.health()
     assert caught.value.retryable
@@ -256,7 +257,7 @@ async def test_an_adopted_host_stays_and_an_unadopted_one_ends_with_its_sandboxe
 
 async def test_a_supervisor_learns_that_its_host_ends(serving, tmp_path):
     task = await serving()
-    client = HandsClient(socket_path(tmp_path), token=read_token(tmp_path))
+    client = HandsClient(socket_path(tmp_path, "hands"), token=token_path(tmp_path, "hands").read_text())
     beats = 0
     async for _ in client.adopt():
         beats += 1
