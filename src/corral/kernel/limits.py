@@ -46,7 +46,7 @@ DRAIN_SECONDS = 10.0  # SIGTERM: model requests may end for this long, then anot
 IDLE_LOOPS_MAX = 128  # folded states kept for the next wake of their session
 SESSION_BACKOFF_SECONDS, SESSION_BACKOFF_SECONDS_MAX = 1.0, 60.0  # a session whose loop fails waits alone
 LOOK_AGAIN_SECONDS = 2.0  # a waiting loop reads the store this often, should a hint be lost
-CLAIM_BATCH_MAX = 64
+CLEANUP_BATCH_MAX = 64  # ended sessions cleaned up per look; the next look is a second later
 
 # -- model requests -------------------------------------------------------------------------------
 MODEL_ATTEMPTS_MAX = 6  # one request and five retries, then retries_exhausted

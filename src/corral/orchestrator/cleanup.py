@@ -9,7 +9,7 @@ from typing import Protocol
 
 from corral.kernel.errors import SandboxUnavailable, StoreUnavailable, WorldError
 from corral.kernel.ids import SessionId
-from corral.kernel.limits import CLAIM_BATCH_MAX, SWEEP_SECONDS
+from corral.kernel.limits import CLEANUP_BATCH_MAX, SWEEP_SECONDS
 from corral.session.cleanup import CleanupStore
 
 log = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ async def clean_up(store: CleanupStore, hands: Releasing) -> None:
     while True:
         done: list[int] = []
         try:
-            for work in await store.pending(limit=CLAIM_BATCH_MAX):
+            for work in await store.pending(limit=CLEANUP_BATCH_MAX):
                 try:
                     await hands.release(work.session_id, delete_workspace=work.kind == "workspace")
                 except SandboxUnavailable as error:  # this one's workspace; the others need not wait
