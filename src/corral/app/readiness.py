@@ -27,10 +27,14 @@ class Readiness:
     async def run(self) -> None:
         """Check every READINESS_SECONDS, until cancelled."""
         while True:
-            async with asyncio.TaskGroup() as group:
-                for name, look in self._checks.items():
-                    group.create_task(self._look(name, look))
+            await self.check()
             await asyncio.sleep(READINESS_SECONDS)
+
+    async def check(self) -> None:
+        """Make every check once, side by side."""
+        async with asyncio.TaskGroup() as group:
+            for name, look in self._checks.items():
+                group.create_task(self._look(name, look))
 
     async def _look(self, name: str, look: Look) -> None:
         result = Check(status="failed", reason=f"no answer within {READINESS_TIMEOUT_SECONDS:g} s")
