@@ -322,7 +322,7 @@ def all_limits() -> str:
             (
                 "<br>".join(f"`{name}`" for name in names),
                 "<br>".join(shown),
-                re.sub(r"\s*\(spec/.*?\)", "", comment),
+                re.sub(r"\s*\(API docs.*?\)", "", comment),
             )
         )
     close()

@@ -7,7 +7,7 @@ is ever in an argument list or an environment.
     child --stderr--> the log       structured lines; see `log_to_stderr`.
 
 A child is `python -m corral.app ROLE`; its main function is `run(role, serve)`. The server dies with its
-supervisor; hands and egress are sessions of their own and outlive it (DESIGN 8).
+supervisor; hands and egress are sessions of their own and outlive it (docs/ARCHITECTURE.md).
 """
 
 import asyncio

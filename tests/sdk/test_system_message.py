@@ -1,4 +1,4 @@
-"""A system.message needs a model that takes one in mid-conversation. Source: spec/events.md."""
+"""A system.message needs a model that takes one in mid-conversation. Source: API docs, events."""
 
 import anthropic
 import pytest

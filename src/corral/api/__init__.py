@@ -9,5 +9,5 @@
 * Every answer has a request id; every error is the official envelope (`errors.py`).
 
 What fails: a store that is busy or broken is a 529 that says so; a stream ends and is resumed by its
-cursor. Source: DESIGN 7, spec/errors-limits.md.
+cursor. Source: docs/ARCHITECTURE.md, API docs, errors-limits.
 """

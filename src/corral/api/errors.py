@@ -1,4 +1,4 @@
-"""The only place that renders errors for the wire. Source: spec/errors-limits.md "Error envelope"."""
+"""The only place that renders errors for the wire. Source: API docs, errors-limits "Error envelope"."""
 
 import orjson
 from starlette.responses import Response

@@ -1,4 +1,4 @@
-"""`Idempotency-Key` on every POST: a repeated request is answered, not repeated. Source: DESIGN 7."""
+"""`Idempotency-Key` on every POST: a repeated request is answered, not repeated."""
 
 from collections.abc import Awaitable, Callable
 from hashlib import sha256

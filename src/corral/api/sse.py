@@ -6,7 +6,7 @@ message that does not continue the position, a lost message or an overflow only 
 
 Frames carry `id: seq.arrival`; sent back as `Last-Event-ID` they resume without gap or duplicate. Without
 it a stream begins now, as the official one. Previews have no id: they are never resumed.
-Source: spec/events.md "SSE framing", "Event deltas"; DESIGN 3 and 7.
+Source: API docs, events "SSE framing", "Event deltas"; docs/ARCHITECTURE.md.
 """
 
 import asyncio

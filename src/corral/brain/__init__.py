@@ -11,5 +11,5 @@
 What fails: if an append is refused, the state is thrown away and read again; nothing was done that the
 log does not tell. If the lease is lost, the loop aborts its own model request, touches no tool, and ends.
 If the process dies, another brain folds the same log: an open request is closed with an error and asked
-again, a call is attached to by its id. Source: DESIGN 4.
+again, a call is attached to by its id. Source: docs/ARCHITECTURE.md.
 """

@@ -2,7 +2,7 @@
 
 Consecutive requests of a thread share their prefix byte for byte, cache marks aside: entries are only
 ever added behind. Cache breakpoints (four, the provider's limit): last tool, last system block, last and
-second-to-last message. Source: DESIGN 4.
+second-to-last message. Source: docs/ARCHITECTURE.md.
 """
 
 from collections.abc import Mapping, Sequence

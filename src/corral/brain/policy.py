@@ -1,4 +1,4 @@
-"""Which tools an agent has, and whether a call may run. Source: spec/tools.md "Permission policies"."""
+"""Which tools an agent has, and whether a call may run. Source: API docs, tools "Permission policies"."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,6 +1,6 @@
 """Previews: best-effort deltas of a reply while it streams. Never stored; the final event repeats them.
 
-The ids are minted here, at the first text, and reused by the final event. Source: spec/events.md "Event
+The ids are minted here, at the first text, and reused by the final event. Source: API docs, events "Event
 deltas".
 """
 

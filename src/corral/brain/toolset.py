@@ -1,6 +1,6 @@
 """The built-in tools as the model sees them. What they do is the hands' business (`hands/toolset`).
 
-Inputs: spec/tools.md; the SDK's BetaManagedAgentsAgentToolset20260401*Input. The texts are ours.
+Inputs: API docs, tools; the SDK's BetaManagedAgentsAgentToolset20260401*Input. The texts are ours.
 """
 
 from collections.abc import Mapping

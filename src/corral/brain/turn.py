@@ -4,7 +4,7 @@ Per thread, in this order: what finished is written down; an interrupt is applie
 thread is in flight any more; a request that died with an earlier brain is closed; confirmations and
 messages are taken; and then the thread asks the model, waits for its calls, or goes idle.
 
-The order of events is the hosted one. Source: spec/events.md "A hosted turn, as observed", "Order within
+The order of events is the hosted one. Source: API docs, events "A hosted turn, as observed", "Order within
 a turn", "Interrupts", "Requires action".
 """
 

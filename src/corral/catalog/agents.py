@@ -1,7 +1,7 @@
 """Agents: pure rules from request to record, from update to next version, from overrides to snapshot.
 
 The request's shape was checked at the edge: mappings here hold exactly the fields that the client set.
-Source: spec/agents.md.
+Source: API docs, agents.
 """
 
 from collections.abc import Mapping

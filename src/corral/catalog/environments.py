@@ -1,6 +1,6 @@
 """Environments: pure rules from request to record, and what a session can run in.
 
-Mappings hold exactly the fields that the client set. Source: spec/environments.md.
+Mappings hold exactly the fields that the client set. Source: API docs, environments.
 """
 
 import re

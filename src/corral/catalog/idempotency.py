@@ -1,4 +1,4 @@
-"""Idempotency keys: a request takes effect once, whatever dies. Source: DESIGN 7.
+"""Idempotency keys: a request takes effect once, whatever dies. Source: docs/ARCHITECTURE.md.
 
 The record and the effect share one transaction. The API enters `scope(...)` around the one store call
 that has the effect; the store's transaction runner, after the effect and before the commit, renders the

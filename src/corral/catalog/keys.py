@@ -1,4 +1,4 @@
-"""API keys: recognisable, random, kept only as a hash. Source: DESIGN 8."""
+"""API keys: recognisable, random, kept only as a hash. Source: docs/ARCHITECTURE.md."""
 
 import secrets
 from datetime import datetime

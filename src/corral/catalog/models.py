@@ -197,7 +197,7 @@ class ModelTable:
     ) -> Decimal | None:
         """List cost of one model request in micro-cents; None without a list price.
 
-        Source: spec/errors-limits.md; fast and us-geo multipliers apply to tokens, not to searches.
+        Source: API docs, errors-limits; fast and us-geo multipliers apply to tokens, not to searches.
         """
         price = model.price
         if price is None or not model.is_budgetable(speed):
@@ -225,7 +225,7 @@ class ModelTable:
         return tokens * _MICROCENTS_PER_USD / 1_000_000 + searches * _MICROCENTS_PER_USD
 
     def runtime_cost(self, running_ms: int) -> Decimal:
-        """List cost of a session's whole running time, in micro-cents. Source: spec/errors-limits.md."""
+        """List cost of a session's whole running time, in micro-cents. Source: API docs, errors-limits."""
         return self.runtime_usd_per_hour * _MICROCENTS_PER_USD * running_ms / 3_600_000
 
 

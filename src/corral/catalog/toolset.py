@@ -1,7 +1,7 @@
 """Tools of an agent: what may be configured, and the form in which it is stored and shown.
 
 Stored tools are resolved: every submitted entry has `enabled` and `permission_policy`, so that whoever
-reads them needs no defaults. Source: spec/tools.md.
+reads them needs no defaults. Source: API docs, tools.
 """
 
 import re

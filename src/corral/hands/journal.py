@@ -11,7 +11,7 @@ Rules of this file:
 
 SQLite (WAL, synchronous=FULL) in a file of its own: its checksummed log is what makes a torn tail
 vanish on the next open. This is the one place outside `store` with SQL, because it is another
-format with another owner (DESIGN 5).
+format with another owner (docs/ARCHITECTURE.md).
 """
 
 import asyncio

@@ -2,7 +2,7 @@
 
 Lenient where the SDK's reference toolset is (it parses with pydantic's lax mode: "5" is the integer 5),
 strict where it is, and the message names the field instead of showing a Python exception.
-Source: spec/tools.md; `anthropic.lib.tools.agent_toolset`.
+Source: API docs, tools; `anthropic.lib.tools.agent_toolset`.
 """
 
 from collections.abc import Callable, Mapping

@@ -2,7 +2,7 @@
 
 `sevt_01Kb3...`: the prefix names the kind, the rest is 48 bits of milliseconds and 80 random bits in
 base58. Order by time keeps b-tree inserts local; nothing may rely on it (ids are opaque on the wire).
-Source: spec/README.md "ID prefixes".
+Source: Managed Agents API "ID prefixes".
 """
 
 import os

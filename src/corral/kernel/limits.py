@@ -3,7 +3,7 @@
 A number that a user must change is a setting (`config.py`); all others are here.
 """
 
-# -- requests (spec/errors-limits.md) -----------------------------------------------------------
+# -- requests (API docs, errors-limits) -----------------------------------------------------------
 REQUEST_BODY_BYTES_MAX = 32 * 1024 * 1024  # documented body limit
 EVENTS_PER_SEND_MAX = 50  # the documented figure for initial events, used for sends too
 EVENTS_PER_APPEND_MAX = 1024  # one model response, or one turn's closing events; a sanity bound
@@ -70,7 +70,7 @@ REPLAY_DELTA_CHARS = 12  # what real models send at a time (median)
 REPLAY_SECONDS_MAX = 20.0  # one reply of a recording, however long it took then
 RECORDING_BYTES_MAX = 16 * 1024 * 1024
 MODEL_OUTPUT_TOKENS = 32_000  # max_tokens of a request; not configurable on this API
-TOOL_ROUNDS_PER_TURN_MAX = 500  # spec/tools.md; then tool_use_limit_reached_error
+TOOL_ROUNDS_PER_TURN_MAX = 500  # API docs, tools; then tool_use_limit_reached_error
 SESSIONS_PER_BRAIN_MAX = 1000  # running at once in one brain; further wakes wait
 
 # -- supervisor -----------------------------------------------------------------------------------
@@ -87,7 +87,7 @@ LOG_FOLLOW_SECONDS = 0.25  # how often new log lines of hands and egress are sho
 LOG_FILE_BYTES_MAX = 16 * 1024 * 1024  # their log file begins anew at a start beyond this
 
 # -- hands ----------------------------------------------------------------------------------------
-TOOL_OUTPUT_CHARS_MAX = 100_000  # above it the output spills to a file (spec/tools.md)
+TOOL_OUTPUT_CHARS_MAX = 100_000  # above it the output spills to a file (API docs, tools)
 TOOL_PREVIEW_CHARS = 2_000  # first and last characters kept in the preview
 TOOL_TIMEOUT_SECONDS = 120.0  # bash default, as the SDK's reference toolset
 TOOL_TIMEOUT_SECONDS_MAX = 3600.0
@@ -111,7 +111,7 @@ GLOB_RESULTS_MAX, WALK_ENTRIES_MAX = 200, 50_000
 SPILL_BYTES_MAX = 64 * 1024**2  # of one tool output kept in a file
 WORKSPACE_ARCHIVE_BYTES_MAX = 512 * 1024 * 1024
 WORKSPACE_ARCHIVE_MEMBERS_MAX = 200_000
-HANDS_UNADOPTED_SECONDS = 60.0  # hands and egress end themselves without a supervisor (DESIGN 8)
+HANDS_UNADOPTED_SECONDS = 60.0  # hands and egress end themselves without a supervisor
 HANDS_DRAIN_SECONDS = 3.0  # a stopping host lets running calls end by themselves for this long
 HANDS_CONNECT_SECONDS = 5.0  # a unix socket that does not accept by then has no host behind it
 HANDS_REPLY_SECONDS = 30.0  # every request but execute, attach and archives is answered by then

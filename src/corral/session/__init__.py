@@ -13,5 +13,5 @@
   again.
 
 What fails: a stale brain's append raises LeaseLost or Stale and writes nothing. A dead brain's lease
-ends; the next one folds the same log and goes on. Source: DESIGN 3, spec/events.md.
+ends; the next one folds the same log and goes on. Source: docs/ARCHITECTURE.md, API docs, events.
 """

@@ -20,7 +20,7 @@ class Placement:
     """Where a call was sent: the hands host, and the journal it kept at that time.
 
     Logged with the intent, before dispatch. The same journal without the call means "never started";
-    another journal means "outcome unknown". Source: DESIGN 5.
+    another journal means "outcome unknown". Source: docs/ARCHITECTURE.md.
     """
 
     host_id: str

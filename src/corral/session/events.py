@@ -2,7 +2,7 @@
 
 A body holds exactly the fields that were set, so a field the hosted service leaves out is left out and
 a null it sends is sent. `parse` reads tolerantly: fields and types written by a newer version survive.
-Source: spec/events.md and the SDK's types/beta/sessions/*_event.py.
+Source: API docs, events and the SDK's types/beta/sessions/*_event.py.
 """
 
 from collections.abc import Mapping, Sequence

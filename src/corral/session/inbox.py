@@ -3,7 +3,7 @@
 Queued for a brain:   user.message, user.interrupt, user.tool_confirmation, system.message.
 Processed on receipt: user.custom_tool_result; it settles its call at once, the first answer wins.
 
-A rejected request stores nothing. Source: spec/events.md "Queueing", "Requires action", "Interrupts".
+A rejected request stores nothing. Source: API docs, events "Queueing", "Requires action", "Interrupts".
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,7 @@
 """Leases: the time-bound right to run a session, with a fencing token that grows at each grant.
 
 A holder trusts itself for LEASE_TRUST_SECONDS, the store for LEASE_TTL_SECONDS, counted from when the
-holder asked. One lease runs all threads of a session. Source: DESIGN 3.
+holder asked. One lease runs all threads of a session. Source: docs/ARCHITECTURE.md.
 """
 
 from collections.abc import Sequence

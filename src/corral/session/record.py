@@ -122,7 +122,7 @@ class SessionStore(Protocol):
 
     async def update(self, session_id: SessionId, changes: SessionChanges) -> SessionRecord:
         """Apply changes under the row lock; an effective change appends `session.updated` holding only
-        what changed (spec/sessions.md "Update"). Raises NotFound, Conflict (archived), InvalidRequest
+        what changed (API docs, sessions "Update"). Raises NotFound, Conflict (archived), InvalidRequest
         (tools while not idle; metadata over its limits after the merge)."""
 
     async def archive(self, session_id: SessionId) -> SessionRecord:

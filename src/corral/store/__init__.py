@@ -12,5 +12,5 @@
   are kept narrow; large snapshots (agents) live in tables that are written once.
 
 What fails: a full disk or an I/O error undoes the whole batch and everyone in it gets
-StoreUnavailable; the log is as if they had never asked. Source: DESIGN 3, EVIDENCE "Store".
+StoreUnavailable; the log is as if they had never asked. Source: docs/adr/0002-sql-layer.md.
 """

@@ -1,4 +1,4 @@
-"""Agents: create, merge, overrides. Source: spec/agents.md."""
+"""Agents: create, merge, overrides. Source: API docs, agents."""
 
 from datetime import UTC, datetime
 

@@ -1,4 +1,4 @@
-"""Environments: defaults, merges, and what a session can run in. Source: spec/environments.md."""
+"""Environments: defaults, merges, and what a session can run in. Source: API docs, environments."""
 
 from datetime import UTC, datetime
 

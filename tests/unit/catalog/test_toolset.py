@@ -1,4 +1,4 @@
-"""Tools: what may be configured and how it is stored. Source: spec/tools.md."""
+"""Tools: what may be configured and how it is stored. Source: API docs, tools."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""/v1/agents. Source: spec/agents.md."""
+"""/v1/agents. Source: API docs, agents."""
 
 import orjson
 from fastapi import APIRouter, Request

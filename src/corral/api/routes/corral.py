@@ -1,4 +1,4 @@
-"""Ours: health, status, keys, workspaces. Never under /v1. Source: DESIGN 7."""
+"""Ours: health, status, keys, workspaces. Never under /v1. Source: docs/ARCHITECTURE.md."""
 
 from collections.abc import AsyncIterator
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""/v1/environments. Source: spec/environments.md."""
+"""/v1/environments. Source: API docs, environments."""
 
 from dataclasses import replace
 

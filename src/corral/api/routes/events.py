@@ -1,4 +1,4 @@
-"""/v1/sessions/{id}/events: send and list. Streams are in `sse.py`. Source: spec/events.md."""
+"""/v1/sessions/{id}/events: send and list. Streams are in `sse.py`. Source: API docs, events."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""/v1/sessions. Source: spec/sessions.md."""
+"""/v1/sessions. Source: API docs, sessions."""
 
 from collections.abc import Mapping
 from datetime import datetime

@@ -1,4 +1,4 @@
-"""/v1/sessions/{id}/threads. Only the primary thread exists so far. Source: spec/multiagent.md."""
+"""/v1/sessions/{id}/threads. Only the primary thread exists so far. Source: API docs, multiagent."""
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response

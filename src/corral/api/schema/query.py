@@ -144,7 +144,7 @@ EventType = Literal[
     "workflow_run.phase_started",
     "workflow_run.phase_ended",
 ]
-"""The 41 types that history can be filtered by. Source: spec/events.md "Catalogue"."""
+"""The 41 types that history can be filtered by. Source: API docs, events "Catalogue"."""
 
 
 class EventListQuery(_TimeRange):

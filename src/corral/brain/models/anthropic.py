@@ -73,7 +73,7 @@ class AnthropicModel:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str], *, models: ModelTable) -> "AnthropicModel":
-        """Key and base URL by Corral's rule. Source: DESIGN "Processes"; docs/reference/settings.md."""
+        """Key and base URL by Corral's rule. Source: docs/ARCHITECTURE.md; docs/reference/settings.md."""
         return cls(
             api_key=environment.get("CORRAL_ANTHROPIC_API_KEY")
             or environment.get("ANTHROPIC_API_KEY")
@@ -281,7 +281,7 @@ def classify(status: int | None, error_type: str, message: str) -> tuple[ModelFa
     """What an error means to the loop, and whether asking again may help.
 
     status: of the response; None for an `error` event in mid-stream.
-    Source: spec/errors-limits.md; the documented errors of the Messages API.
+    Source: API docs, errors-limits; the documented errors of the Messages API.
     """
     words = message.lower()
     if error_type == "invalid_request_error" or status == 400:

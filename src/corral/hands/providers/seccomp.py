@@ -3,7 +3,7 @@
 Kill on a foreign architecture (its call numbers would slip through), ENOSYS for x32 and clone3 (libc falls
 back to clone, whose flags can be read), EPERM for what reaches the kernel's wider surface, EAFNOSUPPORT for
 sockets other than unix, inet and netlink: AF_VSOCK is not namespaced and leads to the hypervisor.
-Source: DESIGN 5; Linux include/uapi/linux/{seccomp,filter,audit}.h and the two syscall tables.
+Source: docs/ARCHITECTURE.md; Linux include/uapi/linux/{seccomp,filter,audit}.h and the two syscall tables.
 """
 
 import errno

@@ -58,7 +58,7 @@ def pack(message: dict[str, Any]) -> bytes:
 
 
 def text_result(call_id: str, text: str, *, is_error: bool) -> dict[str, Any]:
-    """An empty output is sent as `(no output)`. Source: spec/tools.md, the SDK's session runner."""
+    """An empty output is sent as `(no output)`. Source: API docs, tools, the SDK's session runner."""
     text = _SURROGATES.sub("\ufffd", text) or "(no output)"
     return block_result(call_id, [{"type": "text", "text": text}], is_error=is_error)
 
@@ -72,7 +72,7 @@ def spill_path(place: Place, call_id: str) -> str:
 
 
 def preview(head: str, tail: str, path: str, limits: Limits) -> str:
-    """What the model reads of an output that went to a file. Source: spec/tools.md, our wording."""
+    """What the model reads of an output that went to a file. Source: API docs, tools, our wording."""
     return (
         f"[output of more than {limits.output_chars} characters; all of it is in {path}]\n"
         f"{head[: limits.preview_chars]}\n[...]\n{tail[-limits.preview_chars :]}"
