@@ -105,6 +105,11 @@ class Loop:
         """Whether something arrived that `run` has not looked at."""
         return self._news.is_set()
 
+    @property
+    def chars(self) -> int:
+        """About how much memory the folded state takes; see `State.chars`."""
+        return self._state.chars if self._state else 0
+
     def hand_over(self) -> None:
         """Start nothing more; write down what ends soon, then leave the rest to the next brain."""
         self._is_handing_over = True

@@ -44,6 +44,7 @@ LEASE_CHECK_SECONDS = 0.5  # how late a lease that is no longer trusted is notic
 SWEEP_SECONDS = 1.0
 DRAIN_SECONDS = 10.0  # SIGTERM: model requests may end for this long, then another brain asks them again
 IDLE_LOOPS_MAX = 128  # folded states kept for the next wake of their session
+IDLE_LOOPS_CHARS_MAX = 64 * 1024 * 1024  # of all of them together; a few conversations with pictures
 SESSION_BACKOFF_SECONDS, SESSION_BACKOFF_SECONDS_MAX = 1.0, 60.0  # a session whose loop fails waits alone
 LOOK_AGAIN_SECONDS = 2.0  # a waiting loop reads the store this often, should a hint be lost
 CLEANUP_BATCH_MAX = 64  # ended sessions cleaned up per look; the next look is a second later

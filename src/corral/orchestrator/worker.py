@@ -14,6 +14,7 @@ from corral.kernel.errors import LeaseLost, NotFound, StoreUnavailable
 from corral.kernel.ids import SessionId
 from corral.kernel.limits import (
     DRAIN_SECONDS,
+    IDLE_LOOPS_CHARS_MAX,
     IDLE_LOOPS_MAX,
     LEASE_CHECK_SECONDS,
     LEASE_RENEW_SECONDS,
@@ -43,7 +44,8 @@ class Worker:
         self._leases = leases
         self._bus = bus
         self._running: dict[SessionId, tuple[Loop, asyncio.Task[None]]] = {}
-        self._idle: OrderedDict[SessionId, Loop] = OrderedDict()  # folded state, kept for the next wake
+        self._idle: OrderedDict[SessionId, tuple[Loop, int]] = OrderedDict()  # folded, and how large
+        self._idle_chars = 0
         self._failing: dict[SessionId, _Failing] = {}
         self._is_draining = False
         self._swept_at = 0.0
@@ -135,7 +137,7 @@ class Worker:
             or (failing is not None and asyncio.get_running_loop().time() < failing.not_before)
         ):
             return  # the sweep finds it again
-        loop = self._idle.pop(session_id, None) or Loop(session_id, self._gear)
+        loop = self._take_idle(session_id) or Loop(session_id, self._gear)
         task = asyncio.create_task(self._run_loop(loop), name=f"loop {session_id}")
         self._running[session_id] = (loop, task)
 
@@ -174,9 +176,17 @@ class Worker:
             await self._leases.release([lease])
 
     def _keep(self, loop: Loop) -> None:
-        self._idle[loop.session_id] = loop
-        while len(self._idle) > IDLE_LOOPS_MAX:
-            self._idle.popitem(last=False)
+        """Keep the folded state for the next wake; the oldest make room."""
+        chars = loop.chars
+        self._idle[loop.session_id] = loop, chars
+        self._idle_chars += chars
+        while len(self._idle) > IDLE_LOOPS_MAX or self._idle_chars > IDLE_LOOPS_CHARS_MAX:
+            self._take_idle(next(iter(self._idle)))
+
+    def _take_idle(self, session_id: SessionId) -> Loop | None:
+        loop, chars = self._idle.pop(session_id, (None, 0))
+        self._idle_chars -= chars
+        return loop
 
     def _back_off(self, session_id: SessionId) -> None:
         failing = self._failing.setdefault(session_id, _Failing(failures=0, not_before=0.0))

@@ -151,6 +151,16 @@ class State:
             blocked_on=list(self.blocked_on),
         )
 
+    @property
+    def chars(self) -> int:
+        """About how much the conversations hold: what keeping this state costs in memory."""
+        return sum(
+            _chars(block)
+            for thread in self.threads.values()
+            for entry in thread.entries
+            for block in entry.content
+        )
+
     def call(self, call_id: EventId) -> PendingCall | None:
         """The pending call of that id, in whichever thread."""
         return next((t.calls[call_id] for t in self.threads.values() if call_id in t.calls), None)
@@ -163,6 +173,16 @@ class Waiting:
     arrival: int
     thread_id: ThreadId
     event: ev.Event
+
+
+def _chars(value: Json) -> int:
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, Mapping):
+        return sum(map(_chars, value.values()))
+    if isinstance(value, Sequence):
+        return sum(map(_chars, value))
+    return 1
 
 
 def begin(record: SessionRecord) -> State:

@@ -493,3 +493,10 @@ def test_a_refused_draft_leaves_no_trace() -> None:
     assert scene.state is not kept
     assert replace_arrivals(kept) == replace_arrivals(before)
     assert kept.inbox == inbox
+
+
+def test_the_size_of_a_state_is_that_of_its_conversation() -> None:
+    scene = Scene()
+    begun(scene, "x" * 1000)
+    scene.step(scene.reply(text("y" * 500)))
+    assert 1500 <= scene.state.chars < 1600
