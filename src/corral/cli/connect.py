@@ -1,9 +1,9 @@
 """Which server a command talks to, with which key, and how.
 
-URL: --url, else ANTHROPIC_BASE_URL (what clients of Corral set), else the server that runs on this data
-directory, else http://HOST:PORT of the settings. Key: ANTHROPIC_API_KEY if it is one of ours, else
-CORRAL_API_KEY, else the local key that a running supervisor keeps in its data directory. A model key is
-never sent to a Corral server.
+URL: --url, else the server on --data-dir, else ANTHROPIC_BASE_URL (what clients of Corral set), else the
+server that runs on the data directory of the settings, else their http://HOST:PORT. Key: ANTHROPIC_API_KEY
+if it is one of ours, else CORRAL_API_KEY, else the local key that a running supervisor keeps in its data
+directory. A model key is never sent to a Corral server.
 """
 
 import contextlib
@@ -41,8 +41,17 @@ class Server:
     is_embedded: bool = False
 
 
-def find_server(config: Config, *, url: str | None, environ: Mapping[str, str] = os.environ) -> Server:
-    """The server to ask; nobody has tried yet whether it answers. Raises Problem without a key."""
+def find_server(
+    config: Config, *, url: str | None, is_here: bool = False, environ: Mapping[str, str] = os.environ
+) -> Server:
+    """The server to ask; nobody has tried yet whether it answers. Raises Problem if `url` is none.
+
+    is_here: the user named the data directory, so a client's environment says nothing about its server.
+    """
+    if url and not url.startswith(("http://", "https://")):
+        raise Problem(f"--url {url!r} is not a URL; write http://127.0.0.1:8420", exit=Exit.USAGE)
+    if is_here and not url:
+        environ = {}
     state = read_state(config.data_dir) or {}
     base_url = environ.get("ANTHROPIC_BASE_URL", "")
     if _HOSTED in base_url:
@@ -60,9 +69,14 @@ def find_server(config: Config, *, url: str | None, environ: Mapping[str, str] =
     )
 
 
-def running_server(config: Config, *, url: str | None) -> Server:
+def running_server(config: Config, *, url: str | None, is_here: bool = False) -> Server:
     """A server that answers and accepts our key. Raises Problem saying what to do otherwise."""
-    server = find_server(config, url=url)
+    server = find_server(config, url=url, is_here=is_here)
+    if is_here and not url and server.data_dir is None:
+        raise Problem(
+            f"nothing is served on {config.data_dir}; start it with `corral serve --data-dir ...`",
+            exit=Exit.NO_SERVER,
+        )
     if not _answers(server):
         raise Problem(
             f"no Corral server answers at {server.url}; start one with `corral serve`, or give --url",
@@ -77,18 +91,18 @@ def running_server(config: Config, *, url: str | None) -> Server:
 
 @contextlib.contextmanager
 def server_or_embedded(
-    config: Config, *, url: str | None, say: "Say", temporary: bool = False
+    config: Config, *, url: str | None, say: "Say", is_here: bool = False, temporary: bool = False
 ) -> Iterator[Server]:
     """A running server, or one that lives as long as the command; `say` tells the user which.
 
     temporary: never a running one; a data directory of its own. It is kept, because the log is in it.
     """
     if not temporary:
-        server = find_server(config, url=url)
-        if _answers(server):
-            yield running_server(config, url=url)
+        server = find_server(config, url=url, is_here=is_here)
+        if _answers(server) and not (is_here and not url and server.data_dir is None):
+            yield running_server(config, url=url, is_here=is_here)
             return
-        if url or os.environ.get("ANTHROPIC_BASE_URL"):
+        if url or (os.environ.get("ANTHROPIC_BASE_URL") and not is_here):
             running_server(config, url=url)  # it was named, so it is missed
     data_dir = Path(tempfile.mkdtemp(prefix="corral-")) if temporary else config.data_dir
     say(f"starting a server for this command (data in {data_dir})")

@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING, Any
 
 from corral.cli.outcome import Exit, Problem
-from corral.cli.render import Renderer, safe
+from corral.cli.render import Renderer, essence, safe
 from corral.kernel.limits import CLI_RECONNECT_SECONDS, CLI_RECONNECTS_MAX
 
 if TYPE_CHECKING:
@@ -96,11 +96,18 @@ class Driver:
         uses = [self._tool_uses[event_id] for event_id in event_ids if event_id in self._tool_uses]
         foreign = [use for use in uses if use["type"] == "agent.custom_tool_use"]
         if foreign or not self._is_interactive:
-            what = f"the result of {foreign[0].get('name')!r}" if foreign else "an approval"
-            self._renderer.note(f"the agent waits for {what}; answer it with the SDK", "yellow")
+            what = (
+                f"the result of {foreign[0].get('name')!r}; send it with the SDK"
+                if foreign
+                else "an approval; give it at a terminal or with the SDK"
+            )
+            self._renderer.note(f"the agent waits for {what}", "yellow")
             return Exit.NEEDS_ANSWER
         self._asked = uses
-        self._renderer.note("may it? y, or n and a reason", "yellow")
+        text, *more = safe(essence(uses[0])).split("\n")  # it stands above in full, maybe beside others
+        call = f"{safe(str(uses[0].get('name')))}: {text}{' …' if more else ''}"
+        place = f" (1 of {len(uses)})" if len(uses) > 1 else ""
+        self._renderer.note(f"may it? {call}{place}\ny, or n and a reason", "yellow")
         return None
 
     async def _history_and_stream(self, task: str | None) -> AsyncIterator[tuple[dict[str, Any], bool]]:
@@ -135,14 +142,17 @@ class Driver:
                 why = f"the connection broke ({type(error).__name__})"
             failures += 1
             if failures > CLI_RECONNECTS_MAX:
-                raise Problem(f"{why} and does not come back; {self.how_to_return}", exit=Exit.NO_SERVER)
+                raise Problem(f"{why} and does not come back\n{self.how_to_return}", exit=Exit.NO_SERVER)
             self._renderer.note(f"{why}; reconnecting", "yellow")
             await asyncio.sleep(CLI_RECONNECT_SECONDS)
 
     # -- what the user does -----------------------------------------------------------------------------
     @property
     def how_to_return(self) -> str:
-        return f"to go on: corral run --session {self._session_id} (to look only: corral sessions tail)"
+        return (
+            f"to go on: corral run --session {self._session_id}\n"
+            f"to look only: corral sessions tail {self._session_id}"
+        )
 
     async def _read_input(self) -> None:
         """Return when the user leaves."""

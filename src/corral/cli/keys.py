@@ -17,7 +17,7 @@ def list_keys(api: Api, *, as_json: bool) -> None:
         (key["id"], key["name"], key["hint"], key["created_at"][:19], (key["revoked_at"] or "")[:19])
         for key in keys
     ]
-    print_table(("id", "name", "ends in", "created", "revoked"), rows)
+    print_table(("id", "name", "ends in", "created (UTC)", "revoked (UTC)"), rows)
 
 
 def create_key(api: Api, *, name: str, as_json: bool) -> None:

@@ -42,6 +42,10 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 DataDir = Annotated[
     Path | None, typer.Option(help="Where everything is kept; ~/.local/share/corral unless set.")
 ]
+ServedDir = Annotated[
+    Path | None,
+    typer.Option("--data-dir", help="The server on this data directory, not ANTHROPIC_BASE_URL's."),
+]
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", help="Settings file; ./corral.toml unless set.")
 ]
@@ -152,12 +156,13 @@ def run(
     model: Annotated[Text, typer.Option(help="Model of the agent: claude-*, local, replay.")] = None,
     session: Annotated[Text, typer.Option(help="Go on with this session.")] = None,
     workspace: Annotated[
-        Path | None, typer.Option(help="A copy of this directory goes in, a diff comes out.")
+        Path | None,
+        typer.Option(help="A copy of this directory goes in, less .gitignore; a diff comes out."),
     ] = None,
     apply: Annotated[bool, typer.Option("--apply", help="Write the result back to --workspace.")] = False,
     ask: Annotated[bool, typer.Option("--ask", help="Ask me before every tool call.")] = False,
     url: Url = None,
-    data_dir: DataDir = None,
+    data_dir: ServedDir = None,
     as_json: Json = False,
 ) -> int:
     """Give an agent one task, and watch and steer it here."""
@@ -171,7 +176,7 @@ def run(
         task=task, agent_id=agent, model=model, session_id=session, workspace=workspace, is_applied=apply,
         must_ask=ask, as_json=as_json,
     )  # fmt: skip
-    return run(errand, _config(data_dir=data_dir), url=url)
+    return run(errand, _config(data_dir=data_dir), url=url, is_here=data_dir is not None)
 
 
 @app.command(
@@ -209,7 +214,7 @@ def status(data_dir: DataDir = None, config: ConfigFile = None, as_json: Json = 
 def _api(url: str | None, data_dir: Path | None) -> Any:
     from corral.cli.connect import Api, running_server
 
-    return Api(running_server(_config(data_dir=data_dir), url=url))
+    return Api(running_server(_config(data_dir=data_dir), url=url, is_here=data_dir is not None))
 
 
 Most = Annotated[int, typer.Option("--limit", min=1, help="At most so many.")]
@@ -217,7 +222,7 @@ Most = Annotated[int, typer.Option("--limit", min=1, help="At most so many.")]
 
 @sessions_app.command("list")
 def sessions_list(
-    limit: Most = 20, url: Url = None, data_dir: DataDir = None, as_json: Json = False
+    limit: Most = 20, url: Url = None, data_dir: ServedDir = None, as_json: Json = False
 ) -> None:
     """Newest first."""
     from corral.cli.sessions import list_sessions
@@ -226,7 +231,7 @@ def sessions_list(
 
 
 @sessions_app.command("show")
-def sessions_show(session_id: SessionId, url: Url = None, data_dir: DataDir = None) -> None:
+def sessions_show(session_id: SessionId, url: Url = None, data_dir: ServedDir = None) -> None:
     """One session, as the API describes it."""
     from corral.cli.sessions import show_session
 
@@ -235,7 +240,7 @@ def sessions_show(session_id: SessionId, url: Url = None, data_dir: DataDir = No
 
 @sessions_app.command("tail")
 def sessions_tail(
-    session_id: SessionId, url: Url = None, data_dir: DataDir = None, as_json: Json = False
+    session_id: SessionId, url: Url = None, data_dir: ServedDir = None, as_json: Json = False
 ) -> None:
     """What happened and what happens, until Ctrl-C."""
     from corral.cli.sessions import tail_session
@@ -248,7 +253,7 @@ def sessions_events(
     session_id: SessionId,
     limit: Most = 1000,
     url: Url = None,
-    data_dir: DataDir = None,
+    data_dir: ServedDir = None,
     as_json: Json = False,
 ) -> None:
     """The log, from its beginning."""
@@ -258,7 +263,7 @@ def sessions_events(
 
 
 @keys_app.command("list")
-def keys_list(url: Url = None, data_dir: DataDir = None, as_json: Json = False) -> None:
+def keys_list(url: Url = None, data_dir: ServedDir = None, as_json: Json = False) -> None:
     """Names and ids; the keys themselves are stored nowhere."""
     from corral.cli.keys import list_keys
 
@@ -269,7 +274,7 @@ def keys_list(url: Url = None, data_dir: DataDir = None, as_json: Json = False) 
 def keys_create(
     name: Annotated[str, typer.Option(help="What it is for.")] = "command line",
     url: Url = None,
-    data_dir: DataDir = None,
+    data_dir: ServedDir = None,
     as_json: Json = False,
 ) -> None:
     """Make a key and show it, once."""
@@ -282,7 +287,7 @@ def keys_create(
 def keys_revoke(
     key_id: Annotated[str, typer.Argument(help="As in apikey_01...")],
     url: Url = None,
-    data_dir: DataDir = None,
+    data_dir: ServedDir = None,
 ) -> None:
     """From now on nobody enters with it."""
     from corral.cli.keys import revoke_key

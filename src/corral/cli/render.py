@@ -14,7 +14,7 @@ from rich.text import Text
 
 from corral.kernel.limits import CLI_OUTPUT_LINE_CHARS_MAX, CLI_OUTPUT_LINES_MAX
 
-__all__ = ["Renderer", "cost", "diff_text", "print_table", "safe"]
+__all__ = ["Renderer", "cost", "diff_text", "essence", "print_table", "safe"]
 
 Event = Mapping[str, Any]
 
@@ -34,6 +34,15 @@ def shortened(text: str) -> list[str]:
         return lines
     half = CLI_OUTPUT_LINES_MAX // 2
     return [*lines[:half], f"… {len(lines) - 2 * half} more lines …", *lines[-half:]]
+
+
+def essence(tool_use: Event) -> str:
+    """What a tool call is about: its command, pattern or file, else its whole input."""
+    given = tool_use.get("input") or {}
+    main = {"bash": "command", "glob": "pattern", "grep": "pattern"}.get(
+        str(tool_use.get("name")), "file_path"
+    )
+    return str(given.get(main) or json.dumps(given))
 
 
 def cost(list_cost: Mapping[str, Any] | None) -> str:
@@ -97,7 +106,7 @@ class Renderer:
 
     def note(self, text: str, style: str = "dim") -> None:
         if not self.as_json:
-            self._console.print(Text(safe(text), style=style))
+            self._console.print(Text(safe(text), style=style), soft_wrap=True)  # ids are there to be copied
 
     # -- one method per event type that is worth a line ------------------------------------------------
     def _on_user_message(self, event: Event) -> None:
@@ -154,8 +163,7 @@ class Renderer:
     def _on_agent_tool_use(self, event: Event) -> None:
         given = event.get("input") or {}
         name = str(event.get("name"))
-        main = {"bash": "command", "glob": "pattern", "grep": "pattern"}.get(name, "file_path")
-        text = str(given.get(main) or json.dumps(given))
+        text = essence(event)
         if name == "edit":
             text += f"\n- {given.get('old_string', '')}\n+ {given.get('new_string', '')}"
         if name == "write":

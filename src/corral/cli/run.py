@@ -44,18 +44,19 @@ class Errand:
     as_json: bool = False
 
 
-def run(errand: Errand, config: Config, *, url: str | None) -> Exit:
+def run(errand: Errand, config: Config, *, url: str | None, is_here: bool = False) -> Exit:
     """Raises Problem."""
-    if errand.session_id and (errand.workspace or errand.agent_id or errand.model):
+    if errand.session_id and (errand.workspace or errand.agent_id or errand.model or errand.must_ask):
         raise Problem(
-            "--session goes on with what is there: no --workspace, --agent or --model", exit=Exit.USAGE
+            "--session goes on with what is there: no --workspace, --agent, --model or --ask",
+            exit=Exit.USAGE,
         )
     if not errand.session_id and not errand.task:
         raise Problem('say what to do: corral run "fix the failing test"', exit=Exit.USAGE)
     if errand.is_applied and errand.workspace is None:
         raise Problem("--apply needs --workspace", exit=Exit.USAGE)
     before = read_tree(errand.workspace) if errand.workspace else {}
-    with server_or_embedded(config, url=url, say=Say()) as server:
+    with server_or_embedded(config, url=url, is_here=is_here, say=Say()) as server:
         return asyncio.run(_run(errand, server, before))
 
 

@@ -26,7 +26,7 @@ def list_sessions(api: Api, *, most: int, as_json: bool) -> None:
             each["id"], each["status"], agent.get("name"), cost(usage.get("list_cost")),
             each["updated_at"][:19], each.get("title") or "",
         ))  # fmt: skip
-    print_table(("id", "status", "agent", "cost", "updated", "title"), rows)
+    print_table(("id", "status", "agent", "cost", "updated (UTC)", "title"), rows)
 
 
 def show_session(api: Api, session_id: str) -> None:

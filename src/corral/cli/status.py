@@ -23,7 +23,8 @@ def collect(config: Config) -> dict[str, Any]:
     state: Any = read_state(config.data_dir)
     if state is None:
         raise Problem(
-            f"nothing is served on {config.data_dir}; start it with `corral serve`", exit=Exit.NO_SERVER
+            f"nothing is served on {config.data_dir}; start it with `corral serve`, or give --data-dir",
+            exit=Exit.NO_SERVER,
         )
     processes = [{"role": "supervisor", "pid": state["pid"], "version": state["version"], "health": "ok"}]
     for each in state["processes"]:

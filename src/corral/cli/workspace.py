@@ -11,6 +11,7 @@ import os
 import stat
 import subprocess
 import tarfile
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -59,11 +60,12 @@ def read_tree(directory: Path) -> Tree:
 
 def pack(tree: Tree) -> bytes:
     """An uncompressed tar of the tree."""
-    buffer = io.BytesIO()
+    buffer, now = io.BytesIO(), int(time.time())
     with tarfile.open(fileobj=buffer, mode="w") as tar:
         for name, file in sorted(tree.items()):
             member = tarfile.TarInfo(name)
             member.size, member.mode = len(file.data), 0o755 if file.is_executable else 0o644
+            member.mtime = now  # not 1970, which zip archives cannot hold
             tar.addfile(member, io.BytesIO(file.data))
     return buffer.getvalue()
 
@@ -137,11 +139,15 @@ def _left_out(name: str) -> bool:
 def _one(name: str, before: File | None, after: File | None) -> list[str]:
     old, new = before.data if before else b"", after.data if after else b""
     try:
-        old_lines, new_lines = old.decode().splitlines(), new.decode().splitlines()
+        old_text, new_text = old.decode(), new.decode()
     except UnicodeDecodeError:
+        old_text = new_text = "\0"
+    if "\0" in old_text or "\0" in new_text:
         return [f"binary file {name}: {len(old)} -> {len(new)} bytes"]
     source, target = f"a/{name}" if before else "/dev/null", f"b/{name}" if after else "/dev/null"
-    lines = list(difflib.unified_diff(old_lines, new_lines, source, target, lineterm=""))
+    lines = list(
+        difflib.unified_diff(old_text.splitlines(), new_text.splitlines(), source, target, lineterm="")
+    )
     return lines or [
         f"{name}: only its mode or line ends changed" if before and after else f"empty file {name}"
     ]
