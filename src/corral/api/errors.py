@@ -3,7 +3,7 @@
 import orjson
 from starlette.responses import Response
 
-from corral.kernel.errors import CallerError, CorralError, WorldError
+from corral.kernel.errors import CallerError, Conflict, CorralError, WorldError
 
 _BY_STATUS = {404: "not_found_error", 405: "invalid_request_error", 413: "request_too_large"}
 
@@ -23,6 +23,8 @@ def error_response(error: Exception, request_id: str) -> Response:
     if isinstance(error, CallerError):
         status = error.status
         body = envelope(error.wire_type, error.message, request_id, error_code=error.error_code)
+        if isinstance(error, Conflict) and not error.retryable:
+            headers = {"x-should-retry": "false"}  # understood by the official SDKs
     elif isinstance(error, WorldError):
         status = 529
         body = envelope("overloaded_error", error.message, request_id)

@@ -9,7 +9,11 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from corral.api.dependencies import Check
 from corral.kernel.errors import CorralError
-from corral.kernel.limits import READINESS_SECONDS, READINESS_TIMEOUT_SECONDS
+from corral.kernel.limits import (
+    READINESS_RETRY_SECONDS,
+    READINESS_SECONDS,
+    READINESS_TIMEOUT_SECONDS,
+)
 
 Look = Callable[[], Awaitable[Check]]
 
@@ -20,21 +24,34 @@ class Readiness:
     def __init__(self, checks: Mapping[str, Look]) -> None:
         self._checks = checks
         self._results = {name: Check(status="failed", reason="not checked yet") for name in checks}
+        self._checked = asyncio.Event()
 
     def results(self) -> Mapping[str, Check]:
         return self._results
 
     async def run(self) -> None:
-        """Check every READINESS_SECONDS, until cancelled."""
+        """Check every READINESS_SECONDS, more often while something fails; until cancelled."""
         while True:
             await self.check()
-            await asyncio.sleep(READINESS_SECONDS)
+            await asyncio.sleep(READINESS_SECONDS if self._is_ready() else READINESS_RETRY_SECONDS)
+
+    async def until_ready(self, *, patience_seconds: float) -> None:
+        """Return when nothing fails, or after `patience_seconds`: what fails then may need a person."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(patience_seconds):
+                while not self._is_ready():
+                    self._checked.clear()
+                    await self._checked.wait()
+
+    def _is_ready(self) -> bool:
+        return all(result.status != "failed" for result in self._results.values())
 
     async def check(self) -> None:
         """Make every check once, side by side."""
         async with asyncio.TaskGroup() as group:
             for name, look in self._checks.items():
                 group.create_task(self._look(name, look))
+        self._checked.set()
 
     async def _look(self, name: str, look: Look) -> None:
         result = Check(status="failed", reason=f"no answer within {READINESS_TIMEOUT_SECONDS:g} s")

@@ -30,7 +30,12 @@ from corral.daemon import socket_path, token_path
 from corral.hands.client import HandsClient
 from corral.kernel.clock import SystemClock
 from corral.kernel.ids import Ids, SessionId
-from corral.kernel.limits import DISK_FREE_BYTES_MIN, STREAMS_END_SECONDS, SWEEP_STALE_SECONDS
+from corral.kernel.limits import (
+    DISK_FREE_BYTES_MIN,
+    READY_PATIENCE_SECONDS,
+    STREAMS_END_SECONDS,
+    SWEEP_STALE_SECONDS,
+)
 from corral.orchestrator.cleanup import clean_up
 from corral.orchestrator.worker import Worker
 from corral.process import Start, report_ready, supervisor_gone
@@ -142,11 +147,12 @@ async def serve(start: Start) -> None:
                 group.create_task(worker.run()),
                 group.create_task(readiness.run()),
                 group.create_task(clean_up(cleanup, hands)),
-                group.create_task(anthropic.warm()),
             ]
             gone = group.create_task(supervisor_gone())
             told = group.create_task(stop.wait())
+            await readiness.until_ready(patience_seconds=READY_PATIENCE_SECONDS)
             report_ready(api_key=new_key)
+            duties.append(group.create_task(anthropic.warm()))  # a second of imports, not before readiness
             await asyncio.wait({gone, told, serving}, return_when=asyncio.FIRST_COMPLETED)
             log.info("stopping: running sessions are handed over")
             await worker.drain()

@@ -164,6 +164,7 @@ def _check_servers(mcp_servers: Sequence[Wire], toolset_servers: set[str], where
         if name not in toolset_servers:
             raise InvalidRequest(
                 f"{where}mcp_servers.{number}.name: no mcp_toolset in tools names {name!r}; add one"
+                " (sessions of such an agent cannot be started on this server yet)"
             )
         declared.add(name)
     for name in sorted(toolset_servers - declared):

@@ -59,8 +59,15 @@ class NotFound(CallerError):
 
 
 class Conflict(CallerError):
+    """`retryable`: the same request may succeed soon. Otherwise it says so on the wire: SDKs repeat every
+    409 twice by themselves, which only delays what the caller has to be told."""
+
     status = 409
     wire_type = "conflict_error"
+
+    def __init__(self, message: str, *, error_code: str | None = None, retryable: bool = False) -> None:
+        super().__init__(message, error_code=error_code)
+        self.retryable = retryable
 
 
 class RequestTooLarge(CallerError):

@@ -143,6 +143,8 @@ WAKES_MAX = 10_000  # wake hints not yet taken; the sweep finds the sessions of 
 
 # -- the server process -------------------------------------------------------------------------------
 READINESS_SECONDS = 5.0  # between readiness checks; what /readyz says is at most this old
+READINESS_RETRY_SECONDS = 0.2  # between them while one fails: a start takes about a second
+READY_PATIENCE_SECONDS = 5.0  # how long the ready line waits for them; what fails then may need a person
 READINESS_TIMEOUT_SECONDS = 10.0  # a check that takes longer has failed
 SWEEP_STALE_SECONDS = 10.0  # a brain that has not swept for this long is not claiming
 STREAMS_END_SECONDS = 3  # open connections at shutdown

@@ -37,5 +37,6 @@ def record_answer(connection: Connection, request: Idempotent, result: Any, *, n
     except IntegrityError as error:
         raise Conflict(
             f"A request with Idempotency-Key {request.key!r} is in progress or has just been answered."
-            " Repeat this one to get its answer."
+            " Repeat this one to get its answer.",
+            retryable=True,
         ) from error
