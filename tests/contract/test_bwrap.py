@@ -40,7 +40,7 @@ async def run_script(body: str, *args: str, prefix: tuple[str, ...] = ()) -> asy
 
 
 async def test_sandboxes_die_with_a_killed_host(tmp_path: Path) -> None:
-    """Warm ones too; and the next host clears away what is left of the pool."""
+    """Warm ones too; and the next host clears away what is left of the pool and of a probe."""
     mark = new_mark()
     body = """
 async def main():
@@ -60,9 +60,11 @@ asyncio.run(main())
     await host.wait()
     await until(lambda: not is_running(mark))
     assert list(tmp_path.glob("pool-*"))
+    (tmp_path / f"probe-{host.pid}-0" / "files").mkdir(parents=True)
+    (tmp_path / f"probe-{host.pid}-0" / "files" / "usr").symlink_to("/usr")
     provider = BwrapProvider(state_dir=tmp_path, pool_size=0)
     assert (await provider.probe()).is_available
-    assert not list(tmp_path.glob("pool-*"))
+    assert not list(tmp_path.glob("pool-*")) and not list(tmp_path.glob("probe-*"))
     path = tmp_path / "workspaces" / "sesn_1"
     await provider.remove_workspace(path)
     await provider.aclose()

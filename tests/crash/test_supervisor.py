@@ -1,5 +1,6 @@
 """The supervisor under fire: real processes, real signals, real sockets."""
 
+import contextlib
 import json
 import os
 import re
@@ -58,6 +59,7 @@ class Serving:
         line = json.dumps({"data_dir": str(data_dir), "port": 0, **settings}) + "\n"
         self.process.stdin.write(line.encode())
         self.process.stdin.close()
+        self._stalled: list[int] = []
 
     def ready(self) -> dict[str, Any]:
         assert self.process.stdout
@@ -76,11 +78,20 @@ class Serving:
     def all_up(self) -> dict[str, int]:
         return until(lambda: pids if len(pids := self.pids()) == 3 else None) or {}
 
+    def stall(self, pid: int) -> None:
+        """SIGSTOP. Such a process hears no SIGTERM and misses its supervisor's end: `close` kills it."""
+        self._stalled.append(os.pidfd_open(pid))
+        os.kill(pid, signal.SIGSTOP)
+
     def end(self, number: int = signal.SIGTERM) -> int:
         self.process.send_signal(number)
         return self.process.wait(DEADLINE_SECONDS)
 
     def close(self) -> None:
+        for pidfd in self._stalled:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            os.close(pidfd)
         if self.process.poll() is None:
             self.process.terminate()
             try:
@@ -150,13 +161,15 @@ def test_sigterm_drains_and_leaves_nothing(serve: Callable[..., Serving]) -> Non
 def test_a_second_signal_does_not_wait(serve: Callable[..., Serving]) -> None:
     serving = serve()
     serving.ready()
-    os.kill(serving.all_up()["server"], signal.SIGSTOP)  # it will not hear SIGTERM
+    server = serving.all_up()["server"]
+    serving.stall(server)  # it will not hear SIGTERM
     started = time.monotonic()
     serving.process.terminate()
     until(lambda: "stopping" in serving.log())
     serving.process.terminate()
     assert serving.process.wait(DEADLINE_SECONDS) == 0
     assert time.monotonic() - started < SERVER_DRAIN_SECONDS / 2
+    assert not lives(server)
 
 
 def test_killed_server_is_replaced_and_connections_wait(serve: Callable[..., Serving]) -> None:
@@ -268,7 +281,7 @@ def test_hands_that_hang_are_not_waited_for(serve: Callable[..., Serving]) -> No
     first = serve()
     first.ready()
     before = first.all_up()
-    os.kill(before["hands"], signal.SIGSTOP)
+    first.stall(before["hands"])
     first.end(signal.SIGKILL)
     second = serve()
     second.ready()

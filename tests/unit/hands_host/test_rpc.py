@@ -3,11 +3,12 @@
 import asyncio
 import io
 import os
+import resource
 import stat
 import subprocess
 import sys
 import tarfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import httpx2
@@ -179,6 +180,20 @@ async def test_only_the_owner_with_the_token_is_let_in(client, tmp_path):
                 assert response.status_code == 401
 
 
+@pytest.fixture
+def many_files() -> Iterator[None]:
+    """Both ends of a thousand connections are in this process: more than the usual soft limit."""
+    needed = 4096
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        pytest.skip(f"this user may open {hard} files, not {needed}")
+    if soft != resource.RLIM_INFINITY:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, needed), hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.usefixtures("many_files")
 async def test_a_thousand_calls_wait_at_once(client, call):
     """Twelve run commands, all the others join them: each of a thousand askers holds a connection."""
     calls = [call(f"c{n % 12}", f"sleep 1; echo {n % 12}") for n in range(1000)]

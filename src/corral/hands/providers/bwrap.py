@@ -110,7 +110,7 @@ class BwrapProvider:
     async def probe(self) -> Probe:
         """Boot a throw-away sandbox over planted links, try every escape, find python3 and bash in it."""
         started = time.monotonic()
-        home = self._state_dir / f"probe-{secrets.token_hex(4)}"
+        home = self._state_dir / f"probe-{os.getpid()}-{secrets.token_hex(4)}"
         canary = home / "canary"
         try:
             blueprint = await self._set_up()
@@ -338,6 +338,9 @@ class BwrapProvider:
                 for home in stale.iterdir():
                     self._remove_empty(home)
                 stale.rmdir()
+        for stale in self._state_dir.glob("probe-*-*"):  # no agent ever wrote there
+            if not _is_running(int(stale.name.split("-")[1])):
+                shutil.rmtree(stale, ignore_errors=True)
         marks = [str(self._state_dir)]
         bwrap, python = find_bwrap(HOST_UID if self._drops_uid else None), find_python()
         stage = None
