@@ -134,7 +134,7 @@ def test_start_tells_the_server_what_it_needs_and_the_others_nothing(serve: Call
     pids = serving.all_up()
     for role in ("hands", "egress"):
         health = json.loads(request(serving.data_dir, role, "health"))
-        assert (health["role"], health["pid"], health["is_adopted"]) == (role, pids[role], True)
+        assert (health["role"], health["pid"], health["is_supervised"]) == (role, pids[role], True)
     assert "canary" not in serving.log()
 
 
@@ -196,6 +196,7 @@ def test_killed_hands_and_egress_are_replaced(serve: Callable[..., Serving], rol
     assert after is not None
     others = {"hands", "egress", "server"} - {role}
     assert {name: after[name] for name in others} == {name: before[name] for name in others}
+    assert f"{role} was killed by SIGKILL; starting it again now" in serving.log()
 
 
 def test_killed_supervisor_takes_the_server_and_is_followed_by_one_that_adopts(
@@ -214,6 +215,20 @@ def test_killed_supervisor_takes_the_server_and_is_followed_by_one_that_adopts(
     assert f"hands adopted, pid {before['hands']}" in second.log()
     os.kill(after["hands"], signal.SIGKILL)  # not a child of this supervisor: noticed by its connection
     until(lambda: second.pids().get("hands", after["hands"]) != after["hands"])
+    assert "hands ended; starting it again now" in second.log()
+
+
+def test_what_was_adopted_and_ends_as_asked_has_not_died(serve: Callable[..., Serving]) -> None:
+    first = serve()
+    first.ready()
+    first.end(signal.SIGKILL)
+    second = serve()
+    second.ready()
+    pids = second.all_up()
+    assert second.end(signal.SIGINT) == 0
+    assert f"egress adopted, pid {pids['egress']}" in second.log()
+    assert "again now" not in second.log()
+    until(lambda: not [role for role, pid in pids.items() if lives(pid)], seconds=15)
 
 
 def test_nothing_is_left_when_nobody_starts_again(serve: Callable[..., Serving]) -> None:

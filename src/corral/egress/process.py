@@ -3,7 +3,8 @@ no network, and this is the place where their only exit will be.
 
 Two questions are answered on its socket, to whoever presents its token (`corral.daemon`):
 
-    GET /corral/egress/v1/health     {"role", "pid", "version", "is_adopted"}
+    GET /corral/egress/v1/health     {"role", "pid", "version", "is_supervised"}
+                                     is_supervised: someone holds the connection below, whoever started us
     GET /corral/egress/v1/adopt      the same line, then a line feed every HANDS_HEARTBEAT_SECONDS for as
                                      long as the asker stays; without one, the process ends by itself
 """
@@ -130,7 +131,7 @@ class _Egress:
             "role": "egress",
             "pid": os.getpid(),
             "version": __version__,
-            "is_adopted": self._holders > 0,
+            "is_supervised": self._holders > 0,
         }
 
     def _start(self, writer: asyncio.StreamWriter, status: str, body: dict[str, object]) -> None:

@@ -149,7 +149,7 @@ class HandsClient:
     # -- for the server, the supervisor and the command line --------------------------------------------
 
     async def health(self) -> dict[str, Json]:
-        """`{"role", "pid", "version", "protocol", "host_id", "journal_id", "is_adopted", "sandboxes",
+        """`{"role", "pid", "version", "protocol", "host_id", "journal_id", "is_supervised", "sandboxes",
         "calls"}`; the last two are counts. Raises HandsUnavailable."""
         health: dict[str, Json] = orjson.loads(await self._send(self._control, "GET", "/health"))
         self._learn(health)

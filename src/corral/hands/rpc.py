@@ -129,7 +129,7 @@ def app(host: HandsHost, *, token: str, adoption: Adoption) -> Starlette:
             "role": "hands",
             "pid": os.getpid(),
             "version": __version__,
-            "is_adopted": adoption.is_adopted,
+            "is_supervised": adoption.is_adopted,
             "sandboxes": len(host.sandboxes()),
             "calls": host.calls_running,
         }

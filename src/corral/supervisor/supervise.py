@@ -119,6 +119,8 @@ class Supervisor:
         now = time.monotonic()
         if each.process is not None and (status := each.process.poll()) is not None:
             self._read_report(each)
+            if each.pid == each.process.pid:  # what we hold is this one, not an orphan found meanwhile
+                self._release(each)
             self._let_go(each)
             if each.adoption is None:
                 self._died(each, _describe(status))
@@ -257,11 +259,17 @@ class Supervisor:
                     return  # a heartbeat
             except OSError:
                 pass
+            self._release(each)
+            # A child of ours is reaped by `_keep_up`, which learns how it ended. Who is asked to end has
+            # not died.
+            if each.process is None and not self._stops:
+                self._died(each, "ended")
+
+    def _release(self, each: Child) -> None:
+        if each.adoption is not None:
             self._selector.unregister(each.adoption)
             each.adoption.close()
             each.adoption = None
-            if each.process is None:
-                self._died(each, "ended")
 
     def _is_deaf(self, each: Child) -> None:
         """Something has this role and answers nobody: starting, ending, or hanging. The last is killed."""
@@ -277,7 +285,9 @@ class Supervisor:
 
     # -- waiting --------------------------------------------------------------------------------------
     def _wait(self) -> None:
-        for key, _ in self._selector.select(LOG_FOLLOW_SECONDS):
+        found = [key for key, _ in self._selector.select(LOG_FOLLOW_SECONDS)]
+        # Signals first: a service manager may have told everybody at once to end.
+        for key in sorted(found, key=lambda key: key.data is not None):
             each = key.data
             if each is None:
                 self._take_signals()
@@ -320,6 +330,7 @@ class Supervisor:
     # -- the end --------------------------------------------------------------------------------------
     def _stop_all(self) -> None:
         """Server first, so that it can still ask the hands; then hands and egress. Again: kill."""
+        self._stops = max(self._stops, 1)  # also when the start has failed: nothing is started from here on
         try:
             self._stop([self._server], SERVER_DRAIN_SECONDS)
             self._stop([self._hands, self._egress], HANDS_STOP_SECONDS)

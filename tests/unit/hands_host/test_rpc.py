@@ -256,7 +256,7 @@ async def test_an_adopted_host_stays_and_an_unadopted_one_ends_with_its_sandboxe
     supervisor = asyncio.create_task(supervise())
     await adopted.wait()
     await client.provision(SESSION, epoch=1, recipe=Recipe())
-    assert (await client.health())["is_adopted"]
+    assert (await client.health())["is_supervised"]
     done, _ = await asyncio.wait([task], timeout=0.6)
     assert not done
     supervisor.cancel()
