@@ -16,6 +16,7 @@ import ctypes
 import json
 import logging
 import os
+import resource
 import signal
 import sys
 from collections.abc import Callable, Coroutine, Mapping
@@ -35,6 +36,7 @@ __all__ = [
     "end_with_parent",
     "harden",
     "log_to_stderr",
+    "raise_open_files",
     "report_failed",
     "report_ready",
     "run",
@@ -100,6 +102,7 @@ class Start:
 def begin(role: Role) -> Start:
     """The first thing a child does: close itself to other processes, and read how it is meant to start."""
     harden()
+    raise_open_files()
     if role == "server":
         end_with_parent(signal.SIGKILL)
     start = Start.decode(_read_line(0))
@@ -161,6 +164,13 @@ async def supervisor_gone() -> None:
 def harden() -> None:
     """No core dump, no ptrace, no /proc/PID/{environ,mem} for others of the same user. Linux only."""
     _prctl(_PR_SET_DUMPABLE, 0)
+
+
+def raise_open_files() -> None:
+    """As many open files as we may have: every event stream is one, the usual 1,024 are few."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):  # macOS: "unlimited" is more than it allows
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def end_with_parent(number: signal.Signals) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import platform
+import resource
 import shutil
 import socket
 import sqlite3
@@ -26,7 +27,12 @@ from corral.cli.render import safe
 from corral.config import Config
 from corral.daemon import SOCKET_PATH_BYTES_MAX, socket_path
 from corral.hands.providers.bwrap import BwrapProvider
-from corral.kernel.limits import CLI_CONNECT_SECONDS, DISK_FREE_BYTES_MIN, FSYNC_SLOW_SECONDS
+from corral.kernel.limits import (
+    CLI_CONNECT_SECONDS,
+    DISK_FREE_BYTES_MIN,
+    FSYNC_SLOW_SECONDS,
+    OPEN_FILES_MIN,
+)
 from corral.supervisor.datadir import read_state
 
 __all__ = ["Finding", "doctor", "examine"]
@@ -69,7 +75,7 @@ def doctor(config: Config, *, as_json: bool) -> Exit:
 def examine(config: Config) -> Iterator[Finding]:
     """Every check, as it is made."""
     checks: tuple[Callable[[Config], Finding], ...] = (
-        _versions, _sandbox, _store, _disk, _port, _claude, _local,
+        _versions, _sandbox, _store, _disk, _open_files, _port, _claude, _local,
     )  # fmt: skip
     for check in checks:
         yield check(config)
@@ -117,9 +123,9 @@ def _store(config: Config) -> Finding:
     if len(os.fsencode(socket_path(directory, "egress"))) > SOCKET_PATH_BYTES_MAX:
         detail = f"{directory} is too long a path for the sockets in it"
         return Finding(name="store", state="failed", detail=detail, remedy="choose a shorter --data-dir")
+    place = _existing(directory)  # looking makes no data directory
     try:
-        directory.mkdir(mode=0o711, parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=directory) as file:
+        with tempfile.TemporaryFile(dir=place) as file:
             times = []
             for _ in range(_FSYNCS):
                 started = time.perf_counter()
@@ -131,11 +137,11 @@ def _store(config: Config) -> Finding:
         return Finding(
             name="store",
             state="failed",
-            detail=f"{directory} cannot be written: {error.strerror}",
+            detail=f"{place} cannot be written: {error.strerror}",
             remedy=f"chown it to this user (uid {os.getuid()}), or choose another --data-dir",
         )
     typical = sorted(times)[_FSYNCS // 2]
-    detail = f"{directory} is writable, a durable write takes {typical * 1000:.2f} ms"
+    detail = f"{place} is writable, a durable write takes {typical * 1000:.2f} ms"
     if typical > FSYNC_SLOW_SECONDS:
         remedy = "every turn waits for several of them; put --data-dir on a faster disk"
         return Finding(name="store", state="warning", detail=detail, remedy=remedy)
@@ -143,7 +149,7 @@ def _store(config: Config) -> Finding:
 
 
 def _disk(config: Config) -> Finding:
-    place = next(path for path in (config.data_dir, *config.data_dir.parents) if path.exists())
+    place = _existing(config.data_dir)
     free = shutil.disk_usage(place).free
     detail = f"{free / 2**30:.1f} GiB free at {place}"
     if free < 4 * DISK_FREE_BYTES_MIN:
@@ -151,6 +157,21 @@ def _disk(config: Config) -> Finding:
         remedy = "free some: below 0.25 GiB no new work is accepted"
         return Finding(name="disk", state=state, detail=detail, remedy=remedy)
     return Finding(name="disk", state="ok", detail=detail)
+
+
+def _existing(directory: Path) -> Path:
+    """The directory, or what it would be made in."""
+    return next(path for path in (directory, *directory.parents) if path.exists())
+
+
+def _open_files(config: Config) -> Finding:
+    """Of each process; they raise the soft limit to the hard one themselves."""
+    _, limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    detail = f"up to {limit:,} in each process" if limit != resource.RLIM_INFINITY else "no limit"
+    if limit != resource.RLIM_INFINITY and limit < OPEN_FILES_MIN:
+        remedy = "each event stream takes one: raise the hard limit (ulimit -Hn, LimitNOFILE= of systemd)"
+        return Finding(name="open files", state="warning", detail=detail, remedy=remedy)
+    return Finding(name="open files", state="ok", detail=detail)
 
 
 def _port(config: Config) -> Finding:
@@ -211,12 +232,7 @@ def _claude(config: Config) -> Finding:
 
 def _local(config: Config) -> Finding:
     if config.local_model_path is not None:
-        if config.local_model_path.is_file():
-            return Finding(name="local", state="ok", detail=str(config.local_model_path))
-        detail = f"there is no file {config.local_model_path}"
-        return Finding(
-            name="local", state="failed", detail=detail, remedy="correct CORRAL_LOCAL_MODEL_PATH"
-        )
+        return Finding(name="local", state="ok", detail=str(config.local_model_path))
     if is_installed(directory_of(config)):
         return Finding(name="local", state="ok", detail=f"installed in {directory_of(config)}")
     remedy = "corral models install local (1.1 GB), if you want a model without a key"

@@ -20,6 +20,7 @@ IDEMPOTENCY_KEY_CHARS_MAX = 255  # printable ASCII
 VALIDATION_ERRORS_SHOWN_MAX = 20  # lines of one 400; a longer list helps nobody
 API_KEY_CACHE_SECONDS, API_KEYS_CACHED_MAX = 3.0, 1024  # a revoked key dies on other nodes by then
 API_KEY_NAME_CHARS_MAX = 256
+API_KEY_CHARS_MIN = 16  # of CORRAL_API_KEY, which a person may choose; a shorter one could be guessed
 TITLE_CHARS_MAX = 1024  # a title is one line in a list
 ENVIRONMENT_PACKAGES_MAX, PACKAGE_CHARS_MAX = 256, 512  # per manager
 ALLOWED_HOSTS_MAX, HOST_NAME_CHARS_MAX = 512, 255
@@ -85,6 +86,7 @@ TAKEOVER_SECONDS = 5.0  # how long a start waits for a dead supervisor's server 
 HEALTH_REPLY_SECONDS = 1.0  # the supervisor waits for no answer longer: it has others to look after
 DEAF_SECONDS_MAX = 10.0  # hands or egress that answer nobody for this long hang: killed and replaced
 LOG_FOLLOW_SECONDS = 0.25  # how often new log lines of hands and egress are shown
+OPEN_FILES_MIN = 4_096  # an event stream is an open file: `corral doctor` warns of fewer
 LOG_FILE_BYTES_MAX = 16 * 1024 * 1024  # their log file begins anew at a start beyond this
 
 # -- hands ----------------------------------------------------------------------------------------
