@@ -8,6 +8,7 @@ from the environment only: a corral.toml found in a cloned repository can neithe
 The file is `--config`, else `CORRAL_CONFIG`, else ./corral.toml, else ~/.config/corral/corral.toml.
 """
 
+import contextlib
 import difflib
 import ipaddress
 import os
@@ -16,10 +17,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Final, Literal, cast, get_args
+from urllib.parse import urlsplit
 
 from corral.catalog.models import ModelTable
 from corral.kernel.errors import CorralError
 from corral.kernel.ids import CORRAL_KEY_PREFIX
+from corral.kernel.limits import API_KEY_CHARS_MIN
 
 __all__ = [
     "SETTINGS",
@@ -104,6 +107,22 @@ def _secret(value: object) -> Secret:
     return Secret(text)
 
 
+def _api_key(value: object) -> Secret:
+    key = _secret(value)
+    if len(key.reveal()) < API_KEY_CHARS_MIN:
+        raise ValueError(f"shorter than {API_KEY_CHARS_MIN} characters, so it could be guessed")
+    return key
+
+
+def _url(value: object) -> str:
+    text = _text(value)
+    with contextlib.suppress(ValueError):
+        parts = urlsplit(text)
+        if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
+            return text
+    raise ValueError("not a URL (http://... or https://...)")
+
+
 def _log_level(value: object) -> LogLevel:
     if value not in get_args(LogLevel):
         raise ValueError(f"not one of {', '.join(get_args(LogLevel))}")
@@ -182,13 +201,13 @@ SETTINGS: Final[Mapping[str, Setting]] = {
     "tls_key": Setting(_path, "private key of the certificate (PEM)"),
     "insecure_bind": Setting(_flag, "listen beyond this machine without TLS (behind a TLS proxy of yours)"),
     "api_key": Setting(
-        _secret, "first API key of a new data directory; made and shown once unless set", ("env",)
+        _api_key, "first API key of a new data directory; made and shown once unless set", ("env",)
     ),
     "anthropic_api_key": Setting(
         _secret, "the server's own key for claude-* models; ANTHROPIC_API_KEY unless set", ("env",)
     ),
     "anthropic_base_url": Setting(
-        _text, "Messages API that claude-* models are asked at; Anthropic's unless set", ("env",)
+        _url, "Messages API that claude-* models are asked at; Anthropic's unless set", ("env",)
     ),
     "models_dir": Setting(_path, "where local models are kept; ~/.cache/corral/models unless set"),
     "local_model_path": Setting(_path, "GGUF file of the model `local`; the installed one unless set"),
@@ -243,6 +262,10 @@ def _check(config: Config) -> None:
     for path in (config.tls_cert, config.tls_key):
         if path is not None and not path.is_file():
             raise SettingsError(f"there is no file {str(path)!r}")
+    if config.local_model_path is not None and not config.local_model_path.is_file():
+        raise SettingsError(f"local_model_path: there is no file {str(config.local_model_path)!r}")
+    if config.recordings_dir is not None and not config.recordings_dir.is_dir():
+        raise SettingsError(f"recordings_dir: there is no directory {str(config.recordings_dir)!r}")
     if not config.is_loopback and config.tls_cert is None and not config.insecure_bind:
         raise SettingsError(
             f"--host {config.host} can be reached from other machines, and API keys would cross the "
@@ -296,7 +319,7 @@ def _parse(name: str, value: object, *, source: str) -> object:
     except (ValueError, KeyError, TypeError, CorralError) as error:
         if parse is _table:
             raise SettingsError(f"{source}: {error}") from None
-        shown = "the value" if parse is _secret else repr(value)
+        shown = "the value" if parse in (_secret, _api_key) else repr(value)
         raise SettingsError(f"{source}: {shown} is {error}") from None
 
 

@@ -8,6 +8,8 @@ import pytest
 
 from corral.config import SETTINGS, Config, Secret, SettingsError, load
 
+MINE = "a-key-that-somebody-chose"
+
 
 def resolve(
     directory: Path, toml: str = "", flags: dict[str, object] | None = None, **environ: str
@@ -57,6 +59,12 @@ def test_every_setting_is_described_and_has_a_default(tmp_path: Path) -> None:
         ("[models]\nmodel = [{ids = ['claude-x'], pric = 1}]", {}, {}, "unknown key 'pric'"),
         ("", {"CORRAL_ANTHROPIC_API_KEY": "corral_x"}, {}, "one of Corral's own keys"),
         ("", {"CORRAL_API_KEY": "two words"}, {}, "CORRAL_API_KEY: the value is not a key"),
+        ("", {"CORRAL_API_KEY": "x" * 15}, {}, "CORRAL_API_KEY: the value is shorter than 16"),
+        ("", {"CORRAL_ANTHROPIC_BASE_URL": "proxy:80"}, {}, "CORRAL_ANTHROPIC_BASE_URL: .* not a URL"),
+        ("", {"CORRAL_ANTHROPIC_BASE_URL": "http://x:y"}, {}, "not a URL"),
+        ("", {"CORRAL_ANTHROPIC_BASE_URL": "https://"}, {}, "not a URL"),
+        ("", {"CORRAL_LOCAL_MODEL_PATH": "/no.gguf"}, {}, "local_model_path: there is no file '/no.gguf'"),
+        ("recordings_dir = '/no'", {}, {}, "recordings_dir: there is no directory '/no'"),
         ("", {"CORRAL_CONFIG": "/nowhere.toml"}, {}, "there is no settings file '/nowhere.toml'"),
     ],
 )
@@ -79,11 +87,11 @@ def test_variables_of_tests_and_of_the_file_are_no_settings(tmp_path: Path) -> N
 def test_a_key_of_ours_is_never_taken_for_a_model_key(tmp_path: Path) -> None:
     assert resolve(tmp_path, ANTHROPIC_API_KEY="sk-1").anthropic_api_key == Secret("sk-1")
     assert resolve(tmp_path, ANTHROPIC_API_KEY="corral_1").anthropic_api_key is None
-    assert resolve(tmp_path, ANTHROPIC_API_KEY="mine", CORRAL_API_KEY="mine").anthropic_api_key is None
+    assert resolve(tmp_path, ANTHROPIC_API_KEY=MINE, CORRAL_API_KEY=MINE).anthropic_api_key is None
     both = resolve(tmp_path, ANTHROPIC_API_KEY="sk-1", CORRAL_ANTHROPIC_API_KEY="sk-2")
     assert both.anthropic_api_key == Secret("sk-2")
     with pytest.raises(SettingsError, match="own keys"):
-        resolve(tmp_path, CORRAL_API_KEY="mine", CORRAL_ANTHROPIC_API_KEY="mine")
+        resolve(tmp_path, CORRAL_API_KEY=MINE, CORRAL_ANTHROPIC_API_KEY=MINE)
 
 
 def test_the_base_url_of_clients_is_not_ours(tmp_path: Path) -> None:
@@ -111,7 +119,7 @@ def test_secrets_show_nowhere_and_travel_by_pipe_only(tmp_path: Path) -> None:
     config = resolve(
         tmp_path,
         "[models]\nmodel = [{ids = ['claude-new'], context_window = 5}]",
-        CORRAL_API_KEY="canary-1",
+        CORRAL_API_KEY="canary-1-of-some-length",
         CORRAL_ANTHROPIC_API_KEY="canary-2",
     )
     assert "canary" not in repr(config) + str(config) + f"{config.api_key}"
