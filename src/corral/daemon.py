@@ -23,6 +23,7 @@ __all__ = [
     "made_once",
     "made_token",
     "owned",
+    "require_short",
     "socket_path",
     "token_path",
 ]
@@ -55,17 +56,22 @@ def owned(data_dir: Path, role: str) -> Iterator[Path]:
         os.close(fd)
 
 
+def require_short(path: Path) -> None:
+    """Raises InvalidRequest if no socket can have this path."""
+    if len(os.fsencode(path)) > SOCKET_PATH_BYTES_MAX:
+        raise InvalidRequest(
+            f"{str(path)!r} is longer than the {SOCKET_PATH_BYTES_MAX} bytes of a unix socket's path; "
+            "choose a shorter data directory"
+        )
+
+
 @contextlib.contextmanager
 def listening(path: Path) -> Iterator[socket.socket]:
     """A listening socket for its owner alone. Whoever calls holds the lock, so nobody else listens there.
 
     Raises InvalidRequest if the path is too long.
     """
-    if len(os.fsencode(path)) > SOCKET_PATH_BYTES_MAX:
-        raise InvalidRequest(
-            f"{str(path)!r} is longer than the {SOCKET_PATH_BYTES_MAX} bytes of a unix socket's path; "
-            "choose a shorter data directory"
-        )
+    require_short(path)
     path.unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import resource
 import select
 import signal
 import subprocess
@@ -288,8 +289,31 @@ def test_a_taken_port_is_the_users_mistake(serve: Callable[..., Serving], tmp_pa
         assert other.process.wait(DEADLINE_SECONDS) == 2
         assert f"cannot listen on 127.0.0.1:{port}" in other.log()
         assert "Traceback" not in other.log()
+        assert not other.data_dir.exists()
     finally:
         other.close()
+
+
+def test_too_long_a_path_leaves_nothing(tmp_path: Path) -> None:
+    other = Serving(tmp_path / ("x" * 100))
+    try:
+        assert other.process.wait(DEADLINE_SECONDS) == 2
+        assert "choose a shorter data directory" in other.log()
+        assert not other.data_dir.exists()
+    finally:
+        other.close()
+
+
+def test_processes_may_open_as_many_files_as_they_can(serve: Callable[..., Serving]) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(256, soft), hard))
+    try:
+        serving = serve()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    serving.ready()
+    for pid in (serving.process.pid, *serving.all_up().values()):
+        assert resource.prlimit(pid, resource.RLIMIT_NOFILE) == (hard, hard)
 
 
 def test_hands_that_hang_are_not_waited_for(serve: Callable[..., Serving]) -> None:

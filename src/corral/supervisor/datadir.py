@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from corral.daemon import made_token
+from corral.daemon import made_token, require_short, socket_path
 from corral.kernel.errors import Conflict, InvalidRequest
 from corral.kernel.ids import Ids
 from corral.kernel.limits import TAKEOVER_SECONDS
@@ -28,8 +28,11 @@ __all__ = ["lock_data_dir", "make_tokens", "node_name", "read_state", "remove_st
 def lock_data_dir(data_dir: Path) -> Iterator[int]:
     """Hold the data directory (made if missing, mode 0711); yields the lock's descriptor.
 
-    Waits TAKEOVER_SECONDS for what a killed supervisor left behind. Raises Conflict naming the holder.
+    Waits TAKEOVER_SECONDS for what a killed supervisor left behind. Raises Conflict naming the holder, and
+    InvalidRequest if it cannot be one.
     """
+    for role in ("hands", "egress"):
+        require_short(socket_path(data_dir, role))
     try:
         data_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
         fd = os.open(data_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

@@ -27,11 +27,11 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Final, TextIO
+from typing import TextIO
 
 from corral import __version__
 from corral.config import Config, Secret
-from corral.kernel.errors import CorralError, InvalidRequest
+from corral.kernel.errors import CorralError
 from corral.kernel.ids import CORRAL_KEY_PREFIX, Ids
 from corral.kernel.limits import (
     DEAF_SECONDS_MAX,
@@ -49,11 +49,10 @@ from corral.process import EXIT_TAKEN, Start
 from corral.supervisor.adopt import end, lock_holder, open_adoption, request
 from corral.supervisor.child import Child, Command, child_environment, our_program
 from corral.supervisor.datadir import make_tokens, node_name, remove_state, write_state
+from corral.supervisor.listen import listen, url_of
 from corral.supervisor.logs import LogFile
 
 __all__ = ["CannotServe", "Supervisor"]
-
-_LISTEN_BACKLOG: Final = 2048
 
 
 class CannotServe(CorralError):
@@ -82,7 +81,7 @@ class Supervisor:
         self._new_key: Secret | None = None
         self._announced = False
         self._stops = 0
-        self._listener = _listen(config)
+        self._listener = listen(config)
         self._server = Child(role="server", outlives=False)
         self._hands = Child(role="hands", outlives=True)
         self._egress = Child(role="egress", outlives=True)
@@ -91,10 +90,7 @@ class Supervisor:
 
     @property
     def url(self) -> str:
-        host, port = self._listener.getsockname()[:2]
-        # A wildcard is where we listen, not where anyone can connect to.
-        shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104
-        return f"{'https' if self._config.tls_cert else 'http'}://{shown}:{port}"
+        return url_of(self._listener, self._config)
 
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT. Raises CannotServe."""
@@ -390,23 +386,6 @@ class Supervisor:
             ],
         }
         write_state(self._config.data_dir, state)
-
-
-def _listen(config: Config) -> socket.socket:
-    try:
-        family, kind, number, _, address = socket.getaddrinfo(
-            config.host, config.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listener = socket.socket(family, kind, number)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(_LISTEN_BACKLOG)
-    except OSError as error:
-        raise InvalidRequest(
-            f"cannot listen on {config.host}:{config.port}: {error.strerror or error}; "
-            "choose another --port (0 takes a free one) or --host"
-        ) from error
-    return listener
 
 
 def _describe(status: int) -> str:
