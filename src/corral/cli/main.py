@@ -2,6 +2,7 @@
 
 import os
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -55,6 +56,7 @@ SessionId = Annotated[str, typer.Argument(help="As in sesn_01...")]
 def main(arguments: list[str] | None = None) -> int:
     """The entry point: run a command, return its exit code, never a traceback for a user's mistake."""
     try:
+        _refuse_empty(sys.argv[1:] if arguments is None else arguments)
         outcome = app(arguments, standalone_mode=False)
         return int(outcome or 0)
     except KeyboardInterrupt:
@@ -67,6 +69,15 @@ def main(arguments: list[str] | None = None) -> int:
         if code is None:
             raise
         return code
+
+
+def _refuse_empty(arguments: list[str]) -> None:
+    """`--data-dir "$UNSET"` must not mean the current directory, which an empty path becomes."""
+    for option, value in pairwise([*arguments, "end"]):
+        if option == "--":
+            return
+        if option.startswith("--") and (option.endswith("=") or (value == "" and "=" not in option)):
+            raise Problem(f"{option.rstrip('=')}: a value is needed, and it is empty", exit=Exit.USAGE)
 
 
 def _explain(error: Exception) -> int | None:
