@@ -11,8 +11,7 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["Api", "Server", "find_server", "running_server", "server_or_embedded"]
 
 _HOSTED = "api.anthropic.com"
+_LOG_CHARS = 2000  # of a server that did not start: the end of a traceback
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,20 +91,28 @@ def running_server(config: Config, *, url: str | None, is_here: bool = False) ->
 
 @contextlib.contextmanager
 def server_or_embedded(
-    config: Config, *, url: str | None, say: "Say", is_here: bool = False, temporary: bool = False
+    config: Config,
+    *,
+    url: str | None,
+    say: "Say",
+    is_here: bool = False,
+    own_data_dir: Path | None = None,
+    before_start: Callable[[], None] = lambda: None,
 ) -> Iterator[Server]:
     """A running server, or one that lives as long as the command; `say` tells the user which.
 
-    temporary: never a running one; a data directory of its own. It is kept, because the log is in it.
+    own_data_dir: never a running one; this directory is for the command alone.
+    before_start: raises Problem if it is no use to start one.
     """
-    if not temporary:
+    if own_data_dir is None:
         server = find_server(config, url=url, is_here=is_here)
         if _answers(server) and not (is_here and not url and server.data_dir is None):
             yield running_server(config, url=url, is_here=is_here)
             return
         if url or (os.environ.get("ANTHROPIC_BASE_URL") and not is_here):
             running_server(config, url=url)  # it was named, so it is missed
-    data_dir = Path(tempfile.mkdtemp(prefix="corral-")) if temporary else config.data_dir
+    before_start()
+    data_dir = own_data_dir or config.data_dir
     say(f"starting a server for this command (data in {data_dir})")
     with _embedded(data_dir) as ready:
         state = read_state(data_dir) or {}
@@ -146,8 +154,11 @@ def _embedded(data_dir: Path) -> Iterator[dict[str, Any]]:
         line = process.stdout.readline()
         if not line:
             process.wait()
-            said = [text for text in log_path.read_text().splitlines() if text.startswith("corral")]
-            raise Problem(said[-1] if said else f"the server did not start; its log is {log_path}")
+            log_text = log_path.read_text()
+            said = [text for text in log_text.splitlines() if text.startswith("corral")]
+            raise Problem(
+                said[-1] if said else f"the server did not start; it said:\n{log_text[-_LOG_CHARS:]}"
+            )
         yield json.loads(line)
     finally:
         process.terminate()

@@ -8,9 +8,10 @@ pristine tests run there.
 import asyncio
 import re
 import secrets
-import sys
+import shutil
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from rich.text import Text
 from corral.brain.models.replay import ReplayModel
 from corral.cli.connect import Api, Say, Server, server_or_embedded
 from corral.cli.drive import Driver
+from corral.cli.models import check_model, is_recorded
 from corral.cli.outcome import Exit, Problem
 from corral.cli.render import Renderer, diff_text, safe
 from corral.cli.work import agent_for, environment_for, official_client
@@ -31,6 +33,7 @@ from corral.hands.providers.bwrap import BwrapProvider
 from corral.kernel.errors import SandboxUnavailable
 from corral.kernel.ids import EventId, Ids, SessionId, ThreadId
 from corral.session.call import Placement, Recipe, ToolCall
+from corral.supervisor.ready import our_command
 
 __all__ = ["MODEL", "TASK", "demo", "demo_project", "verify"]
 
@@ -56,11 +59,16 @@ def demo_project() -> Tree:
 
 
 def demo(config: Config, *, model: str, url: str | None, keep: bool) -> Exit:
-    """DONE only if the verification passed. Raises Problem."""
+    """DONE only if the verification passed. Raises Problem, InvalidRequest.
+
+    Its data directory is kept once a session's log is in it.
+    """
+    if url is None:
+        check_model(model, config)
     console = Console(highlight=False)
     project = demo_project()
     _heading(console, "An agent gets a small project in which one test fails")
-    if model == MODEL or model.startswith(f"{MODEL}:"):
+    if is_recorded(model):
         label = ReplayModel(directory=config.recordings_dir).recording(model).label
         console.print(
             Text(
@@ -74,9 +82,15 @@ def demo(config: Config, *, model: str, url: str | None, keep: bool) -> Exit:
     else:
         console.print(Text(f"model: {model}, live", style="yellow"))
     asyncio.run(_check_sandbox())
-    with server_or_embedded(config, url=url, say=Say(), temporary=url is None) as server:
-        session_id, outcome, after = asyncio.run(_work(server, project, model, console))
-        log_path = server.data_dir
+    with ExitStack() as until_session:
+        data_dir = None
+        if url is None:
+            data_dir = Path(tempfile.mkdtemp(prefix="corral-"))
+            until_session.callback(shutil.rmtree, data_dir, ignore_errors=True)
+        with server_or_embedded(config, url=url, say=Say(), own_data_dir=data_dir) as server:
+            work = _work(server, project, model, console, on_session=until_session.pop_all)
+            session_id, outcome, after = asyncio.run(work)
+            log_path = server.data_dir
     _heading(console, "What changed")
     console.print(diff_text(difference(project, after)) or Text("nothing\n"), end="", soft_wrap=True)
     _heading(console, "Verified in a fresh sandbox, with the pristine tests")
@@ -95,7 +109,9 @@ def demo(config: Config, *, model: str, url: str | None, keep: bool) -> Exit:
     return Exit.DONE if is_verified else Exit.FAILED
 
 
-async def _work(server: Server, project: Tree, model: str, console: Console) -> tuple[str, Exit, Tree]:
+async def _work(
+    server: Server, project: Tree, model: str, console: Console, *, on_session: Callable[[], object]
+) -> tuple[str, Exit, Tree]:
     """Agent, environment and session through the official SDK; the project in, the result out."""
     renderer = Renderer(console)
     toolset: dict[str, Any] = {
@@ -111,6 +127,7 @@ async def _work(server: Server, project: Tree, model: str, console: Console) -> 
             session = await client.beta.sessions.create(
                 agent=agent_id, environment_id=environment_id, title="corral demo"
             )
+            on_session()
             renderer.note(f"agent {agent_id}\nsession {session.id} at {server.url}\n")
             path = f"/corral/v1/sessions/{session.id}/workspace"
             await asyncio.to_thread(api.put, path, pack(project))
@@ -189,7 +206,7 @@ def _heading(console: Console, text: str) -> None:
 
 
 def _next_steps(console: Console, data_dir: Path | None, session_id: str) -> None:
-    corral = ".venv/bin/corral" if Path(sys.prefix).name == ".venv" else "corral"
+    corral = our_command()
     option = f" --data-dir {data_dir}" if data_dir else ""
     if data_dir:
         console.print(f"\nThe log of everything above: {data_dir}/corral.db ({session_id})", soft_wrap=True)

@@ -9,13 +9,32 @@ from pathlib import Path
 
 from corral.brain.models.local_install import QWEN, install, is_installed, models_dir
 from corral.catalog.models import ModelTable
-from corral.cli.outcome import Problem
+from corral.cli.outcome import Exit, Problem
 from corral.cli.render import print_table
 from corral.config import Config
 
-__all__ = ["install_local", "list_models"]
+__all__ = ["check_model", "install_local", "is_recorded", "list_models"]
 
 XLLAMACPP = "xllamacpp==2026.10.11549"  # the extra `local` of pyproject.toml
+_NO_KEY = "no key: export CORRAL_ANTHROPIC_API_KEY=..."
+_NOT_INSTALLED = "not installed: corral models install local"
+
+
+def check_model(name: str, config: Config) -> None:
+    """Before a server is started for a command: whether it could ask this model at all.
+
+    Raises InvalidRequest for a name that no provider knows, Problem with what to do about a known one.
+    """
+    provider = ModelTable.packaged().extended(config.models).resolve(name).provider
+    if provider == "anthropic" and config.anthropic_api_key is None:
+        raise Problem(f"{name}: {_NO_KEY} (--model local needs none)", exit=Exit.USAGE)
+    if name == "local" and config.local_model_path is None and not is_installed(directory_of(config)):
+        raise Problem(f"{name}: {_NOT_INSTALLED}", exit=Exit.USAGE)
+
+
+def is_recorded(model: str) -> bool:
+    """Whether a recorded run is played, whatever is asked: it must be labelled wherever it is shown."""
+    return model == "replay" or model.startswith("replay:")
 
 
 def list_models(config: Config) -> None:
@@ -53,11 +72,11 @@ def _state(pattern: str, config: Config) -> str:
             return str(config.local_model_path)
         if is_installed(directory_of(config)) and importlib.util.find_spec("xllamacpp"):
             return f"installed ({QWEN.name}); small and fallible"
-        return "not installed: corral models install local"
+        return _NOT_INSTALLED
     if pattern.startswith("replay"):
         return "plays recorded runs; needs no key"
     if pattern.startswith("claude"):
-        return "ready" if config.anthropic_api_key else "no key: export CORRAL_ANTHROPIC_API_KEY=..."
+        return "ready" if config.anthropic_api_key else _NO_KEY
     return "from your settings"
 
 

@@ -4,17 +4,22 @@ import asyncio
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from corral.cli.connect import Api, Say, Server, server_or_embedded
 from corral.cli.drive import Driver
+from corral.cli.models import check_model, is_recorded
 from corral.cli.outcome import Exit, Problem
 from corral.cli.render import Renderer, diff_text
 from corral.cli.work import agent_for, environment_for, official_client
 from corral.cli.workspace import Tree, apply_changes, changed, difference, pack, read_tree, unpack
 from corral.config import Config
+
+if TYPE_CHECKING:
+    from anthropic import AsyncAnthropic
+    from anthropic.types.beta import BetaManagedAgentsSession
 
 __all__ = ["DEFAULT_MODEL", "Errand", "run"]
 
@@ -56,7 +61,12 @@ def run(errand: Errand, config: Config, *, url: str | None, is_here: bool = Fals
     if errand.is_applied and errand.workspace is None:
         raise Problem("--apply needs --workspace", exit=Exit.USAGE)
     before = read_tree(errand.workspace) if errand.workspace else {}
-    with server_or_embedded(config, url=url, is_here=is_here, say=Say()) as server:
+
+    def check() -> None:
+        if not errand.agent_id and not errand.session_id:
+            check_model(errand.model or DEFAULT_MODEL, config)
+
+    with server_or_embedded(config, url=url, is_here=is_here, say=Say(), before_start=check) as server:
         return asyncio.run(_run(errand, server, before))
 
 
@@ -67,8 +77,16 @@ async def _run(errand: Errand, server: Server, before: Tree) -> Exit:
     api = Api(server)
     try:
         async with official_client(server) as client:
-            session_id = errand.session_id or await _new_session(client, errand)
+            if errand.session_id:
+                session = await client.beta.sessions.retrieve(errand.session_id)
+            else:
+                session = await _new_session(client, errand)
+            session_id = session.id
             renderer.note(f"session {session_id} at {server.url}")
+            if is_recorded(session.agent.model.id):
+                renderer.note(
+                    "a recorded run is played back, whatever the task; commands are real", "yellow"
+                )
             if before:
                 await asyncio.to_thread(
                     api.put, f"/corral/v1/sessions/{session_id}/workspace", pack(before)
@@ -87,7 +105,7 @@ async def _run(errand: Errand, server: Server, before: Tree) -> Exit:
     return outcome
 
 
-async def _new_session(client: Any, errand: Errand) -> str:
+async def _new_session(client: "AsyncAnthropic", errand: Errand) -> "BetaManagedAgentsSession":
     agent_id = errand.agent_id
     if agent_id is None:
         toolset: dict[str, Any] = {
@@ -102,8 +120,7 @@ async def _new_session(client: Any, errand: Errand) -> str:
         )
     environment_id = await environment_for(client, name="corral run", config={"type": "cloud"})
     title = " ".join((errand.task or "").split())[:_TITLE_CHARS]
-    session = await client.beta.sessions.create(agent=agent_id, environment_id=environment_id, title=title)
-    return str(session.id)
+    return await client.beta.sessions.create(agent=agent_id, environment_id=environment_id, title=title)
 
 
 def _settle(errand: Errand, before: Tree, after: Tree, console: Console) -> None:

@@ -145,12 +145,19 @@ def _one(name: str, before: File | None, after: File | None) -> list[str]:
     if "\0" in old_text or "\0" in new_text:
         return [f"binary file {name}: {len(old)} -> {len(new)} bytes"]
     source, target = f"a/{name}" if before else "/dev/null", f"b/{name}" if after else "/dev/null"
-    lines = list(
-        difflib.unified_diff(old_text.splitlines(), new_text.splitlines(), source, target, lineterm="")
-    )
+    diff = difflib.unified_diff(_lines(old_text), _lines(new_text), source, target, lineterm="")
+    lines = [line for entry in diff for line in entry.split("\n")]
     return lines or [
         f"{name}: only its mode or line ends changed" if before and after else f"empty file {name}"
     ]
+
+
+def _lines(text: str) -> list[str]:
+    """Its lines; a last one without an end carries the mark that patch(1) needs."""
+    lines = text.splitlines()
+    if lines and not text.endswith(("\n", "\r")):
+        lines[-1] += "\n\\ No newline at end of file"
+    return lines
 
 
 def _write(root: int, name: str, file: File | None) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,12 @@ def test_url_and_key(
     assert (server.url, server.key) == expected
 
 
+def test_a_named_data_directory_goes_before_the_environment_of_a_client(config: Config) -> None:
+    environ = {"ANTHROPIC_BASE_URL": "http://box", "ANTHROPIC_API_KEY": "corral_of_the_box"}
+    server = find_server(config, url=None, is_here=True, environ=environ)
+    assert (server.url, server.key) == (LOCAL, "corral_local_x")
+
+
 def test_a_preset_key_is_ours_whatever_it_looks_like(tmp_path: Path) -> None:
     config = Config(data_dir=tmp_path, port=7, api_key=Secret("preset"))
     server = find_server(config, url=None, environ={"ANTHROPIC_API_KEY": "sk-model"})
@@ -56,9 +63,15 @@ def test_a_preset_key_is_ours_whatever_it_looks_like(tmp_path: Path) -> None:
         (["run"], 2, "say what to do"),
         (["run", "x", "--agent", "a", "--model", "m"], 2, "give one of the two"),
         (["run", "x", "--session", "s", "--model", "m"], 2, "--session goes on"),
+        (["run", "x", "--session", "s", "--ask"], 2, "--session goes on"),
         (["run", "x", "--apply"], 2, "--apply needs --workspace"),
         (["run", "x", "--workspace", "/nowhere"], 1, "there is no directory '/nowhere'"),
         (["run", "x", "--url", "http://127.0.0.1:1"], 3, "no Corral server answers at http://127.0.0.1:1"),
+        (["run", "x", "--url", "box:8420"], 2, "'box:8420' is not a URL"),
+        (["run", "x", "--data-dir", "d"], 2, "export CORRAL_ANTHROPIC_API_KEY"),
+        (["run", "x", "--data-dir", "d", "--model", "gpt-4"], 2, "no model provider knows 'gpt-4'"),
+        (["demo", "--model", "claude-sonnet-5-5"], 2, "export CORRAL_ANTHROPIC_API_KEY"),
+        (["demo", "--model", "gpt-4"], 2, "no model provider knows 'gpt-4'"),
         (["sessions", "list", "--url", "http://127.0.0.1:1"], 3, "no Corral server answers"),
         (["status"], 3, "nothing is served"),
         (["models", "install", "gpt"], 2, "there is: local"),
@@ -74,9 +87,12 @@ def test_mistakes_are_one_line_and_a_code(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
-    for name in ("ANTHROPIC_BASE_URL", "ANTHROPIC_API_KEY", "CORRAL_API_KEY"):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    for name in ("ANTHROPIC_BASE_URL", "ANTHROPIC_API_KEY", "CORRAL_API_KEY", "CORRAL_ANTHROPIC_API_KEY"):
         monkeypatch.delenv(name, raising=False)
     assert main(arguments) == code
     captured = capsys.readouterr()
     assert said in captured.err
     assert "Traceback" not in captured.err
+    assert captured.out == "" or code == 0
+    assert not list(tmp_path.iterdir())

@@ -74,13 +74,25 @@ def test_a_plain_directory_goes_in_without_caches_and_links(tmp_path: Path) -> N
 
 
 def test_difference_reads_like_a_patch() -> None:
-    before = {"a": File(b"1\n2\n"), "gone": File(b"x\n"), "bin": File(b"\xff")}
-    after = {"a": File(b"1\n3\n"), "new": File(b"y\n"), "bin": File(b"\xfe")}
-    assert changed(before, after) == ["a", "bin", "gone", "new"]
+    before = {"a": File(b"1\n2\n"), "gone": File(b"x\n"), "bin": File(b"\xff"), "nul": File(b"x\n")}
+    after = {"a": File(b"1\n3\n"), "new": File(b"y\n"), "bin": File(b"\xfe"), "nul": File(b"x\0\n")}
+    assert changed(before, after) == ["a", "bin", "gone", "new", "nul"]
     lines = difference(before, after)
     assert lines[:6] == ["--- a/a", "+++ b/a", "@@ -1,2 +1,2 @@", " 1", "-2", "+3"]
-    assert "binary file bin: 1 -> 1 bytes" in lines
+    assert {"binary file bin: 1 -> 1 bytes", "binary file nul: 2 -> 3 bytes"} <= set(lines)
     assert {"--- a/gone", "+++ /dev/null", "--- /dev/null", "+++ b/new"} <= set(lines)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [(b"1\n2", b"1\n3"), (b"1\n2", b"1\n2\n"), (b"1\n2\n", b"1\n2"), (b"1\n2", b"0\n2"), (b"1", b"1\n2")],
+)
+def test_a_file_without_a_last_line_end_can_be_patched(before: bytes, after: bytes, tmp_path: Path) -> None:
+    lines = difference({"a": File(before)}, {"a": File(after)})
+    assert "\\ No newline at end of file" in lines
+    (tmp_path / "a").write_bytes(before)
+    subprocess.run(["git", "apply", "-"], cwd=tmp_path, input="\n".join([*lines, ""]).encode(), check=True)
+    assert (tmp_path / "a").read_bytes() == after
 
 
 def test_apply_writes_adds_and_removes(tmp_path: Path) -> None:
