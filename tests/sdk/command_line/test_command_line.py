@@ -325,15 +325,16 @@ async def test_the_doctor_finds_this_machine_well(shell: Shell, tmp_path: Path) 
     assert ended.code == 0, found
     states = {check["name"]: check["state"] for check in found["checks"]}
     assert states["sandbox"] == states["store"] == states["disk"] == "ok"
+    assert "open files" in states
+    assert not (tmp_path / "d").exists()
 
 
 async def test_the_doctor_says_what_is_wrong(tmp_path: Path) -> None:
     shell = Shell({
         "CORRAL_ANTHROPIC_API_KEY": "sk-canary", "CORRAL_ANTHROPIC_BASE_URL": "http://127.0.0.1:1",
-        "CORRAL_LOCAL_MODEL_PATH": "/nowhere.gguf",
     })  # fmt: skip
     ended = await shell.run("doctor", "--data-dir", str(tmp_path / ("x" * 120)))
     assert ended.code == 1
-    for said in ("FAIL  store", "FAIL  claude-*", "FAIL  local", "shorter --data-dir"):
+    for said in ("FAIL  store", "FAIL  claude-*", "shorter --data-dir"):
         assert said in ended.out
     assert "canary" not in ended.out + ended.err
