@@ -40,16 +40,18 @@ def ready_text(config: Config, url: str, api_key: Secret | None) -> str:
         "  This key was made now and is shown once."
         if api_key
         else f"  Another key: {corral} keys create{option}",
+        "",
         "  Or talk to an agent here:",
         f'    {corral} run "what is in this directory?" --workspace .{model}{option}',
     ]
     if not config.anthropic_api_key:
         lines += [
+            "",
             "  There is no model key, so claude-* models do not answer. Start again after",
             "    export CORRAL_ANTHROPIC_API_KEY=...",
             f"  or use the model `local`: {corral} models install local",
         ]
-    return "\n".join([*lines, "  Sandboxes have no network yet, whatever an environment asks for.", ""])
+    return "\n".join([*lines, "", "  Sandboxes have no network yet, whatever an environment asks for.", ""])
 
 
 def ready_json(url: str, api_key: Secret | None) -> str:
