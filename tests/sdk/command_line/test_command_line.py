@@ -140,6 +140,26 @@ async def test_what_the_server_refuses_is_one_line(shell: Shell) -> None:
     assert (await other.run("run", "greet")).code == 3
 
 
+async def test_a_session_that_is_not_there_is_not_announced(shell: Shell) -> None:
+    ended = await shell.run("run", "go on", "--session", "sesn_nope")
+    assert (ended.code, ended.out) == (1, "")
+    assert "sesn_nope" in ended.err
+
+
+async def test_a_recorded_run_says_that_it_is_one(shell: Shell) -> None:
+    ended = await shell.run("run", "write me a poem", "--model", "replay")
+    assert "a recorded run is played back, whatever the task" in ended.out
+
+
+async def test_a_demo_that_fails_before_its_session_leaves_nothing(tmp_path: Path) -> None:
+    directory = tmp_path / ("x" * 100)  # too long for the sockets of a server
+    directory.mkdir()
+    ended = await Shell({"TMPDIR": str(directory)}).run("demo")
+    assert ended.code == 1
+    assert "shorter" in ended.err
+    assert not list(directory.iterdir())
+
+
 async def test_a_wrong_key_is_named(server: Served) -> None:
     ended = await Shell({"ANTHROPIC_BASE_URL": server.url, "ANTHROPIC_API_KEY": "corral_x"}).run(
         "keys", "list"
