@@ -200,11 +200,10 @@ async def test_the_whole_contract_as_an_ordinary_user(tmp_path: Path) -> None:
 
 async def test_a_boot_orphaned_by_a_killed_host_is_ended_by_the_next_one(tmp_path: Path) -> None:
     """A host killed within a boot leaves an init that waits for ever: made here on purpose."""
-    bwrap = find_bwrap(None).path
-    blocked = (tmp_path / "blocked").as_posix()
-    os.mkfifo(blocked)
-    orphan = f"{bwrap} --unshare-user --ro-bind / / --block-fd 9 true {tmp_path} 9<>{blocked} &"
-    shell = await asyncio.create_subprocess_exec("/bin/sh", "-c", orphan, stderr=subprocess.DEVNULL)
+    os.mkfifo(tmp_path / "blocked")
+    orphan = '"$1" --unshare-user --ro-bind / / --block-fd 9 true "$2" 9<>"$2/blocked" &'
+    arguments = ("/bin/sh", "-c", orphan, "sh", str(find_bwrap(None).path), str(tmp_path))
+    shell = await asyncio.create_subprocess_exec(*arguments, stderr=subprocess.DEVNULL)
     await shell.wait()
     await until(lambda: is_running(str(tmp_path)))
     provider = BwrapProvider(state_dir=tmp_path, pool_size=0)
