@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import pytest
 
 from corral.kernel.limits import SERVER_DRAIN_SECONDS, START_DEATHS_MAX
-from corral.supervisor.adopt import request
+from corral.supervisor.adopt import lock_holder, request
 from corral.supervisor.datadir import read_state
 
 T = TypeVar("T")
@@ -229,6 +229,8 @@ def test_what_was_adopted_and_ends_as_asked_has_not_died(serve: Callable[..., Se
     assert second.end(signal.SIGINT) == 0
     assert f"egress adopted, pid {pids['egress']}" in second.log()
     assert "again now" not in second.log()
+    for role in ("hands", "egress"):
+        assert lock_holder(second.data_dir, role) is None, "it was not waited for"
     until(lambda: not [role for role, pid in pids.items() if lives(pid)], seconds=15)
 
 

@@ -354,7 +354,10 @@ class Supervisor:
     def _lives(self, each: Child) -> bool:
         if each.process is not None:
             return each.process.poll() is None
-        return each.adoption is not None
+        if each.adoption is not None:
+            return True
+        # An adopted process closes our connection first, and then destroys its sandboxes.
+        return each.pid is not None and lock_holder(self._config.data_dir, each.role) == each.pid
 
     def _send(self, each: Child, number: signal.Signals) -> None:
         if each.pid is not None and self._lives(each):
