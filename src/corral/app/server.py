@@ -80,7 +80,9 @@ async def serve(start: Start) -> None:
             models,
             {
                 "anthropic": anthropic,
-                "local": LocalModel(directory=models_dir(os.environ), path=config.local_model_path),
+                "local": LocalModel(
+                    directory=config.models_dir or models_dir(os.environ), path=config.local_model_path
+                ),
                 "replay": ReplayModel(directory=config.recordings_dir),
             },
         )
