@@ -144,7 +144,7 @@ async def test_the_server_dies_while_the_model_streams(stage: Stage) -> None:
 @pytest.mark.parametrize("how", ["kill server", "SIGTERM server", "kill supervisor", "SIGTERM all"])
 async def test_a_running_tool_survives_and_its_true_result_arrives_once(stage: Stage, how: str) -> None:
     """With a reader that resumes: it misses nothing and sees nothing twice."""
-    stage.script = conversation(bash(SLOW), Reply.text("Done."))
+    stage.script = conversation(bash(SLOW), Reply.text("Done."), Reply.text("Done."))
     session = await stage.session()
     reading = asyncio.create_task(_follow(stage.server, session.id))
     await stage.send_surely(session.id, text("Go."))
@@ -167,6 +167,7 @@ async def test_a_running_tool_survives_and_its_true_result_arrives_once(stage: S
             await stage.server.start()
     later = await stage.send_surely(session.id, text("Are you there?"))
     await stage.touch(session.id, "go")
+    await until(lambda: later in [event.event_id for event in stage.server.snapshot(session.id).events])
     (result,) = await results(stage, session.id)
     assert (words(result).strip(), result.is_error) == ("over", False)
     assert lines(stage, session.id) == ["ran"]
