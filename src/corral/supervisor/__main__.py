@@ -28,9 +28,9 @@ def main(command: Command = our_program) -> int:
         print(ready_json(url, api_key) if is_json else ready_text(config, url, api_key), flush=True)
 
     try:
-        # If there is a lock we wait for its holder, who has the port as well. Path.exists would raise for a
-        # directory that cannot be looked into; what is wrong with that is said where it is made.
-        if not os.path.exists(config.data_dir / "lock"):
+        # If there is a lock we wait for its holder, who has the port as well. A directory that cannot be
+        # looked into makes Path.exists raise; what is wrong with it is said where it is made.
+        if not os.path.exists(config.data_dir / "lock"):  # noqa: PTH110
             listen(config).close()  # a refused start makes no data directory
         with lock_data_dir(config.data_dir) as lock_fd:
             Supervisor(config, lock_fd=lock_fd, command=command, on_ready=show).run()
