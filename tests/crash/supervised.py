@@ -22,6 +22,7 @@ from corral.session.call import Recipe
 from corral.supervisor import __main__ as supervisor_main
 
 UNADOPTED_SECONDS = 4.0
+SILENT_SECONDS = 1.0  # asked more often than in earnest
 
 
 class NoSandboxes:
@@ -104,7 +105,9 @@ async def hands(start: process.Start) -> None:
 
 def main(role: str) -> int:
     if role == "supervisor":
-        return supervisor_main.main(lambda role: [sys.executable, __file__, role])
+        return supervisor_main.main(
+            lambda role: [sys.executable, __file__, role], silent_seconds=SILENT_SECONDS
+        )
     return process.run(role, {"server": server, "hands": hands, "egress": egress}[role])  # type: ignore[arg-type]
 
 

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from corral.kernel.limits import SERVER_DRAIN_SECONDS, START_DEATHS_MAX
+from corral.kernel.limits import DEAF_SECONDS_MAX, SERVER_DRAIN_SECONDS, START_DEATHS_MAX
 from corral.supervisor.adopt import lock_holder, request
 from corral.supervisor.datadir import read_state
 
@@ -183,6 +183,17 @@ def test_killed_server_is_replaced_and_connections_wait(serve: Callable[..., Ser
     assert after["node"] == before["node"]
     assert after["incarnation"] != before["incarnation"]
     assert re.search(r"server was killed by SIGKILL; starting it again now", serving.log())
+
+
+def test_hands_that_hang_are_killed_and_replaced(serve: Callable[..., Serving]) -> None:
+    """They hold their connection and their lock, and answer nobody."""
+    serving = serve()
+    serving.ready()
+    hanging = serving.all_up()["hands"]
+    serving.stall(hanging)
+    until(lambda: serving.pids().get("hands") not in (None, hanging), seconds=4 * DEAF_SECONDS_MAX)
+    assert f"hands pid {hanging} holds its lock and does not answer: killed" in serving.log()
+    assert not lives(hanging)
 
 
 @pytest.mark.parametrize("role", ["hands", "egress"])

@@ -154,10 +154,8 @@ def _one(name: str, before: File | None, after: File | None) -> list[str]:
 
 def _lines(text: str) -> list[str]:
     """Its lines; a last one without an end carries the mark that patch(1) needs."""
-    lines = text.splitlines()
-    if lines and not text.endswith(("\n", "\r")):
-        lines[-1] += "\n\\ No newline at end of file"
-    return lines
+    *lines, last = text.split("\n")  # as patch(1) does: a form feed or U+2028 ends no line
+    return [*lines, f"{last}\n\\ No newline at end of file"] if last else lines
 
 
 def _write(root: int, name: str, file: File | None) -> None:

@@ -197,9 +197,9 @@ class HandsHost:
         self.workspaces.path(session_id)
         await self._journal.release(session_id, is_deleted=delete_workspace)
         if delete_workspace:
-            for of_session_id, timeout in self._imports:
-                if of_session_id == session_id:
-                    timeout.reschedule(0)
+            for running in [each for each in self._imports if each[0] == session_id]:
+                self._imports.discard(running)  # told once; it may take a while to unwind
+                running[1].reschedule(0)
         await self._interrupt(session_id, list(self._calls.values()))
         await self._sandboxes.destroy(session_id)
         if delete_workspace:
@@ -232,7 +232,7 @@ class HandsHost:
                 try:
                     await self.workspaces.import_archive(session_id, archive)
                 finally:
-                    self._imports.remove(running)
+                    self._imports.discard(running)
         except TimeoutError:
             await self._require_kept(session_id)
             raise

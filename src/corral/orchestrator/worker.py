@@ -98,6 +98,8 @@ class Worker:
                         self._wake(session_id)
                     self._swept_at = clock()
                     self._has_swept.set()
+            elif room <= 0:
+                self._swept_at = clock()  # a full brain is at work, not stuck
             await asyncio.sleep(SWEEP_SECONDS)
 
     async def _renew(self) -> None:

@@ -10,6 +10,7 @@ import sys
 
 from corral.config import Config, Secret
 from corral.kernel.errors import CallerError, CorralError
+from corral.kernel.limits import CHILD_SILENT_SECONDS
 from corral.process import harden, raise_open_files
 from corral.supervisor.child import Command, our_program
 from corral.supervisor.datadir import lock_data_dir
@@ -18,7 +19,7 @@ from corral.supervisor.ready import ready_json, ready_text
 from corral.supervisor.supervise import CannotServe, Supervisor
 
 
-def main(command: Command = our_program) -> int:
+def main(command: Command = our_program, *, silent_seconds: float = CHILD_SILENT_SECONDS) -> int:
     harden()
     raise_open_files()
     config = Config.from_json(json.loads(sys.stdin.readline()))
@@ -33,7 +34,13 @@ def main(command: Command = our_program) -> int:
         if not os.path.exists(config.data_dir / "lock"):  # noqa: PTH110
             listen(config).close()  # a refused start makes no data directory
         with lock_data_dir(config.data_dir) as lock_fd:
-            Supervisor(config, lock_fd=lock_fd, command=command, on_ready=show).run()
+            Supervisor(
+                config,
+                lock_fd=lock_fd,
+                command=command,
+                on_ready=show,
+                silent_seconds=silent_seconds,
+            ).run()
     except CallerError as error:
         print(f"corral serve: {error.message}", file=sys.stderr)
         return 2

@@ -55,6 +55,7 @@ class Child:
     """`process` is None for one that was adopted; `adoption` is the connection that holds it.
 
     failures: deaths in a row, for the backoff. deaf_since: it has its lock and answers nobody.
+    heard_at: the last sign of life over the adopting connection, or to a question.
     """
 
     role: Role
@@ -68,6 +69,7 @@ class Child:
     started_at: float = 0.0
     next_try_at: float = 0.0
     deaf_since: float | None = None
+    heard_at: float = 0.0
     failures: int = 0
     restarts: int = -1
     log: LogFile | None = None

@@ -34,6 +34,7 @@ from corral.config import Config, Secret
 from corral.kernel.errors import CorralError
 from corral.kernel.ids import CORRAL_KEY_PREFIX, Ids
 from corral.kernel.limits import (
+    CHILD_SILENT_SECONDS,
     DEAF_SECONDS_MAX,
     HANDS_STOP_SECONDS,
     HEALTH_REPLY_SECONDS,
@@ -70,7 +71,9 @@ class Supervisor:
         command: Command = our_program,
         on_ready: Callable[[str, Secret | None], None] = lambda url, api_key: None,
         log: TextIO = sys.stderr,
+        silent_seconds: float = CHILD_SILENT_SECONDS,
     ) -> None:
+        self._silent_seconds = silent_seconds
         self._config = config
         self._command = command
         self._on_ready = on_ready
@@ -126,7 +129,11 @@ class Supervisor:
                     raise CannotServe(f"{each.role} {_describe(status)}, {each.failures} times; see above")
         if each.is_up and now - each.started_at > RESTART_HEALTHY_SECONDS:
             each.failures = 0
-        if each.is_up or now < each.next_try_at:
+        if now < each.next_try_at:
+            return
+        if each.is_up:
+            if each.adoption is not None and now - each.heard_at > self._silent_seconds:
+                self._ask(each)
             return
         if each.outlives and self._adopt(each):
             return
@@ -239,7 +246,7 @@ class Supervisor:
         except (OSError, http.client.HTTPException, ValueError, KeyError):
             return False
         each.adoption.setblocking(False)
-        each.deaf_since = None
+        each.deaf_since, each.heard_at = None, time.monotonic()
         self._selector.register(each.adoption, selectors.EVENT_READ, each)
         if each.process is None:
             each.started_at = time.monotonic()
@@ -252,7 +259,8 @@ class Supervisor:
         with contextlib.suppress(BlockingIOError):
             try:
                 if each.adoption.recv(65536):
-                    return  # a heartbeat
+                    each.heard_at = time.monotonic()  # a heartbeat
+                    return
             except OSError:
                 pass
             self._release(each)
@@ -266,6 +274,18 @@ class Supervisor:
             self._selector.unregister(each.adoption)
             each.adoption.close()
             each.adoption = None
+
+    def _ask(self, each: Child) -> None:
+        """It has been silent for too long. Silence alone proves nothing: after a pause of the whole machine
+        everybody has been silent."""
+        try:
+            request(self._config.data_dir, each.role, "health")
+        except TimeoutError:
+            self._is_deaf(each)  # once it is killed, its connection ends, and `_read_adoption` goes on
+        except (OSError, http.client.HTTPException):
+            return  # it is ending: its connection will say so
+        else:
+            each.deaf_since, each.heard_at = None, time.monotonic()
 
     def _is_deaf(self, each: Child) -> None:
         """Something has this role and answers nobody: starting, ending, or hanging. The last is killed."""
