@@ -204,9 +204,7 @@ class HandsHost:
         await self._sandboxes.destroy(session_id)
         if delete_workspace:
             await self.workspaces.remove(session_id)
-            await self._journal.forget(session_id)
-        else:
-            self._journal.settle_old(session_id, seconds=0)  # no brain will ask for them
+        await self._journal.forget(session_id)  # no brain will ask again: its epoch has ended
 
     def sandboxes(self) -> list[LiveSandbox]:
         return self._sandboxes.live()

@@ -122,3 +122,8 @@ def test_apply_never_walks_through_a_link(tmp_path: Path) -> None:
     with pytest.raises(OSError):
         apply_changes(directory, {}, {"sub/planted": File(b"1")})
     assert not list(outside.iterdir())
+
+
+def test_only_line_feeds_end_the_lines_of_a_diff() -> None:
+    lines = difference({"a": File(b"one\x0ctwo\n")}, {"a": File("one\x0ctwo\u2028three\n".encode())})
+    assert [line for line in lines if line[:1] in "+-"][2:] == ["-one\x0ctwo", "+one\x0ctwo\u2028three"]
