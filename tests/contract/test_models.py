@@ -213,15 +213,7 @@ async def test_the_sdk_reads_nothing_from_the_environment(api, monkeypatch):
     monkeypatch.setenv("ANTHROPIC_AUTH_TOKEN", "token-from-the-environment")
     monkeypatch.setenv("ANTHROPIC_CUSTOM_HEADERS", "x-leak: secret")
     api.script = [Reply()]
-    model = AnthropicModel.from_environment(
-        {
-            "CORRAL_ANTHROPIC_API_KEY": KEY,
-            "ANTHROPIC_API_KEY": "corral_client",
-            "CORRAL_ANTHROPIC_BASE_URL": api.url,
-            "ANTHROPIC_BASE_URL": "http://127.0.0.1:9/never",
-        },
-        models=MODELS,
-    )
+    model = AnthropicModel(api_key=KEY, base_url=api.url, models=MODELS)
     await check_reply(model, request())
     await model.aclose()
     sent = await api.request(1)
@@ -231,17 +223,15 @@ async def test_the_sdk_reads_nothing_from_the_environment(api, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("environment", "advice"),
+    ("api_key", "advice"),
     [
-        ({}, "set CORRAL_ANTHROPIC_API_KEY"),
-        ({"ANTHROPIC_API_KEY": "corral_sk_1"}, "key of Corral itself"),
-        ({"CORRAL_ANTHROPIC_API_KEY": "corral_sk_1", "ANTHROPIC_API_KEY": KEY}, "key of Corral itself"),
+        (None, "set CORRAL_ANTHROPIC_API_KEY"),
+        ("", "set CORRAL_ANTHROPIC_API_KEY"),
+        ("corral_sk_1", "key of Corral itself"),
     ],
 )
-async def test_without_a_usable_key_nothing_is_sent(api, environment, advice):
-    model = AnthropicModel.from_environment(
-        {**environment, "CORRAL_ANTHROPIC_BASE_URL": api.url}, models=MODELS
-    )
+async def test_without_a_usable_key_nothing_is_sent(api, api_key, advice):
+    model = AnthropicModel(api_key=api_key, base_url=api.url, models=MODELS)
     assert model.problem is not None
     with pytest.raises(ModelFailed, match=advice) as caught:
         await collect(model, request())

@@ -1,17 +1,26 @@
-"""The worker: who gets a brain."""
+"""The worker: who gets a brain. Real parts throughout; sessions fail because their input is damaged."""
 
 import asyncio
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, cast
 
+from sqlalchemy import Connection, update
+
+from corral.brain.dispatch import Dispatch
 from corral.brain.loop import Gear
-from corral.kernel.errors import NotFound
+from corral.brain.models.replay import ReplayModel
+from corral.catalog.models import ModelTable
+from corral.hands.client import HandsClient
 from corral.kernel.ids import Ids, SessionId
 from corral.orchestrator.worker import Worker
+from corral.session.lease import Lease
+from corral.session.record import SessionRecord
 from corral.store.bus import LocalBus
 from corral.store.database import Database
 from corral.store.lease import Leases
+from corral.store.log import Log
+from corral.store.schema import inbox
 from corral.store.sessions import Sessions
 from corral.testing.clock import ManualClock
 from corral.testing.sessions import new_session, user_message
@@ -19,41 +28,54 @@ from corral.testing.sessions import new_session, user_message
 FAILING = 80
 
 
-class BrokenLog:
-    """A log that cannot be read, but for the session that waits behind all others."""
-
-    def __init__(self, last: SessionId) -> None:
-        self.found = asyncio.Event()
-        self._last = last
-
-    async def snapshot(self, session_id: SessionId, *, after_seq: int = 0) -> None:
-        if session_id == self._last:
-            self.found.set()
-            raise NotFound("seen")
-        raise RuntimeError("a bug")
-
-
 async def test_many_failing_sessions_do_not_hide_the_one_behind_them(tmp_path: Path) -> None:
     start, ids, bus = datetime(2026, 11, 20, tzinfo=UTC), Ids(), LocalBus()
     clock = ManualClock(start)
     database = await Database.open(tmp_path / "corral.db", clock=clock)
     sessions = Sessions(database, LocalBus(), clock)  # another bus: no hint comes
-    for number in range(FAILING + 1):
-        record = new_session(ids, start + timedelta(seconds=number))
+    records = [_session(ids, start + timedelta(seconds=number)) for number in range(FAILING + 1)]
+    for record in records:
         await sessions.create(record, initial=[user_message(ids)])
         clock.advance(1)
-    log = BrokenLog(record.session_id)
-    gear = cast(Gear, _Gear(log=log, owner="brain-1"))
-    running = asyncio.create_task(Worker(gear, leases=Leases(database), bus=bus).run())
-    async with asyncio.timeout(10):
-        await log.found.wait()
+    last = records[-1].session_id
+    await database.write(lambda connection: _damage_all_but(connection, last))
+
+    leases, log = Leases(database), Log(database, bus)
+    hands = HandsClient(tmp_path / "nobody.sock", token="none")
+    dispatch = Dispatch(hands)
+
+    async def claim(session_id: SessionId) -> Lease | None:
+        claimed = await leases.claim(owner="brain-1", limit=1, session_ids=[session_id])
+        return claimed[0] if claimed else None
+
+    gear = Gear(
+        owner="brain-1",
+        claim=claim,
+        log=log,
+        bus=bus,
+        model=ReplayModel(pace=0),
+        models=ModelTable.packaged(),
+        dispatch=dispatch,
+        clock=clock,
+        ids=ids,
+    )
+    async with bus.subscribe(last, buffer=100) as messages:
+        running = asyncio.create_task(Worker(gear, leases=leases, bus=bus).run())
+        async with asyncio.timeout(10):
+            await anext(messages)  # the brain of the last session has written
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
+    assert (await sessions.read(records[0].session_id)).last_seq == 0
+    await dispatch.aclose()
+    await hands.aclose()
     await database.close()
 
 
-class _Gear:
-    """The parts of a gear that a loop needs before it has read anything."""
+def _session(ids: Ids, now: datetime) -> SessionRecord:
+    record = new_session(ids, now)
+    agent = {**record.agent, "model": {"id": "replay"}, "system": None}
+    return replace(record, agent=agent, threads=[replace(thread, agent=agent) for thread in record.threads])
 
-    def __init__(self, **parts: Any) -> None:
-        self.__dict__.update(parts)
+
+def _damage_all_but(connection: Connection, session_id: SessionId) -> None:
+    connection.execute(update(inbox).where(inbox.c.session_id != session_id).values(body=b"damaged"))

@@ -30,6 +30,7 @@ from corral.brain.models.messages_stream import BrokenStream, MessageStream
 from corral.brain.ports import ModelEvent, ModelFailed, ModelFailure, ModelRequest
 from corral.catalog.models import ModelInfo, ModelTable
 from corral.kernel.errors import InvalidRequest
+from corral.kernel.ids import CORRAL_KEY_PREFIX
 from corral.kernel.limits import (
     MODEL_CONNECT_SECONDS,
     MODEL_DRAIN_SECONDS,
@@ -45,7 +46,6 @@ if TYPE_CHECKING:
     import anthropic
 
 BASE_URL = "https://api.anthropic.com"
-OWN_KEY_PREFIX = "corral_"  # Corral's own API keys; one sent upstream would be a leaked secret
 _THINKING_TOKENS_MIN = 1024  # the API's lower bound of a thinking budget
 
 
@@ -71,23 +71,12 @@ class AnthropicModel:
         self._pools: list[_Pool] = []
         self._tls: ssl.SSLContext | None = None
 
-    @classmethod
-    def from_environment(cls, environment: Mapping[str, str], *, models: ModelTable) -> "AnthropicModel":
-        """Key and base URL by Corral's rule. Source: docs/ARCHITECTURE.md; docs/reference/settings.md."""
-        return cls(
-            api_key=environment.get("CORRAL_ANTHROPIC_API_KEY")
-            or environment.get("ANTHROPIC_API_KEY")
-            or None,
-            base_url=environment.get("CORRAL_ANTHROPIC_BASE_URL") or BASE_URL,
-            models=models,
-        )
-
     @property
     def problem(self) -> str | None:
         """Why no request can be made, for `corral doctor` and readiness; None if one can."""
         if not self._api_key:
             return "no key for Claude models: set CORRAL_ANTHROPIC_API_KEY (or ANTHROPIC_API_KEY)"
-        if self._api_key.startswith(OWN_KEY_PREFIX):
+        if self._api_key.startswith(CORRAL_KEY_PREFIX):  # sent upstream, it would be leaked
             return (
                 "the key for Claude models is a key of Corral itself, which is never sent anywhere: "
                 "set CORRAL_ANTHROPIC_API_KEY to a key of the model provider"
