@@ -20,9 +20,16 @@ from typing import Final, Literal, cast, get_args
 from urllib.parse import urlsplit
 
 from corral.catalog.models import ModelTable
+from corral.cluster.node import NodeRole
 from corral.kernel.errors import CorralError
 from corral.kernel.ids import CORRAL_KEY_PREFIX
-from corral.kernel.limits import API_KEY_CHARS_MIN
+from corral.kernel.limits import (
+    API_KEY_CHARS_MIN,
+    SANDBOXES_MAX,
+    TOOL_ROUNDS_PER_TURN_MAX,
+    TURN_SECONDS_MAX,
+    TURN_TOKENS_MAX,
+)
 
 __all__ = [
     "SETTINGS",
@@ -123,6 +130,46 @@ def _url(value: object) -> str:
     raise ValueError("not a URL (http://... or https://...)")
 
 
+def _database_url(value: object) -> Secret:
+    text = value if isinstance(value, str) else ""
+    scheme = urlsplit(text).scheme
+    if scheme in ("postgresql", "postgres") or (scheme == "sqlite" and text.startswith("sqlite:///")):
+        return Secret(text)
+    raise ValueError("not a database URL (postgresql://user:password@host/name or sqlite:////path)")
+
+
+def _blob_url(value: object) -> str:
+    text = _text(value)
+    parts = urlsplit(text)
+    if (parts.scheme == "s3" and parts.netloc) or (parts.scheme == "file" and parts.path.startswith("/")):
+        return text
+    raise ValueError("not a place for blobs (s3://bucket/prefix or file:///directory)")
+
+
+def _roles(value: object) -> tuple[NodeRole, ...]:
+    words = value.split(",") if isinstance(value, str) else value
+    if not isinstance(words, list | tuple) or not words:
+        raise ValueError("not a list of roles")
+    if unknown := [word for word in words if word not in get_args(NodeRole)]:
+        raise ValueError(f"not a list of {', '.join(get_args(NodeRole))}: {unknown[0]!r}")
+    return tuple(role for role in get_args(NodeRole) if role in words)
+
+
+def _address(value: object) -> str:
+    text = _text(value)
+    host, _, port = text.rpartition(":")
+    if not host:
+        raise ValueError("not an address (host:port)")
+    _port(port)
+    return text
+
+
+def _count(value: object) -> int:
+    if not isinstance(value, bool) and str(value).isdecimal() and int(str(value)) > 0:
+        return int(str(value))
+    raise ValueError("not a whole number above 0")
+
+
 def _log_level(value: object) -> LogLevel:
     if value not in get_args(LogLevel):
         raise ValueError(f"not one of {', '.join(get_args(LogLevel))}")
@@ -143,6 +190,22 @@ class Config:
     host: str = "127.0.0.1"
     port: int = 8420
     data_dir: Path
+    roles: tuple[NodeRole, ...] = get_args(NodeRole)
+    database_url: Secret | None = None
+    blob_url: str | None = None
+    s3_endpoint: str | None = None
+    s3_region: str | None = None
+    s3_access_key_id: Secret | None = None
+    s3_secret_access_key: Secret | None = None
+    hands_listen: str | None = None
+    hands_address: str | None = None
+    cluster_ca: Path | None = None
+    cluster_cert: Path | None = None
+    cluster_key: Path | None = None
+    sandboxes_max: int = SANDBOXES_MAX
+    turn_rounds_max: int = TOOL_ROUNDS_PER_TURN_MAX
+    turn_seconds_max: int = TURN_SECONDS_MAX
+    turn_tokens_max: int = TURN_TOKENS_MAX
     tls_cert: Path | None = None
     tls_key: Path | None = None
     insecure_bind: bool = False
@@ -157,7 +220,19 @@ class Config:
 
     def without_secrets(self) -> "Config":
         """What processes get that have no use for a key."""
-        return replace(self, api_key=None, anthropic_api_key=None)
+        return replace(
+            self,
+            api_key=None,
+            anthropic_api_key=None,
+            database_url=None,
+            s3_access_key_id=None,
+            s3_secret_access_key=None,
+        )
+
+    @property
+    def is_postgres(self) -> bool:
+        """Whether the store is a PostgreSQL, so that nodes may share it."""
+        return self.database_url is not None and self.database_url.reveal().startswith("postgres")
 
     @property
     def is_loopback(self) -> bool:
@@ -197,6 +272,30 @@ SETTINGS: Final[Mapping[str, Setting]] = {
     "host": Setting(_text, "address to listen on"),
     "port": Setting(_port, "port to listen on; 0 takes a free one"),
     "data_dir": Setting(_path, "directory of everything that is kept; ~/.local/share/corral unless set"),
+    "roles": Setting(
+        _roles, "what this node does: api, brain, hands, egress (all unless set; --role, repeatable)"
+    ),
+    "database_url": Setting(
+        _database_url, "postgresql://... for many nodes; a SQLite file in data_dir unless set", ("env",)
+    ),
+    "blob_url": Setting(
+        _blob_url, "where checkpoints and files go: s3://bucket/prefix; data_dir/blobs unless set"
+    ),
+    "s3_endpoint": Setting(_url, "the S3-compatible service of blob_url; AWS unless set", ("env",)),
+    "s3_region": Setting(_text, "its region; us-east-1 unless set"),
+    "s3_access_key_id": Setting(_secret, "who it knows us as", ("env",)),
+    "s3_secret_access_key": Setting(_secret, "and the secret of that key", ("env",)),
+    "hands_listen": Setting(
+        _address, "address where hands take calls from other machines; needs cluster_*; off unless set"
+    ),
+    "hands_address": Setting(_address, "the same as other machines reach it; hands_listen unless set"),
+    "cluster_ca": Setting(_path, "authority (PEM) whose certificates nodes trust; see `corral certs`"),
+    "cluster_cert": Setting(_path, "this node's certificate (PEM)"),
+    "cluster_key": Setting(_path, "its private key (PEM)"),
+    "sandboxes_max": Setting(_count, "live sandboxes of this node's hands"),
+    "turn_rounds_max": Setting(_count, "model replies of one turn; then it ends with an error"),
+    "turn_seconds_max": Setting(_count, "seconds of one turn; then it ends with an error"),
+    "turn_tokens_max": Setting(_count, "tokens of one turn, read and written; then it ends with an error"),
     "tls_cert": Setting(_path, "certificate chain (PEM) to serve HTTPS with"),
     "tls_key": Setting(_path, "private key of the certificate (PEM)"),
     "insecure_bind": Setting(_flag, "listen beyond this machine without TLS (behind a TLS proxy of yours)"),
@@ -262,6 +361,22 @@ def _check(config: Config) -> None:
     for path in (config.tls_cert, config.tls_key):
         if path is not None and not path.is_file():
             raise SettingsError(f"there is no file {str(path)!r}")
+    parts = (config.cluster_ca, config.cluster_cert, config.cluster_key)
+    if any(parts) and not all(parts):
+        raise SettingsError("cluster_ca, cluster_cert and cluster_key belong together: set all or none")
+    for path in parts:
+        if path is not None and not path.is_file():
+            raise SettingsError(f"there is no file {str(path)!r}; see `corral certs`")
+    if config.hands_listen is not None and config.cluster_ca is None:
+        raise SettingsError(
+            "hands_listen is for other machines, which must prove who they are: set cluster_ca,"
+            " cluster_cert and cluster_key; see `corral certs`"
+        )
+    if set(config.roles) != set(get_args(NodeRole)) and not config.is_postgres:
+        raise SettingsError(
+            "a node with some of the roles needs a PostgreSQL that it shares with the others: set"
+            " CORRAL_DATABASE_URL=postgresql://..., or leave --role out"
+        )
     if config.local_model_path is not None and not config.local_model_path.is_file():
         raise SettingsError(f"local_model_path: there is no file {str(config.local_model_path)!r}")
     if config.recordings_dir is not None and not config.recordings_dir.is_dir():
@@ -319,11 +434,13 @@ def _parse(name: str, value: object, *, source: str) -> object:
     except (ValueError, KeyError, TypeError, CorralError) as error:
         if parse is _table:
             raise SettingsError(f"{source}: {error}") from None
-        shown = "the value" if parse in (_secret, _api_key) else repr(value)
+        shown = "the value" if parse in (_secret, _api_key, _database_url) else repr(value)
         raise SettingsError(f"{source}: {shown} is {error}") from None
 
 
 def _plain(value: object) -> object:
     if isinstance(value, Secret):
         return value.reveal()
+    if isinstance(value, tuple):
+        return list(value)
     return str(value) if isinstance(value, Path) else value

@@ -1,5 +1,6 @@
 """Crash points: named places where a test may kill the process, to prove that nothing is lost there.
 
+Every point is declared in POINTS, so that `corral chaos` can enumerate them and hit each one.
 `CORRAL_CRASH_AT=name` makes the process SIGKILL itself the first time it passes `crash_point(name)`;
 `name:3` the third time. `CORRAL_CRASH_AT=@FILE` reads the same from FILE, written at any time, and removes
 FILE before the process dies, so that what is started in its place lives. Without the variable a point costs
@@ -8,7 +9,28 @@ one comparison.
 
 import os
 import signal
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
+
+__all__ = ["POINTS", "crash_point"]
+
+POINTS: Final[Mapping[str, str]] = {
+    "store.accept.before": "an input is checked, nothing is written",
+    "store.accept.after": "an input is durable, its sender has no answer",
+    "store.append.before": "a brain's append is about to be written",
+    "store.append.after": "a brain's append is durable, its writer does not know",
+    "brain.before_append": "a turn's next events are decided",
+    "brain.after_append": "they are in the log, their effects have not begun",
+    "brain.before_model": "the request is in the log, the model is not asked",
+    "brain.before_tool": "the call is in the log, the hands do not know it",
+    "brain.after_tool": "the hands have answered, the result is not in the log",
+    "hands.before_started": "the call has a sandbox, the journal does not know it",
+    "hands.after_started": "the journal says started, nothing has run",
+    "hands.before_result": "the tool has run, the journal does not know",
+    "hands.after_result": "the result is in the journal, nobody was told",
+}
+"""What has and has not happened at each point."""
 
 _asked = os.environ.get("CORRAL_CRASH_AT", "")
 _file = Path(_asked[1:]) if _asked.startswith("@") else None
@@ -19,6 +41,7 @@ def crash_point(name: str) -> None:
     """Die here, as hard as a power cut of this process, if the environment asks for it."""
     if not _asked:
         return
+    assert name in POINTS, f"{name!r} is not declared in POINTS"
     asked = _asked if _file is None else _read(_file)
     target, _, count = asked.partition(":")
     if name != target:

@@ -12,6 +12,7 @@
     ├── WorldError                  the world's failure; `retryable`, `written`
     │   ├── StoreUnavailable        503 -> 529 overloaded_error: nothing was written
     │   ├── HandsUnavailable        the hands host did not answer
+    │   ├── BlobUnavailable         the blob store did not answer, or has no room
     │   ├── SandboxUnavailable      no sandbox can be made here; the message says what to install
     │   └── ModelFailed             brain.ports: the model's side failed
     └── Stop                        not failures: "somebody else goes on from here"
@@ -99,6 +100,10 @@ class HandsUnavailable(WorldError):
 
 
 class SandboxUnavailable(WorldError):
+    pass
+
+
+class BlobUnavailable(WorldError):
     pass
 
 

@@ -47,6 +47,7 @@ DRAIN_SECONDS = 10.0  # SIGTERM: model requests may end for this long, then anot
 IDLE_LOOPS_MAX = 128  # folded states kept for the next wake of their session
 IDLE_LOOPS_CHARS_MAX = 64 * 1024 * 1024  # of all of them together; a few conversations with pictures
 SESSION_BACKOFF_SECONDS, SESSION_BACKOFF_SECONDS_MAX = 1.0, 60.0  # a session whose loop fails waits alone
+SESSION_FAILURES_MAX = 5  # brains that died at a session in a row: the next one ends its turn
 LOOK_AGAIN_SECONDS = 2.0  # a waiting loop reads the store this often, should a hint be lost
 CLEANUP_BATCH_MAX = 64  # ended sessions cleaned up per look; the next look is a second later
 
@@ -72,7 +73,9 @@ REPLAY_DELTA_CHARS = 12  # what real models send at a time (median)
 REPLAY_SECONDS_MAX = 20.0  # one reply of a recording, however long it took then
 RECORDING_BYTES_MAX = 16 * 1024 * 1024
 MODEL_OUTPUT_TOKENS = 32_000  # max_tokens of a request; not configurable on this API
-TOOL_ROUNDS_PER_TURN_MAX = 500  # API docs, tools; then tool_use_limit_reached_error
+TOOL_ROUNDS_PER_TURN_MAX = 500  # API docs, tools; then tool_use_limit_reached_error (turn_rounds_max)
+TURN_SECONDS_MAX = 24 * 3600  # a turn that works longer than this is lost in something (turn_seconds_max)
+TURN_TOKENS_MAX = 100_000_000  # likewise, read and written: some hundred dollars (turn_tokens_max)
 SESSIONS_PER_BRAIN_MAX = 1000  # running at once in one brain; further wakes wait
 
 # -- supervisor -----------------------------------------------------------------------------------
@@ -131,6 +134,12 @@ TOOL_RESULT_BYTES_MAX = 32 * 1024 * 1024  # a 20 MiB PDF in base64 is the larges
 JOURNAL_CALLS_MAX = 100_000  # unsettled calls; more means that nobody settles, so refuse new ones
 JOURNAL_RESULT_SECONDS = 24 * 3600  # then a result that its idle session did not settle is settled for it
 JOURNAL_BATCH_MAX = 512  # operations that share one fsync
+
+# -- cluster --------------------------------------------------------------------------------------
+NODE_BEAT_SECONDS = 1.0  # how often a node says that it lives
+NODE_LOST_SECONDS = 5.0  # silent for longer: nothing new is placed there, and its wakes go to others
+NODE_FORGET_SECONDS = 600.0  # then it is no longer listed
+BLOB_CHUNK_BYTES = 1024 * 1024  # of a blob in memory at a time, each way
 
 # -- store ----------------------------------------------------------------------------------------
 STORE_BUSY_SECONDS = 10.0  # how long a writer waits for a foreign lock (a backup, sqlite3 by hand)

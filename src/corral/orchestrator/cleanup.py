@@ -10,7 +10,7 @@ from typing import Protocol
 from corral.kernel.errors import SandboxUnavailable, StoreUnavailable, WorldError
 from corral.kernel.ids import SessionId
 from corral.kernel.limits import CLEANUP_BATCH_MAX, SWEEP_SECONDS
-from corral.session.cleanup import CleanupStore
+from corral.session.cleanup import CleanupStore, CleanupWork
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ class Releasing(Protocol):
 async def clean_up(store: CleanupStore, hands: Releasing) -> None:
     """Do the queued work, look again every SWEEP_SECONDS; runs until cancelled."""
     while True:
-        done: list[int] = []
+        done: list[CleanupWork] = []
         try:
             for work in await store.pending(limit=CLEANUP_BATCH_MAX):
                 try:
@@ -34,7 +34,7 @@ async def clean_up(store: CleanupStore, hands: Releasing) -> None:
                 except SandboxUnavailable as error:  # this one's workspace; the others need not wait
                     log.warning("clean-up of %s will be tried again: %s", work.session_id, error.message)
                 else:
-                    done.append(work.cleanup_id)
+                    done.append(work)
         except WorldError as error:
             log.debug("clean-up waits: %s", error.message)
         finally:

@@ -6,14 +6,14 @@ from typing import Literal, Protocol
 
 from corral.kernel.ids import SessionId
 
-CleanupKind = Literal["sandbox", "workspace"]
+CleanupKind = Literal["sandbox", "workspace", "blobs"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CleanupWork:
-    """sandbox: release it, the session has ended. workspace: delete it too, the session is gone."""
+    """sandbox: release it, the session has ended. workspace: delete it too, the session is gone. blobs:
+    delete what it left in the blob store (checkpoints). Queued at most once per session and kind."""
 
-    cleanup_id: int
     session_id: SessionId
     kind: CleanupKind
 
@@ -24,5 +24,5 @@ class CleanupStore(Protocol):
     async def pending(self, *, limit: int) -> Sequence[CleanupWork]:
         """Oldest first."""
 
-    async def done(self, cleanup_ids: Sequence[int]) -> None:
+    async def done(self, works: Sequence[CleanupWork]) -> None:
         """Forget these. Repeat: safe."""

@@ -31,7 +31,14 @@ class Claim:
 
 
 class LeaseStore(Protocol):
-    """Times are the database's. Every method is safe to repeat."""
+    """Times are the database's. Every method is safe to repeat.
+
+    A *failure* is a lease that ended otherwise than by its holder's release: its brain died, fell silent
+    or failed. Failures are counted in the session's row (`SessionRecord.failures`) and set back to 0 by an
+    append that gets on (`Append.gets_on`) and by a release. From the second one on the session waits
+    before it may be claimed again (SESSION_BACKOFF_SECONDS, doubled), alone; at SESSION_FAILURES_MAX the
+    brain that claims it ends the turn instead of going on with it.
+    """
 
     async def claim(
         self, *, owner: str, limit: int, session_ids: Sequence[SessionId] | None = None
@@ -44,10 +51,15 @@ class LeaseStore(Protocol):
         """Extend these; returns the ones still held (others are lost for good)."""
 
     async def release(self, leases: Sequence[Lease]) -> None:
-        """Give them back; a lease already lost is ignored."""
+        """Give them back in good order; a lease already lost is ignored."""
 
-    async def end(self, *, owner_prefix: str, except_owner: str) -> int:
-        """End the leases of dead incarnations (owners beginning with the prefix) at once."""
+    async def fail(self, leases: Sequence[Lease]) -> None:
+        """Give back the leases of loops that failed: counts as a failure (see below). A lease already lost
+        is ignored."""
+
+    async def end(self, *, owner_prefix: str, except_owner: str) -> list[SessionId]:
+        """End the leases of dead incarnations (owners beginning with the prefix) at once, each a failure of
+        its session; returns the sessions that may be claimed now."""
 
     async def waiting(self, *, limit: int) -> list[SessionId]:
         """Sessions that need a brain and have no live lease, oldest need first."""

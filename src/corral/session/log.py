@@ -33,13 +33,15 @@ class StoredEvent:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class InboxEntry:
-    """An accepted input that no brain has taken yet; `body` has `processed_at: null`."""
+    """An accepted input that no brain has taken yet; `body` has `processed_at: null`. `private` is for
+    brains only, and moves to the event when it is taken."""
 
     arrival: int
     event_id: EventId
     type: str
     thread_id: ThreadId
     body: bytes
+    private: Mapping[str, Json] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,6 +77,8 @@ class Append:
     seen_seq, seen_arrival: the last seq and arrival that the writer has folded.
     consumes: event ids taken from the inbox; each is also among `events`, same id, with its arrival.
     releases: give the lease back in the same transaction.
+    gets_on:  it holds a model's reply or a tool's result: what the session waited for has happened, so its
+              failures are forgotten.
     """
 
     session_id: SessionId
@@ -85,6 +89,7 @@ class Append:
     consumes: Sequence[EventId] = ()
     derived: Derived
     releases: bool = False
+    gets_on: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

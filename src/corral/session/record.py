@@ -37,6 +37,8 @@ class SessionRecord:
     usage:       wire `usage` as of the last append, without the running time still open.
     blocked_on:  ids that the session waits for, [] unless idle with requires_action.
     last_seq, last_arrival: ends of log and inbox.
+    failures:    brains that died at it since it last got on; see `lease.LeaseStore`.
+    api_key_id:  the key that created it; None for sessions older than this column.
     """
 
     session_id: SessionId
@@ -54,6 +56,8 @@ class SessionRecord:
     last_seq: int
     last_arrival: int
     epoch: int
+    failures: int = 0
+    api_key_id: str | None = None
     created_at: datetime
     updated_at: datetime
     archived_at: datetime | None

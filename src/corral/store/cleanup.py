@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from datetime import datetime
 
-from sqlalchemy import Connection, bindparam, delete, insert, select
+from sqlalchemy import Connection, bindparam, delete, insert, literal, select
 
 from corral.kernel.ids import SessionId
 from corral.session.cleanup import CleanupKind, CleanupWork
@@ -12,14 +12,27 @@ from corral.store.schema import cleanup
 
 __all__ = ["Cleanup", "queue_cleanup"]
 
-_PENDING = select(cleanup.c.id, cleanup.c.session_id, cleanup.c.kind).order_by(cleanup.c.id)
-_DONE = delete(cleanup).where(cleanup.c.id.in_(bindparam("ids", expanding=True)))
+_PENDING = select(cleanup.c.session_id, cleanup.c.kind).order_by(
+    cleanup.c.created_at, cleanup.c.session_id, cleanup.c.kind
+)
+_DONE = delete(cleanup).where(
+    cleanup.c.session_id == bindparam("of_session_id"), cleanup.c.kind == bindparam("of_kind")
+)
+_IS_QUEUED = select(cleanup.c.session_id).where(
+    cleanup.c.session_id == bindparam("of_session_id"), cleanup.c.kind == bindparam("of_kind")
+)
 
 
 def queue_cleanup(
     connection: Connection, session_id: SessionId, kind: CleanupKind, *, now: datetime
 ) -> None:
-    connection.execute(insert(cleanup), {"session_id": session_id, "kind": kind, "created_at": now})
+    """Under the session's row lock. Repeat: safe."""
+    row = select(literal(session_id), literal(kind), literal(now, cleanup.c.created_at.type))
+    is_queued = _IS_QUEUED.exists()
+    connection.execute(
+        insert(cleanup).from_select(["session_id", "kind", "created_at"], row.where(~is_queued)),
+        {"of_session_id": session_id, "of_kind": kind},
+    )
 
 
 class Cleanup:
@@ -30,14 +43,13 @@ class Cleanup:
 
     async def pending(self, *, limit: int) -> Sequence[CleanupWork]:
         rows = await self._database.read(lambda connection: connection.execute(_PENDING.limit(limit)).all())
-        return [
-            CleanupWork(cleanup_id=row.id, session_id=SessionId(row.session_id), kind=row.kind)
-            for row in rows
-        ]
+        return [CleanupWork(session_id=SessionId(row.session_id), kind=row.kind) for row in rows]
 
-    async def done(self, cleanup_ids: Sequence[int]) -> None:
+    async def done(self, works: Sequence[CleanupWork]) -> None:
+        rows = [{"of_session_id": work.session_id, "of_kind": work.kind} for work in works]
+
         def body(connection: Connection) -> None:
-            connection.execute(_DONE, {"ids": list(cleanup_ids)})
+            connection.execute(_DONE, rows)
 
-        if cleanup_ids:
+        if works:
             await self._database.write(body)

@@ -38,12 +38,13 @@ _RELEASE = (
     )
     .values(owner=None, lease_until=0)
 )
+_OF_THE_DEAD = select(sessions.c.session_id).where(
+    func.substr(sessions.c.owner, 1, func.length(bindparam("prefix"))) == bindparam("prefix"),
+    sessions.c.owner != bindparam("except_owner"),
+)
 _END = (
     update(sessions)
-    .where(
-        func.substr(sessions.c.owner, 1, func.length(bindparam("prefix"))) == bindparam("prefix"),
-        sessions.c.owner != bindparam("except_owner"),
-    )
+    .where(sessions.c.session_id.in_(bindparam("session_ids", expanding=True)))
     .values(owner=None, lease_until=0)
 )
 
@@ -100,6 +101,9 @@ class Leases:
 
         return await self._database.write(body) if leases else []
 
+    async def fail(self, leases: Sequence[Lease]) -> None:
+        await self.release(leases)
+
     async def release(self, leases: Sequence[Lease]) -> None:
         rows: list[dict[str, Any]] = [
             {"of_session_id": lease.session_id, "of_owner": lease.owner, "of_epoch": lease.epoch}
@@ -112,9 +116,14 @@ class Leases:
         if rows:
             await self._database.write(body)
 
-    async def end(self, *, owner_prefix: str, except_owner: str) -> int:
-        def body(connection: Connection) -> int:
-            return connection.execute(_END, {"prefix": owner_prefix, "except_owner": except_owner}).rowcount
+    async def end(self, *, owner_prefix: str, except_owner: str) -> list[SessionId]:
+        def body(connection: Connection) -> list[SessionId]:
+            dead = {"prefix": owner_prefix, "except_owner": except_owner}
+            found = connection.scalars(_OF_THE_DEAD.order_by(sessions.c.session_id).with_for_update(), dead)
+            session_ids = [SessionId(session_id) for session_id in found]
+            if session_ids:
+                connection.execute(_END, {"session_ids": session_ids})
+            return session_ids
 
         return await self._database.write(body)
 

@@ -50,7 +50,7 @@ STORED: AnySelect = select(
 ).where(events.c.session_id == bindparam("of_session_id"))
 
 WAITING: AnySelect = select(
-    inbox.c.arrival, inbox.c.event_id, inbox.c.type, inbox.c.thread_id, inbox.c.body
+    inbox.c.arrival, inbox.c.event_id, inbox.c.type, inbox.c.thread_id, inbox.c.body, inbox.c.private
 ).where(inbox.c.session_id == bindparam("of_session_id"))
 
 
@@ -99,6 +99,7 @@ def inbox_entry(row: AnyRow) -> InboxEntry:
         type=row.type,
         thread_id=ThreadId(row.thread_id),
         body=bytes(row.body),
+        private=row.private,
     )
 
 
@@ -125,6 +126,7 @@ def inbox_row(session_id: SessionId, entry: InboxEntry) -> dict[str, Any]:
         "thread_id": entry.thread_id,
         "type": entry.type,
         "body": entry.body,
+        "private": entry.private,
     }
 
 
@@ -199,6 +201,8 @@ def _session(row: AnyRow, of_session: Sequence[ThreadRecord]) -> SessionRecord:
         last_seq=row.last_seq,
         last_arrival=row.last_arrival,
         epoch=row.epoch,
+        failures=row.failures,
+        api_key_id=row.api_key_id,
         created_at=row.created_at,
         updated_at=row.updated_at,
         archived_at=row.archived_at,

@@ -24,7 +24,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-REVISION = "0001"
+REVISION = "0002"
 """The Alembic revision that this file describes."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -78,6 +78,9 @@ sessions = Table(
     Column("owner", String),
     Column("epoch", BigInteger, nullable=False),
     Column("lease_until", BigInteger, nullable=False),
+    # brains that died at it since it last got on, and until when (database's clock, us) it waits
+    Column("failures", Integer, nullable=False, server_default="0"),
+    Column("not_before", BigInteger, nullable=False, server_default="0"),
     # ends of log and inbox
     Column("last_seq", BigInteger, nullable=False),
     Column("last_arrival", BigInteger, nullable=False),
@@ -94,6 +97,7 @@ sessions = Table(
     Column("agent_id", String),
     Column("agent_version", BigInteger),
     Column("environment_id", String, nullable=False),
+    Column("api_key_id", String),  # who created it: brains share fairly between keys
     Column("created_at", Moment, nullable=False),
     Column("updated_at", Moment, nullable=False),
     Column("archived_at", Moment),
@@ -189,6 +193,7 @@ inbox = Table(
     Column("thread_id", String, nullable=False),
     Column("type", String, nullable=False),
     Column("body", LargeBinary, nullable=False),
+    Column("private", JsonBytes),
 )
 
 tombstones = Table(
@@ -201,10 +206,41 @@ tombstones = Table(
 cleanup = Table(
     "cleanup",
     metadata,
-    Column("id", Integer, primary_key=True, autoincrement=True),
-    Column("session_id", String, nullable=False),
-    Column("kind", String, nullable=False),  # sandbox | workspace
+    Column("session_id", String, primary_key=True),
+    Column("kind", String, primary_key=True),  # sandbox | workspace | blobs
     Column("created_at", Moment, nullable=False),
+    Index("cleanup_by_age", "created_at", "session_id", "kind"),
+)
+
+# -- cluster ------------------------------------------------------------------------------------------
+
+nodes = Table(
+    "nodes",
+    metadata,
+    Column("node_id", String, primary_key=True),
+    Column("owner", String, nullable=False),  # of the leases of its brain, and of this row
+    Column("beat_at", BigInteger, nullable=False),  # by the database's clock, us
+    Column("body", JsonBytes, nullable=False),  # cluster.node.Node
+)
+
+placements = Table(
+    "placements",
+    metadata,
+    Column("session_id", String, primary_key=True),
+    Column("host_id", String, nullable=False),
+    Column("placed_at", Moment, nullable=False),
+    Index("placements_by_host", "host_id", "session_id"),
+)
+
+checkpoints = Table(
+    "checkpoints",
+    metadata,
+    Column("session_id", String, primary_key=True),  # the newest one only
+    Column("blob_key", String, nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("sha256", String, nullable=False),
+    Column("host_id", String, nullable=False),  # where it was taken
+    Column("taken_at", Moment, nullable=False),
 )
 
 # -- catalog ------------------------------------------------------------------------------------------

@@ -111,8 +111,8 @@ async def check_archive(stores: Stores) -> None:
     assert await stores.sessions.archive(record.session_id) == archived
     [work] = await stores.cleanup.pending(limit=9)
     assert (work.session_id, work.kind) == (record.session_id, "sandbox")
-    await stores.cleanup.done([work.cleanup_id])
-    await stores.cleanup.done([work.cleanup_id])
+    await stores.cleanup.done([work])
+    await stores.cleanup.done([work])
     assert await stores.cleanup.pending(limit=9) == []
     title = SessionChanges(given=frozenset({"title"}), title="x")
     assert isinstance(await error_of(stores.sessions.update(record.session_id, title)), Conflict)

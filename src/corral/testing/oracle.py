@@ -176,15 +176,15 @@ class Oracle:
             if self._holds(lease):
                 self.sessions[lease.session_id].owner = None
 
-    def end(self, *, owner_prefix: str, except_owner: str) -> int:
+    def end(self, *, owner_prefix: str, except_owner: str) -> list[SessionId]:
         ended = [
             session
-            for session in self.sessions.values()
+            for session in sorted(self.sessions.values(), key=lambda each: each.record.session_id)
             if session.owner and session.owner.startswith(owner_prefix) and session.owner != except_owner
         ]
         for session in ended:
             session.owner = None
-        return len(ended)
+        return [session.record.session_id for session in ended]
 
     def waiting(self) -> list[SessionId]:
         needing = [

@@ -1,0 +1,31 @@
+"""Checkpoints: the newest copy of a session's workspace in the blob store, taken while the session is idle
+and before its sandbox is evicted; what a new host restores when the old one is gone."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from corral.kernel.ids import SessionId
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Checkpoint:
+    """A workspace as tar, packed with zstd, under `blob_key`; sha256 and size_bytes are the blob's."""
+
+    session_id: SessionId
+    blob_key: str
+    size_bytes: int
+    sha256: str
+    host_id: str
+    taken_at: datetime
+
+
+class CheckpointStore(Protocol):
+    async def newest(self, session_id: SessionId) -> Checkpoint | None: ...
+
+    async def keep(self, checkpoint: Checkpoint) -> Checkpoint | None:
+        """Make it the newest one, if it was taken later than the one kept. Returns the one whose blob nobody
+        needs any more: the earlier one, or this one if it lost or its session is gone; or None."""
+
+    async def forget(self, session_id: SessionId) -> Checkpoint | None:
+        """The session is gone: remove the record and return it, so that its blob can be deleted."""
