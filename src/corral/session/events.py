@@ -25,17 +25,20 @@ class Event(BaseModel):
     TYPE: ClassVar[str] = ""
 
     id: EventId
-    type: str
+    type: str = ""  # of a subclass: its TYPE
     processed_at: datetime | None = None
 
-    def __init__(self, **fields: Any) -> None:
-        if self.TYPE:
-            fields.setdefault("type", self.TYPE)
-        super().__init__(**fields)
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        # A default, not an __init__ that fills it in: a long log is parsed in half the time.
+        if cls.TYPE:
+            cls.model_fields["type"].default = cls.TYPE
+            cls.model_rebuild(force=True)
 
     def body(self, *, processed_at: datetime | None) -> bytes:
         """The public JSON: the fields that were set, `processed_at` last."""
-        fields = self.model_dump(exclude_unset=True, exclude={"processed_at"})
+        fields: dict[str, Json] = {"id": self.id, "type": self.type}
+        fields |= self.model_dump(exclude_unset=True, exclude={"id", "type", "processed_at"})
         fields["processed_at"] = None if processed_at is None else rfc3339(processed_at)
         return orjson.dumps(fields)
 
@@ -208,3 +211,8 @@ def parse(body: bytes) -> Event:
     """An event from its stored body. A type this version does not know becomes a plain `Event`."""
     fields = orjson.loads(body)
     return EVENT_TYPES.get(fields["type"], Event).model_validate(fields)
+
+
+def without_body(kind: type[Event], event_id: EventId) -> Event:
+    """An event for a fold that does not look into its body."""
+    return kind.model_construct(frozenset(("id", "type")), id=event_id, type=kind.TYPE)  # type: ignore[arg-type]

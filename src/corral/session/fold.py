@@ -24,6 +24,18 @@ from corral.session.log import InboxEntry, StoredEvent
 from corral.session.record import SessionRecord, Status, ThreadRecord
 from corral.session.tokens import Tokens
 
+_BODIES_UNREAD: Mapping[str, type[ev.Event]] = {
+    kind.TYPE: kind
+    for kind in (
+        ev.AgentMessage,
+        ev.AgentThinking,
+        ev.SessionStatusRunning,
+        ev.SessionUsage,
+        ev.SpanModelRequestStart,
+    )
+}
+"""Types of whose events `fold` reads nothing but the id: of a long log, two fifths need not be parsed."""
+
 STATUS_AFTER: Mapping[str, Status] = {
     "session.status_running": "running",
     "session.status_rescheduled": "rescheduling",
@@ -231,9 +243,10 @@ def fold_stored(state: State, stored: StoredEvent) -> None:
     if stored.seq <= state.seq:
         return
     assert stored.seq == state.seq + 1, f"gap in {state.session_id}: {stored.seq} after {state.seq}"
+    unread = _BODIES_UNREAD.get(stored.type)
     fold(
         state,
-        ev.parse(stored.body),
+        ev.parse(stored.body) if unread is None else ev.without_body(unread, stored.event_id),
         thread_id=stored.thread_id,
         at=stored.processed_at,
         private=stored.private,
