@@ -307,6 +307,7 @@ class Loop:
                     raise AssertionError(f"the model of {thread.model!r} ended its stream without a reply")
         except ModelFailed as error:
             return Failed(action=action, error=error)
+        crash_point("brain.after_model")
         has_calls = reply.stop_reason == "tool_use"
         return Replied(
             action=action,

@@ -21,6 +21,7 @@ from corral.hands.ports import Provider, Sandbox
 from corral.hands.wire import LiveSandbox
 from corral.hands.workspace import Workspaces
 from corral.kernel.clock import Clock
+from corral.kernel.crash import crash_point
 from corral.kernel.errors import SandboxUnavailable
 from corral.kernel.ids import SessionId
 from corral.kernel.limits import (
@@ -173,9 +174,11 @@ class Sandboxes:
         try:
             async with asyncio.timeout(SANDBOX_CREATE_SECONDS_MAX):
                 workspace = await self._workspaces.prepare(slot.session_id)
+                crash_point("hands.before_sandbox")
                 slot.sandbox = await self._provider.create(
                     session_id=slot.session_id, workspace=workspace, recipe=recipe
                 )
+                crash_point("hands.after_sandbox")
         except TimeoutError as error:
             raise SandboxUnavailable(
                 f"no sandbox came up within {SANDBOX_CREATE_SECONDS_MAX:.0f} s; run `corral doctor`"

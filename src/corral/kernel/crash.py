@@ -17,14 +17,27 @@ __all__ = ["POINTS", "crash_point"]
 
 POINTS: Final[Mapping[str, str]] = {
     "store.accept.before": "an input is checked, nothing is written",
+    "store.accept.written": "an input is written and not committed",
     "store.accept.after": "an input is durable, its sender has no answer",
     "store.append.before": "a brain's append is about to be written",
+    "store.append.written": "a brain's append is written and not committed",
     "store.append.after": "a brain's append is durable, its writer does not know",
+    "store.consume.before": "an append that takes inputs from the inbox is about to be written",
+    "store.consume.after": "the inputs have left the inbox for the log, their taker does not know",
+    "store.claim.before": "a brain asks for the lease of a session that another left",
+    "store.claim.after": "the lease is granted, its holder does not know",
+    "store.renew.before": "the heartbeat of the leases is due",
+    "store.renew.after": "the leases are extended, their holder does not know",
     "brain.before_append": "a turn's next events are decided",
     "brain.after_append": "they are in the log, their effects have not begun",
     "brain.before_model": "the request is in the log, the model is not asked",
+    "brain.after_model": "the model has answered, no event of its answer exists",
     "brain.before_tool": "the call is in the log, the hands do not know it",
     "brain.after_tool": "the hands have answered, the result is not in the log",
+    "brain.before_drain": "told to stop, nothing is handed over",
+    "brain.after_drain": "everything is handed over, the process has not ended",
+    "hands.before_sandbox": "a sandbox is about to be made",
+    "hands.after_sandbox": "the sandbox is there, nobody was told",
     "hands.before_started": "the call has a sandbox, the journal does not know it",
     "hands.after_started": "the journal says started, nothing has run",
     "hands.before_result": "the tool has run, the journal does not know",
@@ -47,10 +60,14 @@ def crash_point(name: str) -> None:
     if name != target:
         return
     _passed[asked] = _passed.get(asked, 0) + 1
-    if _passed[asked] >= int(count or 1):
-        if _file is not None:
+    if _passed[asked] < int(count or 1):
+        return
+    if _file is not None:
+        try:
             _file.unlink()
-        os.kill(os.getpid(), signal.SIGKILL)
+        except FileNotFoundError:  # it was taken back, or another process died for it
+            return
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _read(file: Path) -> str:

@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from corral.brain.loop import Gear, Loop
+from corral.kernel.crash import crash_point
 from corral.kernel.errors import LeaseLost, NotFound, StoreUnavailable
 from corral.kernel.ids import SessionId
 from corral.kernel.limits import (
@@ -69,6 +70,7 @@ class Worker:
 
     async def drain(self) -> None:
         """Start nothing more; wait up to DRAIN_SECONDS for model requests; give every lease back."""
+        crash_point("brain.before_drain")
         self._is_draining = True
         for loop, _ in self._running.values():
             loop.hand_over()
@@ -78,6 +80,7 @@ class Worker:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        crash_point("brain.after_drain")
 
     # -- the four duties -----------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, bindparam, func, or_, select, update
 
+from corral.kernel.crash import crash_point
 from corral.kernel.ids import SessionId
 from corral.session.lease import Lease
 from corral.store.append import LEASE_TTL_US
@@ -85,7 +86,10 @@ class Leases:
                 for row in rows
             ]
 
-        return await self._database.write(body)
+        crash_point("store.claim.before")
+        leases = await self._database.write(body)
+        crash_point("store.claim.after")
+        return leases
 
     async def renew(self, leases: Sequence[Lease]) -> list[Lease]:
         def body(connection: Connection) -> list[Lease]:
@@ -99,7 +103,12 @@ class Leases:
                 )
             return held
 
-        return await self._database.write(body) if leases else []
+        if not leases:
+            return []
+        crash_point("store.renew.before")
+        renewed = await self._database.write(body)
+        crash_point("store.renew.after")
+        return renewed
 
     async def fail(self, leases: Sequence[Lease]) -> None:
         await self.release(leases)

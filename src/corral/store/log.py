@@ -32,14 +32,20 @@ class Log:
                 self._bus.wake(append.session_id)
 
         crash_point("store.append.before")
+        if append.consumes:
+            crash_point("store.consume.before")
         stored = await self._database.merge(self._append_all, prepare(append), committed=committed)
+        if append.consumes:
+            crash_point("store.consume.after")
         crash_point("store.append.after")
         return stored
 
     def _append_all(
         self, connection: Connection, items: Sequence[Prepared], /, *, careful: bool
     ) -> list[Sequence[StoredEvent] | Exception]:
-        return append_all(connection, items, careful=careful, now_us=self._database.now_us)
+        outcomes = append_all(connection, items, careful=careful, now_us=self._database.now_us)
+        crash_point("store.append.written")
+        return outcomes
 
     async def accept(
         self, session_id: SessionId, inputs: Sequence[Event], *, now: datetime
@@ -48,7 +54,9 @@ class Log:
 
         def body(connection: Connection) -> list[StoredEvent | InboxEntry]:
             now_us = self._database.now_us(connection)
-            return accept(connection, session_id, inputs, now=now, now_us=now_us)
+            entries = accept(connection, session_id, inputs, now=now, now_us=now_us)
+            crash_point("store.accept.written")
+            return entries
 
         def committed(entries: Sequence[StoredEvent | InboxEntry]) -> None:
             new = tuple(entry for entry in entries if entry.event_id in new_ids)
