@@ -1,0 +1,44 @@
+"""What tests of several folders share: a PostgreSQL, and a fresh database in it."""
+
+from collections.abc import Iterator
+
+import pytest
+from sqlalchemy import create_engine, make_url
+
+from corral.store.upgrade import upgrade
+from corral.testing.postgres import Postgres, missing
+
+
+def migrated(url: str) -> None:
+    """Make the database at `url` what this version of Corral works on."""
+    engine = create_engine(make_url(url).set(drivername="postgresql+psycopg"))
+    try:
+        upgrade(engine)
+    finally:
+        engine.dispose()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A server for the whole run. A test that kills one starts its own: `Postgres.start(own=True)`."""
+    reason = missing()
+    if reason is not None:
+        pytest.skip(reason)
+    with Postgres.start() as server:
+        yield server
+
+
+@pytest.fixture
+def database_url(postgres: Postgres) -> Iterator[str]:
+    """A fresh database with the schema of this version."""
+    url = postgres.fresh_database(migrate=migrated)
+    yield url
+    postgres.drop_database(url)
+
+
+@pytest.fixture
+def empty_database_url(postgres: Postgres) -> Iterator[str]:
+    """A fresh database without any schema."""
+    url = postgres.fresh_database()
+    yield url
+    postgres.drop_database(url)
