@@ -29,7 +29,7 @@ from corral.api.application import create_api
 from corral.api.dependencies import Dependencies
 from corral.catalog.models import ModelTable
 from corral.cli.main import app
-from corral.config import ENV_PREFIX, SETTINGS, Config
+from corral.config import ENV_PREFIX, SETTINGS, Config, flag_of
 from corral.kernel import errors, limits
 from corral.session import events
 from corral.session.fold import STATUS_AFTER
@@ -82,13 +82,8 @@ def settings() -> str:
 def _flags_of_settings() -> dict[str, str]:
     """The flag that sets each setting, if `corral serve` has one."""
     serve = next(command for path, command in _commands() if path.split()[1:] == ["serve"])
-    flags = {}
-    for parameter in serve.params:
-        for option in parameter.opts:
-            name = option.removeprefix("--").replace("-", "_")
-            if option.startswith("--") and name in SETTINGS:
-                flags[name] = option
-    return flags
+    options = {option for parameter in serve.params for option in parameter.opts}
+    return {name: flag_of(name) for name in SETTINGS if flag_of(name) in options}
 
 
 def _commands() -> Iterator[tuple[str, Any]]:

@@ -39,6 +39,7 @@ __all__ = [
     "Setting",
     "SettingsError",
     "default_data_dir",
+    "flag_of",
     "load",
 ]
 
@@ -46,7 +47,7 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 ENV_PREFIX: Final = "CORRAL_"
 CONFIG_ENV: Final = "CORRAL_CONFIG"
 # Variables with our prefix that are no settings of the server: where the file is, and what tests use.
-_OTHER_VARIABLES: Final = (CONFIG_ENV, "CORRAL_CRASH_AT")
+_OTHER_VARIABLES: Final = (CONFIG_ENV, "CORRAL_CRASH_AT", "CORRAL_FAULTS")
 _TEST_PREFIX: Final = "CORRAL_TEST_"
 
 
@@ -334,7 +335,7 @@ def load(
     for source, settings in (
         ("file", _from_file(config_file, environ, directory or Path.cwd())),
         ("env", _from_environment(environ)),
-        ("flag", {name: (f"--{name.replace('_', '-')}", value) for name, value in (flags or {}).items()}),
+        ("flag", {name: (flag_of(name), value) for name, value in (flags or {}).items()}),
     ):
         for name, (where, value) in settings.items():
             if name not in SETTINGS:
@@ -353,6 +354,11 @@ def load(
     config = Config(**values)  # type: ignore[arg-type]
     _check(config)
     return replace(config, data_dir=config.data_dir.expanduser().absolute())
+
+
+def flag_of(name: str) -> str:
+    """The flag of `corral serve` that sets this, if it has one."""
+    return "--role" if name == "roles" else f"--{name.replace('_', '-')}"  # one role each time
 
 
 def _check(config: Config) -> None:

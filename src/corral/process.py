@@ -71,6 +71,11 @@ class Start:
     local_key: Secret | None = None
     listen_fd: int | None = None
 
+    @property
+    def owner(self) -> str:
+        """Of the leases of this start."""
+        return f"{self.node}.{self.incarnation}"
+
     def encode(self) -> bytes:
         """One line, secrets revealed: for a pipe only."""
         data = {

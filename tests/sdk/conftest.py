@@ -40,6 +40,10 @@ from corral.store.sessions import Sessions
 Result = TypeVar("Result")
 
 
+async def _status() -> dict[str, object]:
+    return {"role": "server", "pid": 1}
+
+
 class Server:
     """One running server. `deps` are its ports; `readiness` is what `/readyz` reports."""
 
@@ -118,7 +122,7 @@ class Server:
             clock=clock,
             workspaces=hands,
             readiness=lambda: self.readiness,
-            status=lambda: {"role": "server", "pid": 1},
+            status=_status,
         )
         self.api = create_api(self.deps)
         listener = socket.create_server(("127.0.0.1", 0))

@@ -2,23 +2,21 @@
 
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI
 from pydantic import BaseModel
-from starlette.exceptions import HTTPException
-from starlette.responses import Response
 from starlette.routing import Route
 
 from corral import __version__
 from corral.api.auth import Authenticator
 from corral.api.dependencies import Dependencies
-from corral.api.errors import http_error_response
-from corral.api.gate import Gate
 from corral.api.idempotency import OnceOnly
 from corral.api.openapi import document
+from corral.api.operations import enclose
 from corral.api.routes.agents import agent_routes
 from corral.api.routes.corral import KeyCreate, corral_routes
 from corral.api.routes.environments import environment_routes
 from corral.api.routes.events import event_routes
+from corral.api.routes.operations import operations_routes
 from corral.api.routes.sessions import session_routes
 from corral.api.routes.threads import thread_routes
 from corral.api.schema.agents import AgentCreate, AgentUpdate
@@ -77,24 +75,7 @@ def create_api(dependencies: Dependencies) -> FastAPI:
         *agent_routes(dependencies, once).routes,
         *environment_routes(dependencies, once).routes,
         *corral_routes(dependencies, authenticator).routes,
+        *operations_routes(dependencies).routes,
     ]
-    api.add_exception_handler(HTTPException, _routing_error)
-    api.add_middleware(
-        Gate,
-        authenticator=authenticator,
-        ids=dependencies.ids,
-        allowed_hosts=dependencies.allowed_hosts,
-    )
+    enclose(api, dependencies, authenticator)
     return api
-
-
-async def _routing_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    path = request.url.path
-    response = http_error_response(
-        error.status_code, path, request.method, request.scope["corral.request_id"]
-    )
-    if error.status_code == 405:  # the router knows only the first route of the path
-        routes = (route for route in request.app.routes if route.path_regex.fullmatch(path))
-        response.headers["allow"] = ", ".join(sorted(set().union(*(route.methods for route in routes))))
-    return response

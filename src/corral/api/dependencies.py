@@ -1,6 +1,6 @@
-"""What the API needs, as ports. Built once, in `app.py`."""
+"""What the API needs, as ports. Built once, in `app`."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -25,25 +25,32 @@ class Check:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Dependencies:
-    """
+class Operations:
+    """What every server process answers, whatever its roles: is it well, and who asks.
+
     readiness:     the latest result of each check, by name; cheap, called per request.
-    status:        what `GET /corral/v1/status` answers (roles, pids, versions); cheap.
+    status:        what `GET /corral/v1/status` answers.
     allowed_hosts: names beyond loopback under which clients reach this server; {"*"} turns the check
                    against DNS rebinding off.
     """
+
+    api_keys: ApiKeyStore
+    ids: Ids
+    clock: Clock
+    readiness: Callable[[], Mapping[str, Check]]
+    status: Callable[[], Awaitable[Mapping[str, Json]]]
+    allowed_hosts: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Dependencies(Operations):
+    """What the whole API needs besides."""
 
     log: SessionLog
     sessions: SessionStore
     agents: AgentStore
     environments: EnvironmentStore
-    api_keys: ApiKeyStore
     idempotency: IdempotencyStore
     bus: Bus
     models: ModelTable
-    ids: Ids
-    clock: Clock
     workspaces: Workspaces
-    readiness: Callable[[], Mapping[str, Check]]
-    status: Callable[[], Mapping[str, Json]]
-    allowed_hosts: frozenset[str] = frozenset()

@@ -1,167 +1,149 @@
-"""The server process: API, brain and clean-up over one embedded store."""
+"""The server process of a node: what its roles need, over one store, behind one listener.
+
+| part       | with role | needs                           | file                               |
+| ---------- | --------- | ------------------------------- | ---------------------------------- |
+| ground     | any       | the database's URL              | `ground.py`: store, bus, leases    |
+| store      | any       | ground                          | `store.py`: disk and database      |
+| operations | any       | keys                            | /healthz, /readyz, the status      |
+| api        | api       | stores, hands for workspaces    | `api.py`: operations included      |
+| brain      | brain     | log, leases, models, hands      | `brain.py`: loops, and clean-up    |
+| hands      | hands     | the socket of this node's host  | `hands.py`: can a sandbox be made  |
+| egress     | egress    | the socket of this node's proxy | `egress.py`: does it answer        |
+
+What a role imports is imported only where it is asked for: the server of a hands node has no brain.
+"""
 
 import asyncio
 import logging
 import os
-import shutil
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager
-from pathlib import Path
 
 import uvicorn
+from fastapi import FastAPI
 
 from corral import __version__
-from corral.api.application import create_api
-from corral.api.dependencies import Check, Dependencies
+from corral.api.dependencies import Operations
+from corral.api.operations import create_operations
+from corral.app.ground import Ground, open_ground
+from corral.app.hands import hands_part, open_local_hands, open_session_hands
 from corral.app.keys import KeysOfThisStart, bootstrap
+from corral.app.part import Part
 from corral.app.readiness import Readiness
-from corral.brain.dispatch import Dispatch
-from corral.brain.loop import Gear
-from corral.brain.models.anthropic import BASE_URL, AnthropicModel
-from corral.brain.models.local import LocalModel
-from corral.brain.models.local_install import models_dir
-from corral.brain.models.replay import ReplayModel
-from corral.brain.models.routing import RoutedModel
-from corral.catalog.models import ModelTable
+from corral.app.store import store_part
 from corral.config import Config
-from corral.daemon import socket_path, token_path
-from corral.hands.client import HandsClient
-from corral.kernel.clock import SystemClock
-from corral.kernel.ids import Ids, SessionId
-from corral.kernel.limits import (
-    DISK_FREE_BYTES_MIN,
-    READY_PATIENCE_SECONDS,
-    STREAMS_END_SECONDS,
-    SWEEP_STALE_SECONDS,
-)
-from corral.orchestrator.cleanup import clean_up
-from corral.orchestrator.worker import Worker
+from corral.kernel.limits import READY_PATIENCE_SECONDS, STREAMS_END_SECONDS
 from corral.process import Start, report_ready, supervisor_gone
-from corral.session.lease import Lease
-from corral.store.bus import LocalBus
-from corral.store.catalog import Agents, Environments
-from corral.store.cleanup import Cleanup
-from corral.store.database import Database
-from corral.store.idempotency import Idempotency
+from corral.session.content import Json
 from corral.store.keys import ApiKeys
-from corral.store.lease import Leases
-from corral.store.log import Log
-from corral.store.sessions import Sessions
 
 log = logging.getLogger(__name__)
 
 
 async def serve(start: Start) -> None:
     """Serve until SIGTERM, or until the supervisor is gone; then hand running sessions over."""
-    config, clock, ids, bus = start.config, SystemClock(), Ids(), LocalBus()
-    owner = f"{start.node}.{start.incarnation}"
-    models = ModelTable.packaged().extended(config.models)
     async with AsyncExitStack() as stack:
-        database = await Database.open(config.data_dir / "corral.db")
-        stack.push_async_callback(database.close)
-        leases, event_log, cleanup = Leases(database), Log(database, bus), Cleanup(database)
-        # Only one supervisor holds the data directory: whatever ran here before us is dead.
-        await leases.end(owner_prefix=f"{start.node}.", except_owner=owner)
-        keys = KeysOfThisStart(ApiKeys(database), local_key=start.local_key, ids=ids, clock=clock)
-        new_key = await bootstrap(keys, preset=config.api_key, ids=ids, clock=clock)
-
-        hands = HandsClient(
-            socket_path(config.data_dir, "hands"), token=token_path(config.data_dir, "hands").read_text()
+        ground = await open_ground(start, stack)
+        for session_id in ground.orphans:  # any brain may take them, before we are ready ourselves
+            ground.bus.wake(session_id)
+        keys = KeysOfThisStart(
+            ApiKeys(ground.database), local_key=start.local_key, ids=ground.ids, clock=ground.clock
         )
-        stack.push_async_callback(hands.aclose)
-        anthropic = AnthropicModel(
-            api_key=config.anthropic_api_key.reveal() if config.anthropic_api_key else None,
-            base_url=config.anthropic_base_url or BASE_URL,
-            models=models,
-        )
-        model = RoutedModel(
-            models,
-            {
-                "anthropic": anthropic,
-                "local": LocalModel(
-                    directory=config.models_dir or models_dir(os.environ), path=config.local_model_path
-                ),
-                "replay": ReplayModel(directory=config.recordings_dir),
-            },
-        )
-        stack.push_async_callback(model.aclose)
-        dispatch = Dispatch(hands)
-        stack.push_async_callback(dispatch.aclose)
-
-        async def claim(session_id: SessionId) -> Lease | None:
-            claimed = await leases.claim(owner=owner, limit=1, session_ids=[session_id])
-            return claimed[0] if claimed else None
-
-        gear = Gear(
-            owner=owner,
-            claim=claim,
-            log=event_log,
-            bus=bus,
-            model=model,
-            models=models,
-            dispatch=dispatch,
-            clock=clock,
-            ids=ids,
-        )
-        worker = Worker(gear, leases=leases, bus=bus)
-        readiness = Readiness(
-            {
-                "store": lambda: _store_check(database, config.data_dir),
-                "brain": lambda: _brain_check(worker),
-                "hands": lambda: _hands_check(hands),
-                "model": lambda: _model_check(anthropic),
-            }
-        )
-        api = create_api(
-            Dependencies(
-                log=event_log,
-                sessions=Sessions(database, bus, clock),
-                agents=Agents(database),
-                environments=Environments(database),
-                api_keys=keys,
-                idempotency=Idempotency(database),
-                bus=bus,
-                models=models,
-                ids=ids,
-                clock=clock,
-                workspaces=hands,
-                readiness=readiness.results,
-                status=lambda: {
-                    "role": "server",
-                    "pid": os.getpid(),
-                    "version": __version__,
-                    "running_sessions": worker.running_sessions,
-                },
-                allowed_hosts=_allowed_hosts(config),
+        server = await _open(ground, keys, stack)
+        new_key = None
+        if "api" in ground.config.roles:
+            new_key = await bootstrap(
+                keys, preset=ground.config.api_key, ids=ground.ids, clock=ground.clock
             )
-        )
-        http = _Http(_http_config(api, config))
-        listener = socket.socket(fileno=start.listen_fd)
+        await server.run(new_key)
 
+
+class _Server:
+    """The parts of this process, and their order: ready after all looks, drained before the end."""
+
+    def __init__(self, start: Start, api: FastAPI, parts: list[Part], readiness: Readiness) -> None:
+        self._start = start
+        self._api = api
+        self._parts = parts
+        self._readiness = readiness
+
+    async def run(self, new_key: str | None) -> None:
+        assert self._start.listen_fd is not None
+        http = _Http(_http_config(self._api, self._start.config))
+        listener = socket.socket(fileno=self._start.listen_fd)
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         async with asyncio.TaskGroup() as group:
             serving = group.create_task(http.serve(sockets=[listener]))
-            duties = [
-                group.create_task(worker.run()),
-                group.create_task(readiness.run()),
-                group.create_task(clean_up(cleanup, hands)),
-            ]
+            duties = [group.create_task(duty()) for part in self._parts for duty in part.duties]
+            duties.append(group.create_task(self._readiness.run()))
             gone = group.create_task(supervisor_gone())
             told = group.create_task(stop.wait())
-            await readiness.until_ready(patience_seconds=READY_PATIENCE_SECONDS)
+            await self._readiness.until_ready(patience_seconds=READY_PATIENCE_SECONDS)
             report_ready(api_key=new_key)
-            duties.append(group.create_task(anthropic.warm()))  # a second of imports, not before readiness
+            duties += [group.create_task(duty()) for part in self._parts for duty in part.later]
             await asyncio.wait({gone, told, serving}, return_when=asyncio.FIRST_COMPLETED)
             log.info("stopping: running sessions are handed over")
-            await worker.drain()
-            api.state.streams.close()
+            for part in self._parts:
+                await part.drain()
+            if streams := getattr(self._api.state, "streams", None):
+                streams.close()
             http.should_exit = True
             for duty in (*duties, gone, told):
                 duty.cancel()
+
+
+async def _open(ground: Ground, keys: KeysOfThisStart, stack: AsyncExitStack) -> _Server:
+    """The parts that this node's roles ask for."""
+    config = ground.config
+    roles = frozenset(config.roles)
+    parts = [store_part(ground)]
+    local = open_local_hands(ground, stack) if "hands" in roles else None
+    if local is not None:
+        parts.append(hands_part(local))
+    if "egress" in roles:
+        from corral.app.egress import egress_part
+
+        parts.append(egress_part(config.data_dir))
+
+    if roles & {"api", "brain"}:
+        from corral.store.log import Log
+
+        hands = open_session_hands(ground, local, stack)
+        event_log = Log(ground.database, ground.bus)
+    if "brain" in roles:
+        from corral.app.brain import brain_part, open_worker
+
+        worker, anthropic = open_worker(ground, event_log=event_log, hands=hands, stack=stack)
+        parts.append(brain_part(ground, worker, anthropic, hands))
+
+    async def status() -> Mapping[str, Json]:
+        return {
+            "role": "server",
+            "pid": os.getpid(),
+            "version": __version__,
+            "running_sessions": sum(part.sessions() for part in parts),
+        }
+
+    readiness = Readiness({name: look for part in parts for name, look in part.looks.items()})
+    operations = Operations(
+        api_keys=keys,
+        ids=ground.ids,
+        clock=ground.clock,
+        readiness=readiness.results,
+        status=status,
+        allowed_hosts=_allowed_hosts(config),
+    )
+    if "api" in roles:
+        from corral.app.api import open_api
+
+        api = open_api(ground, operations, event_log=event_log, workspaces=hands)
+    else:
+        api = create_operations(operations)
+    return _Server(ground.start, api, parts, readiness)
 
 
 class _Http(uvicorn.Server):
@@ -172,9 +154,9 @@ class _Http(uvicorn.Server):
         yield
 
 
-def _http_config(api: object, config: Config) -> uvicorn.Config:
+def _http_config(api: FastAPI, config: Config) -> uvicorn.Config:
     return uvicorn.Config(
-        api,  # type: ignore[arg-type]  # an ASGI application
+        api,
         lifespan="off",
         ws="none",
         http="httptools",
@@ -190,34 +172,3 @@ def _http_config(api: object, config: Config) -> uvicorn.Config:
 def _allowed_hosts(config: Config) -> frozenset[str]:
     """Names under which clients reach us beyond loopback: any, once the operator bound beyond it."""
     return frozenset() if config.is_loopback else frozenset({"*"})
-
-
-# -- readiness -----------------------------------------------------------------------------------------
-
-
-async def _store_check(database: Database, data_dir: Path) -> Check:
-    await database.write(lambda connection: None)
-    free = shutil.disk_usage(data_dir).free
-    if free < DISK_FREE_BYTES_MIN:
-        return Check(status="failed", reason=f"only {free >> 20} MiB are free in {str(data_dir)!r}")
-    return Check(status="ok")
-
-
-async def _brain_check(worker: Worker) -> Check:
-    age = await worker.sweep_age_seconds()
-    if age > SWEEP_STALE_SECONDS:
-        return Check(status="failed", reason=f"the brain has not looked for work for {age:.0f} s")
-    return Check(status="ok")
-
-
-async def _hands_check(hands: HandsClient) -> Check:
-    probe = await hands.probe()
-    if not probe.is_available:
-        return Check(status="failed", reason=f"{probe.detail}. {probe.remedy}".strip())
-    return Check(status="ok")
-
-
-async def _model_check(anthropic: AnthropicModel) -> Check:
-    if anthropic.problem is not None:
-        return Check(status="warning", reason=anthropic.problem)
-    return Check(status="ok")

@@ -131,6 +131,10 @@ def serve(
     host: Annotated[Text, typer.Option(help="Address to listen on. [127.0.0.1]")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one. [8420]")] = None,
     data_dir: DataDir = None,
+    role: Annotated[
+        list[str] | None,
+        typer.Option(help="Only this role: api, brain, hands or egress; repeatable. Needs PostgreSQL."),
+    ] = None,
     config: ConfigFile = None,
     tls_cert: Annotated[Path | None, typer.Option(help="Certificate chain (PEM): serve HTTPS.")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="Private key of the certificate (PEM).")] = None,
@@ -149,8 +153,9 @@ def serve(
     from corral.cli.serve import serve
 
     flags = {
-        "host": host, "port": port, "data_dir": data_dir, "tls_cert": tls_cert, "tls_key": tls_key,
-        "insecure_bind": insecure_bind, "local_model_path": local_model_path, "models_dir": models_dir,
+        "host": host, "port": port, "data_dir": data_dir, "roles": role or None,
+        "tls_cert": tls_cert, "tls_key": tls_key, "insecure_bind": insecure_bind,
+        "local_model_path": local_model_path, "models_dir": models_dir,
         "recordings_dir": recordings_dir, "log_level": log_level,
     }  # fmt: skip
     serve(_config(config, **flags), as_json=as_json, is_embedded=embedded)

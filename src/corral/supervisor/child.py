@@ -27,7 +27,8 @@ _PASSED_ON: Final = (
         "XDG_DATA_HOME",
         "XDG_CACHE_HOME",
     ),
-    *("PYTHONPATH", "PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE", "PYTHONWARNINGS", "CORRAL_CRASH_AT"),
+    *("PYTHONPATH", "PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE", "PYTHONWARNINGS"),
+    *("CORRAL_CRASH_AT", "CORRAL_FAULTS"),
 )
 # The way out of the machine: for the processes that go there, which the hands are not.
 _PASSED_ON_NETWORK: Final = (

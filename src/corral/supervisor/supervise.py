@@ -1,4 +1,5 @@
-"""The supervisor: starts server, hands and egress, restarts what dies, and ends them in order.
+"""The supervisor: starts the server, and hands and egress if they are roles of this node, restarts what
+dies, and ends them in order.
 
               spawn                report {"ready"}             (hands, egress) GET .../adopt
     absent ----------> starting ---------------------> running ------------------------------> adopted
@@ -88,7 +89,8 @@ class Supervisor:
         self._server = Child(role="server", outlives=False)
         self._hands = Child(role="hands", outlives=True)
         self._egress = Child(role="egress", outlives=True)
-        self._all = (self._hands, self._egress, self._server)
+        self._outliving = [each for each in (self._hands, self._egress) if each.role in config.roles]
+        self._all = (*self._outliving, self._server)
         self._node = node_name(config.data_dir)
 
     @property
@@ -98,7 +100,7 @@ class Supervisor:
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT. Raises CannotServe."""
         make_tokens(self._config.data_dir)
-        for each in self._all[:2]:
+        for each in self._outliving:
             each.log = LogFile(self._config.data_dir / "logs" / f"{each.role}.log")
         with self._signals():
             try:
@@ -349,7 +351,7 @@ class Supervisor:
         self._stops = max(self._stops, 1)  # also when the start has failed: nothing is started from here on
         try:
             self._stop([self._server], SERVER_DRAIN_SECONDS)
-            self._stop([self._hands, self._egress], HANDS_STOP_SECONDS)
+            self._stop(self._outliving, HANDS_STOP_SECONDS)
         finally:
             for each in self._all:
                 if each.log:

@@ -1,4 +1,4 @@
-"""Ours: health, status, keys, workspaces. Never under /v1. Source: docs/ARCHITECTURE.md."""
+"""Ours: keys and workspaces. Never under /v1. Source: docs/ARCHITECTURE.md."""
 
 from collections.abc import AsyncIterator
 from typing import Annotated
@@ -28,23 +28,6 @@ class KeyCreate(Strict):
 
 def corral_routes(deps: Dependencies, authenticator: Authenticator) -> APIRouter:
     router = APIRouter(tags=["corral"])
-
-    @router.get("/healthz")
-    async def alive() -> Response:
-        return json_response({"status": "ok"})
-
-    @router.get("/readyz")
-    async def ready() -> Response:
-        checks = deps.readiness()
-        is_ready = all(check.status != "failed" for check in checks.values())
-        shown = {name: {"status": check.status, "reason": check.reason} for name, check in checks.items()}
-        body = {"status": "ready" if is_ready else "not_ready", "checks": shown}
-        return json_response(body, 200 if is_ready else 503)
-
-    @router.get("/corral/v1/status")
-    async def status(request: Request) -> Response:
-        parse_query(NoQuery, request.query_params)
-        return json_response(deps.status())
 
     @router.get("/corral/v1/keys")
     async def list_keys(request: Request) -> Response:

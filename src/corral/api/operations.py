@@ -1,0 +1,42 @@
+"""What encloses every application of ours, and the small one of a node that does not serve the API."""
+
+from fastapi import FastAPI, Request
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from corral import __version__
+from corral.api.auth import Authenticator
+from corral.api.dependencies import Operations
+from corral.api.errors import http_error_response
+from corral.api.gate import Gate
+from corral.api.routes.operations import operations_routes
+
+__all__ = ["create_operations", "enclose"]
+
+
+def create_operations(operations: Operations) -> FastAPI:
+    """The ASGI application of a node without the role `api`: is it alive, is it well, what runs."""
+    api = FastAPI(title="Corral", version=__version__, openapi_url=None, redirect_slashes=False)
+    api.router.routes += operations_routes(operations).routes
+    enclose(api, operations, Authenticator(operations.api_keys, operations.clock))
+    return api
+
+
+def enclose(api: FastAPI, operations: Operations, authenticator: Authenticator) -> None:
+    """One gate around all routes, one error envelope."""
+    api.add_exception_handler(HTTPException, _routing_error)
+    api.add_middleware(
+        Gate, authenticator=authenticator, ids=operations.ids, allowed_hosts=operations.allowed_hosts
+    )
+
+
+async def _routing_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    path = request.url.path
+    response = http_error_response(
+        error.status_code, path, request.method, request.scope["corral.request_id"]
+    )
+    if error.status_code == 405:  # the router knows only the first route of the path
+        routes = (route for route in request.app.routes if route.path_regex.fullmatch(path))
+        response.headers["allow"] = ", ".join(sorted(set().union(*(route.methods for route in routes))))
+    return response

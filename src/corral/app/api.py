@@ -1,0 +1,36 @@
+"""The role `api`: the stores behind the routes."""
+
+from dataclasses import fields
+
+from fastapi import FastAPI
+
+from corral.api.application import create_api
+from corral.api.dependencies import Dependencies, Operations
+from corral.app.ground import Ground
+from corral.catalog.models import ModelTable
+from corral.session.workspace import Workspaces
+from corral.store.catalog import Agents, Environments
+from corral.store.idempotency import Idempotency
+from corral.store.log import Log
+from corral.store.sessions import Sessions
+
+__all__ = ["open_api"]
+
+
+def open_api(ground: Ground, operations: Operations, *, event_log: Log, workspaces: Workspaces) -> FastAPI:
+    """The whole API; `operations` is what every node answers."""
+    database = ground.database
+    shared = {each.name: getattr(operations, each.name) for each in fields(Operations)}
+    return create_api(
+        Dependencies(
+            **shared,
+            log=event_log,
+            sessions=Sessions(database, ground.bus, ground.clock),
+            agents=Agents(database),
+            environments=Environments(database),
+            idempotency=Idempotency(database),
+            bus=ground.bus,
+            models=ModelTable.packaged().extended(ground.config.models),
+            workspaces=workspaces,
+        )
+    )

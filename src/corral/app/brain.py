@@ -1,0 +1,92 @@
+"""The role `brain`: loops, the models they ask, and clean-up after ended sessions."""
+
+import os
+from contextlib import AsyncExitStack
+
+from corral.api.dependencies import Check
+from corral.app.ground import Ground
+from corral.app.part import Part
+from corral.brain.dispatch import Dispatch
+from corral.brain.loop import Gear
+from corral.brain.models.anthropic import BASE_URL, AnthropicModel
+from corral.brain.models.local import LocalModel
+from corral.brain.models.local_install import models_dir
+from corral.brain.models.replay import ReplayModel
+from corral.brain.models.routing import RoutedModel
+from corral.catalog.models import ModelTable
+from corral.config import Config
+from corral.hands.client import HandsClient
+from corral.kernel.ids import SessionId
+from corral.kernel.limits import SWEEP_STALE_SECONDS
+from corral.orchestrator.cleanup import clean_up
+from corral.orchestrator.worker import Worker
+from corral.session.lease import Lease
+from corral.store.cleanup import Cleanup
+from corral.store.log import Log
+
+__all__ = ["brain_part", "open_worker"]
+
+
+def open_worker(
+    ground: Ground, *, event_log: Log, hands: HandsClient, stack: AsyncExitStack
+) -> tuple[Worker, AnthropicModel]:
+    """The worker with everything its loops share, and the provider whose key may be missing."""
+    config, leases = ground.config, ground.leases
+    models = ModelTable.packaged().extended(config.models)
+    anthropic = AnthropicModel(
+        api_key=config.anthropic_api_key.reveal() if config.anthropic_api_key else None,
+        base_url=config.anthropic_base_url or BASE_URL,
+        models=models,
+    )
+    model = RoutedModel(models, {"anthropic": anthropic, **_local_models(config)})
+    stack.push_async_callback(model.aclose)
+    dispatch = Dispatch(hands)
+    stack.push_async_callback(dispatch.aclose)
+
+    async def claim(session_id: SessionId) -> Lease | None:
+        claimed = await leases.claim(owner=ground.owner, limit=1, session_ids=[session_id])
+        return claimed[0] if claimed else None
+
+    gear = Gear(
+        owner=ground.owner,
+        claim=claim,
+        log=event_log,
+        bus=ground.bus,
+        model=model,
+        models=models,
+        dispatch=dispatch,
+        clock=ground.clock,
+        ids=ground.ids,
+    )
+    return Worker(gear, leases=leases, bus=ground.bus), anthropic
+
+
+def brain_part(ground: Ground, worker: Worker, anthropic: AnthropicModel, hands: HandsClient) -> Part:
+    cleanup = Cleanup(ground.database)
+
+    async def look_at_sweep() -> Check:
+        age = await worker.sweep_age_seconds()
+        if age > SWEEP_STALE_SECONDS:
+            return Check(status="failed", reason=f"the brain has not looked for work for {age:.0f} s")
+        return Check(status="ok")
+
+    async def look_at_model() -> Check:
+        if anthropic.problem is not None:
+            return Check(status="warning", reason=anthropic.problem)
+        return Check(status="ok")
+
+    return Part(
+        looks={"brain": look_at_sweep, "model": look_at_model},
+        duties=[worker.run, lambda: clean_up(cleanup, hands)],
+        later=[anthropic.warm],  # a second of imports, not before readiness
+        drain=worker.drain,
+        sessions=lambda: worker.running_sessions,
+    )
+
+
+def _local_models(config: Config) -> dict[str, LocalModel | ReplayModel]:
+    directory = config.models_dir or models_dir(os.environ)
+    return {
+        "local": LocalModel(directory=directory, path=config.local_model_path),
+        "replay": ReplayModel(directory=config.recordings_dir),
+    }
