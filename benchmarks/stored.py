@@ -58,6 +58,7 @@ def lengthen(engine: Engine, session_id: str, *, events_min: int) -> int:
     ids = Ids()
     once = _rows(engine, events, session_id)
     assert all(row["arrival"] is None or row["type"].startswith("user.") for row in once)
+    calls = [row["private"]["model_tool_use_id"] for row in once if row["type"] == "agent.tool_use"]
     seq, at = once[-1]["seq"], once[-1]["processed_at"]
     arrivals = sum(row["arrival"] is not None for row in once)
     rounds = -(-events_min // len(once)) - 1
@@ -66,6 +67,7 @@ def lengthen(engine: Engine, session_id: str, *, events_min: int) -> int:
             batch: list[_Row] = []
             for number in some:
                 new = {row["event_id"]: ids.mint(EVENT) for row in once}
+                new |= {call: f"{call}_{number}" for call in calls}  # models refuse an id that comes twice
                 for row in once:
                     seq, at = seq + 1, at + timedelta(microseconds=1)
                     arrival = row["arrival"] and row["arrival"] + (number + 1) * arrivals
