@@ -1,8 +1,10 @@
 """Time, passed in. Wall time is UTC; durations come from the monotonic clock."""
 
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Protocol
+
+from corral.kernel.faults import fault
 
 
 class Clock(Protocol):
@@ -15,7 +17,8 @@ class Clock(Protocol):
 
 class SystemClock:
     def now(self) -> datetime:
-        return datetime.now(UTC)
+        step = fault("clock.step")
+        return datetime.now(UTC) + timedelta(seconds=step) if step else datetime.now(UTC)
 
     def monotonic(self) -> float:
         return time.monotonic()

@@ -36,6 +36,20 @@ INBOX_EVENTS_MAX = 1000  # unprocessed inputs of one session; the next send gets
 SSE_KEEPALIVE_SECONDS = 15.0
 PREVIEW_FINALS_KEPT = 64  # ids whose preview is over, per opted-in stream: guards against late deltas
 SSE_BUFFER_EVENTS_MAX = 10_000  # a slower reader is closed and resumes by cursor
+TAIL_LOOK_SECONDS = 2.0  # an open stream that lost a notification is behind for at most about this long
+TAIL_LOOK_SESSIONS_MAX = 1000  # sessions asked about in one statement
+
+# -- bus ------------------------------------------------------------------------------------------
+WAKES_MAX = 10_000  # wake hints not yet taken; the sweep finds the sessions of those shed
+BUS_FLUSH_SECONDS = 0.003  # between notifications to other nodes: hints of a busy moment share one
+BUS_PAYLOAD_BYTES_MAX = 7_900  # PostgreSQL takes fewer than 8,000
+BUS_PAYLOADS_PER_FLUSH_MAX = 64  # in one round trip; half a megabyte
+BUS_HINTS_MAX = 10_000  # not yet sent, one per session and kind; looks and sweeps make up for more
+BUS_PREVIEWS_BYTES_MAX = 1024 * 1024  # deltas not yet sent; more are shed, the final event has the text
+BUS_CONNECT_SECONDS = 5.0  # a database that does not accept by then is down
+BUS_SILENT_SECONDS = 10.0  # a connection whose other end has vanished is noticed by then
+BUS_RETRY_SECONDS, BUS_RETRY_SECONDS_MAX = 0.1, 5.0  # between attempts to connect; doubled, for ever
+BUS_CLOSE_SECONDS = 0.5  # a stopping node still sends its last hints
 
 # -- leases ---------------------------------------------------------------------------------------
 LEASE_TTL_SECONDS = 10.0
@@ -48,6 +62,8 @@ IDLE_LOOPS_MAX = 128  # folded states kept for the next wake of their session
 IDLE_LOOPS_CHARS_MAX = 64 * 1024 * 1024  # of all of them together; a few conversations with pictures
 SESSION_BACKOFF_SECONDS, SESSION_BACKOFF_SECONDS_MAX = 1.0, 60.0  # a session whose loop fails waits alone
 SESSION_FAILURES_MAX = 5  # brains that died at a session in a row: the next one ends its turn
+# A brain that dies takes all its sessions with it; before the last counts only the guilty one may be there.
+SUSPECTS_AT_ONCE = {2: 64, 3: 8, 4: 1}  # sessions with so many failures (or more) at once in one brain
 LOOK_AGAIN_SECONDS = 2.0  # a waiting loop reads the store this often, should a hint be lost
 CLEANUP_BATCH_MAX = 64  # ended sessions cleaned up per look; the next look is a second later
 
@@ -139,19 +155,52 @@ JOURNAL_BATCH_MAX = 512  # operations that share one fsync
 NODE_BEAT_SECONDS = 1.0  # how often a node says that it lives
 NODE_LOST_SECONDS = 5.0  # silent for longer: nothing new is placed there, and its wakes go to others
 NODE_FORGET_SECONDS = 600.0  # then it is no longer listed
+BACKLOG_COUNT_MAX = 100_000  # inbox entries counted for the status; more is simply very many
+HOST_FRESH_SECONDS = 1.0  # a host that answered this recently is not asked again whether it is there
+HOST_LOOK_SECONDS = 1.0  # how often a waiting call looks whether its host is still listed
+HOST_SILENT_SECONDS = 15  # a connection to a machine that vanished is given up on (TCP keep-alive)
+HOST_CLIENTS_MAX = 256  # hosts that one process talks to; the longest unused is let go
+PLACEMENTS_CACHED_MAX = 10_000  # sessions whose host a brain remembers; the database knows all
+CHECKPOINT_LOOK_SECONDS = 1.0  # how often a host's workspaces are looked at
+CHECKPOINT_IDLE_SECONDS = 3.0  # between tool rounds there are seconds: not each of them is an end
+CHECKPOINT_RETRY_SECONDS = 60.0  # a workspace that could not be copied, too large for one
+CHECKPOINTS_AT_ONCE = 2  # per host: packing takes a core
+CHECKPOINT_BYTES_MAX = 4 * 1024**3  # of a packed workspace; with more it lives on its host alone
+SANDBOX_SWEEP_SECONDS = 10.0  # how often a host's sandboxes are compared with the store
+SANDBOX_SWEEP_BATCH_MAX = 500  # sessions in one question to the store
+CERTIFICATE_DAYS, AUTHORITY_DAYS = 365, 3650  # of `corral certs`: of a node, and of what signs it
 BLOB_CHUNK_BYTES = 1024 * 1024  # of a blob in memory at a time, each way
+BLOB_KEY_CHARS_MAX, BLOB_KEY_PART_CHARS_MAX = 512, 200  # below what S3 (1024) and file names (255) allow
+BLOB_PART_BYTES = 8 * 1024 * 1024  # one request to S3, each way; its least is 5 MiB, its most 10,000 parts
+BLOB_PARTS_AT_ONCE = 2  # parts of one blob on their way: one is sent while the next is read
+BLOB_CONNECT_SECONDS = 5.0  # a service that does not accept by then is down
+BLOB_SILENCE_SECONDS = 30.0  # no byte of an answer for this long: the request has failed
+BLOB_REQUEST_SECONDS = 120.0  # one part at 70 KB/s; whoever is slower cannot be worked with
+BLOB_RETRIES_MAX = 3  # of one request, within BLOB_RETRY_SECONDS: a restarted gateway is back by then
+BLOB_RETRY_SECONDS = 20.0
+BLOB_BACKOFF_SECONDS, BLOB_BACKOFF_SECONDS_MAX = 0.2, 5.0  # with jitter
 
 # -- store ----------------------------------------------------------------------------------------
 STORE_BUSY_SECONDS = 10.0  # how long a writer waits for a foreign lock (a backup, sqlite3 by hand)
 STORE_READERS = 4  # threads that read; SQLite reads release the GIL only inside a step
 STORE_WAL_PAGES = 4000  # 16 MB of WAL between checkpoints: fewer stalls, still quick to recover
+STORE_OUTAGE_SECONDS = 10.0  # a database that restarts is back by then; longer, and callers are told
+STORE_RETRY_SECONDS, STORE_RETRY_SECONDS_MAX = 0.02, 0.5  # between attempts, doubled, with jitter
+STORE_CONFLICTS_MAX = 8  # deadlocks in a row of one transaction; our own locks are ordered, so one is rare
+POSTGRES_WRITERS = 3  # transactions committing at once: measured, more only take the processor from each other
+POSTGRES_CONNECT_SECONDS = 5  # a server that does not answer by then is away
+POSTGRES_IDLE_SECONDS = 3.0  # our transactions never pause: a process stopped in one loses its row locks
+POSTGRES_LOCK_SECONDS = 10.0  # longer than POSTGRES_IDLE_SECONDS: a stopped holder is gone by then
+POSTGRES_STATEMENT_SECONDS = 30.0  # the largest, a long session's log, takes a second
+POSTGRES_UNACKNOWLEDGED_SECONDS = 10.0  # bytes nobody acknowledged: the network is cut, not slow
+POSTGRES_KEEPALIVE_SECONDS, POSTGRES_KEEPALIVE_COUNT = 3, 3  # so an idle connection is found dead as soon
+WRITERS_FORGET_SECONDS = 24 * 3600  # rows of writers whose processes ended; each is 40 bytes
 WRITE_BATCH_MAX = 512  # jobs that share one commit; more would only delay the first of them
 WRITES_QUEUED_MAX = 10_000  # writes waiting for the disk; then the store says that it is overloaded
 TOMBSTONE_SECONDS = 24 * 3600  # how long a deleted session is remembered as deleted
 HANDS_AWAY_SECONDS_MAX = 30.0  # a host that stays away longer makes its calls' outcome unknown
 HANDS_PATIENCE_SECONDS = 2.0  # where the whole loop waits for a host: a restart takes under one
 HANDS_RETRY_SECONDS = 0.1  # between looks for a host that is away; its supervisor restarts it
-WAKES_MAX = 10_000  # wake hints not yet taken; the sweep finds the sessions of those shed
 
 # -- the server process -------------------------------------------------------------------------------
 READINESS_SECONDS = 5.0  # between readiness checks; what /readyz says is at most this old

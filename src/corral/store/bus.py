@@ -1,13 +1,14 @@
 """The `local` bus: hints between the parts of one process, all in one event loop."""
 
 import asyncio
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from corral.kernel.faults import copies
 from corral.kernel.ids import SessionId
 from corral.kernel.limits import WAKES_MAX
-from corral.session.bus import Message, Overflow
+from corral.session.bus import Committed, Message, Overflow
 
 __all__ = ["LocalBus"]
 
@@ -17,15 +18,15 @@ class LocalBus:
 
     def __init__(self) -> None:
         self._subscribers: dict[SessionId, set[_Subscriber]] = {}
-        self._woken: dict[SessionId, None] = {}  # an ordered set
+        self._woken: OrderedDict[SessionId, None] = OrderedDict()  # an ordered set
         self._woke = asyncio.Event()
 
     def publish(self, message: Message) -> None:
-        for subscriber in self._subscribers.get(message.session_id, ()):
-            subscriber.put(message)
+        for _ in range(copies()):
+            self._deliver(message)
 
     def wake(self, session_id: SessionId) -> None:
-        if len(self._woken) < WAKES_MAX:
+        if copies() and len(self._woken) < WAKES_MAX:  # a repeated wake is the same wake
             self._woken[session_id] = None
             self._woke.set()
 
@@ -34,9 +35,16 @@ class LocalBus:
             await self._woke.wait()
             self._woke.clear()
             while self._woken:
-                session_id = next(iter(self._woken))
-                del self._woken[session_id]
-                yield session_id
+                yield self._woken.popitem(last=False)[0]
+
+    def look_again(self) -> None:
+        """Messages may have been lost: every subscriber is told to read the store."""
+        for session_id in self._subscribers:
+            self._deliver(Committed(session_id=session_id))
+
+    def _deliver(self, message: Message) -> None:
+        for subscriber in self._subscribers.get(message.session_id, ()):
+            subscriber.put(message)
 
     @asynccontextmanager
     async def subscribe(
