@@ -7,6 +7,7 @@ from corral.app.ground import Ground
 from corral.app.part import Part
 from corral.daemon import socket_path, token_path
 from corral.hands.client import HandsClient
+from corral.orchestrator.node import NodeDuty
 
 __all__ = ["hands_part", "open_local_hands", "open_session_hands"]
 
@@ -19,8 +20,10 @@ def open_local_hands(ground: Ground, stack: AsyncExitStack) -> HandsClient:
     return hands
 
 
-def open_session_hands(ground: Ground, local: HandsClient | None, stack: AsyncExitStack) -> HandsClient:
-    """What brain and API act through: with one node, its own host."""
+def open_session_hands(
+    ground: Ground, node: NodeDuty, local: HandsClient | None, stack: AsyncExitStack
+) -> HandsClient:
+    """What brain and API act through: with one node, its own host; `node` knows the others."""
     return local or open_local_hands(ground, stack)
 
 

@@ -3,6 +3,7 @@
 | part       | with role | needs                           | file                               |
 | ---------- | --------- | ------------------------------- | ---------------------------------- |
 | ground     | any       | the database's URL              | `ground.py`: store, bus, leases    |
+| node       | any       | the host of this node, if any   | `node.py`: its row, and the status |
 | store      | any       | ground                          | `store.py`: disk and database      |
 | operations | any       | keys                            | /healthz, /readyz, the status      |
 | api        | api       | stores, hands for workspaces    | `api.py`: operations included      |
@@ -15,28 +16,28 @@ What a role imports is imported only where it is asked for: the server of a hand
 
 import asyncio
 import logging
-import os
 import signal
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
 
 import uvicorn
 from fastapi import FastAPI
 
-from corral import __version__
 from corral.api.dependencies import Operations
 from corral.api.operations import create_operations
 from corral.app.ground import Ground, open_ground
 from corral.app.hands import hands_part, open_local_hands, open_session_hands
 from corral.app.keys import KeysOfThisStart, bootstrap
+from corral.app.node import node_part, open_node, status_of
 from corral.app.part import Part
 from corral.app.readiness import Readiness
 from corral.app.store import store_part
 from corral.config import Config
 from corral.kernel.limits import READY_PATIENCE_SECONDS, STREAMS_END_SECONDS
+from corral.orchestrator.node import NodeDuty
 from corral.process import Start, report_ready, supervisor_gone
-from corral.session.content import Json
+from corral.store.backlog import Backlogs
 from corral.store.keys import ApiKeys
 
 log = logging.getLogger(__name__)
@@ -63,16 +64,20 @@ async def serve(start: Start) -> None:
 class _Server:
     """The parts of this process, and their order: ready after all looks, drained before the end."""
 
-    def __init__(self, start: Start, api: FastAPI, parts: list[Part], readiness: Readiness) -> None:
+    def __init__(
+        self, start: Start, api: FastAPI, parts: Sequence[Part], readiness: Readiness, node: NodeDuty
+    ) -> None:
         self._start = start
         self._api = api
         self._parts = parts
         self._readiness = readiness
+        self._node = node
 
     async def run(self, new_key: str | None) -> None:
         assert self._start.listen_fd is not None
         http = _Http(_http_config(self._api, self._start.config))
         listener = socket.socket(fileno=self._start.listen_fd)
+        await self._node.beat()
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -94,25 +99,31 @@ class _Server:
             http.should_exit = True
             for duty in (*duties, gone, told):
                 duty.cancel()
+        await self._node.leave()
 
 
 async def _open(ground: Ground, keys: KeysOfThisStart, stack: AsyncExitStack) -> _Server:
     """The parts that this node's roles ask for."""
     config = ground.config
     roles = frozenset(config.roles)
-    parts = [store_part(ground)]
+
+    def sessions() -> int:
+        return sum(part.sessions() for part in parts)
+
     local = open_local_hands(ground, stack) if "hands" in roles else None
+    node = open_node(ground, local, sessions)
+    # In the order in which they are drained: first the others are told.
+    parts = [node_part(node, is_shared=config.is_postgres), store_part(ground)]
     if local is not None:
         parts.append(hands_part(local))
     if "egress" in roles:
         from corral.app.egress import egress_part
 
         parts.append(egress_part(config.data_dir))
-
     if roles & {"api", "brain"}:
         from corral.store.log import Log
 
-        hands = open_session_hands(ground, local, stack)
+        hands = open_session_hands(ground, node, local, stack)
         event_log = Log(ground.database, ground.bus)
     if "brain" in roles:
         from corral.app.brain import brain_part, open_worker
@@ -120,21 +131,13 @@ async def _open(ground: Ground, keys: KeysOfThisStart, stack: AsyncExitStack) ->
         worker, anthropic = open_worker(ground, event_log=event_log, hands=hands, stack=stack)
         parts.append(brain_part(ground, worker, anthropic, hands))
 
-    async def status() -> Mapping[str, Json]:
-        return {
-            "role": "server",
-            "pid": os.getpid(),
-            "version": __version__,
-            "running_sessions": sum(part.sessions() for part in parts),
-        }
-
     readiness = Readiness({name: look for part in parts for name, look in part.looks.items()})
     operations = Operations(
         api_keys=keys,
         ids=ground.ids,
         clock=ground.clock,
         readiness=readiness.results,
-        status=status,
+        status=status_of(ground, node, Backlogs(ground.database), sessions),
         allowed_hosts=_allowed_hosts(config),
     )
     if "api" in roles:
@@ -143,7 +146,7 @@ async def _open(ground: Ground, keys: KeysOfThisStart, stack: AsyncExitStack) ->
         api = open_api(ground, operations, event_log=event_log, workspaces=hands)
     else:
         api = create_operations(operations)
-    return _Server(ground.start, api, parts, readiness)
+    return _Server(ground.start, api, parts, readiness, node)
 
 
 class _Http(uvicorn.Server):
