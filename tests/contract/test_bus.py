@@ -87,9 +87,14 @@ async def test_a_busy_node_sends_few_notifications(
             across.here.publish(Deleted(session_id=ONE))
             async with asyncio.timeout(10):
                 await anext(messages)
-        sent = list(connection.notifies(timeout=5, stop_after=5))
-    assert 1 <= len(sent) <= 10
-    assert all(len(notification.payload.encode()) < 8000 for notification in sent)
+        sent: list[str] = []
+        for notification in connection.notifies(timeout=10):
+            sent.append(notification.payload)
+            if '["d"' in notification.payload:
+                break
+    assert sum(payload.count("sesn_0") for payload in sent) == 600
+    assert len(sent) <= 10
+    assert all(len(payload.encode()) < 8000 for payload in sent)
 
 
 async def test_words_of_strangers_are_ignored(
@@ -119,7 +124,9 @@ async def test_without_a_database_it_is_a_local_bus() -> None:
         async with bus.subscribe(ONE, buffer=10) as messages:
             bus.publish(Deleted(session_id=ONE))
             assert await anext(messages) == Deleted(session_id=ONE)
-    assert time.monotonic() - started < BUS_CONNECT_SECONDS + BUS_CLOSE_SECONDS + 2
+    assert time.monotonic() - started < BUS_CONNECT_SECONDS + BUS_CLOSE_SECONDS, (
+        "nobody waits for what was refused"
+    )
 
 
 async def test_an_error_inside_is_raised_as_it_is(empty_database_url: str) -> None:

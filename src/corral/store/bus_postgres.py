@@ -53,7 +53,7 @@ class PostgresBus:
         self._is_due = asyncio.Event()
         self._is_sent = asyncio.Event()
         self._is_sent.set()
-        self._is_sending, self._is_listening = asyncio.Event(), asyncio.Event()
+        self._sender, self._listener = _Link("reach"), _Link("hear")
 
     @classmethod
     @asynccontextmanager
@@ -69,14 +69,14 @@ class PostgresBus:
         failure: BaseException | None = None
         async with asyncio.TaskGroup() as group:
             tasks = [
-                group.create_task(_keep(bus._send, bus._is_sending, settings, "reaches")),
-                group.create_task(_keep(bus._listen, bus._is_listening, settings, "hears")),
+                group.create_task(bus._sender.keep(bus._send, settings)),
+                group.create_task(bus._listener.keep(bus._listen, settings)),
             ]
             try:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(BUS_CONNECT_SECONDS):
-                        await bus._is_sending.wait()
-                        await bus._is_listening.wait()
+                        await bus._sender.has_tried.wait()
+                        await bus._listener.has_tried.wait()
                 yield bus
                 with suppress(TimeoutError):
                     async with asyncio.timeout(BUS_CLOSE_SECONDS):
@@ -91,7 +91,7 @@ class PostgresBus:
     @property
     def is_connected(self) -> bool:
         """Whether hints reach other nodes, and theirs us, as far as is known."""
-        return self._is_sending.is_set() and self._is_listening.is_set()
+        return self._sender.is_up and self._listener.is_up
 
     # -- the port -------------------------------------------------------------------------------------
 
@@ -124,7 +124,7 @@ class PostgresBus:
         if unsure:  # once more, but only once: the notification itself may be what does not work
             await connection.execute(_NOTIFY, (unsure,))
         self._outbox.shed_previews()
-        self._is_sending.set()
+        self._sender.up()
         while True:
             while payloads := self._outbox.take():
                 self._unsure = payloads
@@ -137,7 +137,7 @@ class PostgresBus:
 
     async def _listen(self, connection: _Connection) -> None:
         await connection.execute(f"LISTEN {_CHANNEL}")
-        self._is_listening.set()
+        self._listener.up()
         self._local.look_again()
         async for notification in connection.notifies():
             self._hear(notification.payload)
@@ -157,31 +157,36 @@ class PostgresBus:
                 self._local.publish(hint)
 
 
-async def _keep(
-    work: Callable[[_Connection], Awaitable[None]],
-    is_up: asyncio.Event,
-    settings: dict[str, Any],
-    does: str,
-) -> None:
-    """Do `work` on a connection of its own, and on another when that breaks, for ever."""
-    wait = BUS_RETRY_SECONDS
-    has_failed = False
-    while True:
-        try:
-            connection = await AsyncConnection.connect(**settings, autocommit=True)
+class _Link:
+    """One connection, replaced for ever. `up` is called by the work that it is for."""
+
+    def __init__(self, does: str) -> None:
+        self.is_up = False
+        self.has_tried = asyncio.Event()
+        self._does = does
+        self._wait = BUS_RETRY_SECONDS
+
+    def up(self) -> None:
+        self.is_up = True
+        self._wait = BUS_RETRY_SECONDS
+        self.has_tried.set()
+
+    async def keep(self, work: Callable[[_Connection], Awaitable[None]], settings: dict[str, Any]) -> None:
+        """Do `work` on a connection, and on another when that breaks."""
+        while True:
             try:
-                await work(connection)
-            finally:
-                await connection.close()
-        except (psycopg.Error, OSError) as error:
-            if is_up.is_set() or not has_failed:
-                log.warning("the bus no longer %s other nodes, tries again: %s", does, _reason(error))
-            if is_up.is_set():
-                wait = BUS_RETRY_SECONDS
-            has_failed = True
-            is_up.clear()
-        await asyncio.sleep(wait)
-        wait = min(wait * 2, BUS_RETRY_SECONDS_MAX)
+                connection = await AsyncConnection.connect(**settings, autocommit=True)
+                try:
+                    await work(connection)
+                finally:
+                    await connection.close()
+            except (psycopg.Error, OSError) as error:
+                if self.is_up or not self.has_tried.is_set():
+                    log.warning("the bus does not %s other nodes for now: %s", self._does, _reason(error))
+            self.is_up = False
+            self.has_tried.set()
+            await asyncio.sleep(self._wait)
+            self._wait = min(self._wait * 2, BUS_RETRY_SECONDS_MAX)
 
 
 def _settings(url: str) -> dict[str, Any]:

@@ -68,7 +68,11 @@ async def check_a_subscriber_here_hears_it_too(buses: Buses) -> None:
     entry = InboxEntry(
         arrival=1, event_id=EventId("sevt_1"), type="user.message", thread_id=ThreadId("sthr_1"), body=b"{}"
     )
-    messages = [Committed(session_id=ONE, entries=(entry,)), DELTA, Deleted(session_id=ONE)]
+    messages: list[Message] = [
+        Committed(session_id=ONE, entries=(entry,)),
+        DELTA,
+        Deleted(session_id=ONE),
+    ]
     async with (
         buses.here.subscribe(ONE, buffer=10) as here,
         buses.there.subscribe(ONE, buffer=10) as there,
