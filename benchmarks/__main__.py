@@ -10,7 +10,18 @@ import time
 from benchmarks.figure import Figure, show, totals
 from benchmarks.machine import facts
 
-ROWS = ("turns", "hundred", "tools", "append", "first_token", "idle", "start", "many", "long_session")
+ROWS = (
+    "turns",
+    "hundred",
+    "tools",
+    "append",
+    "first_token",
+    "idle",
+    "start",
+    "many",
+    "long_session",
+    "postgres",
+)
 RUNS = 5
 
 

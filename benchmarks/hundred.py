@@ -65,6 +65,21 @@ async def measure(runs: int) -> list[Figure]:
     ]
 
 
+async def rate(at: Stage, runs: int) -> float:
+    """Turns per second on a running server, median of `runs` after one to warm up."""
+    with _process("benchmarks.hundred_client") as client:
+        order = {
+            "url": at.server.url,
+            "api_key": at.server.api_key,
+            "agent_id": at.agent_id,
+            "environment_id": at.environment_id,
+            "text": prompt("hundred"),
+            "threads": SESSIONS,
+        }
+        results = [await _ask(client, order) for _ in range(runs + 1)]
+    return statistics.median(_rate(result) for result in results[1:])
+
+
 def _rate(result: dict[str, Any]) -> float:
     return SESSIONS / float(result["seconds"])
 

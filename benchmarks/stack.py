@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -57,11 +57,19 @@ class Server:
 
 
 @contextlib.contextmanager
-def server(*, model_url: str, data_dir: Path) -> Iterator[Server]:
-    """Start, and at the end stop all of it: politely, then by pid."""
-    api_key = f"corral_{secrets.token_urlsafe(16)}"
+def server(
+    *,
+    model_url: str,
+    data_dir: Path,
+    roles: Sequence[str] = (),
+    database_url: str | None = None,
+    api_key: str | None = None,
+) -> Iterator[Server]:
+    """Start one node, and at the end stop all of it: politely, then by pid. `roles`: all unless given."""
+    api_key = api_key or f"corral_{secrets.token_urlsafe(16)}"
     own = {name: value for name, value in os.environ.items() if not name.startswith("CORRAL_")}
     options = ["--json", "--port", "0", "--data-dir", str(data_dir), "--log-level", "error"]
+    options += [word for role in roles for word in ("--role", role)]
     started = time.monotonic()
     process = subprocess.Popen(
         [sys.executable, "-m", "corral.cli", "serve", *options],
@@ -74,7 +82,8 @@ def server(*, model_url: str, data_dir: Path) -> Iterator[Server]:
             "CORRAL_API_KEY": api_key,
             "CORRAL_ANTHROPIC_API_KEY": "made-up",
             "CORRAL_ANTHROPIC_BASE_URL": model_url,
-        },
+        }
+        | ({"CORRAL_DATABASE_URL": database_url} if database_url else {}),
         start_new_session=True,
         preexec_fn=_end_with_us,
     )
@@ -130,6 +139,7 @@ class Stage:
     """A running Corral, the model behind it, a client, an agent with the built-in tools, and the disk."""
 
     server: Server
+    others: Sequence[Server]
     upstream: Upstream
     disk: Disk
     client: AsyncAnthropic
@@ -144,15 +154,34 @@ class Stage:
 
 
 @contextlib.asynccontextmanager
-async def stage() -> AsyncIterator[Stage]:
-    """A fresh one, on the file system of the working directory's temporary files (not one in memory)."""
+async def stage(
+    *, database_url: str | None = None, nodes: Sequence[Sequence[str]] = ((),)
+) -> AsyncIterator[Stage]:
+    """A fresh one, on the file system of the working directory's temporary files (not one in memory).
+
+    nodes: the roles of each node, on one database; the clients speak to the first.
+    """
     with tempfile.TemporaryDirectory(prefix="corral-bench-", dir=durable_directory()) as name:
         data_dir = Path(name)
         with contextlib.ExitStack() as stack:
             model = stack.enter_context(upstream())
-            running = stack.enter_context(server(model_url=model.url, data_dir=data_dir))
+            api_key = f"corral_{secrets.token_urlsafe(16)}"
+            running = []
+            for number, roles in enumerate(nodes):
+                (directory := data_dir / str(number)).mkdir()
+                running.append(
+                    stack.enter_context(
+                        server(
+                            model_url=model.url,
+                            data_dir=directory,
+                            roles=roles,
+                            database_url=database_url,
+                            api_key=api_key,
+                        )
+                    )
+                )
             disk = stack.enter_context(contextlib.closing(Disk(data_dir)))
-            async with running.client() as client:
+            async with running[0].client() as client:
                 agent = await client.beta.agents.create(
                     name="bench",
                     model=MODEL,
@@ -168,7 +197,8 @@ async def stage() -> AsyncIterator[Stage]:
                 )
                 environment = await client.beta.environments.create(name="bench", config={"type": "cloud"})
                 yield Stage(
-                    server=running,
+                    server=running[0],
+                    others=running[1:],
                     upstream=model,
                     disk=disk,
                     client=client,
