@@ -46,6 +46,9 @@ class NoSandboxes:
     def export_archive(self, workspace: Path) -> AsyncIterator[bytes]:
         raise SandboxUnavailable("no sandboxes here")
 
+    pack = export_archive
+    unpack = import_archive
+
     async def remove_workspace(self, workspace: Path) -> None:
         return
 

@@ -15,7 +15,7 @@ import pytest
 
 from corral.daemon import socket_path, token_path
 from corral.hands.client import HandsClient
-from corral.hands.host import OUTCOME_UNKNOWN
+from corral.hands.host import NEWS_KEPT, OUTCOME_UNKNOWN
 from corral.kernel.errors import HandsUnavailable
 from corral.session.call import NeverStarted, Placement, Recipe, ToolCall
 from corral.session.content import ToolResult
@@ -102,7 +102,7 @@ async def test_a_host_killed_during_a_call_answers_unknown_once_and_for_ever(tmp
     assert (workspace(tmp_path) / "log").read_text() == "ran\n"
     async with hosting(tmp_path), client_of(tmp_path) as client:
         fresh = await client.execute(bash(call.placement, "c2", "cat log"), epoch=4)
-        assert fresh.content[0]["text"] == "ran\n"
+        assert [block["text"] for block in fresh.content] == [NEWS_KEPT, "ran\n"]
 
 
 @pytest.mark.parametrize(

@@ -6,16 +6,19 @@ it becomes HandsUnavailable (retryable) and the brain finds out by `attach`.
 
 import asyncio
 import contextlib
+import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlencode
 
 import httpx2
 import orjson
 
 from corral.hands import wire
 from corral.hands.ports import Probe
-from corral.hands.wire import LiveSandbox
+from corral.hands.wire import HeldWorkspace, LiveSandbox
 from corral.kernel.errors import HandsUnavailable
 from corral.kernel.ids import EventId, SessionId
 from corral.kernel.limits import (
@@ -24,6 +27,7 @@ from corral.kernel.limits import (
     HANDS_CONTROL_CONNECTIONS_MAX,
     HANDS_HEARTBEAT_SECONDS,
     HANDS_REPLY_SECONDS,
+    HOST_SILENT_SECONDS,
 )
 from corral.session.call import Placement, Recipe, ToolCall
 from corral.session.content import Json, ToolResult
@@ -35,6 +39,32 @@ _WHENEVER = httpx2.Timeout(None, connect=HANDS_CONNECT_SECONDS)
 _WHILE_IT_BEATS = httpx2.Timeout(3 * HANDS_HEARTBEAT_SECONDS, connect=HANDS_CONNECT_SECONDS)
 
 
+_KEEP_ALIVE = [  # a machine that vanished says nothing: ask it, while we wait for a call's end
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+    *(
+        (socket.IPPROTO_TCP, getattr(socket, name), value)
+        for name, value in (
+            ("TCP_KEEPIDLE", HOST_SILENT_SECONDS // 3),
+            ("TCP_KEEPINTVL", HOST_SILENT_SECONDS // 3),
+            ("TCP_KEEPCNT", 2),
+            ("TCP_USER_TIMEOUT", HOST_SILENT_SECONDS * 1000),
+        )
+        if hasattr(socket, name)  # not on every system
+    ),
+]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Way:
+    """To a host: its socket (then `tls` is unused, but costly to make for each connection), or TLS."""
+
+    base_url: str
+    tls: ssl.SSLContext
+    socket_path: str | None = None
+    token: str | None = None
+
+
 class _Connections(httpx2.AsyncBaseTransport):
     """A pool whose cost does not grow with its size: a stack of one-connection transports.
 
@@ -42,9 +72,8 @@ class _Connections(httpx2.AsyncBaseTransport):
     calls takes milliseconds each.
     """
 
-    def __init__(self, socket_path: Path, *, connections_max: int) -> None:
-        self._socket_path = str(socket_path)
-        self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # unused, but costly to make for each of them
+    def __init__(self, way: "_Way", *, connections_max: int) -> None:
+        self._way = way
         self._idle: list[httpx2.AsyncHTTPTransport] = []
         self._places = asyncio.Semaphore(connections_max)
 
@@ -68,7 +97,11 @@ class _Connections(httpx2.AsyncBaseTransport):
     def _connection(self) -> httpx2.AsyncHTTPTransport:
         limits = httpx2.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=None)
         return httpx2.AsyncHTTPTransport(
-            uds=self._socket_path, limits=limits, verify=self._tls, trust_env=False
+            uds=self._way.socket_path,
+            limits=limits,
+            verify=self._way.tls,
+            trust_env=False,
+            socket_options=None if self._way.socket_path else _KEEP_ALIVE,
         )
 
     def _give_back(self, transport: httpx2.AsyncHTTPTransport) -> None:
@@ -104,17 +137,38 @@ class HandsClient:
     """
 
     def __init__(self, socket_path: Path, *, token: str) -> None:
-        self._socket_path = socket_path
+        """Of the host on a unix socket of this machine."""
+        self._take(
+            _Way(
+                base_url="http://hands",
+                socket_path=str(socket_path),
+                token=token,
+                tls=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
+            )
+        )
+
+    @classmethod
+    def over_tls(cls, base_url: str, *, tls: ssl.SSLContext) -> "HandsClient":
+        """Of the host at `https://host:port`; `tls` holds our certificate and the authority of its own."""
+        client = cls.__new__(cls)
+        client._take(_Way(base_url=base_url.rstrip("/"), tls=tls))
+        return client
+
+    def _take(self, way: _Way) -> None:
+        headers = {"content-type": "application/json"}
+        if way.token is not None:
+            headers["authorization"] = f"Bearer {way.token}"
 
         def http(connections_max: int) -> httpx2.AsyncClient:
             return httpx2.AsyncClient(
-                transport=_Connections(socket_path, connections_max=connections_max),
-                base_url=f"http://hands{wire.PREFIX}",
-                headers={"authorization": f"Bearer {token}", "content-type": "application/json"},
+                transport=_Connections(way, connections_max=connections_max),
+                base_url=f"{way.base_url}{wire.PREFIX}",
+                headers=headers,
                 timeout=_SOON,
                 trust_env=False,
             )
 
+        self._shown = way.socket_path or way.base_url
         self._work = http(HANDS_CONNECTIONS_MAX)
         self._control = http(HANDS_CONTROL_CONNECTIONS_MAX)
         self._placement: Placement | None = None
@@ -134,8 +188,9 @@ class HandsClient:
         body = {"session_id": session_id, "epoch": epoch, "recipe": {"environment": recipe.environment}}
         await self._post("/provision", body)
 
-    async def execute(self, call: ToolCall, *, epoch: int) -> ToolResult:
-        return await self._call("/execute", call, epoch=epoch)
+    async def execute(self, call: ToolCall, *, epoch: int, placed_at: int | None = None) -> ToolResult:
+        """placed_at: only in the workspace of this placement; raises WorkspaceMissing."""
+        return await self._call("/execute", call, epoch=epoch, placed_at=placed_at)
 
     async def attach(self, call: ToolCall, *, epoch: int) -> ToolResult:
         return await self._call("/attach", call, epoch=epoch)
@@ -149,8 +204,8 @@ class HandsClient:
     # -- for the server, the supervisor and the command line --------------------------------------------
 
     async def health(self) -> dict[str, Json]:
-        """`{"role", "pid", "version", "protocol", "host_id", "journal_id", "is_supervised", "sandboxes",
-        "calls"}`; the last two are counts. Raises HandsUnavailable."""
+        """`{"role", "pid", "version", "protocol", "host_id", "journal_id", "is_supervised", "capacity",
+        "sandboxes", "calls", "disk_free_bytes", "is_draining"}`. Raises HandsUnavailable."""
         health: dict[str, Json] = orjson.loads(await self._send(self._control, "GET", "/health"))
         self._learn(health)
         return health
@@ -173,14 +228,53 @@ class HandsClient:
         """Unpack a tar stream. Raises InvalidRequest, RequestTooLarge, NotFound, SandboxUnavailable."""
         await self._send(self._work, "PUT", f"/workspaces/{session_id}", content=archive, timeout=_WHENEVER)
 
-    async def export_workspace(self, session_id: SessionId) -> AsyncIterator[bytes]:
+    def export_workspace(self, session_id: SessionId) -> AsyncIterator[bytes]:
         """A tar stream of the workspace; HandsUnavailable in its middle means that it is not whole."""
-        with self._reachable():
-            async with self._work.stream("GET", f"/workspaces/{session_id}", timeout=_WHENEVER) as response:
-                if response.status_code != 200:
-                    raise wire.decode_error(await response.aread())
-                async for chunk in response.aiter_bytes():
-                    yield chunk
+        return self._stream(f"/workspaces/{session_id}")
+
+    # -- placements, for the router and the host's own node ----------------------------------------------
+
+    async def hold(self, session_id: SessionId, *, placed_at: int) -> Placement:
+        """Whether the session's next call may come. Raises WorkspaceMissing (restore it first),
+        SandboxUnavailable (not here and no new ones are taken), HandsUnavailable."""
+        return self._learn(await self._post("/hold", {"session_id": session_id, "placed_at": placed_at}))
+
+    async def restore(
+        self,
+        session_id: SessionId,
+        archive: AsyncIterator[bytes] | None,
+        *,
+        placed_at: int,
+        restored: wire.Restored,
+    ) -> None:
+        """Put the workspace of a placement in place; see `HandsHost.restore`. What `archive` raises ends it
+        without a trace. Raises InvalidRequest, SandboxUnavailable, LeaseLost, HandsUnavailable."""
+        query = urlencode({"placed_at": placed_at, "what": restored.what, "taken_at": restored.taken_at})
+        path = f"/packed/{session_id}?{query}"
+        await self._send(self._work, "PUT", path, content=archive or b"", timeout=_WHENEVER)
+
+    def pack(self, session_id: SessionId) -> AsyncIterator[bytes]:
+        """What `restore` takes, as a stream; HandsUnavailable in its middle means that it is not whole."""
+        return self._stream(f"/packed/{session_id}")
+
+    async def held(self, *, with_disk: bool = False) -> list[HeldWorkspace]:
+        """Every workspace that lies there."""
+        data = await self._send(
+            self._control, "GET", f"/workspaces?disk={int(with_disk)}", timeout=_WHENEVER
+        )
+        return [HeldWorkspace(**item) for item in orjson.loads(data)["data"]]
+
+    async def keep(self, session_id: SessionId, *, changes: int) -> None:
+        """A checkpoint covers so many changes. Raises Conflict if there were more meanwhile."""
+        await self._post("/keep", {"session_id": session_id, "changes": changes})
+
+    async def evict(self, session_id: SessionId, *, changes: int | None) -> None:
+        """See `HandsHost.evict`. Raises Conflict, HandsUnavailable."""
+        await self._post("/evict", {"session_id": session_id, "changes": changes})
+
+    async def drain(self, *, is_draining: bool = True) -> None:
+        """Take no new sessions there, or take them again."""
+        await self._post("/drain", {"is_draining": is_draining})
 
     async def adopt(self) -> AsyncIterator[Placement]:
         """Adopt the host for as long as this is iterated: yields once adopted, ends when the host stops.
@@ -201,8 +295,18 @@ class HandsClient:
 
     # -- one request ----------------------------------------------------------------------------------
 
-    async def _call(self, path: str, call: ToolCall, *, epoch: int) -> ToolResult:
-        content = wire.encode_call(call, epoch=epoch)
+    async def _stream(self, path: str) -> AsyncIterator[bytes]:
+        with self._reachable():
+            async with self._work.stream("GET", path, timeout=_WHENEVER) as response:
+                if response.status_code != 200:
+                    raise wire.decode_error(await response.aread())
+                async for chunk in response.aiter_bytes():
+                    yield chunk
+
+    async def _call(
+        self, path: str, call: ToolCall, *, epoch: int, placed_at: int | None = None
+    ) -> ToolResult:
+        content = wire.encode_call(call, epoch=epoch, placed_at=placed_at)
         return wire.decode_result(
             await self._send(self._work, "POST", path, content=content, timeout=_WHENEVER)
         )
@@ -236,7 +340,7 @@ class HandsClient:
         except httpx2.TransportError as error:
             self._placement = None  # the next host on this socket may keep another journal
             raise HandsUnavailable(
-                f"the hands host at {str(self._socket_path)!r} does not answer ({type(error).__name__})"
+                f"the hands host at {self._shown!r} does not answer ({type(error).__name__})"
             ) from error
 
     def _learn(self, identity: dict[str, Json]) -> Placement:

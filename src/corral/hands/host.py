@@ -15,20 +15,29 @@ Rules of this file:
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Literal, Self
+from weakref import WeakValueDictionary
 
-from corral.hands.journal import Journal
+from corral.hands.journal import Held, Journal
 from corral.hands.lifecycle import Sandboxes
-from corral.hands.ports import Probe, Provider, Sandbox, SandboxLost
-from corral.hands.wire import LiveSandbox, decode_result, encode_result
+from corral.hands.ports import Probe, Provider, Sandbox, SandboxLost, WorkspaceMissing
+from corral.hands.wire import HeldWorkspace, LiveSandbox, Restored, decode_result, encode_result
 from corral.hands.workspace import Workspaces
 from corral.kernel.clock import Clock, SystemClock
 from corral.kernel.crash import crash_point
-from corral.kernel.errors import HandsUnavailable, LeaseLost, NotFound, SandboxUnavailable, WorldError
+from corral.kernel.errors import (
+    Conflict,
+    HandsUnavailable,
+    LeaseLost,
+    NotFound,
+    SandboxUnavailable,
+    WorldError,
+)
 from corral.kernel.ids import EventId, SessionId
 from corral.kernel.limits import (
     CANCEL_GRACE_SECONDS,
@@ -44,7 +53,14 @@ from corral.session.content import ToolResult
 
 _log = logging.getLogger(__name__)
 
-__all__ = ["OUTCOME_UNKNOWN", "SANDBOX_STOPPED", "HandsHost"]
+__all__ = [
+    "NEWS_KEPT",
+    "NEWS_LOST",
+    "NEWS_RESTORED",
+    "OUTCOME_UNKNOWN",
+    "SANDBOX_STOPPED",
+    "HandsHost",
+]
 
 OUTCOME_UNKNOWN: Final = (
     "The sandbox or its host stopped while this tool call was running. Its outcome is unknown: it may "
@@ -54,6 +70,17 @@ SANDBOX_STOPPED: Final = (
     f"{OUTCOME_UNKNOWN} The next call gets a fresh sandbox: the files in /workspace are still there; "
     "running processes, shell state and files elsewhere are gone."
 )
+_GONE: Final = "Running processes, shell state and files elsewhere are gone."
+NEWS_KEPT: Final = f"[This is a fresh sandbox. The files in /workspace are still there. {_GONE}]"
+NEWS_RESTORED: Final = (
+    "[This is a fresh sandbox on another machine. The files in /workspace were restored as they were at"
+    f" {{taken_at}}; later changes are lost. {_GONE}]"
+)
+NEWS_LOST: Final = (
+    "[This is a fresh sandbox on another machine. Nothing of the earlier one could be restored:"
+    f" /workspace is empty. {_GONE}]"
+)
+"""What a fresh sandbox tells the model that had another one before. Source: docs/DIVERGENCES.md."""
 _INTERRUPTED_RESULT: Final = encode_result(ToolResult.text(INTERRUPTED, is_error=True))
 
 
@@ -73,6 +100,7 @@ class _Call:
     sandbox: Sandbox | None = None
     is_interrupted: bool = False
     is_settled: bool = False
+    told: bool | None = None  # as `Journal.finish`
     finished: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -112,6 +140,10 @@ class HandsHost:
         self._tasks = asyncio.TaskGroup()
         self._reaper: asyncio.Task[None] | None = None
         self._is_stopping = False
+        self._is_draining = False
+        self._sandboxes_max = sandboxes_max
+        # One restore or eviction of a session at a time; a lock lives while somebody is at it.
+        self._placing: WeakValueDictionary[SessionId, asyncio.Lock] = WeakValueDictionary()
         self._probe: tuple[float, Probe] | None = None
         self._probing = asyncio.Lock()
 
@@ -164,9 +196,12 @@ class HandsHost:
     async def attach(self, call: ToolCall, *, epoch: int) -> ToolResult:
         return decode_result(await self.attach_encoded(call, epoch=epoch))
 
-    async def execute_encoded(self, call: ToolCall, *, epoch: int) -> bytes:
-        """`execute`; the result as `wire.encode_result` made it goes to the socket as it was stored."""
-        return await self._outcome(call, epoch=epoch, may_start=True)
+    async def execute_encoded(self, call: ToolCall, *, epoch: int, placed_at: int | None = None) -> bytes:
+        """`execute`; the result as `wire.encode_result` made it goes to the socket as it was stored.
+
+        placed_at: start only in the workspace of this placement, else WorkspaceMissing.
+        """
+        return await self._outcome(call, epoch=epoch, may_start=True, placed_at=placed_at)
 
     async def attach_encoded(self, call: ToolCall, *, epoch: int) -> bytes:
         return await self._outcome(call, epoch=epoch, may_start=False)
@@ -209,6 +244,111 @@ class HandsHost:
     def sandboxes(self) -> list[LiveSandbox]:
         return self._sandboxes.live()
 
+    async def held(self, *, with_disk: bool = False) -> list[HeldWorkspace]:
+        """Every workspace that lies here. with_disk: measured, which takes a while."""
+        live = {sandbox.session_id: sandbox for sandbox in self.sandboxes()}
+        known = {held.session_id: held for held in await self._journal.held()}
+        lying = await asyncio.to_thread(self.workspaces.all)
+        for session_id in lying:  # from a time when the journal did not list them
+            known.setdefault(session_id, _unlisted(session_id))
+        used = await asyncio.to_thread(self.workspaces.disk_bytes, lying) if with_disk else {}
+        working = {running.call.session_id for running in self._calls.values()}
+        now = time.time()
+        return [
+            HeldWorkspace(
+                session_id=held.session_id,
+                placed_at=held.placed_at,
+                provider=live[held.session_id].provider if held.session_id in live else None,
+                is_busy=held.session_id in working
+                or (held.session_id in live and live[held.session_id].is_busy),
+                idle_seconds=max(0.0, now - held.changed_at),
+                changes=held.changes,
+                kept=held.kept,
+                disk_bytes=used.get(held.session_id, 0),
+            )
+            for held in known.values()
+        ]
+
+    async def hold(self, session_id: SessionId, *, placed_at: int) -> None:
+        """Whether the next call may come. Raises WorkspaceMissing if this placement's workspace has to be
+        restored first; SandboxUnavailable (retryable) if it does not lie here and no new one is taken."""
+        self.workspaces.path(session_id)
+        self._require_running()
+        try:
+            await self._journal.require_held(session_id, placed_at=placed_at)
+        except WorkspaceMissing:
+            self._require_room()
+            raise
+
+    async def restore(
+        self, session_id: SessionId, archive: AsyncIterator[bytes], *, placed_at: int, restored: Restored
+    ) -> None:
+        """Put the workspace of a placement in place, of which nothing may run yet. What lay here of an
+        earlier placement goes. An archive that breaks leaves nothing behind.
+
+        Repeat: does nothing, and reads nothing of the archive. Raises LeaseLost for an older placement.
+        """
+        async with self._placing.setdefault(session_id, asyncio.Lock()):
+            held = await self._journal.held(session_id)
+            if held and held[0].placed_at >= placed_at:
+                if held[0].placed_at == placed_at:
+                    return
+                raise LeaseLost(f"session {session_id!r} was placed here again meanwhile")
+            await self._require_kept(session_id)
+            self._require_room()
+            crash_point("restore.before")
+            await self._empty(session_id)
+            news = ""
+            if restored.what == "checkpoint":
+                news = NEWS_RESTORED.format(taken_at=restored.taken_at)
+                try:
+                    await self.workspaces.unpack(session_id, archive)
+                except BaseException:
+                    await self.workspaces.remove(session_id)
+                    raise
+            elif restored.what == "lost":
+                news = NEWS_LOST
+            await self._journal.hold(session_id, placed_at=placed_at, news=news)
+            crash_point("restore.after")
+
+    def pack(self, session_id: SessionId) -> AsyncIterator[bytes]:
+        """What `restore` takes. Raises NotFound at once."""
+        return self.workspaces.pack(session_id)
+
+    async def keep(self, session_id: SessionId, *, changes: int) -> None:
+        """A checkpoint covers so many changes. Raises Conflict if there were more meanwhile."""
+        self._require_idle(session_id)
+        await self._journal.keep(session_id, changes=changes)
+
+    async def evict(self, session_id: SessionId, *, changes: int | None) -> None:
+        """Destroy the sandbox and remove the workspace of a session that lives on elsewhere.
+
+        changes: only if there were no more than these, and no call runs: raises Conflict. None: whatever
+        runs, because it is not the session any more. Repeat: safe.
+        """
+        async with self._placing.setdefault(session_id, asyncio.Lock()):
+            if changes is not None:
+                self._require_idle(session_id)
+            await self._journal.evict(session_id, changes=changes)
+            crash_point("hands.evict")
+            await self._interrupt(session_id, list(self._calls.values()))
+            await self._empty(session_id)
+
+    async def drain(self, *, is_draining: bool) -> None:
+        """Take no new sessions; those that are here go on."""
+        self._is_draining = is_draining
+        crash_point("hands.drain")
+
+    def facts(self) -> dict[str, int | bool]:
+        """`{"capacity", "sandboxes", "calls", "disk_free_bytes", "is_draining"}`."""
+        return {
+            "capacity": self._sandboxes_max,
+            "sandboxes": len(self.sandboxes()),
+            "calls": self.calls_running,
+            "disk_free_bytes": self.workspaces.free_bytes(),
+            "is_draining": self._is_draining or self._is_stopping,
+        }
+
     @property
     def calls_running(self) -> int:
         return len(self._calls)
@@ -238,6 +378,7 @@ class HandsHost:
             if await self._journal.is_released(session_id):  # deleted meanwhile
                 await self.workspaces.remove(session_id)
         await self._require_kept(session_id)
+        await self._journal.changed(session_id)
 
     def export_workspace(self, session_id: SessionId) -> AsyncIterator[bytes]:
         """A tar stream of the workspace. Raises NotFound at once; as Workspaces."""
@@ -245,9 +386,16 @@ class HandsHost:
 
     # -- one call -----------------------------------------------------------------------------------
 
-    async def _outcome(self, call: ToolCall, *, epoch: int, may_start: bool) -> bytes:
+    async def _outcome(
+        self, call: ToolCall, *, epoch: int, may_start: bool, placed_at: int | None = None
+    ) -> bytes:
         self.workspaces.path(call.session_id)
-        row = await self._journal.fence(call.session_id, epoch=epoch, call_id=call.call_id)
+        row = await self._journal.fence(
+            call.session_id,
+            epoch=epoch,
+            call_id=call.call_id,
+            placed_at=placed_at if call.call_id not in self._calls else None,
+        )
         running = self._calls.get(call.call_id)
         if running is None:
             unknown = encode_result(ToolResult.text(OUTCOME_UNKNOWN, is_error=True))
@@ -279,7 +427,7 @@ class HandsHost:
             running.stage = "ending"
             result = _encode_bounded(outcome)
             crash_point("hands.before_result")
-            result = await self._journal.finish(call.session_id, call.call_id, result)
+            result = await self._journal.finish(call.session_id, call.call_id, result, told=running.told)
             crash_point("hands.after_result")
             running.done.set_result(result)
         except Exception as error:
@@ -305,13 +453,15 @@ class HandsHost:
         try:
             async with self._sandboxes.use(call.session_id, recipe=call.recipe) as sandbox:
                 crash_point("hands.before_started")
+                await self._look_for_news(call.session_id)
                 kept = await self._journal.start(call.session_id, call.call_id)
                 if kept is not None:  # cancelled in the moment that it came
                     return decode_result(kept)
                 crash_point("hands.after_started")
                 running.stage, running.sandbox = "acting", sandbox
-                return await sandbox.run(call)
+                return await self._act(running, sandbox)
         except SandboxLost:
+            running.told = None if running.is_interrupted else False
             return ToolResult.text(
                 INTERRUPTED if running.is_interrupted else SANDBOX_STOPPED, is_error=True
             )
@@ -321,6 +471,32 @@ class HandsHost:
             if self._is_stopping and running.stage == "waiting":
                 raise HandsUnavailable("the hands host is stopping") from None
             raise
+
+    async def _act(self, running: _Call, sandbox: Sandbox) -> ToolResult:
+        session_id = running.call.session_id
+        news = self._sandboxes.news(session_id)
+        if not news:
+            return await sandbox.run(running.call)
+        self._sandboxes.set_news(session_id, "")  # this call tells it, and no other
+        try:
+            result = await sandbox.run(running.call)
+        finally:
+            if running.is_interrupted:  # its result is a documented sentence and no more
+                self._sandboxes.set_news(session_id, news)
+        if running.is_interrupted:
+            return result
+        running.told = True
+        return ToolResult(
+            content=({"type": "text", "text": news}, *result.content), is_error=result.is_error
+        )
+
+    async def _look_for_news(self, session_id: SessionId) -> None:
+        """What the model must be told of a fresh sandbox; before its first call counts as one."""
+        if self._sandboxes.news(session_id) is None:
+            held = await self._journal.held(session_id)
+            news = "" if not held else held[0].news or (NEWS_KEPT if held[0].had else "")
+            if self._sandboxes.news(session_id) is None:  # no other call was faster
+                self._sandboxes.set_news(session_id, news)
 
     async def _interrupt(self, session_id: SessionId, calls: Sequence[_Call]) -> None:
         """Kill these calls of the session within CANCEL_GRACE_SECONDS: half of that politely, the rest with
@@ -361,6 +537,23 @@ class HandsHost:
         if await self._journal.is_released(session_id):
             raise NotFound(f"session {session_id!r} was deleted")
 
+    async def _empty(self, session_id: SessionId) -> None:
+        await self._sandboxes.destroy(session_id)
+        await self.workspaces.remove(session_id)
+
+    def _require_idle(self, session_id: SessionId) -> None:
+        if any(running.call.session_id == session_id for running in self._calls.values()):
+            raise Conflict(f"session {session_id!r} is at work", retryable=True)
+
+    def _require_room(self) -> None:
+        """Raises SandboxUnavailable if no session may come here that is not here yet."""
+        if self._is_draining:
+            raise SandboxUnavailable("the hands host takes no new sessions: it is being drained")
+        self.workspaces.require_space()
+        busy = sum(sandbox.is_busy for sandbox in self.sandboxes())
+        if busy >= self._sandboxes_max:
+            raise SandboxUnavailable(f"all {busy} sandboxes of the hands host are busy")
+
     def _require_running(self) -> None:
         if self._is_stopping:
             raise HandsUnavailable("the hands host is stopping")
@@ -373,6 +566,12 @@ async def _ask_to_stop(running: _Call) -> None:
             if running.stage == "acting" and running.sandbox:
                 await running.sandbox.cancel(running.call.call_id)
             await running.finished.wait()
+
+
+def _unlisted(session_id: SessionId) -> Held:
+    return Held(
+        session_id=session_id, placed_at=0, had=True, news="", changes=0, kept=0, changed_at=time.time()
+    )
 
 
 def _encode_bounded(result: ToolResult) -> bytes:

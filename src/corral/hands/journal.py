@@ -6,6 +6,7 @@ Rules of this file:
   a batch that wrote nothing costs none.
 - `journal_id` is minted with the file. A lost or broken file is a new journal, so every call placed
   under the old id has an unknown outcome instead of a second run.
+- Row of a workspace (`held`): written with the calls that change it, so it costs no fsync of its own.
 - Row of a call: absent -> started -> result -> absent (settled); or absent -> result (never to start).
   A settle may be lost: results of a session that has been idle since, or has ended, go by their age.
 
@@ -25,29 +26,42 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
 
-from corral.kernel.errors import HandsUnavailable, LeaseLost, SandboxUnavailable
+from corral.hands.ports import WorkspaceMissing
+from corral.kernel.errors import Conflict, HandsUnavailable, LeaseLost, SandboxUnavailable, WorldError
 from corral.kernel.ids import EventId, Ids, SessionId
 from corral.kernel.limits import JOURNAL_BATCH_MAX, JOURNAL_CALLS_MAX, JOURNAL_RESULT_SECONDS
 
-__all__ = ["Journal", "Row"]
+__all__ = ["EVICTED", "Held", "Journal", "Row"]
 
-FORMAT: Final = 2
+FORMAT: Final = 3
 RELEASED: Final = 2**62  # the epoch of a deleted session: higher than every lease, so all are fenced
 RELEASED_SECONDS: Final = 24 * 3600  # how long an ended session stays fenced; as its tombstone in the log
 
+# placed_at: which placement of the session (0: nobody places here), or EVICTED
+# had: whether a sandbox was used that the model knows of. news: what to tell it at its next call
+# changes, kept: calls and imports so far, and how many of them the newest checkpoint covers
+_HELD_TABLE: Final = (
+    "CREATE TABLE held (session_id TEXT PRIMARY KEY, placed_at INTEGER NOT NULL DEFAULT 0,"
+    " had INTEGER NOT NULL DEFAULT 0, news TEXT NOT NULL DEFAULT '',"
+    " changes INTEGER NOT NULL DEFAULT 0, kept INTEGER NOT NULL DEFAULT 0, changed_at REAL NOT NULL)"
+)
 _SCHEMA: Final = (
     "CREATE TABLE meta (journal_id TEXT NOT NULL)",
     "CREATE TABLE epochs (session_id TEXT PRIMARY KEY, epoch INTEGER NOT NULL, released_at REAL)",
     "CREATE TABLE calls ("
     "call_id TEXT PRIMARY KEY, session_id TEXT NOT NULL, result BLOB, finished_at REAL)",
     "CREATE INDEX calls_session ON calls (session_id)",
+    _HELD_TABLE,
     f"PRAGMA user_version = {FORMAT}",
 )
-_FROM_1: Final = (
-    "ALTER TABLE calls ADD COLUMN finished_at REAL",
-    "UPDATE calls SET finished_at = strftime('%s') + 0 WHERE result IS NOT NULL",
-    f"PRAGMA user_version = {FORMAT}",
-)
+_UPGRADES: Final = {  # the format of a file -> what makes it the next one
+    1: (
+        "ALTER TABLE calls ADD COLUMN finished_at REAL",
+        "UPDATE calls SET finished_at = strftime('%s') + 0 WHERE result IS NOT NULL",
+        "PRAGMA user_version = 2",
+    ),
+    2: (_HELD_TABLE, "PRAGMA user_version = 3"),
+}
 
 _EPOCH: Final = "SELECT epoch, released_at FROM epochs WHERE session_id = ?"
 _END: Final = (
@@ -56,7 +70,36 @@ _END: Final = (
 )
 _SETTLE_OLD: Final = "DELETE FROM calls WHERE session_id = ? AND finished_at <= ?"
 
+_CHANGED: Final = (
+    "INSERT INTO held (session_id, had, changes, changed_at) VALUES (?, ?, 1, ?) ON CONFLICT (session_id)"
+    " DO UPDATE SET had = max(had, excluded.had), changes = changes + 1, changed_at = excluded.changed_at"
+)
+_HELD: Final = (
+    "SELECT session_id, placed_at, had, news, changes, kept, changed_at FROM held"
+    " WHERE placed_at <> ? AND (? IS NULL OR session_id = ?) ORDER BY session_id"
+)
+_TOLD: Final = "UPDATE held SET news = '', had = ? WHERE session_id = ?"
+EVICTED: Final = -1  # held.placed_at of a workspace that is gone from here: only a restore brings it back
+
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Held:
+    """A session's workspace on this host, as the journal knows it.
+
+    placed_at: the placement it belongs to, 0 where nobody places. had: a sandbox of it was used before.
+    news: what its next sandbox must tell the model, or "". changes, kept: so many calls and imports, and
+    how many of them the newest checkpoint covers. changed_at: seconds since 1970.
+    """
+
+    session_id: SessionId
+    placed_at: int
+    had: bool
+    news: str
+    changes: int
+    kept: int
+    changed_at: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,12 +133,19 @@ class Journal:
         self._thread.start()
 
     async def fence(
-        self, session_id: SessionId, *, epoch: int, call_id: EventId | None = None
+        self,
+        session_id: SessionId,
+        *,
+        epoch: int,
+        call_id: EventId | None = None,
+        placed_at: int | None = None,
     ) -> Row | None:
         """Keep `epoch` if it is the highest of the session, and read one call under the same lock.
 
+        placed_at: the workspace must be of this placement, unless the call is known.
         Repeat: safe, and free of an fsync once the epoch is kept.
-        Raises: LeaseLost if a higher epoch was seen, or this one ended with its session; HandsUnavailable.
+        Raises: LeaseLost if a higher epoch was seen, or this one ended with its session; WorkspaceMissing;
+        HandsUnavailable.
         """
 
         def apply(db: sqlite3.Connection) -> Row | None:
@@ -104,10 +154,13 @@ class Journal:
                 raise LeaseLost(f"epoch {epoch} of {session_id!r} is not the newest, or is over")
             if kept < epoch:
                 db.execute("INSERT OR REPLACE INTO epochs VALUES (?, ?, NULL)", (session_id, epoch))
-            if call_id is None:
-                return None
-            row = db.execute("SELECT result FROM calls WHERE call_id = ?", (call_id,)).fetchone()
-            return None if row is None else Row(result=row[0])
+            if call_id is not None:
+                row = db.execute("SELECT result FROM calls WHERE call_id = ?", (call_id,)).fetchone()
+                if row is not None:
+                    return Row(result=row[0])
+            if placed_at is not None:
+                _require_held(db, session_id, placed_at)
+            return None
 
         return await self._do(apply)
 
@@ -135,7 +188,11 @@ class Journal:
                 raise SandboxUnavailable(
                     f"the hands host already holds {JOURNAL_CALLS_MAX} unsettled tool calls"
                 )
+            held = db.execute("SELECT placed_at FROM held WHERE session_id = ?", (session_id,)).fetchone()
+            if held is not None and held[0] == EVICTED:
+                raise SandboxUnavailable("the session's workspace has just been moved away from this host")
             db.execute("INSERT INTO calls VALUES (?, ?, NULL, NULL)", (call_id, session_id))
+            db.execute(_CHANGED, (session_id, True, time.time()))
             self._calls += 1
             return None
 
@@ -150,9 +207,13 @@ class Journal:
 
         await self._do(apply)
 
-    async def finish(self, session_id: SessionId, call_id: EventId, result: bytes) -> bytes:
+    async def finish(
+        self, session_id: SessionId, call_id: EventId, result: bytes, *, told: bool | None = None
+    ) -> bytes:
         """Record the result of a call, also of one that ended before it started, and return what is kept.
 
+        told: the result holds the news of its sandbox, so they need not be told again; True if that sandbox
+        lives on, False if the result also says that it is gone.
         Repeat: the first result wins, whatever comes later.
         """
 
@@ -171,6 +232,12 @@ class Journal:
             else:
                 kept: bytes = row[0]
                 return kept
+            db.execute(
+                "UPDATE held SET changes = changes + 1, changed_at = ? WHERE session_id = ?",
+                (time.time(), session_id),
+            )
+            if told is not None:
+                db.execute(_TOLD, (told, session_id))
             return result
 
         return await self._do(apply)
@@ -204,6 +271,84 @@ class Journal:
 
         def apply(db: sqlite3.Connection) -> None:
             self._calls -= db.execute("DELETE FROM calls WHERE session_id = ?", (session_id,)).rowcount
+            db.execute("DELETE FROM held WHERE session_id = ?", (session_id,))
+
+        await self._do(apply)
+
+    # -- workspaces ---------------------------------------------------------------------------------
+
+    async def held(self, session_id: SessionId | None = None) -> list[Held]:
+        """Every workspace that lies here, or the one of this session: [] if it has none."""
+
+        def apply(db: sqlite3.Connection) -> list[Held]:
+            rows = db.execute(_HELD, (EVICTED, session_id, session_id))
+            return [
+                Held(
+                    session_id=SessionId(row[0]),
+                    placed_at=row[1],
+                    had=bool(row[2]),
+                    news=row[3],
+                    changes=row[4],
+                    kept=row[5],
+                    changed_at=row[6],
+                )
+                for row in rows
+            ]
+
+        return await self._do(apply)
+
+    async def require_held(self, session_id: SessionId, *, placed_at: int) -> None:
+        """Raises WorkspaceMissing unless the workspace of this placement lies here."""
+        await self._do(lambda db: _require_held(db, session_id, placed_at))
+
+    async def hold(self, session_id: SessionId, *, placed_at: int, news: str) -> None:
+        """The workspace of this placement is in place, as its newest checkpoint has it."""
+
+        def apply(db: sqlite3.Connection) -> None:
+            db.execute(
+                "INSERT OR REPLACE INTO held (session_id, placed_at, had, news, changes, kept, changed_at)"
+                " VALUES (?, ?, 0, ?, 0, 0, ?)",
+                (session_id, placed_at, news, time.time()),
+            )
+
+        await self._do(apply)
+
+    async def changed(self, session_id: SessionId) -> None:
+        """Something other than a call changed the workspace."""
+
+        def apply(db: sqlite3.Connection) -> None:
+            db.execute(_CHANGED, (session_id, False, time.time()))
+
+        await self._do(apply)
+
+    async def keep(self, session_id: SessionId, *, changes: int) -> None:
+        """A checkpoint covers so many changes. Raises Conflict if there were more since."""
+
+        def apply(db: sqlite3.Connection) -> None:
+            _require_unchanged(db, session_id, changes)
+            db.execute("UPDATE held SET kept = changes WHERE session_id = ?", (session_id,))
+
+        await self._do(apply)
+
+    async def evict(self, session_id: SessionId, *, changes: int | None) -> None:
+        """The workspace goes: from now on no call starts before it is restored. Repeat: safe.
+
+        changes: raises Conflict if there were more.
+        """
+
+        def apply(db: sqlite3.Connection) -> None:
+            if changes is not None:
+                _require_unchanged(db, session_id, changes)
+            db.execute("DELETE FROM held WHERE session_id = ?", (session_id,))
+            now = time.time()
+            # The mark is for a call that is on its way at this moment; later ones ask before they come.
+            db.execute(
+                "DELETE FROM held WHERE placed_at = ? AND changed_at < ?", (EVICTED, now - RELEASED_SECONDS)
+            )
+            db.execute(
+                "INSERT INTO held (session_id, placed_at, changed_at) VALUES (?, ?, ?)",
+                (session_id, EVICTED, now),
+            )
 
         await self._do(apply)
 
@@ -258,7 +403,7 @@ class Journal:
             for operation in batch:
                 try:
                     outcome = operation.apply(self._db)
-                except (LeaseLost, HandsUnavailable, SandboxUnavailable) as refusal:
+                except (LeaseLost, Conflict, WorldError) as refusal:
                     outcome = refusal
                 if operation.done:
                     outcomes.append((operation.done, outcome))
@@ -270,6 +415,18 @@ class Journal:
             broken = HandsUnavailable(f"the journal of the hands host cannot be written: {error}")
             return [(operation.done, broken) for operation in batch if operation.done]
         return outcomes
+
+
+def _require_held(db: sqlite3.Connection, session_id: SessionId, placed_at: int) -> None:
+    row = db.execute("SELECT placed_at FROM held WHERE session_id = ?", (session_id,)).fetchone()
+    if row is None or row[0] != placed_at:
+        raise WorkspaceMissing(f"the workspace of {session_id!r} is not on this host", retryable=False)
+
+
+def _require_unchanged(db: sqlite3.Connection, session_id: SessionId, changes: int) -> None:
+    row = db.execute("SELECT changes FROM held WHERE session_id = ?", (session_id,)).fetchone()
+    if row is not None and row[0] != changes:
+        raise Conflict(f"session {session_id!r} is at work again", retryable=True)
 
 
 def _resolve(outcomes: "list[tuple[asyncio.Future[object], object]]") -> None:
@@ -309,12 +466,13 @@ def _connect(path: Path, ids: Ids) -> sqlite3.Connection:
                 db.execute(statement)
             db.execute("INSERT INTO meta VALUES (?)", (ids.mint("hjrn"),))
             db.execute("COMMIT")
-        elif version == 1:
-            db.execute("BEGIN")
-            for statement in _FROM_1:
-                db.execute(statement)
-            db.execute("COMMIT")
-        elif version != FORMAT:
+        elif version <= FORMAT:
+            for older in range(version, FORMAT):
+                db.execute("BEGIN")
+                for statement in _UPGRADES[older]:
+                    db.execute(statement)
+                db.execute("COMMIT")
+        else:
             raise HandsUnavailable(
                 f"the journal {str(path)!r} has format {version}, this Corral writes {FORMAT}; "
                 "start the newer Corral again",

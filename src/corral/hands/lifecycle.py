@@ -44,6 +44,7 @@ class _Slot:
     recipe: Recipe | None = None
     users: int = 0
     idle_since: float = 0.0  # monotonic
+    news: str | None = None  # what its next call tells the model about it; None: not looked up yet
 
 
 class Sandboxes:
@@ -115,6 +116,15 @@ class Sandboxes:
     async def destroy_all(self) -> None:
         await asyncio.gather(*(self.destroy(session_id) for session_id in list(self._slots)))
 
+    def news(self, session_id: SessionId) -> str | None:
+        """What the next call in the session's sandbox must tell the model; None if nobody has set it."""
+        slot = self._slots.get(session_id)
+        return slot.news if slot else ""
+
+    def set_news(self, session_id: SessionId, news: str) -> None:
+        if slot := self._slots.get(session_id):
+            slot.news = news
+
     def live(self) -> list[LiveSandbox]:
         now = self._clock.monotonic()
         return [
@@ -184,7 +194,7 @@ class Sandboxes:
                 f"no sandbox came up within {SANDBOX_CREATE_SECONDS_MAX:.0f} s; run `corral doctor`"
             ) from error
         finally:
-            slot.recipe = recipe
+            slot.recipe, slot.news = recipe, None
             if slot.sandbox is None:
                 self._free_place()
 

@@ -16,6 +16,10 @@ class SandboxLost(WorldError):
     """The sandbox died under the call. Never shown to the model as if the command had said it."""
 
 
+class WorkspaceMissing(WorldError):
+    """The host does not hold the workspace of this placement: restore it first. Nothing was started."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Capabilities:
     """Optional abilities, as data. `isolation` is what `corral doctor` prints."""
@@ -77,6 +81,13 @@ class Provider(Protocol):
 
     def export_archive(self, workspace: Path) -> AsyncIterator[bytes]:
         """A tar stream of the workspace; agent-made links are packed as links, never followed."""
+
+    def pack(self, workspace: Path) -> AsyncIterator[bytes]:
+        """A tar stream of all that a session keeps, outputs too, for `unpack`."""
+
+    async def unpack(self, workspace: Path, archive: AsyncIterator[bytes]) -> None:
+        """Put what `pack` made, on this host or another, into an empty workspace, links as they were.
+        Raises InvalidRequest for a broken archive; nothing outside is ever touched."""
 
     async def remove_workspace(self, workspace: Path) -> None:
         """Delete it, whoever owns the files in it. Repeat: safe."""

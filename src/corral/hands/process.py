@@ -12,18 +12,21 @@ import asyncio
 import contextlib
 import signal
 import socket
-from collections.abc import Callable, Iterator
+import ssl
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import uvicorn
+from starlette.applications import Starlette
 
 from corral.daemon import listening, made_once, made_token, owned, socket_path
 from corral.hands.host import HandsHost
 from corral.hands.journal import Journal
 from corral.hands.ports import Provider
 from corral.hands.rpc import Adoption, app
+from corral.hands.tls import ClusterTls, listening_tcp, server_context
 from corral.kernel.ids import Ids
-from corral.kernel.limits import HANDS_DRAIN_SECONDS, HANDS_UNADOPTED_SECONDS
+from corral.kernel.limits import HANDS_DRAIN_SECONDS, HANDS_UNADOPTED_SECONDS, SANDBOXES_MAX
 
 __all__ = ["serve_hands"]
 
@@ -34,67 +37,89 @@ async def serve_hands(
     provider: Callable[[Path], Provider],
     unadopted_seconds: float = HANDS_UNADOPTED_SECONDS,
     on_ready: Callable[[], None] = lambda: None,
+    sandboxes_max: int = SANDBOXES_MAX,
+    listen: str | None = None,
+    tls: ClusterTls | None = None,
 ) -> None:
     """Be the hands host of `data_dir` until SIGTERM, SIGINT, or nobody has adopted it for too long.
 
     provider: called once the lock is held, with the state directory (`<data_dir>/hands`).
     on_ready: called when the socket accepts.
-    Raises: Conflict if another host holds the lock; InvalidRequest if the socket path is too long.
+    listen:   `host:port` where nodes of other machines reach it too; needs `tls`.
+    Raises: Conflict if another host holds the lock; InvalidRequest if the socket path is too long, the
+    address cannot be listened on, or the certificate cannot be read.
     """
     state_dir = data_dir / "hands"
     with owned(data_dir, "hands") as private:
         state_dir.chmod(0o711)
         token = made_token(data_dir, "hands")
         host_id = made_once(private / "host_id", lambda: Ids().mint("host"))
-        with listening(socket_path(data_dir, "hands")) as listener:
+        with (
+            listening(socket_path(data_dir, "hands")) as listener,
+            listening_tcp(listen) if listen else contextlib.nullcontext() as tcp_listener,
+        ):
+            tls_context = server_context(tls) if tls and tcp_listener else None
             journal = Journal(private / "journal.sqlite")
             try:
                 async with HandsHost(
-                    provider(state_dir), journal=journal, host_id=host_id, state_dir=state_dir
+                    provider(state_dir),
+                    journal=journal,
+                    host_id=host_id,
+                    state_dir=state_dir,
+                    sandboxes_max=sandboxes_max,
                 ) as host:
+                    adoption = Adoption()
+                    servers = [(_server(app(host, token=token, adoption=adoption)), listener)]
+                    if tls_context and tcp_listener:
+                        far = app(host, token=None, adoption=adoption)
+                        servers.append((_server(far, tls_context), tcp_listener))
                     await _serve(
-                        host, listener, token=token, unadopted_seconds=unadopted_seconds, on_ready=on_ready
+                        host, servers, adoption, unadopted_seconds=unadopted_seconds, on_ready=on_ready
                     )
             finally:
                 await journal.aclose()
 
 
+def _server(application: Starlette, tls: ssl.SSLContext | None = None) -> "_Server":
+    config = uvicorn.Config(
+        application,
+        lifespan="off",
+        ws="none",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        date_header=False,
+        timeout_keep_alive=3600,  # the client owns its connections
+        timeout_graceful_shutdown=int(HANDS_DRAIN_SECONDS),
+    )
+    config.load()
+    config.ssl = tls  # ours, which asks for a certificate; uvicorn would make a laxer one from files
+    return _Server(config)
+
+
 async def _serve(
     host: HandsHost,
-    listener: socket.socket,
+    servers: Sequence[tuple["_Server", socket.socket]],
+    adoption: Adoption,
     *,
-    token: str,
     unadopted_seconds: float,
     on_ready: Callable[[], None],
 ) -> None:
-    adoption = Adoption()
-    server = _Server(
-        uvicorn.Config(
-            app(host, token=token, adoption=adoption),
-            lifespan="off",
-            ws="none",
-            access_log=False,
-            log_config=None,
-            server_header=False,
-            date_header=False,
-            timeout_keep_alive=3600,  # the client owns its connections
-            timeout_graceful_shutdown=int(HANDS_DRAIN_SECONDS),
-        )
-    )
     loop, told_to_end = asyncio.get_running_loop(), asyncio.Event()
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, told_to_end.set)
     async with asyncio.TaskGroup() as tasks:
-        serving = tasks.create_task(server.serve(sockets=[listener]))
+        serving = [tasks.create_task(server.serve(sockets=[listener])) for server, listener in servers]
         ends = [
             tasks.create_task(told_to_end.wait()),
             tasks.create_task(adoption.lost_for(unadopted_seconds)),
         ]
         on_ready()
-        await asyncio.wait([serving, *ends], return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait([*serving, *ends], return_when=asyncio.FIRST_COMPLETED)
         await host.stop()  # each running call gets its result, and its reply over the open connections
         adoption.end()
-        server.should_exit = True
+        for server, _ in servers:
+            server.should_exit = True
         for end in ends:
             end.cancel()
 

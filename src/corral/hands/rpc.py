@@ -1,7 +1,7 @@
 """The hands host over HTTP: one request is one call of the port. `client.py` is the other end.
 
-A long execute is a long request. Whoever asks must know the token and be let in by the socket's mode;
-the token is what carries over to TCP with mutual TLS.
+A long execute is a long request. On the unix socket whoever asks must know the token and be let in by the
+socket's mode. Over TCP the proof is the client's certificate: TLS has checked it before a request is read.
 """
 
 import asyncio
@@ -78,13 +78,17 @@ class Adoption:
         self._ended.set()
 
 
-def app(host: HandsHost, *, token: str, adoption: Adoption) -> Starlette:
+def app(host: HandsHost, *, token: str | None, adoption: Adoption) -> Starlette:
+    """token: what callers present; None where TLS has let in only nodes of this cluster."""
+
     async def identity() -> dict[str, Json]:
         return {"protocol": wire.VERSION, **asdict(await host.placement(SessionId("")))}
 
     async def execute(request: Request) -> Response:
-        call, epoch = await _read(request, wire.decode_call)
-        return _json(await host.execute_encoded(call, epoch=epoch))
+        (call, epoch), placed_at = await _read(
+            request, lambda body: (wire.decode_call(body), wire.decode_placed_at(body))
+        )
+        return _json(await host.execute_encoded(call, epoch=epoch, placed_at=placed_at))
 
     async def attach(request: Request) -> Response:
         call, epoch = await _read(request, wire.decode_call)
@@ -123,6 +127,49 @@ def app(host: HandsHost, *, token: str, adoption: Adoption) -> Starlette:
         await host.release(session_id, delete_workspace=delete_workspace)
         return _json(b"{}")
 
+    async def hold(request: Request) -> Response:
+        session_id, placed_at = await _read(
+            request, lambda body: (_session(body), wire.decode_placed_at(body))
+        )
+        await host.hold(session_id, placed_at=placed_at or 0)
+        return _json(orjson.dumps(await identity()))
+
+    async def restore(request: Request) -> Response:
+        query = request.query_params
+        try:
+            placed_at = int(query["placed_at"])
+            restored = wire.Restored.decode(query["what"], query.get("taken_at", ""))
+        except (KeyError, ValueError) as error:
+            raise InvalidRequest(f"malformed request: {error}") from error
+        session_id = SessionId(request.path_params["session_id"])
+        await host.restore(session_id, request.stream(), placed_at=placed_at, restored=restored)
+        return _json(b"{}")
+
+    async def pack(request: Request) -> Response:
+        archive = host.pack(SessionId(request.path_params["session_id"]))
+        return StreamingResponse(archive, media_type="application/x-tar")
+
+    async def keep(request: Request) -> Response:
+        session_id, changes = await _read(request, lambda body: (_session(body), int(body["changes"])))
+        await host.keep(session_id, changes=changes)
+        return _json(b"{}")
+
+    async def evict(request: Request) -> Response:
+        session_id, changes = await _read(
+            request,
+            lambda body: (_session(body), None if body["changes"] is None else int(body["changes"])),
+        )
+        await host.evict(session_id, changes=changes)
+        return _json(b"{}")
+
+    async def drain(request: Request) -> Response:
+        await host.drain(is_draining=await _read(request, lambda body: body["is_draining"] is True))
+        return _json(b"{}")
+
+    async def held(request: Request) -> Response:
+        workspaces = await host.held(with_disk=request.query_params.get("disk") == "1")
+        return _json(orjson.dumps({"data": [asdict(workspace) for workspace in workspaces]}))
+
     async def health(request: Request) -> Response:
         state = {
             **await identity(),
@@ -130,8 +177,7 @@ def app(host: HandsHost, *, token: str, adoption: Adoption) -> Starlette:
             "pid": os.getpid(),
             "version": __version__,
             "is_supervised": adoption.is_adopted,
-            "sandboxes": len(host.sandboxes()),
-            "calls": host.calls_running,
+            **host.facts(),
         }
         return _json(orjson.dumps(state))
 
@@ -154,6 +200,7 @@ def app(host: HandsHost, *, token: str, adoption: Adoption) -> Starlette:
 
     routes: list[tuple[str, str, Endpoint]] = [  # scanned in order: the hot ones first
         ("POST", "/execute", execute),
+        ("POST", "/hold", hold),
         ("POST", "/settle", settle),
         ("POST", "/announce", announce),
         ("POST", "/attach", attach),
@@ -163,7 +210,13 @@ def app(host: HandsHost, *, token: str, adoption: Adoption) -> Starlette:
         ("GET", "/health", health),
         ("GET", "/probe", probe),
         ("GET", "/sandboxes", sandboxes),
-        ("GET", "/adopt", adopt),
+        ("GET", "/workspaces", held),
+        ("POST", "/keep", keep),
+        ("POST", "/evict", evict),
+        ("POST", "/drain", drain),
+        ("PUT", "/packed/{session_id}", restore),
+        ("GET", "/packed/{session_id}", pack),
+        *([("GET", "/adopt", adopt)] if token is not None else []),  # a supervisor is on this machine
         ("PUT", "/workspaces/{session_id}", import_workspace),
         ("GET", "/workspaces/{session_id}", export_workspace),
     ]
@@ -175,12 +228,13 @@ def app(host: HandsHost, *, token: str, adoption: Adoption) -> Starlette:
     )
 
 
-def _guarded(endpoint: Endpoint, token: str) -> Endpoint:
+def _guarded(endpoint: Endpoint, token: str | None) -> Endpoint:
     """Ask for the token, and answer every error in the form that `wire.decode_error` reads."""
-    expected = f"Bearer {token}".encode()
+    expected = None if token is None else f"Bearer {token}".encode()
 
     async def guarded(request: Request) -> Response:
-        if not hmac.compare_digest(request.headers.get("authorization", "").encode(), expected):
+        given = request.headers.get("authorization", "").encode()
+        if expected is not None and not hmac.compare_digest(given, expected):
             return _json(b'{"error":{"type":"unauthenticated","message":"wrong token"}}', status=401)
         try:
             return await endpoint(request)

@@ -5,11 +5,13 @@ ignore what they do not know, so roles one minor version apart work together.
 """
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal, get_args
 
 import orjson
 
+from corral.hands.ports import WorkspaceMissing
 from corral.kernel.errors import (
+    Conflict,
     CorralError,
     HandsUnavailable,
     InvalidRequest,
@@ -38,8 +40,44 @@ class LiveSandbox:
     idle_seconds: float
 
 
-def encode_call(call: ToolCall, *, epoch: int) -> bytes:
-    return orjson.dumps({"epoch": epoch, "call": call})
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HeldWorkspace:
+    """A session's workspace that lies on a host now.
+
+    placed_at: the placement it belongs to, 0 where nobody places. provider: of its sandbox, None if none
+    lives. idle_seconds: since a call of it last began or ended. changes, kept: so many calls and imports
+    changed it, and so many of them are in its newest checkpoint. disk_bytes: 0 unless asked for.
+    """
+
+    session_id: SessionId
+    placed_at: int
+    provider: str | None
+    is_busy: bool
+    idle_seconds: float
+    changes: int
+    kept: int
+    disk_bytes: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Restored:
+    """What a workspace begins with. nothing: it is the session's first one. checkpoint: the files of
+    `taken_at` (RFC 3339). lost: it had one that is gone."""
+
+    what: Literal["nothing", "checkpoint", "lost"]
+    taken_at: str = ""
+
+    @classmethod
+    def decode(cls, what: str, taken_at: str) -> "Restored":
+        """Raises ValueError."""
+        for known in get_args(cls.__annotations__["what"]):
+            if known == what:
+                return cls(what=known, taken_at=taken_at)
+        raise ValueError(what)
+
+
+def encode_call(call: ToolCall, *, epoch: int, placed_at: int | None = None) -> bytes:
+    return orjson.dumps({"epoch": epoch, "call": call, "placed_at": placed_at})
 
 
 def decode_call(body: dict[str, Json]) -> tuple[ToolCall, int]:
@@ -58,6 +96,14 @@ def decode_call(body: dict[str, Json]) -> tuple[ToolCall, int]:
 
 def decode_session_id(body: dict[str, Json]) -> SessionId:
     return SessionId(_text(body["session_id"]))
+
+
+def decode_placed_at(body: dict[str, Json]) -> int | None:
+    """None from clients that place nothing."""
+    placed_at = body.get("placed_at")
+    if placed_at is not None and (not isinstance(placed_at, int) or not 0 < placed_at <= EPOCH_MAX):
+        raise TypeError("placed_at")
+    return placed_at
 
 
 def decode_epoch(body: dict[str, Json]) -> int:
@@ -100,6 +146,8 @@ _ERRORS: Final[dict[str, tuple[type[Exception], int]]] = {
     "lease_lost": (LeaseLost, 409),
     "invalid_request": (InvalidRequest, 400),
     "not_found": (NotFound, 404),
+    "conflict": (Conflict, 409),
+    "workspace_missing": (WorkspaceMissing, 409),
     "request_too_large": (RequestTooLarge, 413),
     "sandbox_unavailable": (SandboxUnavailable, 503),
     "hands_unavailable": (HandsUnavailable, 503),

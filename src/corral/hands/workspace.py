@@ -1,14 +1,20 @@
 """Workspaces: one directory per session on the host's side. They outlive sandboxes and hosts."""
 
+import contextlib
 import os
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 from corral.hands.ports import Provider
 from corral.kernel.errors import InvalidRequest, NotFound, RequestTooLarge, SandboxUnavailable
 from corral.kernel.ids import SessionId
-from corral.kernel.limits import DISK_FREE_BYTES_MIN, WORKSPACE_ARCHIVE_BYTES_MAX
+from corral.kernel.limits import (
+    CHECKPOINT_BYTES_MAX,
+    DISK_FREE_BYTES_MIN,
+    WALK_ENTRIES_MAX,
+    WORKSPACE_ARCHIVE_BYTES_MAX,
+)
 
 __all__ = ["Workspaces"]
 
@@ -33,14 +39,25 @@ class Workspaces:
 
     def require_space(self) -> None:
         """Refuse new work before a full disk corrupts old work. Raises SandboxUnavailable (retryable)."""
-        disk = os.statvfs(self._root)
-        free_bytes = disk.f_bavail * disk.f_frsize
+        free_bytes = self.free_bytes()
         if free_bytes < self._disk_free_bytes_min:
             raise SandboxUnavailable(
                 f"the disk of the hands host is almost full: {free_bytes >> 20} MiB free, "
                 f"{self._disk_free_bytes_min >> 20} MiB needed to start new work. "
                 "Free some space below the data directory; running work goes on."
             )
+
+    def free_bytes(self) -> int:
+        disk = os.statvfs(self._root)
+        return disk.f_bavail * disk.f_frsize
+
+    def all(self) -> list[SessionId]:
+        """Whose workspaces lie here."""
+        return [SessionId(path.name) for path in self._root.iterdir() if _SESSION_ID.fullmatch(path.name)]
+
+    def disk_bytes(self, session_ids: Sequence[SessionId]) -> dict[SessionId, int]:
+        """How much disk each takes; of one with more than WALK_ENTRIES_MAX entries, that many of them."""
+        return {session_id: _disk_bytes(self.path(session_id)) for session_id in session_ids}
 
     async def prepare(self, session_id: SessionId) -> Path:
         """Make the directory if it is new. Repeat: safe."""
@@ -58,20 +75,48 @@ class Workspaces:
         Raises: InvalidRequest (hostile), RequestTooLarge, SandboxUnavailable (disk full).
         """
         self.require_space()
-        await self._provider.import_archive(await self.prepare(session_id), _bounded(archive))
+        await self._provider.import_archive(
+            await self.prepare(session_id), _bounded(archive, WORKSPACE_ARCHIVE_BYTES_MAX)
+        )
 
     def export_archive(self, session_id: SessionId) -> AsyncIterator[bytes]:
         """A tar stream of it. Raises NotFound at once, RequestTooLarge when the stream passes the bound."""
         path = self.path(session_id)
         if not path.is_dir():
             raise NotFound(f"session {session_id!r} has no workspace on this host")
-        return _bounded(self._provider.export_archive(path))
+        return _bounded(self._provider.export_archive(path), WORKSPACE_ARCHIVE_BYTES_MAX)
+
+    def pack(self, session_id: SessionId) -> AsyncIterator[bytes]:
+        """A tar stream of up to CHECKPOINT_BYTES_MAX of all it holds, for `unpack`. Raises as above."""
+        path = self.path(session_id)
+        if not path.is_dir():
+            raise NotFound(f"session {session_id!r} has no workspace on this host")
+        return _bounded(self._provider.pack(path), CHECKPOINT_BYTES_MAX)
+
+    async def unpack(self, session_id: SessionId, archive: AsyncIterator[bytes]) -> None:
+        """Put what `pack` made into an empty workspace. Raises InvalidRequest, SandboxUnavailable."""
+        self.require_space()
+        await self._provider.unpack(await self.prepare(session_id), _bounded(archive, CHECKPOINT_BYTES_MAX))
 
 
-async def _bounded(archive: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def _bounded(archive: AsyncIterator[bytes], bytes_max: int) -> AsyncIterator[bytes]:
     size_bytes = 0
     async for chunk in archive:
         size_bytes += len(chunk)
-        if size_bytes > WORKSPACE_ARCHIVE_BYTES_MAX:
-            raise RequestTooLarge(f"a workspace archive has at most {WORKSPACE_ARCHIVE_BYTES_MAX} bytes")
+        if size_bytes > bytes_max:
+            raise RequestTooLarge(f"a workspace archive has at most {bytes_max} bytes")
         yield chunk
+
+
+def _disk_bytes(path: Path) -> int:
+    """Sizes only, nothing is opened; `fwalk` never leaves the tree through a link."""
+    total, entries = 0, 0
+    with contextlib.suppress(OSError):  # it is going away at this moment
+        for _, folders, files, folder in os.fwalk(path, onerror=None):
+            for name in (*folders, *files):
+                with contextlib.suppress(OSError):
+                    total += os.stat(name, dir_fd=folder, follow_symlinks=False).st_blocks * 512
+                entries += 1
+            if entries > WALK_ENTRIES_MAX:
+                break
+    return total

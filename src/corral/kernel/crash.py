@@ -4,16 +4,17 @@ Every point is declared in POINTS, so that `corral chaos` can enumerate them and
 `CORRAL_CRASH_AT=name` makes the process SIGKILL itself the first time it passes `crash_point(name)`;
 `name:3` the third time. `CORRAL_CRASH_AT=@FILE` reads the same from FILE, written at any time, and removes
 FILE before the process dies, so that what is started in its place lives. Without the variable a point costs
-one comparison.
+two comparisons.
 """
 
 import os
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-__all__ = ["POINTS", "crash_point"]
+__all__ = ["POINTS", "crash_point", "intercepted"]
 
 POINTS: Final[Mapping[str, str]] = {
     "store.accept.before": "an input is checked, nothing is written",
@@ -42,16 +43,25 @@ POINTS: Final[Mapping[str, str]] = {
     "hands.after_started": "the journal says started, nothing has run",
     "hands.before_result": "the tool has run, the journal does not know",
     "hands.after_result": "the result is in the journal, nobody was told",
+    "hands.evict": "the workspace counts as gone from its host, its files are still there",
+    "hands.drain": "the host was told to take no new sessions",
+    "checkpoint.before": "a workspace is about to be copied",
+    "checkpoint.after": "the copy is in the blob store, nobody knows it",
+    "restore.before": "a host is about to unpack a workspace",
+    "restore.after": "the workspace is in place, nobody was told",
 }
 """What has and has not happened at each point."""
 
 _asked = os.environ.get("CORRAL_CRASH_AT", "")
 _file = Path(_asked[1:]) if _asked.startswith("@") else None
 _passed: dict[str, int] = {}  # how often since it was asked for
+_hook: Callable[[str], None] | None = None
 
 
 def crash_point(name: str) -> None:
     """Die here, as hard as a power cut of this process, if the environment asks for it."""
+    if _hook is not None:
+        _hook(name)
     if not _asked:
         return
     assert name in POINTS, f"{name!r} is not declared in POINTS"
@@ -68,6 +78,17 @@ def crash_point(name: str) -> None:
         except FileNotFoundError:  # it was taken back, or another process died for it
             return
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+@contextmanager
+def intercepted(hook: Callable[[str], None]) -> Iterator[None]:
+    """Call `hook` with the name of each point that is passed: a simulation ends its processes there."""
+    global _hook
+    _hook = hook
+    try:
+        yield
+    finally:
+        _hook = None
 
 
 def _read(file: Path) -> str:

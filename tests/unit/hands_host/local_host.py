@@ -135,6 +135,9 @@ class LocalProvider:
             yield chunk
         await tar.wait()
 
+    pack = export_archive
+    unpack = import_archive
+
     async def remove_workspace(self, workspace: Path) -> None:
         shutil.rmtree(workspace, ignore_errors=True)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from corral.hands import host as host_module
-from corral.hands.host import OUTCOME_UNKNOWN, SANDBOX_STOPPED
+from corral.hands.host import NEWS_KEPT, OUTCOME_UNKNOWN, SANDBOX_STOPPED
 from corral.kernel.errors import HandsUnavailable, InvalidRequest, LeaseLost, NotFound, SandboxUnavailable
 from corral.kernel.limits import CANCEL_GRACE_SECONDS
 from corral.session.call import INTERRUPTED, NeverStarted, Recipe
@@ -187,7 +187,8 @@ async def test_a_command_that_cannot_be_cancelled_goes_with_its_sandbox_in_time(
     assert time.monotonic() - began < CANCEL_GRACE_SECONDS
     assert text(await running) == INTERRUPTED
     assert not provider.created[0].is_alive
-    assert text(await host.execute(bash("c2", "ls"), epoch=1)) == "begun\n"
+    news, out = (await host.execute(bash("c2", "ls"), epoch=1)).content
+    assert (news["text"], out["text"]) == (NEWS_KEPT, "begun\n")
 
 
 async def test_a_call_that_waits_for_a_sandbox_can_be_interrupted_and_never_runs(open_host, bash, tmp_path):

@@ -51,6 +51,7 @@ __all__ = ["BwrapProvider"]
 _ROOTS: Final = ("/mnt/session", "/mnt/memory", "/tmp")  # noqa: S108  what file tools reach beside /workspace
 _CHUNK_BYTES: Final = 256 * 1024
 _REASON_BYTES_MAX: Final = 4096
+_KEPT: Final = " ".join(place.lstrip("/") for place in PATHS.values())  # below /
 _ETC: Final = {
     "passwd": "root:x:0:0:root:/root:/usr/sbin/nologin\nagent:x:1000:1000:agent:/tmp:/bin/bash\n",
     "group": "root:x:0:\nagent:x:1000:\n",
@@ -269,9 +270,35 @@ class BwrapProvider:
             await process.close()
 
     async def export_archive(self, workspace: Path) -> AsyncIterator[bytes]:
+        async for chunk in self._packed(workspace, f"-C {WORKDIR} ."):
+            yield chunk
+
+    async def pack(self, workspace: Path) -> AsyncIterator[bytes]:
+        async for chunk in self._packed(workspace, f"-C / {_KEPT}"):
+            yield chunk
+
+    async def unpack(self, workspace: Path, archive: AsyncIterator[bytes]) -> None:
+        # By tar, in a sandbox: what a tool of the agent could make, links to anywhere, is made again.
         await self._set_up()
         self._lay_out(workspace)
-        pack = f"exec tar -C {WORKDIR} --ignore-failed-read -cf - . 2>/dev/null"
+        process = await self._start(workspace, ["/bin/sh", "-c", "exec tar -C / -xpf - 2>&1"])
+        try:
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it says why below
+                async for chunk in archive:
+                    process.writer.write(chunk)
+                    await process.writer.drain()
+                process.writer.write_eof()
+            reason = await process.reader.read(_REASON_BYTES_MAX)
+            if await process.exit_code() != 0:
+                self._raise_if_not_started(process)
+                raise InvalidRequest(f"the checkpoint is broken: {reason.decode(errors='replace').strip()}")
+        finally:
+            await process.close()
+
+    async def _packed(self, workspace: Path, what: str) -> AsyncIterator[bytes]:
+        await self._set_up()
+        self._lay_out(workspace)
+        pack = f"exec tar --ignore-failed-read -cf - {what} 2>/dev/null"
         process = await self._start(workspace, ["/bin/sh", "-c", pack])
         try:
             while chunk := await process.reader.read(_CHUNK_BYTES):
