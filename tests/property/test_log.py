@@ -7,6 +7,7 @@ import os
 import random
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -37,7 +38,7 @@ from corral.testing.sessions import (
 
 T = TypeVar("T")
 
-STEPS = 450
+STEPS = 500
 SEEDS = [int(os.environ["CORRAL_SEED"])] if "CORRAL_SEED" in os.environ else [1, 2, 3]
 
 seen_outcomes: Counter[str] = Counter()
@@ -89,7 +90,8 @@ class Run:
     # -- operations -----------------------------------------------------------------------------------
 
     async def create(self) -> str:
-        record = new_session(self.ids, self.clock.now())
+        key = self.random.choice((None, "apikey_1", "apikey_2"))
+        record = replace(new_session(self.ids, self.clock.now()), api_key_id=key)
         initial = [user_message(self.ids) for _ in range(self.random.choice((0, 0, 1, 2)))]
         self.oracle.create(record, initial=initial)
         stored = await self.sessions.create(record, initial=initial)
@@ -173,6 +175,7 @@ class Run:
             status=status,
             needs_brain=self.random.random() < 0.4,
             releases=self.random.random() < 0.3,
+            gets_on=self.random.random() < 0.3,
         )
 
     async def _send(self, append: Append) -> str:
@@ -190,6 +193,7 @@ class Run:
         expected = self.oracle.claim(owner=owner, limit=limit, session_ids=session_ids)
         leases = await self.leases.claim(owner=owner, limit=limit, session_ids=session_ids)
         assert leases == expected
+        assert [lease.failures for lease in leases] == [lease.failures for lease in expected]
         for lease in leases:
             self._hold(lease)
         return "ok" if leases else "nothing free"
@@ -204,6 +208,28 @@ class Run:
         leases = self.random.sample(self.held, min(2, len(self.held)))
         self.oracle.release(leases)
         await self.leases.release(leases)
+        return "ok"
+
+    async def rest(self) -> str | None:
+        if not self.held:
+            return None
+        lease = self.random.choice(self.held)
+        if lease.session_id not in self.oracle.sessions:
+            return None
+        seen = self.oracle.snapshot(lease.session_id).record
+        ends = {
+            "seen_seq": seen.last_seq - self.random.choice((0, 0, 1)),
+            "seen_arrival": seen.last_arrival,
+        }
+        self.oracle.rest(lease, **ends)
+        await self.leases.rest(lease, **ends)
+        return "ok"
+
+    async def fail(self) -> str:
+        leases = self.random.sample(self.held, min(2, len(self.held)))
+        leases = list({lease.session_id: lease for lease in leases}.values())
+        self.oracle.fail(leases)
+        await self.leases.fail(leases)
         return "ok"
 
     async def end(self) -> str:
@@ -326,11 +352,12 @@ class Run:
             expected, found = self.oracle.snapshot(session_id), await self.log.snapshot(session_id)
             assert tuple(found.events) == tuple(expected.events)
             assert tuple(found.inbox) == tuple(expected.inbox)
-            for name in ("status", "last_seq", "last_arrival", "epoch"):
+            for name in ("status", "last_seq", "last_arrival", "epoch", "failures"):
                 assert getattr(found.record, name) == getattr(expected.record, name), name
             times = [event.processed_at for event in found.events]
             assert times == sorted(set(times))
         assert await self.leases.waiting(limit=1000) == self.oracle.waiting()
+        assert await self.leases.failures(self.known) == self.oracle.failures(self.known)
 
 
 WEIGHTS = {
@@ -343,11 +370,13 @@ WEIGHTS = {
     "claim": 10,
     "renew": 3,
     "release": 2,
-    "end": 1,
+    "rest": 2,
+    "fail": 2,
+    "end": 1.5,
     "expire": 3,
     "update": 4,
     "archive": 3,
-    "delete": 1.5,
+    "delete": 2,
     "list_in_pages": 10,
     "follow": 12,
 }
@@ -370,6 +399,8 @@ MUST_HAPPEN = {
     "claim: ok",
     "renew: ok",
     "release: ok",
+    "rest: ok",
+    "fail: ok",
     "end: ok",
     "update: ok",
     "update: no change",

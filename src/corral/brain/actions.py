@@ -40,7 +40,7 @@ Action = AskModel | RunTool | Backoff
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Stop:
-    """End an action that is in flight because an interrupt waits. Its completion still arrives."""
+    """End an action that is in flight because its turn is to end. Its completion still arrives."""
 
     action: Action
 
@@ -65,7 +65,7 @@ class Failed:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Aborted:
-    """A model request or a backoff was stopped by an interrupt."""
+    """A model request or a backoff was stopped, because its turn is to end."""
 
     action: Action
 

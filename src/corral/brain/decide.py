@@ -9,11 +9,18 @@ from corral.session.events import UserInterrupt
 from corral.session.fold import State, Thread
 
 
-def decide(state: State, *, epoch: int, in_flight: frozenset[Action]) -> frozenset[Action | Stop]:
-    """The actions to start now, and those to stop (once started) because an interrupt waits for them."""
+def decide(
+    state: State,
+    *,
+    epoch: int,
+    in_flight: frozenset[Action],
+    ending: frozenset[ThreadId] = frozenset(),
+) -> frozenset[Action | Stop]:
+    """The actions to start now, and those to stop (once started) because an interrupt waits for them, or
+    because the turns of these threads are `ending`."""
     actions: set[Action | Stop] = set()
     for thread in state.threads.values():
-        if is_interrupted(state, thread.thread_id):
+        if is_interrupted(state, thread.thread_id) or thread.thread_id in ending:
             left = left_running(thread, epoch=epoch)
             actions |= left - in_flight
             actions |= {

@@ -51,6 +51,8 @@ class Draft:
     def take(self, waiting: Waiting, *, private: Mapping[str, Json] | None = None) -> None:
         """Move an input from the inbox to the log, id kept."""
         self.consumes.append(waiting.event.id)
+        if waiting.private is not None:
+            private = {**waiting.private, **(private or {})}
         self._write(waiting.event, waiting.thread_id, private=private, arrival=waiting.arrival)
 
     def _write(

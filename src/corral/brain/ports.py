@@ -127,6 +127,7 @@ class ModelFailed(WorldError):
 
     retryable: 408, 409, 429, 5xx, 529, broken or silent streams. context_overflow never is.
     retry_after_seconds: what the provider asked for, if it did.
+    is_refused: it will not take this request's content, now or later.
     """
 
     def __init__(
@@ -136,9 +137,11 @@ class ModelFailed(WorldError):
         failure: ModelFailure,
         retryable: bool,
         retry_after_seconds: float | None = None,
+        is_refused: bool = False,
     ) -> None:
         super().__init__(message, retryable=retryable)
         self.failure = failure
+        self.is_refused = is_refused
         self.retry_after_seconds = retry_after_seconds
 
 

@@ -9,15 +9,17 @@ a turn", "Interrupts", "Requires action".
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Literal
 
-from corral.brain import policy
+from corral.brain import ending, policy
 from corral.brain.actions import Aborted, Action, AskModel, Completion, Failed, Ran, Replied, Waited
 from corral.brain.decide import is_interrupted, left_running, of_thread
 from corral.brain.derive import usage as session_usage
 from corral.brain.draft import Draft
+from corral.brain.ending import Ending, TurnLimits
 from corral.brain.ports import ModelFailed, Usage
+from corral.brain.reply import model_usage, write_reply
 from corral.catalog.models import ModelTable
 from corral.kernel import limits
 from corral.kernel.ids import EVENT, EventId, derived
@@ -27,10 +29,13 @@ from corral.session.content import Block, Json, text_block
 from corral.session.fold import PendingCall, Thread, Waiting
 
 DENIED = "Tool call was rejected by the user."
+LEAVES_OUT = "What was sent since its last reply is left out of later requests."
 NO_HANDS = "No hands host was available, so this tool call was not started. Try again in a moment."
 
 END_TURN: Mapping[str, Json] = {"type": "end_turn"}
 RETRIES_EXHAUSTED: Mapping[str, Json] = {"type": "retries_exhausted"}
+
+_FLUSHED = (ev.UserMessage, ev.SystemMessage, ev.UserToolConfirmation, ev.UserInterrupt)
 
 _ERROR_TYPES: Mapping[str, str] = {
     "overloaded": "model_overloaded_error",
@@ -47,12 +52,15 @@ class Terms:
 
     epoch:     of the lease that the append will carry.
     placement: where a call confirmed now will go; None if no hands host could be found.
+    failures:  of the session, when the lease was granted.
     starts_requests: False while the session is handed over: no message is taken, no request begun.
     """
 
     epoch: int
     placement: Placement | None
     models: ModelTable
+    limits: TurnLimits = field(default_factory=TurnLimits)
+    failures: int = 0
     starts_requests: bool = True
 
 
@@ -84,7 +92,7 @@ def _finish(draft: Draft, terms: Terms, completion: Completion) -> None:
         case Aborted(action=AskModel() as action):
             _Thread(draft, terms, draft.state.threads[action.thread_id]).lose_request(action.request)
         case Replied(action=action) if draft.state.threads[action.thread_id].request == action.request:
-            _reply(draft, terms, completion)
+            write_reply(draft, completion, epoch=terms.epoch, models=terms.models)
         case Failed(action=action, error=error):
             thread = draft.state.threads[action.thread_id]
             if thread.request == action.request:
@@ -117,93 +125,6 @@ def _answer_for(draft: Draft, call: PendingCall, text: str) -> None:
     )
 
 
-def _reply(draft: Draft, terms: Terms, done: Replied) -> None:
-    """One model reply: agent events in the order of its blocks, then the end of its span."""
-    thread = draft.state.threads[done.action.thread_id]
-    reply = done.reply
-    texts: list[Block] = []
-    first_text = 0
-
-    def flush() -> None:
-        if texts:
-            message_id = done.message_ids.get(first_text)
-            draft.add(ev.AgentMessage, thread.thread_id, event_id=message_id, content=list(texts))
-            texts.clear()
-
-    for index, block in enumerate(reply.content):
-        if block["type"] == "text":
-            if block["text"]:
-                first_text = first_text if texts else index
-                texts.append(text_block(block["text"]))
-            continue
-        flush()
-        if block["type"] in ("thinking", "redacted_thinking"):
-            draft.add(ev.AgentThinking, thread.thread_id, event_id=done.message_ids.get(index))
-        elif block["type"] == "tool_use" and reply.stop_reason == "tool_use":
-            _tool_use(draft, terms, thread, block, done.placement)
-    flush()
-
-    info = terms.models.resolve(thread.model)
-    speed: Literal["standard", "fast"] = thread.agent["model"].get("speed") or "standard"
-    cost = terms.models.request_cost(
-        info, reply.usage, speed=speed, inference_geo=thread.agent["model"].get("inference_geo")
-    )
-    draft.add(
-        ev.SpanModelRequestEnd,
-        thread.thread_id,
-        is_error=False,
-        model_request_start_id=done.action.request,
-        model_usage=_model_usage(reply.usage) | {"speed": speed},
-        private={
-            "content": list(reply.content),
-            "stop_reason": reply.stop_reason,
-            "stop_details": reply.stop_details,
-            "usage": asdict(reply.usage) | {"cost_microcents": None if cost is None else str(cost)},
-        },
-    )
-
-
-def _tool_use(
-    draft: Draft, terms: Terms, thread: Thread, block: Block, placement: Placement | None
-) -> None:
-    verdict = policy.evaluate(thread.agent, block["name"])
-    dispatch = None if verdict.permission == "ask" or verdict.is_custom else placement
-    private = {
-        "model_tool_use_id": block["id"],
-        "epoch": terms.epoch,
-        "placement": None if dispatch is None else asdict(dispatch),
-    }
-    if verdict.is_custom:
-        draft.add(
-            ev.AgentCustomToolUse,
-            thread.thread_id,
-            private=private,
-            name=block["name"],
-            input=block["input"],
-        )
-        return
-    fields: dict[str, Json] = {} if verdict.evaluation is None else {"evaluation": verdict.evaluation}
-    draft.add(
-        ev.AgentToolUse,
-        thread.thread_id,
-        private=private,
-        name=block["name"],
-        input=block["input"],
-        evaluated_permission=verdict.permission,
-        **fields,
-    )
-
-
-def _model_usage(usage: Usage) -> dict[str, Json]:
-    return {
-        "input_tokens": usage.input_tokens,
-        "output_tokens": usage.output_tokens,
-        "cache_read_input_tokens": usage.cache_read_input_tokens,
-        "cache_creation_input_tokens": usage.cache_creation_5m_input_tokens
-        + usage.cache_creation_1h_input_tokens,
-    }
-
-
 # -- what is due ---------------------------------------------------------------------------------------
 
 
@@ -218,12 +139,21 @@ class _Thread:
 
     def advance(self, *, is_busy: bool) -> None:
         thread = self.thread
+        poison = ending.of_poison(self.draft.state, thread, failures=self.terms.failures)
+        if poison is not None:
+            self._end(poison)
+            return
         if is_interrupted(self.draft.state, self.thread_id):
             if is_busy or left_running(thread, epoch=self.terms.epoch):
                 return  # `decide` stops what is in flight; its completions come first
             if self._waiting(ev.UserMessage) and not self.terms.starts_requests:
                 return  # else the session would be idle with a message that nobody takes
             self._interrupt()
+        late = ending.of_time(thread, self.terms.limits, now=self.draft.now())
+        if late is not None:
+            if not is_busy and not left_running(thread, epoch=self.terms.epoch):
+                self._end(late)
+            return
         if thread.request is not None and thread.request_epoch != self.terms.epoch:
             self.lose_request(thread.request)
         if thread.request is not None or thread.status in ("rescheduling", "terminated"):
@@ -243,12 +173,8 @@ class _Thread:
             return
         if not thread.wants_model:
             self._idle(*self._ended())
-        elif thread.rounds >= limits.TOOL_ROUNDS_PER_TURN_MAX:
-            self._give_up(
-                "tool_use_limit_reached_error",
-                f"The turn made {thread.rounds} model requests, the most that one turn may make. Send a"
-                " message to go on.",
-            )
+        elif (large := ending.of_size(thread, self.terms.limits)) is not None:
+            self._give_up(large.error_type, large.message)
         else:
             self.draft.add(ev.SpanModelRequestStart, self.thread_id, private={"epoch": self.terms.epoch})
 
@@ -266,7 +192,7 @@ class _Thread:
                 self.thread_id,
                 is_error=True,
                 model_request_start_id=request,
-                model_usage=_model_usage(Usage()),
+                model_usage=model_usage(Usage()),
             )
 
     def fail(self, error: ModelFailed) -> None:
@@ -280,7 +206,12 @@ class _Thread:
             or attempts >= limits.MODEL_ATTEMPTS_MAX
             or asked > limits.MODEL_RETRY_AFTER_SECONDS_MAX
         ):
-            self._give_up(_ERROR_TYPES[error.failure], error.message)
+            if error.is_refused:
+                self._give_up(
+                    _ERROR_TYPES[error.failure], f"{error.message} {LEAVES_OUT}", {"leaves_out": True}
+                )
+            else:
+                self._give_up(_ERROR_TYPES[error.failure], error.message)
             return
         self._error(
             _ERROR_TYPES[error.failure],
@@ -291,8 +222,20 @@ class _Thread:
         self.draft.add(ev.SessionStatusRescheduled, self.thread_id)
         self.draft.add(ev.SessionThreadStatusRescheduled, self.thread_id, **self._naming())
 
+    def _end(self, why: Ending) -> None:
+        """End the turn here and now. What became of calls that were sent out is not known."""
+        is_fresh = self.thread.status == "idle" and not self.thread.calls
+        if self.thread.request is not None:
+            self.lose_request(self.thread.request)
+        for call in list(self.thread.calls.values()):
+            was_sent = call.placement is not None and not call.awaits_client
+            _answer_for(self.draft, call, ending.LEFT_BEHIND if was_sent else ending.NEVER_RAN)
+        if is_fresh:
+            self.run()
+        self._give_up(why.error_type, why.message)
+
     def _interrupt(self) -> None:
-        thread = self.thread
+        thread, kill = self.thread, ending.of_kill(self.draft.state, self.thread_id)
         was_working = thread.status != "idle" or bool(thread.calls)
         if thread.request is not None:
             self.lose_request(thread.request)
@@ -300,7 +243,11 @@ class _Thread:
             _answer_for(self.draft, call, INTERRUPTED)
         for waiting in self._waiting(ev.UserInterrupt):
             self.draft.take(waiting)
-        if was_working:
+        if kill is not None and (was_working or self._waiting(ev.UserMessage)):
+            if not was_working:
+                self.run()
+            self._give_up(kill.error_type, kill.message)
+        elif was_working:
             self._idle(END_TURN)
 
     def _take_confirmations(self) -> None:
@@ -362,10 +309,10 @@ class _Thread:
             "explanation": details.get("explanation"),
         }
 
-    def _give_up(self, error_type: str, message: str) -> None:
+    def _give_up(self, error_type: str, message: str, private: Mapping[str, Json] | None = None) -> None:
         """The turn is dead: say why, flush what is queued, go idle."""
-        self._error(error_type, message, retry="exhausted")
-        for waiting in self._waiting(ev.UserMessage, ev.SystemMessage):
+        self._error(error_type, message, retry="exhausted", private=private)
+        for waiting in self._waiting(*_FLUSHED):
             self.draft.take(waiting, private={"moot": True})
         self._idle(RETRIES_EXHAUSTED)
 

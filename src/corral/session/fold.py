@@ -19,7 +19,7 @@ from typing import Literal
 from corral.kernel.ids import EventId, SessionId, ThreadId
 from corral.session import events as ev
 from corral.session.call import Placement
-from corral.session.content import Block, Json
+from corral.session.content import Block, Json, text_block
 from corral.session.log import InboxEntry, StoredEvent
 from corral.session.record import SessionRecord, Status, ThreadRecord
 from corral.session.tokens import Tokens
@@ -35,6 +35,8 @@ _BODIES_UNREAD: Mapping[str, type[ev.Event]] = {
     )
 }
 """Types of whose events `fold` reads nothing but the id: of a long log, two fifths need not be parsed."""
+
+LEFT_OUT = "(This result was left out: the model's provider refused it.)"
 
 STATUS_AFTER: Mapping[str, Status] = {
     "session.status_running": "running",
@@ -85,7 +87,9 @@ class Thread:
     wants_model: the conversation ends with something that the model has not answered.
     request:     a model request was started and has not ended; made under `request_epoch`.
     failures:    failed attempts since the last reply; retry_after_seconds as the last one asked for.
-    rounds:      model replies since the turn began.
+    refusals:    requests since the last reply whose content the provider refused for good.
+    rounds:      model replies since the turn began. A turn goes on while it waits for the client.
+    tokens_before: of all earlier turns. worked_seconds: of this turn, without the time since working_since.
     tool_ids:    model's tool-use id by event id, for results still to come.
     """
 
@@ -101,7 +105,11 @@ class Thread:
     calls: dict[EventId, PendingCall] = field(default_factory=dict)
     failures: int = 0
     retry_after_seconds: float | None = None
+    refusals: int = 0
     rounds: int = 0
+    tokens_before: int = 0
+    worked_seconds: float = 0.0
+    working_since: datetime | None = None
     stop_reason: Mapping[str, Json] | None = None
     reply_stop_reason: str | None = None
     reply_stop_details: Mapping[str, Json] | None = None
@@ -114,6 +122,17 @@ class Thread:
     @property
     def model(self) -> str:
         return str(self.agent["model"]["id"])
+
+    @property
+    def turn_tokens(self) -> int:
+        """Tokens of this turn's requests."""
+        return self.tokens.total - self.tokens_before
+
+    def turn_seconds(self, now: datetime) -> float:
+        """How long this turn has worked: waiting for the client does not count."""
+        if self.working_since is None:
+            return self.worked_seconds
+        return self.worked_seconds + (now - self.working_since).total_seconds()
 
     @property
     def is_paused(self) -> bool:
@@ -185,6 +204,7 @@ class Waiting:
     arrival: int
     thread_id: ThreadId
     event: ev.Event
+    private: Mapping[str, Json] | None = None
 
 
 def _chars(value: Json) -> int:
@@ -234,7 +254,10 @@ def receive(state: State, entry: InboxEntry) -> None:
     state.arrival = max(state.arrival, entry.arrival)
     if entry.event_id not in state.inbox:
         state.inbox[entry.event_id] = Waiting(
-            arrival=entry.arrival, thread_id=entry.thread_id, event=ev.parse(entry.body)
+            arrival=entry.arrival,
+            thread_id=entry.thread_id,
+            event=ev.parse(entry.body),
+            private=entry.private,
         )
 
 
@@ -293,6 +316,8 @@ def fold(
             if error["retry_status"]["type"] == "retrying" and str(error["type"]).startswith("model_"):
                 thread.failures += 1
                 thread.retry_after_seconds = private.get("retry_after_seconds")
+            if private.get("leaves_out"):
+                _leave_out(thread)
         case ev.SessionUpdated(agent=agent):
             if agent is not None:
                 state.primary.agent = agent
@@ -359,11 +384,41 @@ def _settle(thread: Thread, call_id: EventId, content: Sequence[Block], is_error
     thread.wants_model = True
 
 
+def _leave_out(thread: Thread) -> None:
+    """The provider refuses what was sent since its last reply, and would refuse it in every later request:
+    messages go, and results, without which their calls would be refused, keep only their place. If it
+    refuses again, something that it took before has gone bad: what it had to fetch by URL goes, too."""
+    thread.refusals += 1
+    spoken = [number for number, entry in enumerate(thread.entries) if entry.role == "assistant"]
+    kept = spoken[-1] + 1 if spoken else 0
+    refused, thread.entries = thread.entries[kept:], thread.entries[:kept]
+    for entry in refused:
+        if entry.role == "system":
+            thread.entries.append(entry)
+        elif entry.content and entry.content[0]["type"] == "tool_result":
+            content = [text_block(LEFT_OUT)]
+            thread.entries.append(
+                Entry("user", tuple({**block, "content": content} for block in entry.content))
+            )
+    if thread.refusals > 1:
+        thread.entries = [
+            Entry(entry.role, tuple(map(_without_urls, entry.content))) for entry in thread.entries
+        ]
+
+
+def _without_urls(block: Block) -> Block:
+    if isinstance(block.get("source"), Mapping) and block["source"].get("type") == "url":
+        return text_block(f"(This {block['type']} was left out: the model's provider refused it.)")
+    if block["type"] == "tool_result":
+        return {**block, "content": [_without_urls(inner) for inner in block["content"]]}
+    return block
+
+
 def _end_request(thread: Thread, event: ev.SpanModelRequestEnd, private: Mapping[str, Json]) -> None:
     thread.request = None
     if event.is_error:
         return
-    thread.failures, thread.retry_after_seconds = 0, None
+    thread.failures, thread.retry_after_seconds, thread.refusals = 0, None, 0
     thread.rounds += 1
     thread.tokens = thread.tokens.plus(private.get("usage", {}))
     stop_reason = private.get("stop_reason")
@@ -394,8 +449,14 @@ def _session_status(state: State, event: ev.Event, at: datetime) -> None:
 def _thread_status(thread: Thread, event: ev.Event, at: datetime) -> None:
     was, thread.status = thread.status, STATUS_AFTER[event.type]
     thread.updated_at = at
-    if was == "idle" and thread.status == "running":
-        thread.rounds = 0
+    waited = thread.stop_reason is not None and thread.stop_reason["type"] == "requires_action"
+    if was == "idle" and thread.status == "running" and not waited:
+        thread.rounds, thread.worked_seconds, thread.tokens_before = 0, 0.0, thread.tokens.total
+    if thread.status in ("running", "rescheduling"):
+        thread.working_since = thread.working_since or at
+    elif thread.working_since is not None:
+        thread.worked_seconds += (at - thread.working_since).total_seconds()
+        thread.working_since = None
     if isinstance(event, ev.SessionThreadStatusIdle):
         thread.stop_reason = event.stop_reason
         thread.has_been_idle = True

@@ -4,20 +4,30 @@ A holder trusts itself for LEASE_TRUST_SECONDS, the store for LEASE_TTL_SECONDS,
 holder asked. One lease runs all threads of a session. Source: docs/ARCHITECTURE.md.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from corral.kernel.ids import SessionId
+from corral.kernel.limits import SESSION_BACKOFF_SECONDS, SESSION_BACKOFF_SECONDS_MAX
+
+
+def session_backoff_seconds(failures: int) -> float:
+    """How long a session that has failed so often in a row waits: the first time not at all."""
+    if failures < 2:
+        return 0.0
+    return min(SESSION_BACKOFF_SECONDS * 2.0 ** min(failures - 2, 62), SESSION_BACKOFF_SECONDS_MAX)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Lease:
-    """A held lease. `epoch` fences every write; `owner` names the brain process incarnation."""
+    """A held lease. `epoch` fences every write; `owner` names the brain process incarnation. `failures`:
+    of the session when the lease was granted; no part of its identity."""
 
     session_id: SessionId
     owner: str
     epoch: int
+    failures: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,16 +46,19 @@ class LeaseStore(Protocol):
     A *failure* is a lease that ended otherwise than by its holder's release: its brain died, fell silent
     or failed. Failures are counted in the session's row (`SessionRecord.failures`) and set back to 0 by an
     append that gets on (`Append.gets_on`) and by a release. From the second one on the session waits
-    before it may be claimed again (SESSION_BACKOFF_SECONDS, doubled), alone; at SESSION_FAILURES_MAX the
-    brain that claims it ends the turn instead of going on with it.
+    before it may be claimed again (`session_backoff_seconds`), alone; at SESSION_FAILURES_MAX the brain
+    that claims it ends the turn instead of going on with it.
+
+    A lease past its time is a failure from that time on, whoever notices it when: it is written down by
+    the claim that follows it.
     """
 
     async def claim(
         self, *, owner: str, limit: int, session_ids: Sequence[SessionId] | None = None
     ) -> list[Lease]:
-        """Take the leases of up to `limit` sessions that need a brain and have no live one; of the given
-        sessions only, if given (then whether or not they need one). Skips what others hold or claim at
-        this moment."""
+        """Take the leases of up to `limit` sessions that need a brain and may have one (see `waiting`); of
+        the given sessions only, if given (then whether or not they need one). Skips what others hold or
+        claim at this moment, and what is backed off."""
 
     async def renew(self, leases: Sequence[Lease]) -> list[Lease]:
         """Extend these; returns the ones still held (others are lost for good)."""
@@ -53,13 +66,21 @@ class LeaseStore(Protocol):
     async def release(self, leases: Sequence[Lease]) -> None:
         """Give them back in good order; a lease already lost is ignored."""
 
+    async def rest(self, lease: Lease, *, seen_seq: int, seen_arrival: int) -> None:
+        """Its holder has looked and found nothing to write: release it, and note that the session needs no
+        brain, unless its log or inbox has moved since. A lease already lost is ignored."""
+
     async def fail(self, leases: Sequence[Lease]) -> None:
-        """Give back the leases of loops that failed: counts as a failure (see below). A lease already lost
-        is ignored."""
+        """Give back the leases of loops that failed: counts as a failure. A lease already lost is
+        ignored."""
 
     async def end(self, *, owner_prefix: str, except_owner: str) -> list[SessionId]:
         """End the leases of dead incarnations (owners beginning with the prefix) at once, each a failure of
         its session; returns the sessions that may be claimed now."""
 
     async def waiting(self, *, limit: int) -> list[SessionId]:
-        """Sessions that need a brain and have no live lease, oldest need first."""
+        """Sessions that need a brain, have no live lease and are not backed off. The keys that created them
+        take turns: first the oldest need of each key, then the second oldest of each, and so on."""
+
+    async def failures(self, session_ids: Sequence[SessionId]) -> Mapping[SessionId, int]:
+        """Those of these sessions that have failed, with how often; a lease past its time counts."""

@@ -36,6 +36,17 @@ class Tokens:
         return Tokens(**{name: getattr(self, name) + getattr(other, name) for name in _NAMES})
 
     @property
+    def total(self) -> int:
+        """Tokens read, written and cached."""
+        return (
+            self.input_tokens
+            + self.output_tokens
+            + self.cache_read_input_tokens
+            + self.cache_creation_5m_input_tokens
+            + self.cache_creation_1h_input_tokens
+        )
+
+    @property
     def is_zero(self) -> bool:
         return not any(getattr(self, name) for name in _NAMES)
 

@@ -19,7 +19,7 @@ from sqlalchemy.exc import IntegrityError
 from corral.kernel.errors import LeaseLost, NotFound, Stale
 from corral.kernel.ids import SessionId
 from corral.kernel.limits import EVENTS_PER_APPEND_MAX, LEASE_TTL_SECONDS
-from corral.session.lease import Claim
+from corral.session.lease import Claim, session_backoff_seconds
 from corral.session.log import Append, StoredEvent
 from corral.store.cleanup import queue_cleanup
 from corral.store.rows import (
@@ -41,6 +41,8 @@ _HEADS: AnySelect = (
         sessions.c.owner,
         sessions.c.epoch,
         sessions.c.lease_until,
+        sessions.c.failures,
+        sessions.c.not_before,
         sessions.c.last_seq,
         sessions.c.last_arrival,
         sessions.c.last_processed_at,
@@ -66,6 +68,8 @@ _ADVANCE = (
                 "owner",
                 "epoch",
                 "lease_until",
+                "failures",
+                "not_before",
                 "last_seq",
                 "last_processed_at",
                 "needs_brain_since",
@@ -203,7 +207,7 @@ def _refusal(item: Prepared, head: AnyRow | None, now_us: int) -> Exception | No
     if head.terminated_at is not None:
         return LeaseLost(f"{append.session_id}: the session has ended, its log takes no more events")
     if isinstance(lease, Claim):
-        if head.epoch != lease.epoch - 1 or (head.owner is not None and head.lease_until > now_us):
+        if head.epoch != lease.epoch - 1 or _free_from(head) > now_us:
             return LeaseLost(f"{append.session_id}: epoch {lease.epoch} is not free to claim")
     elif head.epoch != lease.epoch or head.owner != lease.owner:
         return LeaseLost(
@@ -217,6 +221,13 @@ def _refusal(item: Prepared, head: AnyRow | None, now_us: int) -> Exception | No
             return AssertionError(f"{append.session_id}: processed_at of seq {event.seq} does not increase")
         last = event.processed_at
     return None
+
+
+def _free_from(head: AnyRow) -> int:
+    """When the session may be claimed, as `store.lease` has it in SQL."""
+    if head.owner is None:
+        return int(head.not_before)
+    return int(head.lease_until) + int(session_backoff_seconds(head.failures + 1) * 1_000_000)
 
 
 def _earlier(connection: Connection, item: Prepared) -> Sequence[StoredEvent] | None:
@@ -282,12 +293,16 @@ def _advanced(item: Prepared, head: AnyRow, now_us: int) -> Mapping[str, Any]:
     append, derived, last = item.append, item.append.derived, item.stored[-1]
     claims = isinstance(append.lease, Claim)
     is_terminated = derived.status == "terminated"
+    is_well = append.gets_on or append.releases
+    failures = head.failures + (claims and head.owner is not None)  # a lease that nobody gave back
     needs_brain = derived.needs_brain and not is_terminated
     return {
         "of_session_id": append.session_id,
         "owner": None if append.releases else append.lease.owner,
         "epoch": append.lease.epoch,
         "lease_until": 0 if append.releases else now_us + LEASE_TTL_US if claims else head.lease_until,
+        "failures": 0 if is_well else failures,
+        "not_before": 0 if is_well else head.not_before,
         "last_seq": last.seq,
         "last_processed_at": last.processed_at,
         "needs_brain_since": (head.needs_brain_since or now_us) if needs_brain else None,

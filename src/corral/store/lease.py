@@ -1,57 +1,105 @@
-"""Leases on the database: columns of the session's row, judged by the database's clock."""
+"""Leases on the database: columns of the session's row, judged by the database's clock.
 
-from collections.abc import Sequence
+A session is free from `_FREE_FROM` on: at once, or when its backoff is over, which for a lease that its
+holder let pass is counted from the end of that lease. The claim that follows writes the failure down.
+"""
+
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, bindparam, func, or_, select, update
+from sqlalchemy import BigInteger, ColumnElement, Connection, bindparam, case, func, select, update
 
 from corral.kernel.crash import crash_point
 from corral.kernel.ids import SessionId
-from corral.session.lease import Lease
+from corral.kernel.limits import SESSION_BACKOFF_SECONDS_MAX
+from corral.session.lease import Lease, session_backoff_seconds
 from corral.store.append import LEASE_TTL_US
 from corral.store.database import Database
 from corral.store.schema import sessions
 
 __all__ = ["Leases"]
 
+
+def _backoffs() -> tuple[dict[int, int], int]:
+    """Microseconds by the number of failures, and of all greater numbers."""
+    longest = int(SESSION_BACKOFF_SECONDS_MAX * 1_000_000)
+    waits: dict[int, int] = {}
+    while not waits or waits[len(waits)] < longest:
+        waits[len(waits) + 1] = int(session_backoff_seconds(len(waits) + 1) * 1_000_000)
+    return waits, longest
+
+
+_WAITS, _LONGEST = _backoffs()
+_BACKOFF = case(_WAITS, value=sessions.c.failures + 1, else_=_LONGEST)
+"""How long the session waits after one failure more."""
+_IS_OVER = sessions.c.owner.is_not(None)
+_FREE_FROM = case((_IS_OVER, sessions.c.lease_until + _BACKOFF), else_=sessions.c.not_before)
+_FAILURES = case((_IS_OVER, sessions.c.failures + 1), else_=sessions.c.failures)
+"""Of a session that is free: a lease that nobody gave back is a failure."""
+
+_OF_SESSIONS = sessions.c.session_id.in_(bindparam("session_ids", expanding=True))
 _GRANT = (
     update(sessions)
-    .where(sessions.c.session_id.in_(bindparam("session_ids", expanding=True)))
-    .values(owner=bindparam("to_owner"), epoch=sessions.c.epoch + 1, lease_until=bindparam("until"))
+    .where(_OF_SESSIONS)
+    .values(
+        owner=bindparam("to_owner"),
+        epoch=sessions.c.epoch + 1,
+        lease_until=bindparam("until"),
+        failures=_FAILURES,
+    )
 )
 _HELD = (
     select(sessions.c.session_id, sessions.c.owner, sessions.c.epoch)
-    .where(sessions.c.session_id.in_(bindparam("session_ids", expanding=True)))
+    .where(_OF_SESSIONS)
     .order_by(sessions.c.session_id)
     .with_for_update()
 )
-_EXTEND = (
-    update(sessions)
-    .where(sessions.c.session_id.in_(bindparam("session_ids", expanding=True)))
-    .values(lease_until=bindparam("until"))
+_EXTEND = update(sessions).where(_OF_SESSIONS).values(lease_until=bindparam("until"))
+_OF_LEASE = update(sessions).where(
+    sessions.c.session_id == bindparam("of_session_id"),
+    sessions.c.owner == bindparam("of_owner"),
+    sessions.c.epoch == bindparam("of_epoch"),
 )
-_RELEASE = (
-    update(sessions)
+_RELEASE = _OF_LEASE.values(owner=None, lease_until=0, failures=0, not_before=0)
+_REST = _OF_LEASE.where(
+    sessions.c.last_seq == bindparam("seen_seq"), sessions.c.last_arrival == bindparam("seen_arrival")
+).values(needs_brain_since=None)
+_FAILED = {
+    "owner": None,
+    "lease_until": 0,
+    "failures": sessions.c.failures + 1,
+    "not_before": bindparam("now_us", type_=BigInteger) + _BACKOFF,
+}
+_FAIL = _OF_LEASE.values(_FAILED)
+_OF_THE_DEAD = (
+    select(sessions.c.session_id)
     .where(
-        sessions.c.session_id == bindparam("of_session_id"),
-        sessions.c.owner == bindparam("of_owner"),
-        sessions.c.epoch == bindparam("of_epoch"),
+        func.substr(sessions.c.owner, 1, func.length(bindparam("prefix"))) == bindparam("prefix"),
+        sessions.c.owner != bindparam("except_owner"),
     )
-    .values(owner=None, lease_until=0)
+    .order_by(sessions.c.session_id)
+    .with_for_update()
 )
-_OF_THE_DEAD = select(sessions.c.session_id).where(
-    func.substr(sessions.c.owner, 1, func.length(bindparam("prefix"))) == bindparam("prefix"),
-    sessions.c.owner != bindparam("except_owner"),
-)
-_END = (
-    update(sessions)
-    .where(sessions.c.session_id.in_(bindparam("session_ids", expanding=True)))
-    .values(owner=None, lease_until=0)
-)
+_END = update(sessions).where(_OF_SESSIONS).values(_FAILED)
 
 
 def _is_free(now_us: int) -> ColumnElement[bool]:
-    return or_(sessions.c.owner.is_(None), sessions.c.lease_until <= now_us)
+    return now_us >= _FREE_FROM
+
+
+def _in_turn(now_us: int, limit: int) -> Any:
+    """Free sessions that need a brain; each key's oldest first, then each key's second, and so on."""
+    oldest = (sessions.c.needs_brain_since, sessions.c.session_id)
+    ranked = (
+        select(
+            *oldest,
+            func.row_number().over(partition_by=sessions.c.api_key_id, order_by=oldest).label("turn"),
+        )
+        .where(sessions.c.needs_brain_since.is_not(None), _is_free(now_us))
+        .subquery()
+    )
+    by_turn = (ranked.c.turn, ranked.c.needs_brain_since, ranked.c.session_id)
+    return select(ranked.c.session_id).order_by(*by_turn).limit(limit)
 
 
 class Leases:
@@ -65,13 +113,16 @@ class Leases:
     ) -> list[Lease]:
         def body(connection: Connection) -> list[Lease]:
             now_us = self._database.now_us(connection)
-            free = select(sessions.c.session_id, sessions.c.epoch).where(_is_free(now_us))
-            if session_ids is None:
+            chosen = session_ids
+            if chosen is None:
+                chosen = list(connection.scalars(_in_turn(now_us, limit)))
+            free = select(sessions.c.session_id, sessions.c.epoch, _FAILURES.label("failures")).where(
+                sessions.c.session_id.in_(chosen), _is_free(now_us)
+            )
+            if session_ids is None:  # it may have been served since it was chosen
                 free = free.where(sessions.c.needs_brain_since.is_not(None))
-                free = free.order_by(sessions.c.needs_brain_since)
-            else:
-                free = free.where(sessions.c.session_id.in_(session_ids)).order_by(sessions.c.session_id)
-            rows = connection.execute(free.limit(limit).with_for_update(skip_locked=True)).all()
+            locked = free.order_by(sessions.c.session_id).limit(limit).with_for_update(skip_locked=True)
+            rows = connection.execute(locked).all()
             if rows:
                 connection.execute(
                     _GRANT,
@@ -81,9 +132,15 @@ class Leases:
                         "until": now_us + LEASE_TTL_US,
                     },
                 )
+            place = {session_id: number for number, session_id in enumerate(chosen)}
             return [
-                Lease(session_id=SessionId(row.session_id), owner=owner, epoch=row.epoch + 1)
-                for row in rows
+                Lease(
+                    session_id=SessionId(row.session_id),
+                    owner=owner,
+                    epoch=row.epoch + 1,
+                    failures=row.failures,
+                )
+                for row in sorted(rows, key=lambda row: place[row.session_id])
             ]
 
         crash_point("store.claim.before")
@@ -110,42 +167,63 @@ class Leases:
         crash_point("store.renew.after")
         return renewed
 
-    async def fail(self, leases: Sequence[Lease]) -> None:
-        await self.release(leases)
-
     async def release(self, leases: Sequence[Lease]) -> None:
-        rows: list[dict[str, Any]] = [
-            {"of_session_id": lease.session_id, "of_owner": lease.owner, "of_epoch": lease.epoch}
-            for lease in sorted(leases, key=lambda lease: lease.session_id)
-        ]
+        if rows := _named(leases):
+            await self._database.write(lambda connection: connection.execute(_RELEASE, rows))
 
+    async def rest(self, lease: Lease, *, seen_seq: int, seen_arrival: int) -> None:
         def body(connection: Connection) -> None:
-            connection.execute(_RELEASE, rows)
+            connection.execute(
+                _REST, _named([lease])[0] | {"seen_seq": seen_seq, "seen_arrival": seen_arrival}
+            )
+            connection.execute(_RELEASE, _named([lease]))
 
-        if rows:
+        await self._database.write(body)
+
+    async def fail(self, leases: Sequence[Lease]) -> None:
+        def body(connection: Connection) -> None:
+            now_us = self._database.now_us(connection)
+            connection.execute(_FAIL, [row | {"now_us": now_us} for row in _named(leases)])
+
+        if leases:
             await self._database.write(body)
 
     async def end(self, *, owner_prefix: str, except_owner: str) -> list[SessionId]:
         def body(connection: Connection) -> list[SessionId]:
             dead = {"prefix": owner_prefix, "except_owner": except_owner}
-            found = connection.scalars(_OF_THE_DEAD.order_by(sessions.c.session_id).with_for_update(), dead)
-            session_ids = [SessionId(session_id) for session_id in found]
-            if session_ids:
-                connection.execute(_END, {"session_ids": session_ids})
-            return session_ids
+            session_ids = list(connection.scalars(_OF_THE_DEAD, dead))
+            if not session_ids:
+                return []
+            now_us = self._database.now_us(connection)
+            connection.execute(_END, {"session_ids": session_ids, "now_us": now_us})
+            free = select(sessions.c.session_id).where(
+                sessions.c.session_id.in_(session_ids), _is_free(now_us)
+            )
+            return [SessionId(each) for each in connection.scalars(free.order_by(sessions.c.session_id))]
 
         return await self._database.write(body)
 
     async def waiting(self, *, limit: int) -> list[SessionId]:
         def body(connection: Connection) -> list[SessionId]:
-            statement = (
-                select(sessions.c.session_id)
-                .where(
-                    sessions.c.needs_brain_since.is_not(None), _is_free(self._database.now_us(connection))
-                )
-                .order_by(sessions.c.needs_brain_since)
-                .limit(limit)
-            )
+            statement = _in_turn(self._database.now_us(connection), limit)
             return [SessionId(session_id) for session_id in connection.scalars(statement)]
 
         return await self._database.read(body)
+
+    async def failures(self, session_ids: Sequence[SessionId]) -> Mapping[SessionId, int]:
+        def body(connection: Connection) -> dict[SessionId, int]:
+            now_us = self._database.now_us(connection)
+            count = case((_is_free(now_us), _FAILURES), else_=sessions.c.failures).label("failures")
+            statement = select(sessions.c.session_id, count).where(
+                sessions.c.session_id.in_(session_ids), count > 0
+            )
+            return {SessionId(row.session_id): row.failures for row in connection.execute(statement)}
+
+        return await self._database.read(body)
+
+
+def _named(leases: Sequence[Lease]) -> list[dict[str, Any]]:
+    return [
+        {"of_session_id": lease.session_id, "of_owner": lease.owner, "of_epoch": lease.epoch}
+        for lease in sorted(leases, key=lambda lease: lease.session_id)
+    ]

@@ -86,7 +86,7 @@ class Sessions:
                 self._bus.publish(Committed(session_id=record.session_id, entries=tuple(entries)))
                 self._bus.wake(record.session_id)
 
-        return await self._database.write(body, committed=committed)
+        return await self._database.write(body, locks=(), committed=committed)
 
     async def read(self, session_id: SessionId) -> SessionRecord:
         def body(connection: Connection) -> SessionRecord:
@@ -202,7 +202,7 @@ class Sessions:
             if stored:
                 self._bus.publish(Committed(session_id=session_id, entries=tuple(stored)))
 
-        return await self._database.write(body, checks_first=True, committed=committed)
+        return await self._database.write(body, locks=[session_id], checks_first=True, committed=committed)
 
 
 def _reread(connection: Connection, session_id: SessionId) -> SessionRecord:
@@ -232,6 +232,7 @@ def _insert(connection: Connection, record: SessionRecord, *, status: Status) ->
             "agent_id": record.agent.get("id"),
             "agent_version": record.agent.get("version"),
             "environment_id": record.environment_id,
+            "api_key_id": record.api_key_id,
             "created_at": record.created_at,
             "updated_at": record.updated_at,
             "archived_at": record.archived_at,

@@ -5,12 +5,23 @@ from dataclasses import replace
 
 from corral.kernel.errors import CallerError, InvalidRequest, LeaseLost, Stale
 from corral.kernel.ids import THREAD, SessionId, ThreadId
-from corral.kernel.limits import INBOX_EVENTS_MAX, LEASE_TTL_SECONDS
+from corral.kernel.limits import (
+    INBOX_EVENTS_MAX,
+    LEASE_TTL_SECONDS,
+    SESSION_BACKOFF_SECONDS,
+    TAIL_LOOK_SESSIONS_MAX,
+)
 from corral.session.bus import Committed, Deleted
 from corral.session.lease import Claim, Lease
 from corral.session.log import Append, EventFilter, InboxEntry, Position, StoredEvent
 from corral.session.record import SessionChanges, ThreadRecord
-from corral.testing.sessions import agent_message, custom_tool_result, custom_tool_use, user_message
+from corral.testing.sessions import (
+    agent_message,
+    custom_tool_result,
+    custom_tool_use,
+    new_session,
+    user_message,
+)
 from corral.testing.stores import Stores, error_of
 
 
@@ -209,6 +220,107 @@ async def check_claims(stores: Stores) -> None:
     assert await stores.leases.waiting(limit=9) == needing[:1]
 
 
+async def check_failures_are_counted(stores: Stores) -> None:
+    """A lease that passes, a fail and a dead incarnation count, each once; a release forgets them."""
+    lease = await stores.leased()
+    session_id = lease.session_id
+
+    async def failures() -> int:
+        return (await stores.sessions.read(session_id)).failures
+
+    await stores.leases.fail([lease])
+    await stores.leases.fail([lease])
+    assert await failures() == 1
+    [lease] = await stores.leases.claim(owner="brain-1", limit=1, session_ids=[session_id])
+    assert lease.failures == 1, "the first failure costs no time"
+    stores.clock.advance(LEASE_TTL_SECONDS)
+    assert await stores.leases.failures([session_id]) == {session_id: 1}, (
+        "backed off, so not taken away yet"
+    )
+    assert await stores.leases.claim(owner="brain-2", limit=1, session_ids=[session_id]) == []
+    stores.clock.advance(SESSION_BACKOFF_SECONDS)
+    assert await stores.leases.failures([session_id]) == {session_id: 2}
+    [lease] = await stores.leases.claim(owner="brain-2", limit=1, session_ids=[session_id])
+    assert (lease.failures, await failures()) == (2, 2)
+    assert await stores.leases.end(owner_prefix="brain-", except_owner="brain-1") == []
+    assert await failures() == 3
+    stores.clock.advance(2 * SESSION_BACKOFF_SECONDS)
+    [lease] = await stores.leases.claim(owner="brain-3", limit=1, session_ids=[session_id])
+    await stores.leases.release([lease])
+    assert await failures() == 0
+    assert await stores.leases.failures([session_id]) == {}
+
+
+async def check_backoff_holds_for_every_claim(stores: Stores) -> None:
+    """A new message neither ends the wait nor is lost; the wait doubles up to its bound."""
+    lease = await stores.leased()
+    session_id = lease.session_id
+    for wait in (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0):
+        wait *= SESSION_BACKOFF_SECONDS
+        await stores.leases.fail([lease])
+        await stores.log.accept(session_id, [user_message(stores.ids)], now=stores.clock.now())
+        if wait:
+            stores.clock.advance(wait - 0.1)
+            assert await stores.leases.waiting(limit=9) == []
+            assert await stores.leases.claim(owner="b", limit=9) == []
+            claim = Claim(session_id=session_id, owner="b", epoch=lease.epoch + 1)
+            append = (await stores.draft(claim)).append([agent_message(stores.ids)])
+            assert isinstance(await error_of(stores.log.append(append)), LeaseLost)
+            stores.clock.advance(0.1)
+        assert await stores.leases.waiting(limit=9) == [session_id]
+        [lease] = await stores.leases.claim(owner="b", limit=9)
+    assert len((await stores.log.snapshot(session_id)).inbox) == 9
+
+
+async def check_getting_on_forgets_failures(stores: Stores) -> None:
+    lease = await stores.leased()
+    session_id = lease.session_id
+    await stores.leases.fail([lease])
+    claim = Claim(session_id=session_id, owner="b", epoch=lease.epoch + 1)
+    await stores.log.append((await stores.draft(claim)).append([agent_message(stores.ids)]))
+    assert (await stores.sessions.read(session_id)).failures == 1, "a start is no progress"
+    lease = Lease(session_id=session_id, owner="b", epoch=claim.epoch)
+    await stores.log.append((await stores.draft(lease)).append([agent_message(stores.ids)], gets_on=True))
+    assert (await stores.sessions.read(session_id)).failures == 0
+    stores.clock.advance(LEASE_TTL_SECONDS + 1)
+    claim = Claim(session_id=session_id, owner="c", epoch=lease.epoch + 1)
+    await stores.log.append((await stores.draft(claim)).append([agent_message(stores.ids)]))
+    assert (await stores.sessions.read(session_id)).failures == 1, "the lease had not been given back"
+    lease = Lease(session_id=session_id, owner="c", epoch=claim.epoch)
+    await stores.log.append((await stores.draft(lease)).append([agent_message(stores.ids)], releases=True))
+    assert (await stores.sessions.read(session_id)).failures == 0
+
+
+async def check_a_rest_takes_a_session_off_the_queue(stores: Stores) -> None:
+    """Nothing to write, so no append says that it was looked at; unless something has come meanwhile."""
+    for comes in (False, True):
+        record = await stores.session()
+        await stores.log.accept(record.session_id, [user_message(stores.ids)], now=stores.clock.now())
+        [lease] = await stores.leases.claim(owner="b", limit=1, session_ids=[record.session_id])
+        seen = (await stores.log.snapshot(record.session_id)).record
+        if comes:
+            await stores.log.accept(record.session_id, [user_message(stores.ids)], now=stores.clock.now())
+        await stores.leases.rest(lease, seen_seq=seen.last_seq, seen_arrival=seen.last_arrival)
+        assert await stores.leases.waiting(limit=9) == [record.session_id] * comes
+        assert await stores.leases.renew([lease]) == []
+
+
+async def check_keys_take_turns(stores: Stores) -> None:
+    """A key with many waiting sessions does not stand in the way of one with few."""
+    waiting: dict[str | None, list[SessionId]] = {"many": [], "few": [], None: []}
+    for key, count in (("many", 7), ("few", 2), (None, 1)):
+        for _ in range(count):
+            stores.clock.advance(1)
+            record = replace(new_session(stores.ids, stores.clock.now()), api_key_id=key)
+            await stores.sessions.create(record, initial=[user_message(stores.ids)])
+            waiting[key].append(record.session_id)
+    many, few, none = waiting["many"], waiting["few"], waiting[None]
+    expected = [many[0], few[0], none[0], many[1], few[1], *many[2:]]
+    assert await stores.leases.waiting(limit=99) == expected
+    claimed = await stores.leases.claim(owner="b", limit=4)
+    assert [lease.session_id for lease in claimed] == expected[:4]
+
+
 async def check_rival_claims_never_share(stores: Stores) -> None:
     for _ in range(20):
         record = await stores.session()
@@ -262,6 +374,23 @@ async def check_page_filters(stores: Stores) -> None:
     assert await seqs(EventFilter(created_gte=middle)) == [2, 3]
     assert await seqs(EventFilter(created_lt=middle)) == [1]
     assert await seqs(EventFilter(created_lte=middle)) == [1, 2]
+
+
+async def check_ends_are_where_tails_stop(stores: Stores) -> None:
+    lease, other = await stores.leased(), await stores.session()
+    gone = await stores.session()
+    await stores.log.append((await stores.draft(lease)).append([agent_message(stores.ids)]))
+    await stores.log.accept(lease.session_id, [user_message(stores.ids)], now=stores.clock.now())
+    await stores.sessions.delete(gone.session_id)
+    asked = [lease.session_id, other.session_id, gone.session_id, SessionId("sesn_unknown")]
+    assert await stores.log.ends(asked) == {
+        lease.session_id: Position(seq=1, arrival=1),
+        other.session_id: Position(),
+    }
+    end = Position(seq=1, arrival=1)
+    assert not (await stores.log.tail(lease.session_id, end, limit=9)).events
+    many = [SessionId(f"sesn_{number}") for number in range(TAIL_LOOK_SESSIONS_MAX - 1)]
+    assert set(await stores.log.ends([*many, other.session_id])) == {other.session_id}
 
 
 async def check_the_bus_hears_of_commits(stores: Stores) -> None:

@@ -14,11 +14,15 @@ from corral.kernel.ids import EventId, SessionId
 from corral.kernel.limits import LEASE_TTL_SECONDS
 from corral.session.events import Event, UserToolConfirmation, parse
 from corral.session.inbox import View, admit, referenced
-from corral.session.lease import Claim, Lease
+from corral.session.lease import Claim, Lease, session_backoff_seconds
 from corral.session.log import Append, InboxEntry, Snapshot, StoredEvent
 from corral.session.record import SessionRecord
 
 _TTL = timedelta(seconds=LEASE_TTL_SECONDS)
+
+
+def _backoff(failures: int) -> timedelta:
+    return timedelta(seconds=session_backoff_seconds(failures))
 
 
 @dataclass(kw_only=True)
@@ -33,6 +37,8 @@ class OracleSession:
     owner: str | None = None
     lease_until: datetime | None = None
     needs_brain_since: datetime | None = None
+    failures: int = 0
+    not_before: datetime | None = None
 
     @property
     def last_processed_at(self) -> datetime:
@@ -126,6 +132,8 @@ class Oracle:
             self._grant(session, append.lease.owner)
         if append.releases:
             session.owner = None
+        if append.gets_on or append.releases:
+            session.failures, session.not_before = 0, None
         needed = session.needs_brain_since or self._clock.now()
         ends = append.derived.status == "terminated"
         session.needs_brain_since = needed if append.derived.needs_brain and not ends else None
@@ -160,9 +168,15 @@ class Oracle:
         free = [session_id for session_id in chosen if self._is_free(self.sessions[session_id])][:limit]
         for session_id in free:
             self._grant(self.sessions[session_id], owner)
+        place = {session_id: number for number, session_id in enumerate(session_ids or chosen)}
         return [
-            Lease(session_id=session_id, owner=owner, epoch=self.sessions[session_id].epoch)
-            for session_id in free
+            Lease(
+                session_id=session_id,
+                owner=owner,
+                epoch=self.sessions[session_id].epoch,
+                failures=self.sessions[session_id].failures,
+            )
+            for session_id in sorted(free, key=place.__getitem__)
         ]
 
     def renew(self, leases: Sequence[Lease]) -> list[Lease]:
@@ -174,7 +188,20 @@ class Oracle:
     def release(self, leases: Sequence[Lease]) -> None:
         for lease in leases:
             if self._holds(lease):
-                self.sessions[lease.session_id].owner = None
+                session = self.sessions[lease.session_id]
+                session.owner, session.failures, session.not_before = None, 0, None
+
+    def rest(self, lease: Lease, *, seen_seq: int, seen_arrival: int) -> None:
+        if self._holds(lease):
+            session = self.sessions[lease.session_id]
+            if (len(session.log), session.last_arrival) == (seen_seq, seen_arrival):
+                session.needs_brain_since = None
+            self.release([lease])
+
+    def fail(self, leases: Sequence[Lease]) -> None:
+        for lease in leases:
+            if self._holds(lease):
+                self._fail(self.sessions[lease.session_id])
 
     def end(self, *, owner_prefix: str, except_owner: str) -> list[SessionId]:
         ended = [
@@ -183,16 +210,28 @@ class Oracle:
             if session.owner and session.owner.startswith(owner_prefix) and session.owner != except_owner
         ]
         for session in ended:
-            session.owner = None
-        return [session.record.session_id for session in ended]
+            self._fail(session)
+        return [session.record.session_id for session in ended if self._is_free(session)]
 
     def waiting(self) -> list[SessionId]:
-        needing = [
+        needing = sorted(
             (session.needs_brain_since, session_id)
             for session_id, session in self.sessions.items()
             if session.needs_brain_since is not None and self._is_free(session)
-        ]
-        return [session_id for _, session_id in sorted(needing)]
+        )
+        turns: dict[str | None, int] = {}
+        in_turn = []
+        for since, session_id in needing:
+            key = self.sessions[session_id].record.api_key_id
+            turns[key] = turns.get(key, 0) + 1
+            in_turn.append((turns[key], since, session_id))
+        return [session_id for _, _, session_id in sorted(in_turn)]
+
+    def failures(self, session_ids: Sequence[SessionId]) -> dict[SessionId, int]:
+        counts = {
+            each: self._failures(self.sessions[each]) for each in session_ids if each in self.sessions
+        }
+        return {session_id: count for session_id, count in counts.items() if count}
 
     def archive(self, session_id: SessionId) -> list[str]:
         """The types of the events that it appends."""
@@ -218,6 +257,7 @@ class Oracle:
             last_seq=len(session.log),
             last_arrival=session.last_arrival,
             epoch=session.epoch,
+            failures=session.failures,
         )
         return Snapshot(record=record, events=tuple(session.log), inbox=tuple(session.inbox))
 
@@ -239,15 +279,25 @@ class Oracle:
         )
 
     def _grant(self, session: OracleSession, owner: str) -> None:
+        session.failures = self._failures(session)
         session.owner = owner
         session.epoch += 1
         session.lease_until = self._clock.now() + _TTL
 
+    def _fail(self, session: OracleSession) -> None:
+        session.owner = None
+        session.failures += 1
+        session.not_before = self._clock.now() + _backoff(session.failures)
+
     def _is_free(self, session: OracleSession) -> bool:
-        assert session.owner is None or session.lease_until is not None
-        return session.owner is None or (
-            session.lease_until is not None and session.lease_until <= self._clock.now()
-        )
+        if session.owner is None:
+            return session.not_before is None or session.not_before <= self._clock.now()
+        assert session.lease_until is not None
+        return session.lease_until + _backoff(session.failures + 1) <= self._clock.now()
+
+    def _failures(self, session: OracleSession) -> int:
+        """With the lease that nobody gave back, once it may be claimed."""
+        return session.failures + (session.owner is not None and self._is_free(session))
 
     def _holds(self, lease: Lease) -> bool:
         session = self.sessions.get(lease.session_id)

@@ -81,6 +81,7 @@ class Draft:
         status: Status = "running",
         needs_brain: bool = True,
         releases: bool = False,
+        gets_on: bool = False,
     ) -> Append:
         record = self.seen.record
         last = self.seen.events[-1].processed_at if self.seen.events else record.created_at
@@ -115,4 +116,5 @@ class Draft:
                 threads=[replace(thread, status=status, updated_at=last) for thread in record.threads],
             ),
             releases=releases,
+            gets_on=gets_on,
         )

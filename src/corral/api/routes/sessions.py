@@ -62,6 +62,7 @@ def session_routes(deps: Dependencies, once: OnceOnly) -> APIRouter:
             snapshot=snapshot,
             environment=environment["config"],
             is_running=bool(initial),
+            api_key_id=request.scope["corral.api_key_id"],
             now=deps.clock.now(),
         )
         return await once.perform(
@@ -144,6 +145,7 @@ def _new_record(
     snapshot: Mapping[str, Json],
     environment: Mapping[str, Json],
     is_running: bool,
+    api_key_id: str,
     now: datetime,
 ) -> SessionRecord:
     thread_id = ThreadId(deps.ids.mint(THREAD))
@@ -163,6 +165,7 @@ def _new_record(
         last_seq=0,
         last_arrival=0,
         epoch=0,
+        api_key_id=api_key_id,
         created_at=now,
         updated_at=now,
         archived_at=None,

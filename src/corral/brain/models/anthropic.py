@@ -193,6 +193,7 @@ class AnthropicModel:
             failure=failure,
             retryable=retryable,
             retry_after_seconds=retry_after(error.response.headers),
+            is_refused=failure == "request_failed" and error.status_code in (400, 413),
         )
 
 

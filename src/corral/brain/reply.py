@@ -1,0 +1,101 @@
+"""From a model's reply to events: messages, thinking and tool uses in the order of its blocks."""
+
+from dataclasses import asdict
+from typing import Literal
+
+from corral.brain import policy
+from corral.brain.actions import Replied
+from corral.brain.draft import Draft
+from corral.brain.ports import Usage
+from corral.catalog.models import ModelTable
+from corral.session import events as ev
+from corral.session.call import Placement
+from corral.session.content import Block, Json, text_block
+from corral.session.fold import Thread
+
+
+def write_reply(draft: Draft, done: Replied, *, epoch: int, models: ModelTable) -> None:
+    """One model reply: agent events in the order of its blocks, then the end of its span."""
+    thread = draft.state.threads[done.action.thread_id]
+    reply = done.reply
+    texts: list[Block] = []
+    first_text = 0
+
+    def flush() -> None:
+        if texts:
+            message_id = done.message_ids.get(first_text)
+            draft.add(ev.AgentMessage, thread.thread_id, event_id=message_id, content=list(texts))
+            texts.clear()
+
+    for index, block in enumerate(reply.content):
+        if block["type"] == "text":
+            if block["text"]:
+                first_text = first_text if texts else index
+                texts.append(text_block(block["text"]))
+            continue
+        flush()
+        if block["type"] in ("thinking", "redacted_thinking"):
+            draft.add(ev.AgentThinking, thread.thread_id, event_id=done.message_ids.get(index))
+        elif block["type"] == "tool_use" and reply.stop_reason == "tool_use":
+            _tool_use(draft, thread, block, done.placement, epoch=epoch)
+    flush()
+
+    info = models.resolve(thread.model)
+    speed: Literal["standard", "fast"] = thread.agent["model"].get("speed") or "standard"
+    cost = models.request_cost(
+        info, reply.usage, speed=speed, inference_geo=thread.agent["model"].get("inference_geo")
+    )
+    draft.add(
+        ev.SpanModelRequestEnd,
+        thread.thread_id,
+        is_error=False,
+        model_request_start_id=done.action.request,
+        model_usage=model_usage(reply.usage) | {"speed": speed},
+        private={
+            "content": list(reply.content),
+            "stop_reason": reply.stop_reason,
+            "stop_details": reply.stop_details,
+            "usage": asdict(reply.usage) | {"cost_microcents": None if cost is None else str(cost)},
+        },
+    )
+
+
+def _tool_use(
+    draft: Draft, thread: Thread, block: Block, placement: Placement | None, *, epoch: int
+) -> None:
+    verdict = policy.evaluate(thread.agent, block["name"])
+    dispatch = None if verdict.permission == "ask" or verdict.is_custom else placement
+    private = {
+        "model_tool_use_id": block["id"],
+        "epoch": epoch,
+        "placement": None if dispatch is None else asdict(dispatch),
+    }
+    if verdict.is_custom:
+        draft.add(
+            ev.AgentCustomToolUse,
+            thread.thread_id,
+            private=private,
+            name=block["name"],
+            input=block["input"],
+        )
+        return
+    fields: dict[str, Json] = {} if verdict.evaluation is None else {"evaluation": verdict.evaluation}
+    draft.add(
+        ev.AgentToolUse,
+        thread.thread_id,
+        private=private,
+        name=block["name"],
+        input=block["input"],
+        evaluated_permission=verdict.permission,
+        **fields,
+    )
+
+
+def model_usage(usage: Usage) -> dict[str, Json]:
+    return {
+        "input_tokens": usage.input_tokens,
+        "output_tokens": usage.output_tokens,
+        "cache_read_input_tokens": usage.cache_read_input_tokens,
+        "cache_creation_input_tokens": usage.cache_creation_5m_input_tokens
+        + usage.cache_creation_1h_input_tokens,
+    }
