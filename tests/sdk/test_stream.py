@@ -4,13 +4,16 @@ import threading
 from dataclasses import replace
 
 import pytest
+from sqlalchemy import Connection
 
 from corral.api import sse
+from corral.kernel.errors import StoreUnavailable
 from corral.kernel.ids import EventId, SessionId, ThreadId
 from corral.session.bus import Preview
 from corral.session.events import AgentMessage, AgentThinking, SpanModelRequestEnd, UserInterrupt
 from corral.store.bus import LocalBus
 from corral.store.log import Log
+from corral.store.sessions import Sessions
 from tests.sdk.conftest import Server, eventually, frames, take_inbox
 
 
@@ -359,16 +362,52 @@ def test_disconnects_free_everything(server, client, http, session_id, path) -> 
     assert bus._subscribers == {}
 
 
-def test_lost_notifications_cost_latency_only(server, http, session_id, path, monkeypatch) -> None:
-    monkeypatch.setattr(sse, "SSE_KEEPALIVE_SECONDS", 0.05)
-    silent = Log(server.database, LocalBus())
-    with frames(http, path) as tail:
-        assert next(tail) == ":keepalive"
+def test_lost_notifications_cost_latency_only(
+    server, client, http, session_id, path, agent_id, environment_id
+) -> None:
+    """The next look at the store finds the streams that are behind, and leaves the others alone."""
+    silent = LocalBus()
+    other = client.beta.sessions.create(agent=agent_id, environment_id=environment_id).id
+    streams = server.api.state.streams
+    eventually(lambda: streams.open_count == 0)
+    with frames(http, path) as tail, frames(http, f"/v1/sessions/{other}/events/stream") as others:
         event = agent_message(server)
-        accepted = server.run(take_inbox(replace_log(server, silent), session_id, event))
-        assert accepted is None
-        received = next(frame for frame in tail if frame != ":keepalive")
-        assert received[1]["id"] == event.id
+        server.run(take_inbox(replace_log(server, Log(server.database, silent)), session_id, event))
+        server.run(streams.look())
+        assert next(tail)[1]["id"] == event.id
+        server.run(Sessions(server.database, silent, server.deps.clock).delete(SessionId(session_id)))
+        server.run(streams.look())
+        assert next(tail)[1]["type"] == "session.deleted"
+        assert list(tail) == []
+        event = agent_message(server)
+        server.run(take_inbox(server.deps, other, event))
+        assert next(others)[1]["id"] == event.id
+
+
+def test_streams_outlive_a_store_that_is_away(server, http, session_id, path, publisher) -> None:
+    streams = server.api.state.streams
+    with frames(http, path) as tail:
+        event = agent_message(server)
+        server.run(take_inbox(replace_log(server, Log(server.database, LocalBus())), session_id, event))
+        rename(server, "sessions", "away")
+        try:
+            with pytest.raises(StoreUnavailable):
+                server.run(streams.look())
+            server.call(server.deps.bus.look_again, SessionId(session_id))
+            publisher.flood(3)
+        finally:
+            rename(server, "away", "sessions")
+        server.run(streams.look())
+        assert next(tail)[1]["id"] == event.id
+
+
+def rename(server: Server, name: str, new_name: str) -> None:
+    """A table that is not there: every read fails, as when the database cannot be reached."""
+
+    def body(connection: Connection) -> None:
+        connection.exec_driver_sql(f"ALTER TABLE {name} RENAME TO {new_name}")
+
+    server.run(server.database.write(body))
 
 
 def test_overflow_is_repaired_from_the_store(

@@ -3,6 +3,7 @@
 A stream subscribes to the bus *before* it reads its position from the store, so that nothing falls between
 the two; from then on its position (the last seq and the last arrival it was sent) decides what is new. A
 message that does not continue the position, a lost message or an overflow only means "read the store".
+For the lost ones, one look at the store every TAIL_LOOK_SECONDS compares all positions at once.
 
 Frames carry `id: seq.arrival`; sent back as `Last-Event-ID` they resume without gap or duplicate. Without
 it a stream begins now, as the official one. Previews have no id: they are never resumed.
@@ -11,8 +12,10 @@ Source: API docs, events "SSE framing", "Event deltas"; docs/ARCHITECTURE.md.
 
 import asyncio
 import re
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Iterable
+from contextlib import suppress
+from itertools import islice
 
 import orjson
 from starlette.requests import Request
@@ -20,13 +23,15 @@ from starlette.types import Receive, Scope, Send
 
 from corral.api.dependencies import Dependencies
 from corral.api.schema.query import StreamQuery, parse_query
-from corral.kernel.errors import InvalidRequest, NotFound
+from corral.kernel.errors import InvalidRequest, NotFound, StoreUnavailable
 from corral.kernel.ids import EVENT, EventId, SessionId, ThreadId, derived
 from corral.kernel.limits import (
     EVENT_PAGE_LIMIT_MAX,
     PREVIEW_FINALS_KEPT,
     SSE_BUFFER_EVENTS_MAX,
     SSE_KEEPALIVE_SECONDS,
+    TAIL_LOOK_SECONDS,
+    TAIL_LOOK_SESSIONS_MAX,
 )
 from corral.session.bus import Committed, Deleted, Message, Overflow, Preview
 from corral.session.events import AgentMessage, SessionDeleted, SpanModelRequestEnd
@@ -45,12 +50,13 @@ class _Ended(Exception):
 
 
 class Streams:
-    """The ASGI endpoint of every event stream, and the set of open ones, so that a stopping server can
-    end them at once."""
+    """The ASGI endpoint of every event stream, and the set of open ones: a stopping server ends them at
+    once, and `run` sees to it that none of them waits for a message that was lost."""
 
     def __init__(self, dependencies: Dependencies) -> None:
         self._dependencies = dependencies
         self._watchers: set[asyncio.Task[None]] = set()
+        self._readers: set[_Reader] = set()
         self._is_closing = False
 
     def close(self) -> None:
@@ -58,6 +64,26 @@ class Streams:
         self._is_closing = True
         for watcher in self._watchers:
             watcher.cancel()
+
+    async def run(self) -> None:
+        """Look again and again, until cancelled."""
+        while True:
+            await asyncio.sleep(TAIL_LOOK_SECONDS)
+            with suppress(StoreUnavailable):
+                await self.look()
+
+    async def look(self) -> None:
+        """Let the streams that are behind the store read it. Raises StoreUnavailable."""
+        readers: defaultdict[SessionId, list[_Reader]] = defaultdict(list)
+        for reader in self._readers:
+            readers[reader.session_id].append(reader)
+        session_ids = iter(readers)
+        while batch := list(islice(session_ids, TAIL_LOOK_SESSIONS_MAX)):
+            ends = await self._dependencies.log.ends(batch)
+            for session_id in batch:
+                end = ends.get(session_id)
+                if any(reader.is_behind(end) for reader in readers[session_id]):
+                    self._dependencies.bus.look_again(session_id)
 
     @property
     def open_count(self) -> int:
@@ -89,12 +115,15 @@ class Streams:
                     watcher = group.create_task(self._watch(receive))
                     self._watchers.add(watcher)
                     watcher.add_done_callback(self._watchers.discard)
+                    self._readers.add(reader)
                     if resume is not None:
                         await reader.catch_up()
                     await reader.follow(messages)
                     watcher.cancel()
             except* _Ended:
                 pass
+            finally:
+                self._readers.discard(reader)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _watch(self, receive: Receive) -> None:
@@ -134,8 +163,8 @@ class _Reader:
         "_position",
         "_previews",
         "_send",
-        "_session_id",
         "_thread_id",
+        "session_id",
     )
 
     def __init__(
@@ -149,25 +178,26 @@ class _Reader:
         send: Send,
     ) -> None:
         self._dependencies = dependencies
-        self._session_id = session_id
+        self.session_id = session_id
         self._thread_id = thread_id
         self._previews = previews
         self._position = position
         self._send = send
         self._is_over = False
 
-    async def follow(self, messages: AsyncIterator[Message | Overflow]) -> None:
-        """Send what happens until the session is deleted or this reader is hopelessly slow.
+    def is_behind(self, end: Position | None) -> bool:
+        """Whether the store has more than was sent, or (None) the session is gone."""
+        position = self._position
+        return end is None or end.seq > position.seq or end.arrival > position.arrival
 
-        The store is also read once per keep-alive: a lost notification costs latency only.
-        """
+    async def follow(self, messages: AsyncIterator[Message | Overflow]) -> None:
+        """Send what happens until the session is deleted or this reader is hopelessly slow."""
         while not self._is_over:
             try:
                 async with asyncio.timeout(SSE_KEEPALIVE_SECONDS):
                     message = await anext(messages)
             except TimeoutError:
                 await self._write(b":keepalive\n\n")
-                await self.catch_up()
                 continue
             match message:
                 case Committed(entries=entries) if self._continues(entries):
@@ -184,14 +214,17 @@ class _Reader:
                     await self._after_overflow()
 
     async def catch_up(self) -> None:
-        """Send everything that the store has after the position."""
+        """Send everything that the store has after the position; while there is no store, the next look
+        finds that this stream is behind."""
         while not self._is_over:
             try:
                 page = await self._dependencies.log.tail(
-                    self._session_id, self._position, limit=EVENT_PAGE_LIMIT_MAX
+                    self.session_id, self._position, limit=EVENT_PAGE_LIMIT_MAX
                 )
             except NotFound:
                 await self._emit_deleted()
+                return
+            except StoreUnavailable:
                 return
             await self._emit(page.events)
             if page.next_position is None:
@@ -234,7 +267,7 @@ class _Reader:
 
     async def _emit_deleted(self) -> None:
         event = SessionDeleted(
-            type=SessionDeleted.TYPE, id=EventId(derived(EVENT, self._session_id, SessionDeleted.TYPE))
+            type=SessionDeleted.TYPE, id=EventId(derived(EVENT, self.session_id, SessionDeleted.TYPE))
         )
         body = event.body(processed_at=self._dependencies.clock.now())
         await self._write(b"event: message\ndata: %b\n\n" % body)
@@ -242,15 +275,17 @@ class _Reader:
 
     async def _after_overflow(self) -> None:
         """The bus dropped messages for this reader. Go on from the store, unless it is too far behind."""
+        self._previews.forget()
         try:
-            record = await self._dependencies.sessions.read(self._session_id)
+            record = await self._dependencies.sessions.read(self.session_id)
         except NotFound:
             await self._emit_deleted()
             return
+        except StoreUnavailable:
+            return  # as in catch_up
         if record.last_seq - self._position.seq > SSE_BUFFER_EVENTS_MAX:
             self._is_over = True
             return
-        self._previews.forget()
         await self.catch_up()
 
     async def _write(self, data: bytes) -> None:

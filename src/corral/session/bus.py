@@ -60,3 +60,7 @@ class Bus(Protocol):
         self, session_id: SessionId, *, buffer: int
     ) -> AbstractAsyncContextManager[AsyncIterator[Message | Overflow]]:
         """Messages of one session from now on; at most `buffer` undelivered, then one Overflow."""
+
+    def look_again(self, session_id: SessionId) -> None:
+        """Tell this process's subscribers of a session that messages may have been lost: a Committed
+        without entries, which itself is not lost. For those who look at the store."""

@@ -172,3 +172,7 @@ class SessionLog(Protocol):
         """What a stream at `after` has not seen: log entries with a higher seq and inbox entries with a
         higher arrival, merged so that an input's echo precedes its processed form: the echo of an
         arrival above `after.arrival` that was processed meanwhile is rebuilt from the log."""
+
+    async def ends(self, session_ids: Sequence[SessionId]) -> Mapping[SessionId, Position]:
+        """Last seq and last arrival of each of up to TAIL_LOOK_SESSIONS_MAX sessions, in one cheap read:
+        whether a stream is behind. Unknown and deleted sessions are left out."""

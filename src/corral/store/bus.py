@@ -37,10 +37,13 @@ class LocalBus:
             while self._woken:
                 yield self._woken.popitem(last=False)[0]
 
-    def look_again(self) -> None:
-        """Messages may have been lost: every subscriber is told to read the store."""
+    def look_again(self, session_id: SessionId) -> None:
+        self._deliver(Committed(session_id=session_id))
+
+    def all_look_again(self) -> None:
+        """The same for every session that has subscribers."""
         for session_id in self._subscribers:
-            self._deliver(Committed(session_id=session_id))
+            self.look_again(session_id)
 
     def _deliver(self, message: Message) -> None:
         for subscriber in self._subscribers.get(message.session_id, ()):

@@ -111,6 +111,9 @@ class PostgresBus:
     ) -> AbstractAsyncContextManager[AsyncIterator[Message | Overflow]]:
         return self._local.subscribe(session_id, buffer=buffer)
 
+    def look_again(self, session_id: SessionId) -> None:
+        self._local.look_again(session_id)
+
     # -- to and from other nodes ------------------------------------------------------------------------
 
     def _tell(self, hint: Message | Wake) -> None:
@@ -138,7 +141,7 @@ class PostgresBus:
     async def _listen(self, connection: _Connection) -> None:
         await connection.execute(f"LISTEN {_CHANNEL}")
         self._listener.up()
-        self._local.look_again()
+        self._local.all_look_again()
         async for notification in connection.notifies():
             self._hear(notification.payload)
 

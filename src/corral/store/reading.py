@@ -22,6 +22,9 @@ Entry = StoredEvent | InboxEntry
 _ENDS = select(sessions.c.last_seq, sessions.c.last_arrival).where(
     sessions.c.session_id == bindparam("of_session_id")
 )
+_ENDS_OF = select(sessions.c.session_id, sessions.c.last_seq, sessions.c.last_arrival).where(
+    sessions.c.session_id.in_(bindparam("session_ids", expanding=True))
+)
 _DELETED = select(tombstones.c.session_id).where(tombstones.c.session_id == bindparam("of_session_id"))
 _LOG_AFTER = STORED.where(events.c.seq > bindparam("after_seq")).order_by(events.c.seq)
 _INBOX_AFTER = WAITING.where(inbox.c.arrival > bindparam("after_arrival")).order_by(inbox.c.arrival)
@@ -126,6 +129,11 @@ def tail(connection: Connection, session_id: SessionId, after: Position, *, limi
         else:
             position = Position(seq=position.seq, arrival=entry.arrival)
     return EventPage(events=given, next_position=position if len(entries) > limit else None)
+
+
+def ends(connection: Connection, session_ids: Sequence[SessionId]) -> dict[SessionId, Position]:
+    rows = connection.execute(_ENDS_OF, {"session_ids": list(session_ids)})
+    return {SessionId(row.session_id): Position(seq=row.last_seq, arrival=row.last_arrival) for row in rows}
 
 
 def _tail(connection: Connection, session_id: SessionId, after: Position, limit: int) -> list[Entry]:
