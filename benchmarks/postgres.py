@@ -5,15 +5,17 @@ import contextlib
 import json
 import statistics
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from urllib.parse import urlsplit
 
 import httpx2
+from sqlalchemy import URL
 
 from benchmarks import hundred
 from benchmarks.figure import Figure, at_least, at_most, latency, percentile, value
 from benchmarks.stack import Stage, stage
-from corral.store.database import Database
+from corral.store.engine import postgres_engine, target
+from corral.store.upgrade import upgrade
 from corral.testing.postgres import Postgres, missing
 
 ALL = ("api", "brain", "hands", "egress")
@@ -54,22 +56,25 @@ async def measure(runs: int) -> list[Figure]:
 
 
 def _migrated(url: str) -> None:
-    async def migrate() -> None:
-        await (await Database.open(url, migrate=True)).close()
-
-    asyncio.run(migrate())
+    where = target(url)
+    assert isinstance(where, URL)
+    engine = postgres_engine(where, writes=True)
+    try:
+        upgrade(engine)
+    finally:
+        engine.dispose()
 
 
 async def crossing(at: Stage, *, title: str) -> Figure:
     """From sending an event to node A (before its append) to its echo on a stream of node B."""
     session_id = await at.session_id()
-    async with _stream(at.others[0].url, at.server.api_key, session_id) as events:
-        async with httpx2.AsyncClient(
+    async with (
+        _stream(at.others[0].url, at.server.api_key, session_id) as events,
+        httpx2.AsyncClient(
             base_url=at.server.url, headers={"x-api-key": at.server.api_key}, timeout=SECONDS_MAX
-        ) as client:
-            seconds = [await _cross(client, session_id, events) for _ in range(WARM_UP + CROSSINGS)][
-                WARM_UP:
-            ]
+        ) as client,
+    ):
+        seconds = [await _cross(client, session_id, events) for _ in range(WARM_UP + CROSSINGS)][WARM_UP:]
     at.disk.sample(20)
     return Figure(
         title=f"an event appended by node A → an SSE client of node B, {CROSSINGS} events{title}",
