@@ -30,8 +30,8 @@ async def measure(runs: int) -> list[Figure]:
         rates = []
         for database_url, nodes in (
             (None, ((),)),
-            (postgres.fresh_database(migrate=_migrated), (ALL,)),
-            (postgres.fresh_database(migrate=_migrated), (ALL, ("brain",))),
+            (postgres.fresh_database(migrate=migrated), (ALL,)),
+            (postgres.fresh_database(migrate=migrated), (ALL, ("brain",))),
         ):
             async with stage(database_url=database_url, nodes=nodes) as at:
                 rates.append(await hundred.rate(at, runs))
@@ -49,13 +49,13 @@ async def measure(runs: int) -> list[Figure]:
                 notes=["database, nodes, model and client share the machine's cores"],
             )
         ]
-        url = postgres.fresh_database(migrate=_migrated)
+        url = postgres.fresh_database(migrate=migrated)
         async with stage(database_url=url, nodes=(("api", "brain", "hands", "egress"), ("api",))) as at:
             figures.append(await crossing(at, title=""))
     return figures
 
 
-def _migrated(url: str) -> None:
+def migrated(url: str) -> None:
     where = target(url)
     assert isinstance(where, URL)
     engine = postgres_engine(where, writes=True)
