@@ -1,28 +1,36 @@
 """Which hands host a session's sandbox is on."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from corral.kernel.ids import SessionId
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Placed:
-    """A session and the host it is placed on."""
+    """A session and the host it is placed on.
+
+    placed_at: when, in microseconds by the database's clock; it grows with each placement of a session, and
+    so names this one: a host knows by it whether the workspace that lies there is still the session's.
+    """
 
     session_id: SessionId
     host_id: str
+    placed_at: int
+
+
+Why = Literal["elsewhere", "ended", "deleted"]
 
 
 class PlacementStore(Protocol):
     """At most one host per session."""
 
-    async def find(self, session_id: SessionId) -> str | None:
-        """The host's id, or None if the session has none."""
+    async def find(self, session_id: SessionId) -> Placed | None:
+        """Where the session is; None if it is on no host."""
 
-    async def place(self, session_id: SessionId, *, host_id: str, instead_of: str | None) -> str:
-        """Put the session on `host_id` if it is on `instead_of` now (None: on no host); returns where it is
+    async def place(self, session_id: SessionId, *, host_id: str, instead_of: str | None) -> Placed:
+        """Put the session on `host_id` if it is on `instead_of` or on no host now; returns where it is
         afterwards, which is elsewhere if another brain was first. Repeat: safe.
         Raises NotFound for a deleted session."""
 
@@ -32,8 +40,11 @@ class PlacementStore(Protocol):
     async def on_host(self, host_id: str, *, after: SessionId | None, limit: int) -> Sequence[Placed]:
         """Sessions placed there, by id, after the given one."""
 
-    async def misplaced(self, host_id: str, session_ids: Sequence[SessionId]) -> Sequence[SessionId]:
+    async def misplaced(self, host_id: str, session_ids: Sequence[SessionId]) -> Mapping[SessionId, Why]:
         """Which of these have no business on that host: placed elsewhere, ended or deleted."""
 
-    async def counts(self) -> dict[str, int]:
+    async def counts(self) -> Mapping[str, int]:
         """Placed sessions by host."""
+
+    async def has_acted(self, session_id: SessionId) -> bool:
+        """Whether a tool of the session ever answered: whether it had a sandbox with something in it."""

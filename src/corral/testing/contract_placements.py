@@ -1,0 +1,176 @@
+"""What every store of placements and checkpoints must do. `CHECKS`: each an async function of a `Stores`,
+and of the two stores on the same database and clock."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from datetime import timedelta
+
+from corral.cluster.placement import PlacementStore
+from corral.kernel.errors import NotFound
+from corral.kernel.ids import SessionId
+from corral.session.checkpoint import Checkpoint, CheckpointStore
+from corral.testing.stores import Stores, error_of
+
+__all__ = ["CHECKS", "PlacementCheck"]
+
+PlacementCheck = Callable[[Stores, PlacementStore, CheckpointStore], Awaitable[None]]
+
+
+async def placing_is_a_compare_and_set(
+    stores: Stores, placements: PlacementStore, _: CheckpointStore
+) -> None:
+    session_id = (await stores.session()).session_id
+    assert await placements.find(session_id) is None
+    first = await placements.place(session_id, host_id="host_1", instead_of=None)
+    assert first.host_id == "host_1" and await placements.find(session_id) == first
+    assert await placements.place(session_id, host_id="host_1", instead_of=None) == first  # repeated
+    assert await placements.place(session_id, host_id="host_2", instead_of=None) == first  # too late
+    assert await placements.place(session_id, host_id="host_2", instead_of="host_3") == first
+    second = await placements.place(session_id, host_id="host_2", instead_of="host_1")
+    assert second.host_id == "host_2" and second.placed_at > first.placed_at
+    assert await placements.place(session_id, host_id="host_3", instead_of="host_1") == second
+    await placements.remove(session_id, host_id="host_1")  # it is not there
+    assert await placements.find(session_id) == second
+    await placements.remove(session_id, host_id="host_2")
+    await placements.remove(session_id, host_id="host_2")
+    assert await placements.find(session_id) is None
+
+
+async def each_placement_has_a_name_of_its_own(
+    stores: Stores, placements: PlacementStore, _: CheckpointStore
+) -> None:
+    """Also when the clock stands still."""
+    session_id = (await stores.session()).session_id
+    names = [
+        (await placements.place(session_id, host_id=f"host_{n % 2}", instead_of=before)).placed_at
+        for n, before in enumerate((None, "host_0", "host_1", "host_0"))
+    ]
+    assert names == sorted(set(names))
+
+
+async def nobody_places_what_is_gone(
+    stores: Stores, placements: PlacementStore, _: CheckpointStore
+) -> None:
+    session_id = (await stores.session()).session_id
+    await placements.place(session_id, host_id="host_1", instead_of=None)
+    await stores.sessions.delete(session_id)
+    assert isinstance(
+        await error_of(placements.place(session_id, host_id="host_2", instead_of="host_1")), NotFound
+    )
+    unknown = SessionId("sesn_unknown")
+    assert isinstance(await error_of(placements.place(unknown, host_id="h", instead_of=None)), NotFound)
+    placed = await placements.find(session_id)
+    assert placed is not None and placed.host_id == "host_1"  # it says where there is still work to do
+
+
+async def a_host_knows_what_it_should_not_have(
+    stores: Stores, placements: PlacementStore, _: CheckpointStore
+) -> None:
+    here, elsewhere, nowhere, ended, deleted = [(await stores.session()).session_id for _ in range(5)]
+    for session_id in (here, ended, deleted):
+        await placements.place(session_id, host_id="host_1", instead_of=None)
+    await placements.place(elsewhere, host_id="host_2", instead_of=None)
+    await stores.sessions.archive(ended)
+    await stores.sessions.delete(deleted)
+    listed = [here, elsewhere, nowhere, ended, deleted, SessionId("sesn_never")]
+    assert await placements.misplaced("host_1", listed) == {
+        elsewhere: "elsewhere", ended: "ended", deleted: "deleted", "sesn_never": "deleted"
+    }  # fmt: skip
+    assert await placements.misplaced("host_1", []) == {}
+
+
+async def what_is_on_a_host_is_listed_and_counted(
+    stores: Stores, placements: PlacementStore, _: CheckpointStore
+) -> None:
+    session_ids = sorted([(await stores.session()).session_id for _ in range(5)])
+    for session_id in session_ids[:3]:
+        await placements.place(session_id, host_id="host_1", instead_of=None)
+    for session_id in session_ids[3:]:
+        await placements.place(session_id, host_id="host_2", instead_of=None)
+    page = await placements.on_host("host_1", after=None, limit=2)
+    assert [placed.session_id for placed in page] == session_ids[:2]
+    assert {placed.host_id for placed in page} == {"host_1"}
+    rest = await placements.on_host("host_1", after=session_ids[1], limit=2)
+    assert [placed.session_id for placed in rest] == session_ids[2:3]
+    assert await placements.counts() == {"host_1": 3, "host_2": 2}
+
+
+async def a_new_session_has_not_acted(
+    stores: Stores, placements: PlacementStore, _: CheckpointStore
+) -> None:
+    assert not await placements.has_acted((await stores.session()).session_id)
+
+
+async def the_newest_checkpoint_is_kept(
+    stores: Stores, placements: PlacementStore, checkpoints: CheckpointStore
+) -> None:
+    session_id = (await stores.session()).session_id
+    assert await checkpoints.newest(session_id) is None
+    first = _checkpoint(stores, session_id, "one")
+    assert await checkpoints.keep(first) is None
+    assert await checkpoints.newest(session_id) == first
+    assert await checkpoints.keep(first) is None  # repeated: its blob is needed
+    stores.clock.advance(1)
+    second = _checkpoint(stores, session_id, "two")
+    assert await checkpoints.keep(second) == first
+    late = replace(first, blob_key="late", taken_at=first.taken_at + timedelta(milliseconds=1))
+    assert await checkpoints.keep(late) == late
+    assert await checkpoints.newest(session_id) == second
+
+
+async def a_host_that_was_given_up_on_keeps_nothing(
+    stores: Stores, placements: PlacementStore, checkpoints: CheckpointStore
+) -> None:
+    session_id = (await stores.session()).session_id
+    await placements.place(session_id, host_id="host_1", instead_of=None)
+    first = _checkpoint(stores, session_id, "one")
+    assert await checkpoints.keep(first) is None
+    await placements.place(session_id, host_id="host_2", instead_of="host_1")
+    stores.clock.advance(1)
+    stale = _checkpoint(stores, session_id, "two")
+    assert await checkpoints.keep(stale) == stale
+    assert await checkpoints.newest(session_id) == first
+    moved = replace(stale, blob_key="three", host_id="host_2")
+    assert await checkpoints.keep(moved) == first
+
+
+async def a_deleted_session_leaves_its_blob_to_the_clean_up(
+    stores: Stores, placements: PlacementStore, checkpoints: CheckpointStore
+) -> None:
+    kept, bare = (await stores.session()).session_id, (await stores.session()).session_id
+    checkpoint = _checkpoint(stores, kept, "one")
+    await checkpoints.keep(checkpoint)
+    for session_id in (kept, bare):
+        await stores.sessions.delete(session_id)
+    work = {(work.session_id, work.kind) for work in await stores.cleanup.pending(limit=10)}
+    assert work == {(kept, "workspace"), (kept, "blobs"), (bare, "workspace")}
+    stores.clock.advance(1)
+    late = _checkpoint(stores, kept, "two")
+    assert await checkpoints.keep(late) == late
+    assert await checkpoints.newest(kept) == checkpoint
+    assert await checkpoints.forget(kept) == checkpoint
+    assert await checkpoints.forget(kept) is None and await checkpoints.newest(kept) is None
+
+
+def _checkpoint(stores: Stores, session_id: SessionId, name: str) -> Checkpoint:
+    return Checkpoint(
+        session_id=session_id,
+        blob_key=f"checkpoints/{session_id}/{name}",
+        size_bytes=3,
+        sha256="00" * 32,
+        host_id="host_1",
+        taken_at=stores.clock.now(),
+    )
+
+
+CHECKS: tuple[PlacementCheck, ...] = (
+    placing_is_a_compare_and_set,
+    each_placement_has_a_name_of_its_own,
+    nobody_places_what_is_gone,
+    a_host_knows_what_it_should_not_have,
+    what_is_on_a_host_is_listed_and_counted,
+    a_new_session_has_not_acted,
+    the_newest_checkpoint_is_kept,
+    a_host_that_was_given_up_on_keeps_nothing,
+    a_deleted_session_leaves_its_blob_to_the_clean_up,
+)
