@@ -2,8 +2,12 @@
 is ever in an argument list or an environment.
 
     supervisor --stdin--> child     one line of JSON: `Start`, secrets included; then the pipe stays open.
-                                    End of file: the supervisor is gone.
-    child --stdout--> supervisor    one line of JSON: {"ready": {...}} or {"failed": "what to mend"}.
+                                    End of file: the supervisor is gone. Before it there may be a line
+                                    {"prepare": [role, ...]}: a spare, which imports what it will need and
+                                    waits.
+    child --stdout--> supervisor    one line of JSON: {"ready": {...}} or {"failed": "what to mend"}; before
+                                    it {"prepared": {}} from a spare; after it, from a server that was told
+                                    to end, {"drained": {}}.
     child --stderr--> the log       structured lines; see `log_to_stderr`.
 
 A child is `python -m corral.app ROLE`; its main function is `run(role, serve)`. The server dies with its
@@ -19,7 +23,7 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final, Literal, get_args
@@ -36,7 +40,9 @@ __all__ = [
     "end_with_parent",
     "harden",
     "log_to_stderr",
+    "prepare_line",
     "raise_open_files",
+    "report_drained",
     "report_failed",
     "report_ready",
     "run",
@@ -104,26 +110,47 @@ class Start:
         )
 
 
-def begin(role: Role) -> Start:
+def prepare_line(roles: Sequence[str]) -> bytes:
+    """What makes a new server process a spare: it prepares for these roles of a node, and waits."""
+    return json.dumps({"prepare": list(roles)}).encode() + b"\n"
+
+
+Prepare = Callable[[Sequence[str]], None]
+
+
+def begin(role: Role, *, prepare: Prepare | None = None) -> Start:
     """The first thing a child does: close itself to other processes, and read how it is meant to start."""
     harden()
     raise_open_files()
     if role == "server":
         end_with_parent(signal.SIGKILL)
-    start = Start.decode(_read_line(0))
+    _keep_reports_apart()
+    lines = _lines(0)
+    line = next(lines)
+    if prepare is not None and "prepare" in (asked := json.loads(line)):
+        prepare(asked["prepare"])
+        _say({"prepared": {}})
+        line = next(lines)
+    start = Start.decode(line)
     if start.role != role:
         raise ValueError(f"started as {role!r} with the settings of {start.role!r}")
     log_to_stderr(start.config.log_level, role=role)
     return start
 
 
-def run(role: Role, serve: Callable[[Start], Coroutine[object, object, None]]) -> int:
+def run(
+    role: Role,
+    serve: Callable[[Start], Coroutine[object, object, None]],
+    *,
+    prepare: Prepare | None = None,
+) -> int:
     """The main function of a child; returns its exit status. `serve` calls `report_ready` once it serves.
 
+    prepare: imports what `serve` will need for these roles of a node; for a role that has spares.
     Conflict means that another process still has this role, which passes (EXIT_TAKEN: tried again); every
     other CorralError is for the user to mend.
     """
-    start = begin(role)
+    start = begin(role, prepare=prepare)
     try:
         if role == "egress":  # the smallest process: it has no use for a fast loop yet
             asyncio.run(serve(start))
@@ -142,13 +169,18 @@ def run(role: Role, serve: Callable[[Start], Coroutine[object, object, None]]) -
 
 def report_ready(**facts: object) -> None:
     """Tell the supervisor that this process serves. Server: `api_key` if one was made just now (shown once,
-    else None). Standard output goes to the log afterwards."""
-    _report({"ready": facts})
+    else None)."""
+    _say({"ready": facts})
 
 
 def report_failed(message: str) -> None:
     """Tell the supervisor that starting again cannot help, and what to mend; then exit with EXIT_FAILED."""
-    _report({"failed": message})
+    _say({"failed": message})
+
+
+def report_drained() -> None:
+    """Tell the supervisor that nothing is going on here any more, but that others should end first."""
+    _say({"drained": {}})
 
 
 async def supervisor_gone() -> None:
@@ -213,19 +245,32 @@ class _LineFormatter(logging.Formatter):
         return f"{when[:-6]}Z {record.levelname.lower():<7} {self._role:<10} {record.name}: {safe}"
 
 
-def _report(line: Mapping[str, object]) -> None:
-    data = json.dumps(line, default=str).encode() + b"\n"
-    with contextlib.suppress(BrokenPipeError):  # the supervisor died meanwhile; the next one adopts
-        while data:
-            data = data[os.write(1, data) :]
+_reports_fd = 1
+
+
+def _keep_reports_apart() -> None:
+    """What libraries print goes to the log; standard output, as it was given to us, is for reports."""
+    global _reports_fd
+    _reports_fd = os.dup(1)
     os.dup2(2, 1)
 
 
-def _read_line(fd: int) -> bytes:
+def _say(line: Mapping[str, object]) -> None:
+    data = json.dumps(line, default=str).encode() + b"\n"
+    with contextlib.suppress(BrokenPipeError):  # the supervisor died meanwhile; the next one adopts
+        while data:
+            data = data[os.write(_reports_fd, data) :]
+
+
+def _lines(fd: int) -> Iterator[bytes]:
     data = b""
-    while not data.endswith(b"\n"):
-        chunk = os.read(fd, 65536)  # nothing follows the line
+    while True:
+        line, end, rest = data.partition(b"\n")
+        if end:
+            data = rest
+            yield line
+            continue
+        chunk = os.read(fd, 65536)
         if not chunk:
             raise EOFError("the supervisor ended before it said how to start")
         data += chunk
-    return data

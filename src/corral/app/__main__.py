@@ -1,7 +1,7 @@
 """One process, one role. The exit code says whether starting it again can help."""
 
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -48,6 +48,13 @@ async def _server(start: Start) -> None:
     await serve(start)
 
 
+def _prepare(roles: Sequence[str]) -> None:
+    """Everything that a server with these roles imports, also late: a spare has the time."""
+    from corral.app.prepare import prepare
+
+    prepare(roles)
+
+
 _ROLES: dict[Role, Callable[[Start], Coroutine[object, object, None]]] = {
     "server": _server,
     "hands": _hands,
@@ -59,7 +66,7 @@ def main() -> int:
     role = cast(Role, sys.argv[1])
     if role not in _ROLES:
         raise SystemExit(f"{role!r} is not one of {', '.join(_ROLES)}")
-    return run(role, _ROLES[role])
+    return run(role, _ROLES[role], prepare=_prepare if role == "server" else None)
 
 
 if __name__ == "__main__":

@@ -46,9 +46,14 @@ async def open_ground(start: Start, stack: AsyncExitStack) -> Ground:
     Raises StoreUnavailable.
     """
     config = start.config
-    database = await Database.open(config.data_dir / "corral.db")
+    url = config.database_url.reveal() if config.database_url else None
+    database = await Database.open(url or config.data_dir / "corral.db")
     stack.push_async_callback(database.close)
-    bus = LocalBus()
+    bus: Bus = LocalBus()
+    if url is not None and config.is_postgres:
+        from corral.store.bus_postgres import PostgresBus
+
+        bus = await stack.enter_async_context(PostgresBus.open(url, node_id=start.node))
     leases = Leases(database)
     # Only one supervisor holds the data directory: whatever ran here before us is dead.
     orphans = await leases.end(owner_prefix=f"{start.node}.", except_owner=start.owner)

@@ -36,7 +36,7 @@ from corral.app.store import store_part
 from corral.config import Config
 from corral.kernel.limits import READY_PATIENCE_SECONDS, STREAMS_END_SECONDS
 from corral.orchestrator.node import NodeDuty
-from corral.process import Start, report_ready, supervisor_gone
+from corral.process import Start, report_drained, report_ready, supervisor_gone
 from corral.store.backlog import Backlogs
 from corral.store.keys import ApiKeys
 
@@ -78,28 +78,48 @@ class _Server:
         http = _Http(_http_config(self._api, self._start.config))
         listener = socket.socket(fileno=self._start.listen_fd)
         await self._node.beat()
-        stop = asyncio.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        told = _Told()
         async with asyncio.TaskGroup() as group:
             serving = group.create_task(http.serve(sockets=[listener]))
             duties = [group.create_task(duty()) for part in self._parts for duty in part.duties]
             duties.append(group.create_task(self._readiness.run()))
+            to_stop = group.create_task(told.to_stop.wait())
+            to_end = group.create_task(told.to_end.wait())
             gone = group.create_task(supervisor_gone())
-            told = group.create_task(stop.wait())
             await self._readiness.until_ready(patience_seconds=READY_PATIENCE_SECONDS)
             report_ready(api_key=new_key)
             duties += [group.create_task(duty()) for part in self._parts for duty in part.later]
-            await asyncio.wait({gone, told, serving}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({to_stop, gone, serving}, return_when=asyncio.FIRST_COMPLETED)
             log.info("stopping: running sessions are handed over")
             for part in self._parts:
                 await part.drain()
             if streams := getattr(self._api.state, "streams", None):
                 streams.close()
+            if self._outlives_the_hands:
+                report_drained()
+                await asyncio.wait({to_end, gone, serving}, return_when=asyncio.FIRST_COMPLETED)
             http.should_exit = True
-            for duty in (*duties, gone, told):
-                duty.cancel()
+            for task in (*duties, to_stop, to_end, gone):
+                task.cancel()
         await self._node.leave()
+
+    @property
+    def _outlives_the_hands(self) -> bool:
+        """Other nodes watch our host: it is listed, as draining, for as long as its calls may run."""
+        config = self._start.config
+        return config.is_postgres and "hands" in config.roles
+
+
+class _Told:
+    """The supervisor's SIGTERM: the first says to stop, the next to end."""
+
+    def __init__(self) -> None:
+        self.to_stop, self.to_end = asyncio.Event(), asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, self._hear)
+
+    def _hear(self) -> None:
+        (self.to_end if self.to_stop.is_set() else self.to_stop).set()
 
 
 async def _open(ground: Ground, keys: KeysOfThisStart, stack: AsyncExitStack) -> _Server:

@@ -92,12 +92,15 @@ MODEL_OUTPUT_TOKENS = 32_000  # max_tokens of a request; not configurable on thi
 TOOL_ROUNDS_PER_TURN_MAX = 500  # API docs, tools; then tool_use_limit_reached_error (turn_rounds_max)
 TURN_SECONDS_MAX = 24 * 3600  # a turn that works longer than this is lost in something (turn_seconds_max)
 TURN_TOKENS_MAX = 100_000_000  # likewise, read and written: some hundred dollars (turn_tokens_max)
+TURN_OVER_SECONDS = 0.05  # a turn is looked at so long after its time is up: once, not just before
+MODEL_REQUESTS_MAX = 512  # in flight at once in one brain; more wait, keys in turn
 SESSIONS_PER_BRAIN_MAX = 1000  # running at once in one brain; further wakes wait
 
 # -- supervisor -----------------------------------------------------------------------------------
 RESTART_BACKOFF_SECONDS, RESTART_BACKOFF_SECONDS_MAX = 0.5, 10.0  # doubled; the first restart is at once
-RESTART_HEALTHY_SECONDS = 30.0  # a process that lived this long begins again without backoff
+RESTART_HEALTHY_SECONDS = 5.0  # a process that lived this long begins again at once, without backoff
 START_DEATHS_MAX = 4  # before the first ready line: then the start has failed
+SPARE_DELAY_SECONDS = 3.0  # after a server's start: its spare imports once the start itself is over
 READY_SECONDS_MAX = 60.0  # a process that has not reported by then hangs: killed and started again
 SERVER_DRAIN_SECONDS = 15.0  # DRAIN_SECONDS, then streams end and leases go back; then it is killed
 HANDS_STOP_SECONDS = 8.0  # SIGTERM to SIGKILL: HANDS_DRAIN_SECONDS, and destroying the sandboxes
@@ -179,6 +182,14 @@ BLOB_REQUEST_SECONDS = 120.0  # one part at 70 KB/s; whoever is slower cannot be
 BLOB_RETRIES_MAX = 3  # of one request, within BLOB_RETRY_SECONDS: a restarted gateway is back by then
 BLOB_RETRY_SECONDS = 20.0
 BLOB_BACKOFF_SECONDS, BLOB_BACKOFF_SECONDS_MAX = 0.2, 5.0  # with jitter
+
+# -- backup ---------------------------------------------------------------------------------------
+BACKUP_PAGE_ROWS = 200  # read at a time; rows are 2 KB, and now and then a picture
+ARCHIVE_MEMBER_BYTES = 4 * 1024 * 1024  # after which the next rows, or bytes of a blob, are a new member
+ARCHIVE_MEMBER_BYTES_MAX = 256 * 1024 * 1024  # what one row can come to; a larger member is no archive's
+BACKUP_REPLACED_MAX = 5  # newer checkpoints tried when one is replaced while its turn comes
+BACKUP_NAMED_MAX = 20  # missing blobs that a report names; it counts the rest
+RESTORE_EPOCH_STEP = 1_000_000  # above all epochs that hands saw after the backup; a claim takes one
 
 # -- store ----------------------------------------------------------------------------------------
 STORE_BUSY_SECONDS = 10.0  # how long a writer waits for a foreign lock (a backup, sqlite3 by hand)

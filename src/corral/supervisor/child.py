@@ -1,5 +1,7 @@
 """A process that the supervisor looks after: its program, its environment, and what is known about it."""
 
+import contextlib
+import os
 import socket
 import subprocess
 import sys
@@ -55,6 +57,7 @@ def child_environment(role: Role | None, environ: Mapping[str, str]) -> dict[str
 class Child:
     """`process` is None for one that was adopted; `adoption` is the connection that holds it.
 
+    spare: it has no Start yet; `is_ready` says that it has imported what it will need.
     failures: deaths in a row, for the backoff. deaf_since: it has its lock and answers nobody.
     heard_at: the last sign of life over the adopting connection, or to a question.
     """
@@ -66,6 +69,8 @@ class Child:
     version: str = ""
     report: bytes = b""
     is_ready: bool = False
+    is_drained: bool = False
+    is_spare: bool = False
     adoption: socket.socket | None = None
     started_at: float = 0.0
     next_try_at: float = 0.0
@@ -74,6 +79,32 @@ class Child:
     failures: int = 0
     restarts: int = -1
     log: LogFile | None = None
+
+    def spawn(self, command: Sequence[str], *, first_line: bytes, pass_fds: Sequence[int]) -> None:
+        """Start its program and tell it how to start; its standard output is ours to read."""
+        stderr = self.log.open() if self.log else None
+        self.process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            pass_fds=pass_fds,
+            env=child_environment(self.role, os.environ),
+            start_new_session=True,  # Ctrl-C is for the supervisor; hands and egress also outlive it
+            bufsize=0,
+        )
+        if stderr is not None:
+            os.close(stderr)
+        assert self.process.stdout
+        os.set_blocking(self.process.stdout.fileno(), False)
+        self.pid, self.report = self.process.pid, b""
+        self.is_ready, self.is_drained = False, False
+        self.tell(first_line)
+
+    def tell(self, line: bytes) -> None:
+        assert self.process and self.process.stdin
+        with contextlib.suppress(BrokenPipeError):  # it has died, which is found out elsewhere
+            self.process.stdin.write(line)
 
     @property
     def is_up(self) -> bool:

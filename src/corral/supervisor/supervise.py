@@ -23,7 +23,6 @@ import secrets
 import selectors
 import signal
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -45,11 +44,12 @@ from corral.kernel.limits import (
     RESTART_BACKOFF_SECONDS_MAX,
     RESTART_HEALTHY_SECONDS,
     SERVER_DRAIN_SECONDS,
+    SPARE_DELAY_SECONDS,
     START_DEATHS_MAX,
 )
-from corral.process import EXIT_TAKEN, Start
+from corral.process import EXIT_TAKEN, Start, prepare_line
 from corral.supervisor.adopt import end, lock_holder, open_adoption, request
-from corral.supervisor.child import Child, Command, child_environment, our_program
+from corral.supervisor.child import Child, Command, our_program
 from corral.supervisor.datadir import make_tokens, node_name, remove_state, write_state
 from corral.supervisor.listen import listen, url_of
 from corral.supervisor.logs import LogFile
@@ -91,7 +91,16 @@ class Supervisor:
         self._egress = Child(role="egress", outlives=True)
         self._outliving = [each for each in (self._hands, self._egress) if each.role in config.roles]
         self._all = (*self._outliving, self._server)
+        # A server starts in a second or two, most of which are imports. A brain that is missed for so long
+        # is felt by every session it had, and memory is not short where PostgreSQL is.
+        self._spare = Child(role="server", outlives=False, is_spare=True)
+        self._has_spare = config.is_postgres and not {"api", "brain"}.isdisjoint(config.roles)
         self._node = node_name(config.data_dir)
+
+    @property
+    def _fds(self) -> tuple[int, int]:
+        """What a server inherits."""
+        return self._listener.fileno(), self._lock_fd
 
     @property
     def url(self) -> str:
@@ -107,6 +116,8 @@ class Supervisor:
                 while not self._stops:
                     for each in self._all:
                         self._keep_up(each)
+                    if self._has_spare:
+                        self._keep_spare()
                     if not self._announced and all(each.is_up for each in self._all):
                         self._announced = True
                         self._on_ready(self.url, self._new_key)
@@ -148,8 +159,9 @@ class Supervisor:
             each.next_try_at = now + LOG_FOLLOW_SECONDS
 
     def _spawn(self, each: Child) -> None:
+        is_server = each is self._server
         start = Start(role=each.role, config=self._config.without_secrets())
-        if each is self._server:
+        if is_server:
             start = replace(
                 start,
                 config=self._config,
@@ -158,28 +170,48 @@ class Supervisor:
                 local_key=self._local_key,
                 listen_fd=self._listener.fileno(),
             )
-        stderr = each.log.open() if each.log else None
-        each.process = subprocess.Popen(
-            self._command(each.role),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=stderr,
-            pass_fds=[self._listener.fileno(), self._lock_fd] if each is self._server else [],
-            env=child_environment(each.role, os.environ),
-            start_new_session=True,  # Ctrl-C is for the supervisor; hands and egress also outlive it
-            bufsize=0,
-        )
-        if stderr is not None:
-            os.close(stderr)
-        assert each.process.stdin and each.process.stdout
-        with contextlib.suppress(BrokenPipeError):
-            each.process.stdin.write(start.encode())
-        os.set_blocking(each.process.stdout.fileno(), False)
-        self._selector.register(each.process.stdout, selectors.EVENT_READ, each)
-        each.pid, each.version, each.report, each.is_ready = each.process.pid, __version__, b"", False
-        each.started_at = time.monotonic()
+        each.version, each.started_at = __version__, time.monotonic()
         each.restarts += 1
+        if is_server and self._spare.process is not None and self._spare.process.poll() is None:
+            self._promote(start)
+            return
+        each.spawn(
+            self._command(each.role), first_line=start.encode(), pass_fds=self._fds if is_server else ()
+        )
+        self._listen_to(each)
         self.log("info", f"{each.role} started, pid {each.pid}")
+
+    def _listen_to(self, each: Child) -> None:
+        assert each.process and each.process.stdout
+        self._selector.register(each.process.stdout, selectors.EVENT_READ, each)
+
+    # -- the spare ------------------------------------------------------------------------------------
+    def _keep_spare(self) -> None:
+        """Have a server process at hand that needs only its Start, once the one that serves has settled."""
+        spare, now = self._spare, time.monotonic()
+        if spare.process is not None and spare.process.poll() is not None:
+            self.log("warning", f"the spare server {_describe(spare.process.returncode)}")
+            self._let_go(spare)
+            spare.pid, spare.is_ready, spare.next_try_at = None, False, now + RESTART_BACKOFF_SECONDS_MAX
+            self._write_state()
+        settled = self._server.is_up and now - self._server.started_at > SPARE_DELAY_SECONDS
+        if spare.process is None and self._announced and settled and now >= spare.next_try_at:
+            spare.spawn(
+                self._command("server"), first_line=prepare_line(self._config.roles), pass_fds=self._fds
+            )
+            self._listen_to(spare)
+
+    def _promote(self, start: Start) -> None:
+        """The spare is the server from here on."""
+        spare, server = self._spare, self._server
+        assert spare.process and spare.process.stdout
+        server.process, server.pid, server.report = spare.process, spare.pid, spare.report
+        server.is_ready, server.is_drained = False, False
+        spare.process, spare.pid, spare.is_ready = None, None, False
+        assert server.process and server.process.stdout
+        self._selector.modify(server.process.stdout, selectors.EVENT_READ, server)
+        server.tell(start.encode())
+        self.log("info", f"server goes on as pid {server.pid}, which was the spare")
 
     def _read_report(self, each: Child) -> None:
         """Take what a child has said on its standard output. Raises CannotServe."""
@@ -198,7 +230,12 @@ class Supervisor:
     def _heed(self, each: Child, said: object) -> None:
         if not isinstance(said, dict):
             return
-        if "failed" in said and self._announced:  # it worked here before, so it may again
+        if "prepared" in said:
+            self._spare.is_ready = each is self._spare
+            self._write_state()
+        elif "drained" in said:
+            each.is_drained = True
+        elif "failed" in said and self._announced:  # it worked here before, so it may again
             self.log("error", f"{each.role}: {said['failed']}")
         elif "failed" in said:
             raise CannotServe(f"{each.role}: {said['failed']}")
@@ -347,23 +384,26 @@ class Supervisor:
 
     # -- the end --------------------------------------------------------------------------------------
     def _stop_all(self) -> None:
-        """Server first, so that it can still ask the hands; then hands and egress. Again: kill."""
+        """Server first, so that it can still ask the hands; then hands and egress. A server that others
+        watch stays to say that this node stops, and ends last. Again: kill."""
         self._stops = max(self._stops, 1)  # also when the start has failed: nothing is started from here on
         try:
-            self._stop([self._server], SERVER_DRAIN_SECONDS)
+            self._stop([self._spare], HANDS_STOP_SECONDS)
+            self._stop([self._server], SERVER_DRAIN_SECONDS, until_drained=True)
             self._stop(self._outliving, HANDS_STOP_SECONDS)
+            self._stop([self._server], HANDS_STOP_SECONDS)
         finally:
             for each in self._all:
                 if each.log:
                     each.log.show(self._log_to)
             remove_state(self._config.data_dir)
 
-    def _stop(self, group: Sequence[Child], seconds: float) -> None:
+    def _stop(self, group: Sequence[Child], seconds: float, *, until_drained: bool = False) -> None:
         deadline = time.monotonic() + seconds
         stops_before = self._stops
         for each in group:
             self._send(each, signal.SIGTERM)
-        while any(self._lives(each) for each in group):
+        while any(self._lives(each) and not (until_drained and each.is_drained) for each in group):
             if time.monotonic() > deadline or self._stops > max(stops_before, 1):
                 for each in group:
                     if self._lives(each):
@@ -409,6 +449,7 @@ class Supervisor:
                 }
                 for each in self._all
             ],
+            "spare": {"pid": self._spare.pid, "is_ready": self._spare.is_ready},
         }
         write_state(self._config.data_dir, state)
 
