@@ -3,15 +3,18 @@
 from collections.abc import Iterator
 
 import pytest
-from sqlalchemy import create_engine, make_url
+from sqlalchemy import URL
 
+from corral.store.engine import postgres_engine, target
 from corral.store.upgrade import upgrade
 from corral.testing.postgres import Postgres, missing
 
 
 def migrated(url: str) -> None:
     """Make the database at `url` what this version of Corral works on."""
-    engine = create_engine(make_url(url).set(drivername="postgresql+psycopg"))
+    where = target(url)
+    assert isinstance(where, URL)
+    engine = postgres_engine(where, writes=True)
     try:
         upgrade(engine)
     finally:

@@ -199,7 +199,9 @@ STORE_OUTAGE_SECONDS = 10.0  # a database that restarts is back by then; longer,
 STORE_RETRY_SECONDS, STORE_RETRY_SECONDS_MAX = 0.02, 0.5  # between attempts, doubled, with jitter
 STORE_CONFLICTS_MAX = 8  # deadlocks in a row of one transaction; our own locks are ordered, so one is rare
 POSTGRES_VERSION_MIN = 15  # the oldest that is tested and still maintained for years
-POSTGRES_WRITERS = 3  # transactions committing at once: measured, more only take the processor from each other
+POSTGRES_WRITERS = (
+    3  # transactions committing at once: measured, more only take the processor from each other
+)
 POSTGRES_CONNECT_SECONDS = 5  # a server that does not answer by then is away
 POSTGRES_IDLE_SECONDS = 3.0  # our transactions never pause: a process stopped in one loses its row locks
 POSTGRES_LOCK_SECONDS = 10.0  # longer than POSTGRES_IDLE_SECONDS: a stopped holder is gone by then

@@ -11,6 +11,7 @@ from corral.session.events import Event, UserToolConfirmation, parse
 from corral.session.inbox import Admitted, View, admit, referenced
 from corral.session.log import InboxEntry, StoredEvent
 from corral.session.record import SessionRecord
+from corral.store.locks import lock_sessions
 from corral.store.reading import not_found
 from corral.store.rows import (
     STORED,
@@ -59,7 +60,8 @@ _NEEDS_BRAIN = (
 
 def lock_record(connection: Connection, session_id: SessionId) -> SessionRecord:
     """The record, its row locked until the commit. Raises NotFound."""
-    record = read_record(connection, session_id, lock=True)
+    lock_sessions(connection, [session_id])
+    record = read_record(connection, session_id)
     if record is None:
         raise not_found(connection, session_id)
     return record

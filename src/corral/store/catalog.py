@@ -35,7 +35,9 @@ _AGENT: AnySelect = select(
     agent_versions,
     and_(agent_versions.c.agent_id == agents.c.agent_id, agent_versions.c.version == agents.c.version),
 )
-_AGENT_LOCKED = _AGENT.where(agents.c.agent_id == bindparam("of_id")).with_for_update(of=agents)
+_THE_AGENT = _AGENT.where(agents.c.agent_id == bindparam("of_id"))
+# Two statements: PostgreSQL re-reads the row that it waited for, but not the version joined to it.
+_LOCK_AGENT = select(agents.c.agent_id).where(agents.c.agent_id == bindparam("of_id")).with_for_update()
 _VERSION = (
     select(agents.c.archived_at, agent_versions.c.version, agent_versions.c.body)
     .join_from(agents, agent_versions, agent_versions.c.agent_id == agents.c.agent_id)
@@ -153,7 +155,8 @@ class Agents:
         return await self._database.read(body)
 
     def _locked(self, connection: Connection, agent_id: AgentId) -> Wire:
-        row = connection.execute(_AGENT_LOCKED, {"of_id": agent_id}).first()
+        connection.execute(_LOCK_AGENT, {"of_id": agent_id})
+        row = connection.execute(_THE_AGENT, {"of_id": agent_id}).first()
         if row is None:
             raise _no_agent(agent_id, None)
         return _shown(row)

@@ -1,8 +1,14 @@
-"""Group commit: one writer thread, one transaction for everything that waits, one fsync.
+"""Group commit: one transaction for everything that waits, one fsync.
 
 Rules of this file:
 - The event loop collects what its tasks submit in one iteration and hands it over as one list; while
-  the writer commits, lists pile up, and it takes all of them (at most WRITE_BATCH_MAX jobs) at once.
+  a writer commits, lists pile up, and it takes all of them (at most WRITE_BATCH_MAX jobs) at once.
+- SQLite has one writer, PostgreSQL a few: threads with a connection each. No two transactions there, of
+  whatever process, wait for each other in a circle, because those with several jobs first lock all session
+  rows that these will touch, in the order of their ids, in one statement, and wait for nothing afterwards.
+  A job that does not say what it locks (`locks`), or that may wait for something else (a unique key that
+  others insert too), is alone in its transaction. What circles are left, the database finds; the
+  transaction is run again.
 - A batch first runs without savepoints, which cost more than most statements. If one of its jobs fails,
   all is rolled back and run again carefully: each job in a SAVEPOINT, so that it is undone by itself.
   So a job may run twice, and must do nothing but use its connection.
@@ -20,12 +26,15 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from corral.kernel.errors import CallerError, StoreUnavailable
+from corral.kernel.ids import SessionId
 from corral.kernel.limits import WRITE_BATCH_MAX, WRITES_QUEUED_MAX
 from corral.store.engine import unavailable
+from corral.store.locks import lock_sessions
+from corral.store.transact import Transactions
 
 T = TypeVar("T")
 Item = TypeVar("Item", contravariant=True)
@@ -52,11 +61,12 @@ class _Failed(Exception):
 
 @dataclass(slots=True)
 class _Job:
-    """`run` is a Body, or a Merged if `item` is given."""
+    """`run` is a Body, or a Merged if `item` is given. `locks`: None if it did not say."""
 
     run: Callable[..., Any]
     item: Any
     is_merged: bool
+    locks: Sequence[SessionId] | None
     future: asyncio.Future[Any]
     committed: Callable[[Any], None] | None
 
@@ -65,35 +75,57 @@ _Outcome = tuple[_Job, Any, BaseException | None]
 
 
 class GroupCommit:
-    """The writer thread. Everything but `_work` runs in the event loop."""
+    """The writer threads, one for each of `writers`. Everything but `_work` runs in the event loop.
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    locks_rows: whether the engine locks rows, or the whole database.
+    """
+
+    def __init__(self, writers: Sequence[Transactions], *, locks_rows: bool) -> None:
         self._loop = asyncio.get_running_loop()
+        self._locks_rows = locks_rows
         self._submitted: list[_Job] = []
         self._queue: queue.SimpleQueue[list[_Job] | None] = queue.SimpleQueue()
         self._unresolved = 0
         self._is_closed = False
-        self._thread = threading.Thread(target=self._work, name="corral-store-writer", daemon=True)
-        self._thread.start()
+        self._threads = [
+            threading.Thread(target=self._work, args=[writer], name=f"corral-store-writer-{n}", daemon=True)
+            for n, writer in enumerate(writers)
+        ]
+        for thread in self._threads:
+            thread.start()
 
-    async def body(self, body: Body[T | CallerError], *, committed: Callable[[T], None] | None = None) -> T:
+    async def body(
+        self,
+        body: Body[T | CallerError],
+        *,
+        locks: Sequence[SessionId] | None = None,
+        committed: Callable[[T], None] | None = None,
+    ) -> T:
         """Run `body` inside a batch; `committed` is called in the loop once its result is durable, even
         if the caller has been cancelled meanwhile.
 
         What it raises undoes it, at the price of running the batch again. A CallerError that it returns is
         raised here and costs nothing; it must have written nothing then.
+        locks: the sessions whose rows it locks, if these are all that it may have to wait for.
         """
         future: asyncio.Future[T] = self._loop.create_future()
-        self._submit(_Job(body, None, False, future, committed))
+        self._submit(_Job(body, None, False, locks, future, committed))
         return await future
 
     async def merged(
-        self, merged: Merged[Item, T], item: Item, *, committed: Callable[[T], None] | None = None
+        self,
+        merged: Merged[Item, T],
+        item: Item,
+        *,
+        locks: Sequence[SessionId] = (),
+        committed: Callable[[T], None] | None = None,
     ) -> T:
-        """Run `item` together with all that wait for the same `merged` (compared by ==)."""
+        """Run `item` together with all that wait for the same `merged` (compared by ==).
+
+        locks: the sessions whose rows are locked for it.
+        """
         future: asyncio.Future[T] = self._loop.create_future()
-        self._submit(_Job(merged, item, True, future, committed))
+        self._submit(_Job(merged, item, True, locks, future, committed))
         return await future
 
     async def close(self) -> None:
@@ -101,8 +133,10 @@ class GroupCommit:
         if not self._is_closed:
             self._hand_over()
             self._is_closed = True
-            self._queue.put(None)
-        await asyncio.to_thread(self._thread.join)
+            for _ in self._threads:
+                self._queue.put(None)
+        for thread in self._threads:
+            await asyncio.to_thread(thread.join)
         await asyncio.sleep(0)  # let the last batch's callback run
 
     def _submit(self, job: _Job) -> None:
@@ -116,9 +150,14 @@ class GroupCommit:
         self._submitted.append(job)
 
     def _hand_over(self) -> None:
-        if self._submitted:
-            self._queue.put(self._submitted)
-            self._submitted = []
+        submitted, self._submitted = self._submitted, []
+        if self._locks_rows and any(job.locks is None for job in submitted):
+            for job in submitted:
+                if job.locks is None:
+                    self._queue.put([job])
+            submitted = [job for job in submitted if job.locks is not None]
+        if submitted:
+            self._queue.put(submitted)
 
     def _resolve(self, outcomes: Sequence[_Outcome]) -> None:
         self._unresolved -= len(outcomes)
@@ -132,47 +171,55 @@ class GroupCommit:
             if error is None and job.committed is not None:
                 job.committed(result)
 
-    # -- the writer thread ----------------------------------------------------------------------------
+    # -- the writer threads ---------------------------------------------------------------------------
 
-    def _work(self) -> None:
-        while True:
-            jobs, is_last = self._next_batch()
-            if jobs:
-                outcomes = self._run(jobs)
+    def _work(self, writer: Transactions) -> None:
+        is_last = False
+        while not is_last:
+            batches, is_last = self._next_batches()
+            for jobs in batches:
+                outcomes = self._run(writer, jobs)
                 with suppress(RuntimeError):  # the loop is gone, and so is everybody who waits
                     self._loop.call_soon_threadsafe(self._resolve, outcomes)
-            if is_last:
-                return
 
-    def _next_batch(self) -> tuple[list[_Job], bool]:
+    def _next_batches(self) -> tuple[list[list[_Job]], bool]:
+        """All that waits as one batch, up to a job that must be alone; whether to stop after it."""
         first = self._queue.get()
         if first is None:
             return [], True
+        if self._is_alone(first):
+            return [first], False
         jobs = first
         with suppress(queue.Empty):
             while len(jobs) < WRITE_BATCH_MAX:
                 more = self._queue.get_nowait()
                 if more is None:
-                    return jobs, True
+                    return [jobs], True
+                if self._is_alone(more):
+                    return [jobs, more], False
                 jobs = jobs + more
-        return jobs, False
+        return [jobs], False
 
-    def _run(self, jobs: Sequence[_Job]) -> list[_Outcome]:
+    def _is_alone(self, jobs: Sequence[_Job]) -> bool:
+        return self._locks_rows and jobs[0].locks is None
+
+    def _run(self, writer: Transactions, jobs: Sequence[_Job]) -> list[_Outcome]:
         try:
             try:
-                return self._transaction(jobs, careful=False)
+                return writer(partial(self._run_all, jobs=jobs, careful=False))
             except _Failed as failed:
                 if len(jobs) == 1 and not jobs[0].is_merged:
                     return [(jobs[0], None, failed.__cause__)]
-                return self._transaction(jobs, careful=True)
+                return writer(partial(self._run_all, jobs=jobs, careful=True))
         except DBAPIError as error:
             return [(job, None, unavailable(error)) for job in jobs]
         except Exception as error:  # our bug: nobody may wait for ever, and the next batch may be fine
             return [(job, None, error) for job in jobs]
 
-    def _transaction(self, jobs: Sequence[_Job], *, careful: bool) -> list[_Outcome]:
-        with self._engine.connect() as connection, connection.begin():
-            return _run_all(connection, jobs, careful=careful)
+    def _run_all(self, connection: Connection, *, jobs: Sequence[_Job], careful: bool) -> list[_Outcome]:
+        if self._locks_rows and len(jobs) > 1 and not all(job.is_merged for job in jobs):
+            lock_sessions(connection, {session_id for job in jobs for session_id in job.locks or ()})
+        return _run_all(connection, jobs, careful=careful)
 
 
 def _run_all(connection: Connection, jobs: Sequence[_Job], *, careful: bool) -> list[_Outcome]:

@@ -2,24 +2,35 @@
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import URL, Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
 from corral.catalog.idempotency import current
 from corral.kernel.clock import Clock, SystemClock
 from corral.kernel.errors import CallerError
-from corral.kernel.limits import STORE_READERS
+from corral.kernel.ids import SessionId
+from corral.kernel.limits import POSTGRES_WRITERS, STORE_READERS
 from corral.store.answers import record_answer
 from corral.store.commit import Body, GroupCommit, Item, Merged
-from corral.store.engine import sqlite_engine, unavailable
+from corral.store.engine import postgres_engine, sqlite_engine, target, unavailable
 from corral.store.schema import to_us
-from corral.store.upgrade import upgrade
+from corral.store.transact import (
+    CLOCK_US,
+    NOW_US,
+    Outage,
+    PostgresReader,
+    PostgresWriter,
+    SqliteTransactions,
+    Transactions,
+    forget_writers,
+)
+from corral.store.upgrade import require, upgrade
 
 __all__ = ["Database"]
 
@@ -29,33 +40,76 @@ T = TypeVar("T")
 class Database:
     """Runs transaction bodies: plain synchronous functions of a `Connection`, in a thread of ours.
 
-    A body must not keep the connection, nor wait for anything but the database.
+    A body must not keep the connection, nor wait for anything but the database; it may run several times.
     """
 
-    def __init__(self, *, writer: Engine, reader: Engine, clock: Clock) -> None:
+    def __init__(
+        self,
+        *,
+        writer: Engine,
+        reader: Engine,
+        writers: Sequence[Transactions],
+        reads: Transactions,
+        clock: Clock,
+        server_clock: bool,
+    ) -> None:
+        """`server_clock`: whether leases end by the clock of the server, and not by `clock`."""
         self.writer = writer
         self._reader = reader
         self.clock = clock
-        self._commits = GroupCommit(writer)
+        self._server_clock = server_clock
+        self._commits = GroupCommit(writers, locks_rows=self.is_postgres)
+        self._reads = reads
         self._readers = ThreadPoolExecutor(STORE_READERS, thread_name_prefix="corral-store-reader")
 
     @classmethod
-    async def open(cls, path: Path, *, clock: Clock | None = None) -> "Database":
-        """Open the SQLite file, creating or upgrading it. `clock` is the database's clock.
+    async def open(
+        cls, where: Path | str, *, clock: Clock | None = None, migrate: bool | None = None
+    ) -> "Database":
+        """Open the SQLite file or the PostgreSQL that `where`, a path or a URL, names.
 
-        Raises StoreUnavailable: not a database, damaged, or written by a newer version.
+        clock:   the database's clock, by which leases end; else PostgreSQL's own, or this process's.
+        migrate: whether to create or upgrade the schema; unless given, on SQLite only.
+        Raises StoreUnavailable: not there, not a database, damaged, or not the schema of this version; the
+        message says what to do, and never repeats the URL.
         """
-        _make_private(path)
-        writer, reader = sqlite_engine(path, writes=True), sqlite_engine(path, writes=False)
+        found = target(where)
+        if isinstance(found, Path):
+            _make_private(found)
+            writer, reader = sqlite_engine(found, writes=True), sqlite_engine(found, writes=False)
+        else:
+            writer = postgres_engine(found, writes=True, connections=POSTGRES_WRITERS)
+            reader = postgres_engine(found, writes=False)
         try:
-            await asyncio.to_thread(upgrade, writer)
+            await asyncio.to_thread(upgrade if _may_migrate(migrate, found) else require, writer)
+            if not isinstance(found, Path):
+                await asyncio.to_thread(forget_writers, writer)
         except DBAPIError as error:
             writer.dispose()
             raise unavailable(error) from error
         except BaseException:
             writer.dispose()
             raise
-        return cls(writer=writer, reader=reader, clock=clock or SystemClock())
+        outage = Outage()
+        writers: list[Transactions]
+        reads: Transactions
+        if isinstance(found, Path):
+            writers, reads = [SqliteTransactions(writer)], SqliteTransactions(reader)
+        else:
+            writers = [PostgresWriter(writer, outage) for _ in range(POSTGRES_WRITERS)]
+            reads = PostgresReader(reader, outage)
+        return cls(
+            writer=writer,
+            reader=reader,
+            writers=writers,
+            reads=reads,
+            clock=clock or SystemClock(),
+            server_clock=clock is None and not isinstance(found, Path),
+        )
+
+    @property
+    def is_postgres(self) -> bool:
+        return self.writer.dialect.name == "postgresql"
 
     async def close(self) -> None:
         """Commit what was submitted, then close. Repeat: safe."""
@@ -65,16 +119,23 @@ class Database:
         self.writer.dispose()
 
     def now_us(self, connection: Connection) -> int:
-        """The database's clock, by which leases end. SQLite has none of its own: it is this process's."""
-        return to_us(self.clock.now())
+        """The database's clock, by which leases end. SQLite has none of its own: it is this process's.
+
+        Within a write transaction it stands still, at the transaction's beginning.
+        """
+        if not self._server_clock:
+            return to_us(self.clock.now())
+        began: int | None = connection.info.get(NOW_US)
+        if began is None:  # a reader
+            return int(connection.exec_driver_sql(f"SELECT {CLOCK_US}").scalar_one())
+        return began
 
     async def read(self, body: Body[T]) -> T:
         """Run `body` in one read transaction, which sees one snapshot. Raises StoreUnavailable."""
 
         def run() -> T:
             try:
-                with self._reader.connect() as connection, connection.begin():
-                    return body(connection)
+                return self._reads(body)
             except DBAPIError as error:
                 raise unavailable(error) from error
 
@@ -84,12 +145,15 @@ class Database:
         self,
         body: Body[T],
         *,
+        locks: Sequence[SessionId] | None = None,
         checks_first: bool = False,
         committed: Callable[[T], None] | None = None,
     ) -> T:
         """Run `body` in a write transaction and return when it is durable. What it raises undoes it.
 
         Inside `catalog.idempotency.scope` the request's answer is recorded in the same transaction.
+        locks: the sessions whose rows the body locks or writes, if it never has to wait for anything else
+        (new rows under new ids: `()`). Then it shares its commit; else, on PostgreSQL, it has its own.
         checks_first: the body raises CallerError only before its first write, so there is nothing to undo,
         and a caller's mistake does not cost those who share the commit anything.
         committed: called with the result in the event loop after the commit, even if the caller has
@@ -108,13 +172,26 @@ class Database:
                 record_answer(connection, request, result, now=self.clock.now())
             return result
 
-        return await self._commits.body(run, committed=committed)
+        # The record's key may be waited for: its twin, on another node, inserts it at the same time.
+        return await self._commits.body(run, locks=locks if request is None else None, committed=committed)
 
     async def merge(
-        self, merged: Merged[Item, T], item: Item, *, committed: Callable[[T], None] | None = None
+        self,
+        merged: Merged[Item, T],
+        item: Item,
+        *,
+        locks: Sequence[SessionId] = (),
+        committed: Callable[[T], None] | None = None,
     ) -> T:
-        """Like `write`, for writes that are cheaper together: `merged` gets all items of the batch."""
-        return await self._commits.merged(merged, item, committed=committed)
+        """Like `write`, for writes that are cheaper together: `merged` gets all items of the batch. It
+        locks the rows of `locks`, its items' sessions, in the order of their ids, and waits for nothing
+        else."""
+        return await self._commits.merged(merged, item, locks=locks, committed=committed)
+
+
+def _may_migrate(asked: bool | None, found: Path | URL) -> bool:
+    """On PostgreSQL other nodes, of another version perhaps, are at work: an operator says when."""
+    return isinstance(found, Path) if asked is None else asked
 
 
 def _make_private(path: Path) -> None:

@@ -1,9 +1,11 @@
 """API keys on the database: only their SHA-256 is kept."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime
 
 from sqlalchemy import Connection, bindparam, insert, select, update
+from sqlalchemy.exc import IntegrityError
 
 from corral.catalog.records import ApiKey
 from corral.kernel.errors import Conflict, NotFound
@@ -24,18 +26,19 @@ class ApiKeys:
 
     async def add(self, key: ApiKey) -> None:
         def body(connection: Connection) -> None:
-            if connection.execute(_FIND, {"of_sha256": key.sha256}).first() is None:
-                connection.execute(
-                    insert(api_keys),
-                    {
-                        "api_key_id": key.api_key_id,
-                        "name": key.name,
-                        "sha256": key.sha256,
-                        "hint": key.hint,
-                        "created_at": key.created_at,
-                        "revoked_at": key.revoked_at,
-                    },
-                )
+            if connection.execute(_FIND, {"of_sha256": key.sha256}).first() is not None:
+                return
+            row = {
+                "api_key_id": key.api_key_id,
+                "name": key.name,
+                "sha256": key.sha256,
+                "hint": key.hint,
+                "created_at": key.created_at,
+                "revoked_at": key.revoked_at,
+            }
+            # Another node may add the same preset key at this moment.
+            with suppress(IntegrityError), connection.begin_nested():
+                connection.execute(insert(api_keys), row)
 
         await self._database.write(body)
 
@@ -57,7 +60,9 @@ class ApiKeys:
     async def revoke(self, api_key_id: str, *, now: datetime) -> None:
         def body(connection: Connection) -> None:
             # All rows are locked: two last keys must not revoke each other.
-            rows = connection.execute(select(api_keys).with_for_update()).all()
+            rows = connection.execute(
+                select(api_keys).order_by(api_keys.c.api_key_id).with_for_update()
+            ).all()
             found = next((row for row in rows if row.api_key_id == api_key_id), None)
             if found is None:
                 raise NotFound(f"API key {api_key_id!r} was not found.")

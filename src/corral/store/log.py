@@ -1,6 +1,6 @@
 """The session log on the database. What each statement does is in append, accept and reading."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from sqlalchemy import Connection
@@ -34,7 +34,9 @@ class Log:
         crash_point("store.append.before")
         if append.consumes:
             crash_point("store.consume.before")
-        stored = await self._database.merge(self._append_all, prepare(append), committed=committed)
+        stored = await self._database.merge(
+            self._append_all, prepare(append), locks=[append.session_id], committed=committed
+        )
         if append.consumes:
             crash_point("store.consume.after")
         crash_point("store.append.after")
@@ -65,7 +67,9 @@ class Log:
                 self._bus.wake(session_id)
 
         crash_point("store.accept.before")
-        entries = await self._database.write(body, checks_first=True, committed=committed)
+        entries = await self._database.write(
+            body, locks=[session_id], checks_first=True, committed=committed
+        )
         crash_point("store.accept.after")
         return entries
 
@@ -93,3 +97,6 @@ class Log:
         return await self._database.read(
             lambda connection: reading.tail(connection, session_id, after, limit=limit)
         )
+
+    async def ends(self, session_ids: Sequence[SessionId]) -> Mapping[SessionId, Position]:
+        return await self._database.read(lambda connection: reading.ends(connection, session_ids))

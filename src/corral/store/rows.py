@@ -35,7 +35,6 @@ _THREADS = (
     .order_by(threads.c.session_id, threads.c.created_at, threads.c.thread_id)
 )
 _RECORD = RECORDS.where(sessions.c.session_id == bindparam("of_session_id"))
-_RECORD_LOCKED = _RECORD.with_for_update(of=sessions)
 
 STORED: AnySelect = select(
     events.c.seq,
@@ -54,12 +53,9 @@ WAITING: AnySelect = select(
 ).where(inbox.c.session_id == bindparam("of_session_id"))
 
 
-def read_record(
-    connection: Connection, session_id: SessionId, *, lock: bool = False
-) -> SessionRecord | None:
-    """The record with its threads; None if there is none. `lock` holds its row until the commit."""
-    statement = _RECORD_LOCKED if lock else _RECORD
-    found = read_records(connection, statement, {"of_session_id": session_id})
+def read_record(connection: Connection, session_id: SessionId) -> SessionRecord | None:
+    """The record with its threads; None if there is none."""
+    found = read_records(connection, _RECORD, {"of_session_id": session_id})
     return found[0] if found else None
 
 

@@ -243,6 +243,15 @@ checkpoints = Table(
     Column("taken_at", Moment, nullable=False),
 )
 
+# PostgreSQL only: the last transaction of each writing connection (store.transact).
+writers = Table(
+    "writers",
+    metadata,
+    Column("writer_id", String, primary_key=True),
+    Column("number", BigInteger, nullable=False),
+    Column("used_at", BigInteger, nullable=False),  # by the database's clock, us
+)
+
 # -- catalog ------------------------------------------------------------------------------------------
 
 agents = Table(

@@ -1,0 +1,28 @@
+"""Row locks of sessions, taken in the order of their ids."""
+
+from collections.abc import Collection
+
+from sqlalchemy import Connection, bindparam, select
+
+from corral.kernel.ids import SessionId
+from corral.store.schema import sessions
+
+__all__ = ["lock_sessions"]
+
+_LOCK = (
+    select(sessions.c.session_id)
+    .where(sessions.c.session_id.in_(bindparam("session_ids", expanding=True)))
+    .order_by(sessions.c.session_id)
+    .with_for_update()
+)
+
+
+def lock_sessions(connection: Connection, session_ids: Collection[SessionId]) -> None:
+    """Hold the rows of these sessions until the commit; those that do not exist are ignored.
+
+    Statements after it see what the rows' last holders have committed. A statement that reads and locks at
+    once does not always: PostgreSQL re-reads only the row that it waited for, not those joined to it. So
+    what is read under the lock is read after it. On SQLite the transaction itself is the lock.
+    """
+    if session_ids and connection.dialect.name == "postgresql":
+        connection.execute(_LOCK, {"session_ids": sorted(session_ids)})
