@@ -10,7 +10,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 from corral import process
@@ -23,6 +23,7 @@ from corral.supervisor import __main__ as supervisor_main
 
 UNADOPTED_SECONDS = 4.0
 SILENT_SECONDS = 1.0  # asked more often than in earnest
+prepared: list[str] = []
 
 
 class NoSandboxes:
@@ -69,6 +70,7 @@ async def server(start: process.Start) -> None:
         "environment": dict(os.environ),
         "argv": Path("/proc/self/cmdline").read_text(),
         "has_local_key": start.local_key is not None,
+        "prepared": prepared,
     }
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -106,12 +108,18 @@ async def hands(start: process.Start) -> None:
     )
 
 
+def prepare(roles: Sequence[str]) -> None:
+    """What a spare imports would be here."""
+    prepared.extend(roles)
+
+
 def main(role: str) -> int:
     if role == "supervisor":
         return supervisor_main.main(
             lambda role: [sys.executable, __file__, role], silent_seconds=SILENT_SECONDS
         )
-    return process.run(role, {"server": server, "hands": hands, "egress": egress}[role])  # type: ignore[arg-type]
+    serve = {"server": server, "hands": hands, "egress": egress}[role]
+    return process.run(role, serve, prepare=prepare)  # type: ignore[arg-type]
 
 
 if __name__ == "__main__":

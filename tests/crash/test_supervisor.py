@@ -185,6 +185,53 @@ def test_killed_server_is_replaced_and_connections_wait(serve: Callable[..., Ser
     assert re.search(r"server was killed by SIGKILL; starting it again now", serving.log())
 
 
+# A URL that nobody answers: the server here opens no database.
+SHARED: dict[str, object] = {"database_url": "postgresql://nobody@127.0.0.1:9/none"}
+
+
+def spare_of(serving: Serving) -> int | None:
+    state: Any = read_state(serving.data_dir)
+    return state["spare"]["pid"] if state and state["spare"]["is_ready"] else None
+
+
+def test_a_spare_takes_over_from_a_killed_server(serve: Callable[..., Serving]) -> None:
+    serving = serve(**SHARED, roles=["api", "brain"])
+    url = serving.ready()["url"]
+    before = ask(url)
+    assert before["prepared"] == []
+    first = until(lambda: spare_of(serving))
+    os.kill(before["pid"], signal.SIGKILL)
+    after = ask(url)  # the connection waits for whoever serves next
+    assert after["pid"] == first
+    assert after["prepared"] == ["api", "brain"]
+    assert after["incarnation"] != before["incarnation"]
+    assert not {name for name in after["environment"] if name.startswith(("CORRAL_", "ANTHROPIC_"))}
+    second = until(lambda: pid if (pid := spare_of(serving)) != first else None)
+    os.kill(int(second or 0), signal.SIGKILL)  # a spare is no loss
+    assert ask(url)["pid"] == first
+    assert serving.end() == 0
+    assert not lives(int(first or 0))
+
+
+def test_a_spare_that_died_with_its_server_is_not_waited_for(serve: Callable[..., Serving]) -> None:
+    serving = serve(**SHARED, roles=["api", "brain"])
+    url = serving.ready()["url"]
+    before, spare = ask(url), until(lambda: spare_of(serving))
+    os.kill(int(spare or 0), signal.SIGKILL)
+    os.kill(before["pid"], signal.SIGKILL)
+    assert ask(url)["pid"] not in (spare, before["pid"])
+
+
+def test_a_node_has_the_processes_of_its_roles(serve: Callable[..., Serving]) -> None:
+    serving = serve(**SHARED, roles=["hands"])
+    serving.ready()
+    state: Any = read_state(serving.data_dir)
+    assert sorted(each["role"] for each in state["processes"]) == ["hands", "server"]
+    assert not (serving.data_dir / "egress" / "private" / "egress.sock").exists()
+    assert serving.end() == 0
+    assert state["spare"]["pid"] is None
+
+
 def test_hands_that_hang_are_killed_and_replaced(serve: Callable[..., Serving]) -> None:
     """They hold their connection and their lock, and answer nobody."""
     serving = serve()
