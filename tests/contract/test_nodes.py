@@ -18,9 +18,13 @@ def clock() -> ManualClock:
     return ManualClock()
 
 
-@pytest.fixture
-async def database(tmp_path: Path, clock: ManualClock) -> AsyncIterator[Database]:
-    database = await Database.open(tmp_path / "corral.db", clock=clock)
+@pytest.fixture(params=["sqlite", "postgres"])
+async def database(
+    request: pytest.FixtureRequest, tmp_path: Path, clock: ManualClock
+) -> AsyncIterator[Database]:
+    is_sqlite = request.param == "sqlite"
+    where = tmp_path / "corral.db" if is_sqlite else request.getfixturevalue("database_url")
+    database = await Database.open(where, clock=clock)
     yield database
     await database.close()
 
