@@ -34,6 +34,8 @@ models_app = typer.Typer(
 app.add_typer(sessions_app, name="sessions")
 app.add_typer(keys_app, name="keys")
 app.add_typer(models_app, name="models")
+db_app = typer.Typer(help="The database: check and upgrade its schema.", no_args_is_help=True)
+app.add_typer(db_app, name="db")
 
 Text = str | None
 Url = Annotated[
@@ -330,3 +332,32 @@ def models_install(
     if name != "local":
         raise Problem(f"{name!r} cannot be installed; there is: local", exit=Exit.USAGE)
     install_local(_config(models_dir=models_dir))
+
+
+@db_app.command(
+    "check", epilog="Example: CORRAL_DATABASE_URL=postgresql://corral@db/corral corral db check"
+)
+def db_check(data_dir: DataDir = None, config: ConfigFile = None, as_json: Json = False) -> int:
+    """Which database this is, whether it answers, and whether its schema is what this version needs.
+
+    The database is CORRAL_DATABASE_URL's, else the SQLite file in the data directory. Exits with 1 if
+    something is to be done, with 3 if the database cannot be reached; changes nothing.
+    """
+    from corral.cli.db import check
+
+    return check(_config(config, data_dir=data_dir), as_json=as_json)
+
+
+@db_app.command(
+    "upgrade", epilog="Example: CORRAL_DATABASE_URL=postgresql://corral@db/corral corral db upgrade"
+)
+def db_upgrade(data_dir: DataDir = None, config: ConfigFile = None) -> int:
+    """Create the schema in an empty PostgreSQL database, or bring it to this version.
+
+    Run it once before the first `corral serve`, and before servers of a newer version start; it is one
+    transaction, and running it twice, even at the same time, does no harm. The database is
+    CORRAL_DATABASE_URL's. A SQLite file needs none of this: the server upgrades it when it starts.
+    """
+    from corral.cli.db import upgrade
+
+    return upgrade(_config(config, data_dir=data_dir))

@@ -16,12 +16,22 @@ from corral.kernel.errors import StoreUnavailable
 from corral.kernel.limits import POSTGRES_VERSION_MIN
 from corral.store.schema import REVISION
 
-__all__ = ["MIGRATIONS", "RESTORING", "Schema", "mark", "require", "revision", "schema", "upgrade"]
+__all__ = [
+    "MIGRATIONS",
+    "RESTORING",
+    "Schema",
+    "mark",
+    "require",
+    "revision",
+    "schema",
+    "upgrade",
+    "weakness",
+]
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 RESTORING = f"restoring-{REVISION}"
-"""Stands in place of the revision while a backup is restored: no version takes it for a schema of its own."""
+"""Stands in place of the revision while a backup is restored: no version takes it for a schema it knows."""
 
 _version = Table("alembic_version", MetaData(), Column("version_num", String, primary_key=True))
 _POSTGRES_BEGIN = (
@@ -73,13 +83,25 @@ def require(engine: Engine) -> None:
         raise StoreUnavailable(remedy, retryable=False)
 
 
-def upgrade(engine: Engine) -> None:
-    """Create or upgrade the schema, in one transaction. Raises StoreUnavailable for a newer one."""
+def weakness(engine: Engine) -> str | None:
+    """A setting of the PostgreSQL server that breaks a promise of ours, and what to do about it."""
+    with engine.connect() as connection:
+        if connection.exec_driver_sql("SHOW fsync").scalar() == "off":
+            return "The server has fsync off: a power cut may lose or damage everything. Turn it on."
+    return None
+
+
+def upgrade(engine: Engine) -> str | None:
+    """Create or upgrade the schema, in one transaction; returns the revision that it had before.
+
+    Raises StoreUnavailable for a newer one.
+    """
     with _transaction(engine) as connection:
         _server(connection)
         revision = _revision(connection)
         if revision != REVISION:
             _migrate(connection, revision)
+        return revision
 
 
 @contextmanager
