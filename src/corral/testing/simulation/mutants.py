@@ -1,0 +1,227 @@
+"""Mistakes, put into the real parts one at a time: a simulation that does not see them proves nothing."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from types import MappingProxyType
+
+from corral.brain.dispatch import Dispatch
+from corral.hands.journal import Row
+from corral.kernel.errors import HandsUnavailable, Stale, Stop
+from corral.kernel.ids import EventId, SessionId
+from corral.orchestrator.worker import Worker
+from corral.session.call import ToolCall
+from corral.session.content import ToolResult
+from corral.session.events import Event
+from corral.session.fold import State
+from corral.session.lease import Claim
+from corral.session.log import Append, InboxEntry, StoredEvent
+from corral.testing.oracle import Oracle, OracleSession
+from corral.testing.simulation.hands import MemoryJournal
+from corral.testing.simulation.schedule import Parts
+from corral.testing.simulation.store import SimulatedLog
+
+__all__ = ["MUTANTS", "Mutant"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mutant:
+    """`within`: schedules by which a law must have been broken."""
+
+    mistake: str
+    parts: Parts
+    within: int
+
+
+class _DispatchThatRunsAgain(Dispatch):
+    """Executes anew, on whatever host is there, instead of attaching to where the call was sent."""
+
+    async def _until_answered(
+        self, call: ToolCall, *, epoch: int, attach: bool, stop: asyncio.Event
+    ) -> ToolResult:
+        while True:
+            try:
+                placement = await self._hands.placement(call.session_id)
+                return await self._hands.execute(replace(call, placement=placement), epoch=epoch)
+            except HandsUnavailable:
+                await asyncio.sleep(0.1)
+
+
+class _DispatchThatSettlesEarly(Dispatch):
+    """Lets the journal forget a result that the brain has, but the log has not."""
+
+    async def run(
+        self, state: State, pending: object, *, epoch: int, attach: bool, stop: asyncio.Event
+    ) -> ToolResult:
+        result = await super().run(state, pending, epoch=epoch, attach=attach, stop=stop)  # type: ignore[arg-type]
+        await self._hands.settle(state.session_id, call_ids=[pending.call_id])  # type: ignore[attr-defined]
+        return result
+
+
+class _DispatchThatGuesses(Dispatch):
+    """A connection that broke is taken for a call that failed."""
+
+    async def _until_answered(
+        self, call: ToolCall, *, epoch: int, attach: bool, stop: asyncio.Event
+    ) -> ToolResult:
+        try:
+            return await self._hands.execute(call, epoch=epoch)
+        except HandsUnavailable:
+            return ToolResult.text(f"result of {call.call_id}")
+
+
+class _OracleWithoutEpochs(Oracle):
+    """Writes whatever comes, as long as the writer has seen the log: no fencing."""
+
+    def _check(self, session: OracleSession, append: Append) -> None:
+        if (len(session.log), session.last_arrival) != (append.seen_seq, append.seen_arrival):
+            raise Stale
+
+
+class _OracleWithoutSeen(Oracle):
+    """Checks the lease, and not what the writer has seen."""
+
+    def _check(self, session: OracleSession, append: Append) -> None:
+        seen = replace(append, seen_seq=len(session.log), seen_arrival=session.last_arrival)
+        super()._check(session, seen)
+
+
+class _OracleThatClaimsTwice(Oracle):
+    """Grants a claim by append whether or not somebody holds the lease."""
+
+    def _check(self, session: OracleSession, append: Append) -> None:
+        if isinstance(append.lease, Claim):
+            append = replace(append, lease=replace(append.lease, epoch=session.epoch + 1))
+            session.owner = None
+        super()._check(session, append)
+
+
+class _LogThatAnswersFirst(SimulatedLog):
+    """Says that an append is durable before it is."""
+
+    async def append(self, append: Append) -> Sequence[StoredEvent]:
+        asyncio.get_running_loop().call_later(0.05, self._try, append)
+        return []
+
+    def _try(self, append: Append) -> None:
+        try:
+            self._append(append)
+        except Stop:
+            return
+
+
+class _LogThatForgetsInputs(SimulatedLog):
+    """Acknowledges an input that it has not stored, now and then."""
+
+    def _accept(
+        self, session_id: SessionId, inputs: Sequence[Event], now: datetime
+    ) -> Sequence[StoredEvent | InboxEntry]:
+        session = self._world.oracle.sessions[session_id]
+        stored = super()._accept(session_id, inputs, now)
+        if self._world.chance.random() < 0.1 and session.inbox:
+            session.inbox.pop()
+        return stored
+
+
+class _JournalWithoutFence(MemoryJournal):
+    """Lets every brain in, however old its lease is."""
+
+    async def fence(
+        self,
+        session_id: SessionId,
+        *,
+        epoch: int,
+        call_id: EventId | None = None,
+        placed_at: int | None = None,
+    ) -> Row | None:
+        newest = self._db.execute("SELECT epoch FROM epochs").fetchone()
+        newest_epoch = max(epoch, *(newest or (0,)))
+        return await super().fence(session_id, epoch=newest_epoch, call_id=call_id, placed_at=placed_at)
+
+
+class _JournalThatStartsLate(MemoryJournal):
+    """Does not write down that a call starts: a host that dies meanwhile does not know of it."""
+
+    async def start(self, session_id: SessionId, call_id: EventId) -> bytes | None:
+        return None
+
+
+class _JournalThatForbidsNothing(MemoryJournal):
+    """Lets a call start that was cancelled before it came."""
+
+    async def forbid(self, session_id: SessionId, call_ids: Sequence[EventId], result: bytes) -> None:
+        return
+
+
+class _WorkerThatTrustsHints(Worker):
+    """Never looks for work by itself."""
+
+    async def _sweep(self) -> None:
+        await asyncio.Event().wait()
+
+
+MUTANTS: Mapping[str, Mutant] = MappingProxyType(
+    {
+        "runs-again": Mutant(
+            mistake="a call is executed again instead of attached to",
+            parts=Parts(dispatch=_DispatchThatRunsAgain),
+            within=2000,
+        ),
+        "settles-early": Mutant(
+            mistake="the journal forgets a result before the log has it",
+            parts=Parts(dispatch=_DispatchThatSettlesEarly),
+            within=2000,
+        ),
+        "guesses": Mutant(
+            mistake="a lost connection is answered with an invented result",
+            parts=Parts(dispatch=_DispatchThatGuesses),
+            within=2000,
+        ),
+        "no-epoch": Mutant(
+            mistake="an append is not held against the lease's epoch",
+            parts=Parts(oracle=_OracleWithoutEpochs),
+            within=2000,
+        ),
+        "no-seen": Mutant(
+            mistake="an append is not held against what its writer has seen",
+            parts=Parts(oracle=_OracleWithoutSeen),
+            within=2000,
+        ),
+        "claims-twice": Mutant(
+            mistake="a session that is held can be claimed",
+            parts=Parts(oracle=_OracleThatClaimsTwice),
+            within=2000,
+        ),
+        "answers-first": Mutant(
+            mistake="effects begin before their announcement is durable",
+            parts=Parts(log=_LogThatAnswersFirst),
+            within=2000,
+        ),
+        "forgets-inputs": Mutant(
+            mistake="an acknowledged input is not stored",
+            parts=Parts(log=_LogThatForgetsInputs),
+            within=2000,
+        ),
+        "no-fence": Mutant(
+            mistake="hands take calls of a superseded brain",
+            parts=Parts(journal=_JournalWithoutFence),
+            within=2000,
+        ),
+        "starts-late": Mutant(
+            mistake="a call acts before the journal says started",
+            parts=Parts(journal=_JournalThatStartsLate),
+            within=2000,
+        ),
+        "forbids-nothing": Mutant(
+            mistake="a call that was cancelled before it came starts after all",
+            parts=Parts(journal=_JournalThatForbidsNothing),
+            within=2000,
+        ),
+        "no-sweep": Mutant(
+            mistake="correctness hangs on hints",
+            parts=Parts(worker=_WorkerThatTrustsHints),
+            within=2000,
+        ),
+    }
+)
