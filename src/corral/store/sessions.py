@@ -27,6 +27,7 @@ from corral.store.database import Database
 from corral.store.reading import not_found
 from corral.store.rows import insert_threads, read_record
 from corral.store.schema import (
+    checkpoints,
     events,
     inbox,
     session_details,
@@ -45,6 +46,9 @@ _NEEDS_BRAIN = select(sessions.c.needs_brain_since).where(
     sessions.c.session_id == bindparam("of_session_id")
 )
 _ARRIVED = select(inbox.c.arrival).where(inbox.c.session_id == bindparam("of_session_id")).limit(1)
+_CHECKPOINT = select(checkpoints.c.session_id).where(
+    checkpoints.c.session_id == bindparam("of_session_id")
+)
 _UPDATE = update(sessions).where(sessions.c.session_id == bindparam("of_session_id"))
 _UPDATE_DETAILS = update(session_details).where(session_details.c.session_id == bindparam("of_session_id"))
 _UPDATE_THREADS = update(threads).where(threads.c.session_id == bindparam("of_session_id"))
@@ -178,7 +182,10 @@ class Sessions:
             old = now - timedelta(seconds=TOMBSTONE_SECONDS)
             connection.execute(delete(tombstones).where(tombstones.c.deleted_at < old))
             connection.execute(insert(tombstones), {"session_id": session_id, "deleted_at": now})
+            # Its placement stays until the host has done the work: it says which host that is.
             queue_cleanup(connection, session_id, "workspace", now=now)
+            if connection.scalar(_CHECKPOINT, {"of_session_id": session_id}) is not None:
+                queue_cleanup(connection, session_id, "blobs", now=now)
 
         await self._database.write(
             body,
