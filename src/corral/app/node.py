@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import shutil
 import socket
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -12,6 +11,7 @@ from pathlib import Path
 import corral
 from corral.app.ground import Ground
 from corral.app.part import Part
+from corral.app.store import disk_free_bytes
 from corral.cluster.node import HostFacts, Node, NodeStore
 from corral.config import Config
 from corral.daemon import socket_path
@@ -86,7 +86,7 @@ class _Host:
             capacity=int(health.get("capacity", self._config.sandboxes_max)),
             sandboxes=int(health.get("sandboxes", 0)),
             calls=int(health.get("calls", 0)),
-            disk_free_bytes=_disk_free_bytes(self._config.data_dir),
+            disk_free_bytes=disk_free_bytes(self._config.data_dir),
             is_draining=bool(health.get("is_draining", False)),
         )
         return self._facts
@@ -95,13 +95,6 @@ class _Host:
 def _address(config: Config) -> str:
     listens = config.hands_address or config.hands_listen
     return f"https://{listens}" if listens else f"unix://{socket_path(config.data_dir, 'hands')}"
-
-
-def _disk_free_bytes(data_dir: Path) -> int:
-    try:
-        return shutil.disk_usage(data_dir).free
-    except OSError:  # a disk that is gone has no room
-        return 0
 
 
 def status_of(

@@ -21,6 +21,7 @@ class Part:
     duties: what it does from the start until it is cancelled; `later` begins once the process serves.
     drain:  hand over what is going on; the process ends afterwards.
     sessions: running in it now.
+    gauges: what it shows in `/metrics`, by name; cheap.
     """
 
     looks: Mapping[str, Look] = field(default_factory=dict)
@@ -28,3 +29,4 @@ class Part:
     later: Sequence[Duty] = ()
     drain: Callable[[], Awaitable[None]] = _nothing
     sessions: Callable[[], int] = lambda: 0
+    gauges: Callable[[], Mapping[str, float]] = dict

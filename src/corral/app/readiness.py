@@ -26,6 +26,10 @@ class Readiness:
         self._results = {name: Check(status="failed", reason="not checked yet") for name in checks}
         self._checked = asyncio.Event()
 
+    @property
+    def is_ready(self) -> bool:
+        return all(result.status != "failed" for result in self._results.values())
+
     def results(self) -> Mapping[str, Check]:
         return self._results
 
@@ -33,18 +37,15 @@ class Readiness:
         """Check every READINESS_SECONDS, more often while something fails; until cancelled."""
         while True:
             await self.check()
-            await asyncio.sleep(READINESS_SECONDS if self._is_ready() else READINESS_RETRY_SECONDS)
+            await asyncio.sleep(READINESS_SECONDS if self.is_ready else READINESS_RETRY_SECONDS)
 
     async def until_ready(self, *, patience_seconds: float) -> None:
         """Return when nothing fails, or after `patience_seconds`: what fails then may need a person."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(patience_seconds):
-                while not self._is_ready():
+                while not self.is_ready:
                     self._checked.clear()
                     await self._checked.wait()
-
-    def _is_ready(self) -> bool:
-        return all(result.status != "failed" for result in self._results.values())
 
     async def check(self) -> None:
         """Make every check once, side by side."""

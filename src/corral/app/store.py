@@ -8,7 +8,7 @@ from corral.app.ground import Ground
 from corral.app.part import Part
 from corral.kernel.limits import DISK_FREE_BYTES_MIN
 
-__all__ = ["store_part"]
+__all__ = ["disk_free_bytes", "store_part"]
 
 
 def store_part(ground: Ground) -> Part:
@@ -22,7 +22,17 @@ def store_part(ground: Ground) -> Part:
     async def look_at_disk() -> Check:
         return _free(data_dir)
 
-    return Part(looks={"store": look_at_store, "disk": look_at_disk})
+    return Part(
+        looks={"store": look_at_store, "disk": look_at_disk},
+        gauges=lambda: {"disk_free_bytes": disk_free_bytes(data_dir)},
+    )
+
+
+def disk_free_bytes(data_dir: Path) -> int:
+    try:
+        return shutil.disk_usage(data_dir).free
+    except OSError:  # a disk that is gone has no room
+        return 0
 
 
 def _free(data_dir: Path) -> Check:

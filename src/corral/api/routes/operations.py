@@ -23,6 +23,10 @@ def operations_routes(operations: Operations) -> APIRouter:
         body = {"status": "ready" if is_ready else "not_ready", "checks": shown}
         return json_response(body, 200 if is_ready else 503)
 
+    @router.get("/metrics")
+    async def metrics() -> Response:
+        return Response(await operations.metrics(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
     @router.get("/corral/v1/status")
     async def status(request: Request) -> Response:
         parse_query(NoQuery, request.query_params)
