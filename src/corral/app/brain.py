@@ -1,12 +1,14 @@
 """The role `brain`: loops, the models they ask, and clean-up after ended sessions."""
 
 import os
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 
 from corral.api.dependencies import Check
 from corral.app.ground import Ground
 from corral.app.part import Part
 from corral.brain.dispatch import Dispatch
+from corral.brain.ending import TurnLimits
 from corral.brain.loop import Gear
 from corral.brain.models.anthropic import BASE_URL, AnthropicModel
 from corral.brain.models.local import LocalModel
@@ -19,6 +21,7 @@ from corral.hands.client import HandsClient
 from corral.kernel.ids import SessionId
 from corral.kernel.limits import SWEEP_STALE_SECONDS
 from corral.orchestrator.cleanup import clean_up
+from corral.orchestrator.routing import Routing
 from corral.orchestrator.worker import Worker
 from corral.session.lease import Lease
 from corral.store.cleanup import Cleanup
@@ -28,9 +31,17 @@ __all__ = ["brain_part", "open_worker"]
 
 
 def open_worker(
-    ground: Ground, *, event_log: Log, hands: HandsClient, stack: AsyncExitStack
+    ground: Ground,
+    *,
+    event_log: Log,
+    brains: Callable[[], Sequence[str]],
+    hands: HandsClient,
+    stack: AsyncExitStack,
 ) -> tuple[Worker, AnthropicModel]:
-    """The worker with everything its loops share, and the provider whose key may be missing."""
+    """The worker with everything its loops share, and the provider whose key may be missing.
+
+    brains: node ids of those that share the wakes.
+    """
     config, leases = ground.config, ground.leases
     models = ModelTable.packaged().extended(config.models)
     anthropic = AnthropicModel(
@@ -57,8 +68,16 @@ def open_worker(
         dispatch=dispatch,
         clock=ground.clock,
         ids=ground.ids,
+        limits=TurnLimits(
+            rounds_max=config.turn_rounds_max,
+            seconds_max=config.turn_seconds_max,
+            tokens_max=config.turn_tokens_max,
+        ),
     )
-    return Worker(gear, leases=leases, bus=ground.bus), anthropic
+    if not config.is_postgres:
+        return Worker(gear, leases=leases, bus=ground.bus), anthropic
+    routing = Routing(ground.start.node, brains)
+    return Worker(gear, leases=leases, bus=ground.bus, is_ours=routing.is_ours), anthropic
 
 
 def brain_part(ground: Ground, worker: Worker, anthropic: AnthropicModel, hands: HandsClient) -> Part:
@@ -81,6 +100,7 @@ def brain_part(ground: Ground, worker: Worker, anthropic: AnthropicModel, hands:
         later=[anthropic.warm],  # a second of imports, not before readiness
         drain=worker.drain,
         sessions=lambda: worker.running_sessions,
+        gauges=lambda: {"sessions_running": worker.running_sessions},
     )
 
 

@@ -5,7 +5,7 @@
 | ground     | any       | the database's URL              | `ground.py`: store, bus, leases    |
 | node       | any       | the host of this node, if any   | `node.py`: its row, and the status |
 | store      | any       | ground                          | `store.py`: disk and database      |
-| operations | any       | keys                            | /healthz, /readyz, the status      |
+| operations | any       | keys                            | /healthz, /readyz, /metrics, ...   |
 | api        | api       | stores, hands for workspaces    | `api.py`: operations included      |
 | brain      | brain     | log, leases, models, hands      | `brain.py`: loops, and clean-up    |
 | hands      | hands     | the socket of this node's host  | `hands.py`: can a sandbox be made  |
@@ -24,17 +24,20 @@ from contextlib import AsyncExitStack, contextmanager
 import uvicorn
 from fastapi import FastAPI
 
+from corral.api.admission import Admission, Machine
 from corral.api.dependencies import Operations
 from corral.api.operations import create_operations
 from corral.app.ground import Ground, open_ground
 from corral.app.hands import hands_part, open_local_hands, open_session_hands
 from corral.app.keys import KeysOfThisStart, bootstrap
+from corral.app.metrics import Exposition, gauges_of
 from corral.app.node import node_part, open_node, status_of
 from corral.app.part import Part
 from corral.app.readiness import Readiness
 from corral.app.store import store_part
 from corral.config import Config
 from corral.kernel.limits import READY_PATIENCE_SECONDS, STREAMS_END_SECONDS
+from corral.kernel.metrics import install
 from corral.orchestrator.node import NodeDuty
 from corral.process import Start, report_drained, report_ready, supervisor_gone
 from corral.store.backlog import Backlogs
@@ -148,22 +151,35 @@ async def _open(ground: Ground, keys: KeysOfThisStart, stack: AsyncExitStack) ->
     if "brain" in roles:
         from corral.app.brain import brain_part, open_worker
 
-        worker, anthropic = open_worker(ground, event_log=event_log, hands=hands, stack=stack)
+        worker, anthropic = open_worker(
+            ground, event_log=event_log, brains=node.brains, hands=hands, stack=stack
+        )
         parts.append(brain_part(ground, worker, anthropic, hands))
 
+    backlogs = Backlogs(ground.database)
     readiness = Readiness({name: look for part in parts for name, look in part.looks.items()})
+    exposition = Exposition(gauges_of(ground, node, parts, readiness, backlogs))
+    install(exposition.recorder)
+    # What a PostgreSQL stores is not on our disk.
+    data_dir = None if config.is_postgres else config.data_dir
+    admission = Admission(Machine(data_dir=data_dir, writes_queued=lambda: ground.database.writes_queued))
+    parts.append(Part(duties=[admission.watch]))
     operations = Operations(
         api_keys=keys,
         ids=ground.ids,
         clock=ground.clock,
         readiness=readiness.results,
-        status=status_of(ground, node, Backlogs(ground.database), sessions),
+        status=status_of(ground, node, backlogs, sessions),
+        metrics=exposition.text,
         allowed_hosts=_allowed_hosts(config),
+        admission=admission,
     )
     if "api" in roles:
         from corral.app.api import open_api
 
         api = open_api(ground, operations, event_log=event_log, workspaces=hands)
+        parts.append(Part(gauges=lambda: {"streams_open": api.state.streams.open_count}))
+        parts.append(Part(duties=[api.state.streams.run]))
     else:
         api = create_operations(operations)
     return _Server(ground.start, api, parts, readiness, node)

@@ -2,12 +2,35 @@
 in vain. So everybody computes the same choice; the sweep finds the sessions of a choice that does not act.
 """
 
-from collections.abc import Sequence
+import math
+import time
+from collections.abc import Callable, Sequence
 from hashlib import blake2b
 
 from corral.kernel.ids import SessionId
+from corral.kernel.limits import NODE_BEAT_SECONDS
 
-__all__ = ["chosen"]
+__all__ = ["Routing", "chosen"]
+
+
+class Routing:
+    """What the worker of `node_id` asks about each wake: is it ours?
+
+    brains: as for `chosen`, as this node knows them; asked for once per NODE_BEAT_SECONDS.
+    """
+
+    def __init__(self, node_id: str, brains: Callable[[], Sequence[str]]) -> None:
+        self._node_id = node_id
+        self._ask = brains
+        self._brains: Sequence[str] = ()
+        self._asked_at = -math.inf
+
+    def is_ours(self, session_id: SessionId) -> bool:
+        """True also while no brain is known: then nobody would answer."""
+        now = time.monotonic()
+        if now - self._asked_at >= NODE_BEAT_SECONDS:
+            self._brains, self._asked_at = self._ask(), now
+        return chosen(session_id, self._brains) in (self._node_id, None)
 
 
 def chosen(session_id: SessionId, brains: Sequence[str]) -> str | None:

@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 
 from corral.kernel.ids import SessionId
-from corral.orchestrator.routing import chosen
+from corral.orchestrator.routing import Routing, chosen
 
 SESSIONS = [SessionId(f"sesn_{number}") for number in range(4000)]
 
@@ -47,3 +47,14 @@ def test_only_the_sessions_of_the_brain_that_goes_move(count: int) -> None:
     for session_id in SESSIONS:
         before, after = chosen(session_id, brains), chosen(session_id, brains[1:])
         assert after == before or before == brains[0]
+
+
+def test_a_wake_is_ours_when_we_are_chosen_or_nobody_is() -> None:
+    brains: list[str] = []
+    routing = Routing("node_a", lambda: brains)
+    assert routing.is_ours(SESSIONS[0]), "before anybody has said that it lives"
+    assert Routing("node_a", lambda: ["node_a"]).is_ours(SESSIONS[0])
+    assert not Routing("node_a", lambda: ["node_b"]).is_ours(SESSIONS[0])
+    both = ["node_a", "node_b"]
+    here, there = Routing("node_a", lambda: both), Routing("node_b", lambda: both)
+    assert all(here.is_ours(session_id) != there.is_ours(session_id) for session_id in SESSIONS)
