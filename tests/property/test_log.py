@@ -38,7 +38,7 @@ from corral.testing.sessions import (
 
 T = TypeVar("T")
 
-STEPS = 500
+STEPS = 600
 SEEDS = [int(os.environ["CORRAL_SEED"])] if "CORRAL_SEED" in os.environ else [1, 2, 3]
 
 seen_outcomes: Counter[str] = Counter()
@@ -374,7 +374,7 @@ WEIGHTS = {
     "fail": 2,
     "end": 1.5,
     "expire": 3,
-    "update": 4,
+    "update": 5,
     "archive": 3,
     "delete": 2,
     "list_in_pages": 10,

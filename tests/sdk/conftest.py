@@ -34,6 +34,7 @@ from corral.store.catalog import Agents, Environments
 from corral.store.database import Database
 from corral.store.idempotency import Idempotency
 from corral.store.keys import ApiKeys
+from corral.store.kill import Kills
 from corral.store.log import Log
 from corral.store.sessions import Sessions
 
@@ -42,6 +43,10 @@ Result = TypeVar("Result")
 
 async def _status() -> dict[str, object]:
     return {"role": "server", "pid": 1}
+
+
+async def _metrics() -> bytes:
+    return b""
 
 
 class Server:
@@ -116,6 +121,7 @@ class Server:
             environments=Environments(database),
             api_keys=keys,
             idempotency=Idempotency(database),
+            kills=Kills(database, bus),
             bus=bus,
             models=ModelTable.packaged(),
             ids=ids,
@@ -123,6 +129,7 @@ class Server:
             workspaces=hands,
             readiness=lambda: self.readiness,
             status=_status,
+            metrics=_metrics,
         )
         self.api = create_api(self.deps)
         listener = socket.create_server(("127.0.0.1", 0))

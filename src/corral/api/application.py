@@ -16,6 +16,7 @@ from corral.api.routes.agents import agent_routes
 from corral.api.routes.corral import KeyCreate, corral_routes
 from corral.api.routes.environments import environment_routes
 from corral.api.routes.events import event_routes
+from corral.api.routes.kill import Kill, kill_routes
 from corral.api.routes.operations import operations_routes
 from corral.api.routes.sessions import session_routes
 from corral.api.routes.threads import thread_routes
@@ -34,6 +35,7 @@ _BODIES: list[type[BaseModel]] = [
     EnvironmentUpdate,
     EventsSend,
     KeyCreate,
+    Kill,
     SessionCreate,
     SessionUpdate,
 ]
@@ -75,6 +77,7 @@ def create_api(dependencies: Dependencies) -> FastAPI:
         *agent_routes(dependencies, once).routes,
         *environment_routes(dependencies, once).routes,
         *corral_routes(dependencies, authenticator).routes,
+        *kill_routes(dependencies).routes,
         *operations_routes(dependencies).routes,
     ]
     enclose(api, dependencies, authenticator)

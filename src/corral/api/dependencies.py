@@ -1,9 +1,10 @@
 """What the API needs, as ports. Built once, in `app`."""
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
+from corral.api.admission import Admission
 from corral.catalog.idempotency import IdempotencyStore
 from corral.catalog.models import ModelTable
 from corral.catalog.records import AgentStore, ApiKeyStore, EnvironmentStore
@@ -11,6 +12,7 @@ from corral.kernel.clock import Clock
 from corral.kernel.ids import Ids
 from corral.session.bus import Bus
 from corral.session.content import Json
+from corral.session.kill import KillStore
 from corral.session.log import SessionLog
 from corral.session.record import SessionStore
 from corral.session.workspace import Workspaces
@@ -30,6 +32,8 @@ class Operations:
 
     readiness:     the latest result of each check, by name; cheap, called per request.
     status:        what `GET /corral/v1/status` answers.
+    metrics:       the text of `GET /metrics`; cheap enough for anybody who asks often.
+    admission:     whether this process takes more requests and more work.
     allowed_hosts: names beyond loopback under which clients reach this server; {"*"} turns the check
                    against DNS rebinding off.
     """
@@ -39,7 +43,9 @@ class Operations:
     clock: Clock
     readiness: Callable[[], Mapping[str, Check]]
     status: Callable[[], Awaitable[Mapping[str, Json]]]
+    metrics: Callable[[], Awaitable[bytes]]
     allowed_hosts: frozenset[str] = frozenset()
+    admission: Admission = field(default_factory=Admission)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,6 +57,7 @@ class Dependencies(Operations):
     agents: AgentStore
     environments: EnvironmentStore
     idempotency: IdempotencyStore
+    kills: KillStore
     bus: Bus
     models: ModelTable
     workspaces: Workspaces

@@ -3,7 +3,8 @@
 import orjson
 from starlette.responses import Response
 
-from corral.kernel.errors import CallerError, Conflict, CorralError, WorldError
+from corral.kernel.errors import CallerError, Conflict, CorralError, RateLimited, WorldError
+from corral.kernel.limits import RETRY_AFTER_SECONDS
 
 _BY_STATUS = {404: "not_found_error", 405: "invalid_request_error", 413: "request_too_large"}
 
@@ -23,14 +24,17 @@ def error_response(error: Exception, request_id: str) -> Response:
     if isinstance(error, CallerError):
         status = error.status
         body = envelope(error.wire_type, error.message, request_id, error_code=error.error_code)
+        if isinstance(error, RateLimited):
+            headers = {"retry-after": str(RETRY_AFTER_SECONDS)}
         if isinstance(error, Conflict) and not error.retryable:
             headers = {"x-should-retry": "false"}  # understood by the official SDKs
     elif isinstance(error, WorldError):
         status = 529
         body = envelope("overloaded_error", error.message, request_id)
-        headers = {"retry-after": "1"}
+        headers = {"retry-after": str(RETRY_AFTER_SECONDS)}
     elif isinstance(error, CorralError):
         status, body = 529, envelope("overloaded_error", "The session is busy; try again", request_id)
+        headers = {"retry-after": str(RETRY_AFTER_SECONDS)}
     else:
         status, body = 500, envelope("api_error", "Internal server error", request_id)
     return Response(body, status, headers, "application/json")

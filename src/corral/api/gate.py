@@ -1,8 +1,8 @@
 """The gate: pure ASGI, around every request. Who may enter, what every answer carries, what errors become.
 
-Order: request id, Host and Origin (against DNS rebinding, before anything is said), authentication,
-workspace, body limit. Then the routes. Every answer, refusals too, carries request-id and the
-organization and workspace ids of this server.
+Order: request id, room for one more request, Host and Origin (against DNS rebinding, before anything is
+said), authentication, workspace, body limit, room for new work. Then the routes. Every answer, refusals
+too, carries request-id and the organization and workspace ids of this server.
 """
 
 import logging
@@ -11,14 +11,16 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from corral.api.admission import Admission, Inflow, starts_work
 from corral.api.auth import Authenticator
 from corral.api.errors import error_response
 from corral.kernel.errors import CallerError, CorralError, InvalidRequest, PermissionDenied, RequestTooLarge
 from corral.kernel.ids import REQUEST, Ids
 from corral.kernel.limits import REQUEST_BODY_BYTES_MAX, WORKSPACE_ARCHIVE_BYTES_MAX
+from corral.kernel.metrics import count
 
 ORGANIZATION_ID, WORKSPACE_ID = "org_default", "wrkspc_default"
-PUBLIC_PATHS = frozenset({"/healthz", "/readyz", "/corral/v1/openapi.json"})
+PUBLIC_PATHS = frozenset({"/healthz", "/readyz", "/metrics", "/corral/v1/openapi.json"})
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 _log = logging.getLogger(__name__)
@@ -26,11 +28,18 @@ _log = logging.getLogger(__name__)
 
 class Gate:
     def __init__(
-        self, app: ASGIApp, *, authenticator: Authenticator, ids: Ids, allowed_hosts: frozenset[str]
+        self,
+        app: ASGIApp,
+        *,
+        authenticator: Authenticator,
+        ids: Ids,
+        admission: Admission,
+        allowed_hosts: frozenset[str],
     ) -> None:
         self._app = app
         self._authenticator = authenticator
         self._ids = ids
+        self._admission = admission
         self._any_host = "*" in allowed_hosts
         self._hosts = _LOOPBACK | {host.lower() for host in allowed_hosts}
 
@@ -53,13 +62,17 @@ class Gate:
             nonlocal is_started
             if message["type"] == "http.response.start":
                 is_started = True
+                count("http_requests", status=_class_of(message["status"]))
                 message["headers"] = [*message.get("headers", ()), *common]
             await send(message)
 
         scope["corral.request_id"] = request_id
         try:
-            await self._admit(scope)
-            await self._app(scope, _limited(scope, receive), send_marked)
+            with self._admission.request(scope) as inflow:
+                await self._admit(scope)
+                if starts_work(scope):
+                    self._admission.check_new_work()
+                await self._app(scope, _limited(scope, receive, inflow), send_marked)
         except CorralError as error:
             if is_started:
                 raise
@@ -105,6 +118,11 @@ class Gate:
                 raise PermissionDenied("Origin is not a name of this server; add it to allowed_hosts")
 
 
+def _class_of(status: int) -> str:
+    """529 is its own: it says that we are overloaded, not that we are wrong."""
+    return "529" if status == 529 else f"{status // 100}xx"
+
+
 def _host_name(authority: str) -> str:
     """The name in `name:port` or `[v6]:port`, lower case."""
     if authority.startswith("["):
@@ -122,17 +140,20 @@ def _too_large(scope: Scope) -> CallerError:
     return RequestTooLarge(f"The request body is larger than {_body_bytes_max(scope)} bytes")
 
 
-def _limited(scope: Scope, receive: Receive) -> Receive:
+def _limited(scope: Scope, receive: Receive, inflow: Inflow) -> Receive:
     """`receive` that counts: a chunked body has no content-length to refuse by."""
     if scope["method"] in ("GET", "HEAD"):
         return receive
     left = _body_bytes_max(scope)
+    is_streamed = left != REQUEST_BODY_BYTES_MAX  # handed on as it comes
 
     async def counted() -> MutableMapping[str, Any]:
         nonlocal left
         message = await receive()
         if message["type"] == "http.request":
             left -= len(message.get("body", b""))
+            if not is_streamed:
+                inflow.take(len(message.get("body", b"")))
             if left < 0:
                 raise _too_large(scope)
         return message

@@ -26,7 +26,11 @@ def enclose(api: FastAPI, operations: Operations, authenticator: Authenticator) 
     """One gate around all routes, one error envelope."""
     api.add_exception_handler(HTTPException, _routing_error)
     api.add_middleware(
-        Gate, authenticator=authenticator, ids=operations.ids, allowed_hosts=operations.allowed_hosts
+        Gate,
+        authenticator=authenticator,
+        ids=operations.ids,
+        admission=operations.admission,
+        allowed_hosts=operations.allowed_hosts,
     )
 
 

@@ -11,6 +11,7 @@ from corral.catalog.models import ModelTable
 from corral.session.workspace import Workspaces
 from corral.store.catalog import Agents, Environments
 from corral.store.idempotency import Idempotency
+from corral.store.kill import Kills
 from corral.store.log import Log
 from corral.store.sessions import Sessions
 
@@ -29,6 +30,7 @@ def open_api(ground: Ground, operations: Operations, *, event_log: Log, workspac
             agents=Agents(database),
             environments=Environments(database),
             idempotency=Idempotency(database),
+            kills=Kills(database, ground.bus),
             bus=ground.bus,
             models=ModelTable.packaged().extended(ground.config.models),
             workspaces=workspaces,

@@ -23,6 +23,7 @@ from corral.kernel.limits import (
     HANDS_CONNECT_SECONDS,
     HANDS_RETRY_SECONDS,
 )
+from corral.kernel.metrics import count, observe
 from corral.session.call import INTERRUPTED, Placement, Recipe, ToolCall
 from corral.session.content import ToolResult
 from corral.session.fold import PendingCall, State
@@ -74,6 +75,7 @@ class Dispatch:
             recipe=Recipe(environment=state.environment),
             placement=pending.placement,
         )
+        asked_at = asyncio.get_running_loop().time()
         running = asyncio.ensure_future(self._until_answered(call, epoch=epoch, attach=attach, stop=stop))
         stopping = asyncio.ensure_future(stop.wait())
         try:
@@ -81,9 +83,11 @@ class Dispatch:
             if not running.done():
                 await self._cancel(call, epoch=epoch)
                 await asyncio.wait({running}, timeout=2 * CANCEL_GRACE_SECONDS)
-            if running.done():
-                return running.result()
-            return ToolResult.text(OUTCOME_UNKNOWN, is_error=True)
+            unknown = ToolResult.text(OUTCOME_UNKNOWN, is_error=True)
+            result = running.result() if running.done() else unknown
+            count("tool_calls", outcome="error" if result.is_error else "ok")
+            observe("tool_seconds", asyncio.get_running_loop().time() - asked_at)
+            return result
         finally:
             running.cancel()
             stopping.cancel()
@@ -130,11 +134,20 @@ class Dispatch:
             )
         )
 
-    def settled(self, session_id: SessionId, events: Sequence[NewEvent]) -> None:
-        """These results are in the log; the journal may forget them. In the background; a hint."""
-        call_ids: list[EventId] = [new.answers for new in events if new.answers is not None]
-        if call_ids:
-            self._hint(self._hands.settle(session_id, call_ids=call_ids))
+    def settled(self, session_id: SessionId, events: Sequence[NewEvent], *, epoch: int) -> None:
+        """These results are in the log; the journal may forget them, and what was answered although it may
+        still be running is killed. In the background; a hint."""
+        answers = [new for new in events if new.answers is not None]
+        if answers:
+            left = [new for new in answers if new.private is not None and new.private.get("left")]
+            self._hint(self._settle(session_id, _calls(answers), left=_calls(left), epoch=epoch))
+
+    async def _settle(
+        self, session_id: SessionId, call_ids: Sequence[EventId], *, left: Sequence[EventId], epoch: int
+    ) -> None:
+        if left:
+            await self._hands.cancel(session_id, epoch=epoch, call_ids=left)
+        await self._hands.settle(session_id, call_ids=call_ids)
 
     def _hint(self, hint: Coroutine[None, None, None]) -> None:
         async def give() -> None:
@@ -150,3 +163,7 @@ class Dispatch:
         for task in list(self._background):
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
+
+
+def _calls(answers: Sequence[NewEvent]) -> list[EventId]:
+    return [new.answers for new in answers if new.answers is not None]

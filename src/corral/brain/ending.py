@@ -17,13 +17,10 @@ from corral.kernel.limits import (
     TURN_TOKENS_MAX,
 )
 from corral.session import events as ev
+from corral.session.closing import LEFT_BEHIND as LEFT_BEHIND
 from corral.session.fold import State, Thread
 
 NEVER_RAN = "This tool call was not run: the turn was ended before."
-LEFT_BEHIND = (
-    "The outcome of this tool call is unknown: the turn was ended while it may have been running, so it may"
-    " have happened, in part or in full. Check before you repeat it."
-)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

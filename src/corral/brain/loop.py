@@ -4,6 +4,8 @@ Rules of this file:
 * Append first, act after. An effect starts only when the event that announces it is committed.
 * An append that is refused as Stale throws the draft away; completions in hand are kept and written on
   top of the news. LeaseLost ends the loop: it aborts its own model requests and touches no tool.
+* A holder that was stopped for a while cannot know that it was: right before each append, model request and
+  dispatch it looks at the clock, which went on, and if it may not trust its lease any more it does nothing.
 * Everything in flight is a task of this loop's group; nothing outlives it but the tools, whose calls
   another brain attaches to by id.
 """
@@ -12,7 +14,7 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from corral.brain.actions import (
     Aborted,
@@ -32,6 +34,8 @@ from corral.brain.decide import decide
 from corral.brain.derive import derive
 from corral.brain.dispatch import Dispatch
 from corral.brain.draft import Draft
+from corral.brain.ending import TurnLimits, out_of_time, seconds_left
+from corral.brain.fair import FairSlots
 from corral.brain.ports import BlockStarted, Model, ModelFailed, ModelReply
 from corral.brain.preview import Previews
 from corral.brain.toolset import BUILT_IN
@@ -48,12 +52,15 @@ from corral.kernel.limits import (
     LOOK_AGAIN_SECONDS,
     MODEL_BACKOFF_SECONDS,
     MODEL_BACKOFF_SECONDS_MAX,
+    MODEL_REQUESTS_MAX,
+    SESSION_FAILURES_MAX,
+    TURN_OVER_SECONDS,
 )
 from corral.session.bus import Bus
 from corral.session.events import UserToolConfirmation
 from corral.session.fold import State, Thread, begin, fold_stored, receive
 from corral.session.lease import Claim, Lease
-from corral.session.log import Append, SessionLog
+from corral.session.log import Append, SessionLog, Snapshot
 
 WARM_UP = frozenset({"thinking", "redacted_thinking", "tool_use"})
 """Blocks whose beginning says that a sandbox may be needed soon: it boots while the model goes on."""
@@ -72,6 +79,8 @@ class Gear:
     dispatch: Dispatch
     clock: Clock
     ids: Ids
+    limits: TurnLimits = field(default_factory=TurnLimits)
+    slots: FairSlots = field(default_factory=lambda: FairSlots(MODEL_REQUESTS_MAX))
 
 
 class Loop:
@@ -86,9 +95,12 @@ class Loop:
         self.session_id = session_id
         self.lease: Lease | None = None
         self.trusted_until = 0.0
+        self.wants_claim = False  # `run` did nothing: only the sweep may begin with this session
         self._gear = gear
         self._state: State | None = None
         self._stored_epoch = 0
+        self._failures = 0  # of the session, as of the lease
+        self._key: str | None = None
         self._tasks: dict[Action, asyncio.Task[Completion]] = {}
         self._stops: dict[Action, asyncio.Event] = {}
         self._news = asyncio.Event()
@@ -104,6 +116,31 @@ class Loop:
     def has_news(self) -> bool:
         """Whether something arrived that `run` has not looked at."""
         return self._news.is_set()
+
+    def hold(self, lease: Lease, *, asked_at: float) -> None:
+        """This lease was claimed for it. A lease is trusted from when it was asked for, and for less time
+        than the store gives it."""
+        self.lease = lease
+        self.trusted_until = asked_at + LEASE_TRUST_SECONDS
+        self._news.set()
+
+    def trusts(self, epoch: int) -> bool:
+        """Whether this loop may still act under that epoch."""
+        now = asyncio.get_running_loop().time()
+        return self.lease is not None and self.lease.epoch == epoch and now < self.trusted_until
+
+    @property
+    def rests_at(self) -> tuple[int, int] | None:
+        """The last seq and arrival that it has folded, if it found nothing to do there."""
+        state = self._state
+        if state is None or self._is_handing_over or state.status in ("running", "rescheduling"):
+            return None
+        return state.seq, state.arrival
+
+    @property
+    def failures(self) -> int:
+        """Of the session, as far as it is known here; 0 once it got on."""
+        return max(self._failures, self.lease.failures if self.lease and self._state is None else 0)
 
     @property
     def chars(self) -> int:
@@ -121,7 +158,7 @@ class Loop:
         """Raises LeaseLost when another brain owns the session."""
         try:
             state = await self._wake()
-            while True:
+            while state is not None:
                 finished = self._collect()
                 while (written := await self._write(state, finished)) is None:
                     state = await self._fold_news()
@@ -134,28 +171,41 @@ class Loop:
         finally:
             await self._abandon()
 
-    async def _wake(self) -> State:
-        state = await self._fold_news()
+    async def _wake(self) -> State | None:
+        """The state to go on from. None: others have failed at this session, so a hint is not enough; the
+        sweep claims it first, which is how a failure here would be known."""
+        snapshot = await self._read()
+        self.wants_claim = self.lease is None and snapshot.record.failures > 0
+        if self.wants_claim:
+            return None
+        state = self._fold(snapshot)
         if state.status in ("running", "rescheduling"):
             if self.lease is None:
                 asked_at = asyncio.get_running_loop().time()
                 lease = await self._gear.claim(self.session_id)
                 if lease is None:
                     raise LeaseLost(f"another brain runs {self.session_id}")
-                self._hold(lease, asked_at)
+                self.hold(lease, asked_at=asked_at)
                 state = await self._fold_news()
-            if any(thread.calls for thread in state.threads.values()):
+            is_tried_again = self._failures < SESSION_FAILURES_MAX
+            if is_tried_again and any(thread.calls for thread in state.threads.values()):
                 assert self.lease is not None
                 await self._gear.dispatch.announce(self.session_id, epoch=self.lease.epoch)
         return state
 
     async def _fold_news(self) -> State:
         """The state with everything that is in the store by now."""
+        return self._fold(await self._read())
+
+    async def _read(self) -> Snapshot:
         self._news.clear()
-        state = self._state
-        snapshot = await self._gear.log.snapshot(self.session_id, after_seq=state.seq if state else 0)
-        self._stored_epoch = snapshot.record.epoch
-        state = self._state = state or begin(snapshot.record)
+        after_seq = self._state.seq if self._state else 0
+        return await self._gear.log.snapshot(self.session_id, after_seq=after_seq)
+
+    def _fold(self, snapshot: Snapshot) -> State:
+        record = snapshot.record
+        self._stored_epoch, self._failures, self._key = record.epoch, record.failures, record.api_key_id
+        state = self._state = self._state or begin(record)
         for stored in snapshot.events:
             fold_stored(state, stored)
         for entry in snapshot.inbox:
@@ -187,6 +237,8 @@ class Loop:
             if has_confirmations
             else None,
             models=gear.models,
+            limits=gear.limits,
+            failures=self._failures,
             starts_requests=not self._is_handing_over,
         )
         draft = Draft(state, clock=gear.clock, ids=gear.ids)
@@ -204,8 +256,11 @@ class Loop:
             consumes=draft.consumes,
             derived=derive(after, gear.models, needs_brain=is_working),
             releases=not is_working,
+            gets_on=any(isinstance(completion, Replied | Ran) for completion in finished),
         )
         crash_point("brain.before_append")
+        if self.lease is not None:
+            self._require_trust(lease.epoch)
         try:
             await gear.log.append(append)
         except Stale:
@@ -213,16 +268,18 @@ class Loop:
         crash_point("brain.after_append")
         self._stored_epoch = lease.epoch
         if self.lease is None:
-            self._hold(Lease(session_id=self.session_id, owner=gear.owner, epoch=lease.epoch), asked_at)
+            taken = Lease(session_id=self.session_id, owner=gear.owner, epoch=lease.epoch)
+            self.hold(taken, asked_at=asked_at)
         if append.releases:
             self.lease = None
-        gear.dispatch.settled(self.session_id, draft.events)
+        if append.gets_on:
+            self._failures = 0
+        gear.dispatch.settled(self.session_id, draft.events, epoch=lease.epoch)
         return after
 
-    def _hold(self, lease: Lease, asked_at: float) -> None:
-        """A lease is trusted from when it was asked for, and for less time than the store gives it."""
-        self.lease = lease
-        self.trusted_until = asked_at + LEASE_TRUST_SECONDS
+    def _require_trust(self, epoch: int) -> None:
+        if not self.trusts(epoch):
+            raise LeaseLost(f"{self.session_id}: epoch {epoch} was not renewed in time")
 
     def _is_done(self, state: State) -> bool:
         if self._is_handing_over:  # a model request is waited for, a tool is left to the next brain
@@ -230,11 +287,13 @@ class Loop:
         return state.status not in ("running", "rescheduling") and not self._tasks
 
     def _start(self, state: State) -> None:
-        """Start what should be in flight, stop what an interrupt waits for."""
+        """Start what should be in flight, stop what is in the way of an end."""
         if self.lease is None or self._is_handing_over:
             return
         epoch = self.lease.epoch
-        actions = decide(state, epoch=epoch, in_flight=frozenset(self._tasks))
+        self._require_trust(epoch)
+        late = out_of_time(state, self._gear.limits, now=self._gear.clock.now())
+        actions = decide(state, epoch=epoch, in_flight=frozenset(self._tasks), ending=late)
         for action in sorted(actions, key=lambda action: isinstance(action, Stop)):
             if isinstance(action, Stop):
                 self._stops[action.action].set()
@@ -250,12 +309,18 @@ class Loop:
         try:
             done, _ = await asyncio.wait(
                 {news, *self._tasks.values()},
-                timeout=LOOK_AGAIN_SECONDS,
+                timeout=self._look_again_seconds(),
                 return_when=asyncio.FIRST_COMPLETED,
             )
             return not done or self._news.is_set()
         finally:
             news.cancel()
+
+    def _look_again_seconds(self) -> float:
+        """Sooner than usual if a turn runs out of time before; not again and again while it is stopped."""
+        assert self._state is not None
+        left = seconds_left(self._state, self._gear.limits, now=self._gear.clock.now())
+        return min(LOOK_AGAIN_SECONDS, left + TURN_OVER_SECONDS) if left else LOOK_AGAIN_SECONDS
 
     async def _abandon(self) -> None:
         """End what is in flight here. Tools go on: the next brain attaches to them."""
@@ -269,6 +334,7 @@ class Loop:
     # -- what can be in flight ---------------------------------------------------------------------------
 
     async def _perform(self, state: State, action: Action, *, epoch: int) -> Completion:
+        self._require_trust(epoch)  # a moment may have passed since the task was made
         match action:
             case AskModel():
                 return await self._ask_model(state, action, epoch=epoch)
@@ -294,8 +360,13 @@ class Loop:
         warms_up = any(tool["name"] in BUILT_IN for tool in request.tools)
         crash_point("brain.before_model")
         try:
-            async with aclosing(gear.model.stream(request)) as stream:  # type: ignore[type-var]  # a generator
+            async with (
+                gear.slots.slot(self._key),
+                aclosing(gear.model.stream(request)) as stream,  # type: ignore[type-var]  # a generator
+            ):
+                self._require_trust(epoch)  # nothing is asked before the first look into the stream
                 async for event in stream:
+                    self._require_trust(epoch)
                     if isinstance(event, ModelReply):
                         reply = event
                         break

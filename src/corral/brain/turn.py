@@ -112,12 +112,14 @@ def _answer(draft: Draft, call: PendingCall, content: Sequence[Block], *, is_err
     )
 
 
-def _answer_for(draft: Draft, call: PendingCall, text: str) -> None:
-    """A synthetic error result: its id is a function of the call, so that it cannot exist twice."""
+def _answer_for(draft: Draft, call: PendingCall, text: str, *, is_left: bool = False) -> None:
+    """A synthetic error result: its id is a function of the call, so that it cannot exist twice.
+    is_left: the call may still be running."""
     draft.add(
         ev.AgentToolResult,
         call.thread_id,
         event_id=EventId(derived(EVENT, "result", call.call_id)),
+        private={"left": True} if is_left else None,
         answers=call.call_id,
         tool_use_id=call.call_id,
         content=[text_block(text)],
@@ -229,7 +231,8 @@ class _Thread:
             self.lose_request(self.thread.request)
         for call in list(self.thread.calls.values()):
             was_sent = call.placement is not None and not call.awaits_client
-            _answer_for(self.draft, call, ending.LEFT_BEHIND if was_sent else ending.NEVER_RAN)
+            said = ending.LEFT_BEHIND if was_sent else ending.NEVER_RAN
+            _answer_for(self.draft, call, said, is_left=was_sent)
         if is_fresh:
             self.run()
         self._give_up(why.error_type, why.message)

@@ -229,6 +229,37 @@ def status(data_dir: DataDir = None, config: ConfigFile = None, as_json: Json = 
     return status(_config(config, data_dir=data_dir), as_json=as_json)
 
 
+@app.command(
+    epilog="Examples: corral backup /var/backups | corral backup corral.tar.zst --data-dir ./data. "
+    "A directory gets a file named after the time. The server may run meanwhile."
+)
+def backup(
+    to: Annotated[Path, typer.Argument(metavar="FILE_OR_DIR", help="Where to; nothing is replaced.")],
+    data_dir: DataDir = None,
+    config: ConfigFile = None,
+) -> int:
+    """Copy the store and its blobs into one file, all of one moment."""
+    from corral.cli.backup import backup
+
+    return backup(to, _config(config, data_dir=data_dir))
+
+
+@app.command(
+    epilog="Examples: corral restore corral.tar.zst --data-dir ./new | corral restore /var/backups --verify. "
+    "Of a directory the newest backup is taken."
+)
+def restore(
+    source: Annotated[Path, typer.Argument(metavar="FILE_OR_DIR", help="What `corral backup` has made.")],
+    verify: Annotated[bool, typer.Option("--verify", help="Only check the file, without a store.")] = False,
+    data_dir: DataDir = None,
+    config: ConfigFile = None,
+) -> int:
+    """Load a backup into an empty store, SQLite or PostgreSQL, and check every row and blob."""
+    from corral.cli.backup import restore, verify_only
+
+    return verify_only(source) if verify else restore(source, _config(config, data_dir=data_dir))
+
+
 def _api(url: str | None, data_dir: Path | None) -> Any:
     from corral.cli.connect import Api, running_server
 
@@ -254,6 +285,21 @@ def sessions_show(session_id: SessionId, url: Url = None, data_dir: ServedDir = 
     from corral.cli.sessions import show_session
 
     show_session(_api(url, data_dir), session_id)
+
+
+@app.command()
+def kill(
+    what: Annotated[str, typer.Argument(help="A session (sesn_...), an agent (agent_...), or ALL.")],
+    reason: Annotated[
+        str, typer.Option(help="Why; it is shown to the sessions' users.")
+    ] = "stopped by hand",
+    url: Url = None,
+    data_dir: ServedDir = None,
+) -> None:
+    """Stop spending now: model calls, tools and queued messages end; the sessions stay."""
+    from corral.cli.kill import kill
+
+    kill(_api(url, data_dir), what, reason=reason)
 
 
 @sessions_app.command("tail")

@@ -11,6 +11,7 @@
     │   └── RateLimited             429 rate_limit_error: the same request may be taken later
     ├── WorldError                  the world's failure; `retryable`, `written`
     │   ├── StoreUnavailable        503 -> 529 overloaded_error: nothing was written
+    │   ├── Overloaded              529 overloaded_error: this process takes no new work now
     │   ├── HandsUnavailable        the hands host did not answer
     │   ├── BlobUnavailable         the blob store did not answer, or has no room
     │   ├── SandboxUnavailable      no sandbox can be made here; the message says what to install
@@ -92,6 +93,10 @@ class WorldError(CorralError):
 
 
 class StoreUnavailable(WorldError):
+    pass
+
+
+class Overloaded(WorldError):
     pass
 
 

@@ -32,6 +32,14 @@ TOOL_NAME_CHARS_MAX, TOOL_DESCRIPTION_CHARS_MAX = 128, 100_000
 THREAD_PAGE_LIMIT_MAX = 1000
 INBOX_EVENTS_MAX = 1000  # unprocessed inputs of one session; the next send gets 429
 
+RETRY_AFTER_SECONDS = 1  # what a 429 or 529 asks its client to wait; SDKs double it by themselves
+REQUESTS_IN_FLIGHT_MAX = 2_000  # of one process, event streams aside; the next gets 529
+BODIES_BYTES_MAX = 256 * 1024 * 1024  # request bodies in memory at once in one process
+ADMISSION_SECONDS = 0.5  # how old what is known of memory and disk may be
+MEMORY_FREE_BYTES_MIN = 192 * 1024 * 1024  # of the machine or our cgroup: below it no new work
+WRITES_QUEUED_ADMITTED_MAX = 5_000  # half of WRITES_QUEUED_MAX: the rest is for the turns that run
+KILL_REASON_CHARS_MAX = 500
+
 # -- streams --------------------------------------------------------------------------------------
 SSE_KEEPALIVE_SECONDS = 15.0
 PREVIEW_FINALS_KEPT = 64  # ids whose preview is over, per opted-in stream: guards against late deltas
@@ -228,6 +236,7 @@ READINESS_RETRY_SECONDS = 0.2  # between them while one fails: a start takes abo
 READY_PATIENCE_SECONDS = 5.0  # how long the ready line waits for them; what fails then may need a person
 READINESS_TIMEOUT_SECONDS = 10.0  # a check that takes longer has failed
 SWEEP_STALE_SECONDS = 10.0  # a brain that has not swept for this long is not claiming
+METRICS_FRESH_SECONDS = 1.0  # /metrics is open to all: what costs a query is asked at most this often
 STREAMS_END_SECONDS = 3  # open connections at shutdown
 
 # -- command line ---------------------------------------------------------------------------------

@@ -1,53 +1,73 @@
 """The worker: one per brain process. Runs up to SESSIONS_PER_BRAIN_MAX loops side by side.
 
-A session whose loop fails by our own bug is backed off alone; its lease is given back, its log intact.
+Rules of this file:
+* A hint starts a loop at once, which claims the session with its first append. Where anything is amiss (no
+  room, others that wait, a session that has failed) hints are only a reason to look: the sweep claims in
+  batches, the keys in turn, before a loop folds anything. So a session that kills whoever looks at it is
+  known after its first victim.
+* A brain that dies takes innocent sessions with it. The more often a session has failed, the fewer of its
+  kind run at once here (SUSPECTS_AT_ONCE): the last failure before the bound is its own.
+* A session whose loop fails is backed off alone, in the store; its lease is given back, its log intact.
 """
 
 import asyncio
 import logging
 from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from typing import Literal
 
+from corral.brain.ending import poisoned
 from corral.brain.loop import Gear, Loop
 from corral.kernel.crash import crash_point
 from corral.kernel.errors import LeaseLost, NotFound, StoreUnavailable
 from corral.kernel.ids import SessionId
 from corral.kernel.limits import (
+    CLAIM_BATCH_MAX,
     DRAIN_SECONDS,
     IDLE_LOOPS_CHARS_MAX,
     IDLE_LOOPS_MAX,
     LEASE_CHECK_SECONDS,
     LEASE_RENEW_SECONDS,
     LEASE_TRUST_SECONDS,
-    SESSION_BACKOFF_SECONDS,
-    SESSION_BACKOFF_SECONDS_MAX,
+    SESSION_FAILURES_MAX,
     SESSIONS_PER_BRAIN_MAX,
+    SUSPECTS_AT_ONCE,
+    SWEEP_PAUSE_SECONDS,
     SWEEP_SECONDS,
 )
+from corral.kernel.metrics import count, observe
 from corral.session.bus import Bus
 from corral.session.lease import Lease, LeaseStore
 
 log = logging.getLogger(__name__)
 
-
-@dataclass(kw_only=True, slots=True)
-class _Failing:
-    failures: int
-    not_before: float
+_End = Literal["done", "released", "failed"]
+"""How a loop ended: with nothing left to do, in good order, or otherwise."""
 
 
 class Worker:
     """`run` until cancelled; `drain` first to hand sessions over through the log."""
 
-    def __init__(self, gear: Gear, *, leases: LeaseStore, bus: Bus) -> None:
+    def __init__(
+        self,
+        gear: Gear,
+        *,
+        leases: LeaseStore,
+        bus: Bus,
+        is_ours: Callable[[SessionId], bool] = lambda _: True,
+    ) -> None:
+        """is_ours: whether this brain is the one to answer a session's wake, for brains that hear the same
+        wakes; see `orchestrator.routing`."""
         self._gear = gear
         self._leases = leases
         self._bus = bus
+        self._is_ours = is_ours
         self._running: dict[SessionId, tuple[Loop, asyncio.Task[None]]] = {}
         self._idle: OrderedDict[SessionId, tuple[Loop, int]] = OrderedDict()  # folded, and how large
         self._idle_chars = 0
-        self._failing: dict[SessionId, _Failing] = {}
+        self._has_backlog = False  # sessions wait for a place: hints may not overtake them
+        self._look = asyncio.Event()
         self._is_draining = False
         self._swept_at = 0.0
         self._has_swept = asyncio.Event()
@@ -86,24 +106,68 @@ class Worker:
 
     async def _take_wakes(self) -> None:
         async for session_id in self._bus.wakes():
-            self._wake(session_id)
+            if session_id in self._running or self._is_ours(session_id):
+                self._wake(session_id)
 
     async def _sweep(self) -> None:
         """Find sessions that need a brain and have none, whether or not a hint came."""
         clock = asyncio.get_running_loop().time
         while True:
-            room = SESSIONS_PER_BRAIN_MAX - len(self._running)
-            if room > 0 and not self._is_draining:
-                # The oldest come first, and those that are backed off stay in front: they take no room.
-                held_back = sum(clock() < failing.not_before for failing in self._failing.values())
+            self._look.clear()
+            if not self._is_draining:
                 with suppress(StoreUnavailable):
-                    for session_id in await self._leases.waiting(limit=room + held_back):
-                        self._wake(session_id)
+                    await self._claim_waiting()
                     self._swept_at = clock()
                     self._has_swept.set()
-            elif room <= 0:
-                self._swept_at = clock()  # a full brain is at work, not stuck
-            await asyncio.sleep(SWEEP_SECONDS)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(SWEEP_SECONDS):
+                    await self._look.wait()
+            await asyncio.sleep(SWEEP_PAUSE_SECONDS)
+
+    async def _claim_waiting(self) -> None:
+        """Claim a batch of those that wait, and run them."""
+        room = min(SESSIONS_PER_BRAIN_MAX - len(self._running), CLAIM_BATCH_MAX)
+        if room <= 0:
+            return  # a full brain is at work, not stuck
+        fresh = sum(loop.lease is None for loop, _ in self._running.values())
+        waiting = await self._leases.waiting(limit=2 * CLAIM_BATCH_MAX + fresh)
+        waiting = [session_id for session_id in waiting if session_id not in self._running]
+        if not waiting:
+            self._has_backlog = False
+            return
+        admitted = self._admitted(waiting, await self._leases.failures(waiting))
+        asked_at = asyncio.get_running_loop().time()
+        leases = await self._leases.claim(owner=self._gear.owner, limit=room, session_ids=admitted[:room])
+        for lease in leases:
+            self._begin(lease, asked_at=asked_at)
+        self._has_backlog = len(admitted) > room
+        if self._has_backlog:
+            self._look.set()
+
+    def _admitted(self, waiting: Sequence[SessionId], failures: Mapping[SessionId, int]) -> list[SessionId]:
+        """Those that may run beside the ones that run: not too many suspects at once."""
+        admitted = []
+        present = [loop.failures for loop, _ in self._running.values()]
+        for session_id in waiting:
+            failed = failures.get(session_id, 0)
+            if all(
+                sum(each >= level for each in present) < most
+                for level, most in SUSPECTS_AT_ONCE.items()
+                if failed >= level
+            ):
+                admitted.append(session_id)
+                present.append(failed)
+        return admitted
+
+    def _begin(self, lease: Lease, *, asked_at: float) -> None:
+        """Run a session whose lease was claimed."""
+        running = self._running.get(lease.session_id)
+        if running is not None:  # a hint came between
+            running[0].hold(lease, asked_at=asked_at)
+            return
+        loop = self._take_idle(lease.session_id) or Loop(lease.session_id, self._gear)
+        loop.hold(lease, asked_at=asked_at)
+        self._run(loop)
 
     async def _renew(self) -> None:
         """Extend the leases of running loops."""
@@ -125,6 +189,7 @@ class Worker:
             for loop, task in list(self._running.values()):
                 if loop.lease is not None and now > loop.trusted_until:
                     log.warning("session %s: its lease was not renewed in time", loop.session_id)
+                    count("leases_lost")
                     task.cancel()
             await asyncio.sleep(LEASE_CHECK_SECONDS)
 
@@ -134,51 +199,89 @@ class Worker:
         running = self._running.get(session_id)
         if running is not None:
             running[0].notice()
+        elif self._is_draining:
             return
-        failing = self._failing.get(session_id)
-        if (
-            self._is_draining
-            or len(self._running) >= SESSIONS_PER_BRAIN_MAX
-            or (failing is not None and asyncio.get_running_loop().time() < failing.not_before)
-        ):
-            return  # the sweep finds it again
-        loop = self._take_idle(session_id) or Loop(session_id, self._gear)
-        task = asyncio.create_task(self._run_loop(loop), name=f"loop {session_id}")
-        self._running[session_id] = (loop, task)
+        elif len(self._running) >= SESSIONS_PER_BRAIN_MAX:
+            self._has_backlog = True
+        elif self._has_backlog:
+            self._look.set()
+        else:
+            self._run(self._take_idle(session_id) or Loop(session_id, self._gear))
+
+    def _run(self, loop: Loop) -> None:
+        task = asyncio.create_task(self._run_loop(loop), name=f"loop {loop.session_id}")
+        self._running[loop.session_id] = (loop, task)
 
     async def _run_loop(self, loop: Loop) -> None:
         session_id = loop.session_id
-        is_whole = False
+        started_at = asyncio.get_running_loop().time()
+        ended: _End = "failed"
         try:
-            await loop.run()
-            self._failing.pop(session_id, None)
-            is_whole = True
-        except LeaseLost:
-            pass  # somebody else goes on from here
-        except NotFound:  # the session is gone
-            self._failing.pop(session_id, None)
-        except StoreUnavailable as error:
-            log.warning(
-                "session %s: the store is unavailable, will try again: %s", session_id, error.message
-            )
-            self._back_off(session_id)
-        except Exception:
-            log.exception("session %s: its loop failed; its log is intact, will try again", session_id)
-            self._back_off(session_id)
+            ended = await self._run_to_end(loop)
+        except asyncio.CancelledError:
+            if self._is_draining:
+                ended = "released"
+            raise
         finally:
             del self._running[session_id]
             if loop.lease is not None:
-                await self._give_back(loop)
-        if is_whole and not self._is_draining:
+                await self._give_back(loop, ended)
+        if self._has_backlog or loop.wants_claim:
+            self._look.set()
+        if ended == "done":
+            observe("turn_seconds", asyncio.get_running_loop().time() - started_at)
+        if ended == "done" and not self._is_draining:
             self._keep(loop)
             if loop.has_news:
                 self._wake(session_id)
 
-    async def _give_back(self, loop: Loop) -> None:
+    async def _run_to_end(self, loop: Loop) -> _End:
+        session_id = loop.session_id
+        try:
+            if loop.lease is not None and loop.lease.failures > SESSION_FAILURES_MAX:
+                await self._close(loop.lease)
+                return "released"
+            await loop.run()
+        except LeaseLost:
+            return "failed"  # somebody else goes on from here; if nobody does, it is backed off
+        except NotFound:
+            return "released"  # the session is gone
+        except StoreUnavailable as error:
+            log.warning(
+                "session %s: the store is unavailable, will try again: %s", session_id, error.message
+            )
+            return "released" if error.retryable else "failed"
+        except Exception:
+            count("loops_failed")
+            log.exception("session %s: its loop failed; its log is intact, will try again", session_id)
+            if loop.lease is None:
+                await self._blame(loop)
+            return "failed"
+        return "done"
+
+    async def _close(self, lease: Lease) -> None:
+        """The last resort: even the brains that only wanted to end its turn have died."""
+        log.error("session %s: %d brains failed at it, its turn is ended", lease.session_id, lease.failures)
+        await self._gear.log.close_turn(lease, message=poisoned(lease.failures), now=self._gear.clock.now())
+
+    async def _blame(self, loop: Loop) -> None:
+        """It failed before it had a lease: take one, so that the failure can be counted."""
+        with suppress(StoreUnavailable):
+            loop.lease = await self._gear.claim(loop.session_id)
+
+    async def _give_back(self, loop: Loop, ended: _End) -> None:
         lease, loop.lease = loop.lease, None
         assert lease is not None
         with suppress(StoreUnavailable):
-            await self._leases.release([lease])
+            if ended == "failed":
+                await self._leases.fail([lease])
+            elif ended == "done" and loop.rests_at is not None:
+                seen_seq, seen_arrival = loop.rests_at
+                await self._leases.rest(lease, seen_seq=seen_seq, seen_arrival=seen_arrival)
+            else:
+                await self._leases.release([lease])
+                if self._is_draining:
+                    self._bus.wake(loop.session_id)  # for another brain
 
     def _keep(self, loop: Loop) -> None:
         """Keep the folded state for the next wake; the oldest make room."""
@@ -193,15 +296,10 @@ class Worker:
         self._idle_chars -= chars
         return loop
 
-    def _back_off(self, session_id: SessionId) -> None:
-        failing = self._failing.setdefault(session_id, _Failing(failures=0, not_before=0.0))
-        failing.failures += 1
-        wait = min(SESSION_BACKOFF_SECONDS * 2.0 ** (failing.failures - 1), SESSION_BACKOFF_SECONDS_MAX)
-        failing.not_before = asyncio.get_running_loop().time() + wait
-
     def _lose(self, lease: Lease) -> None:
         """The store says that this lease is over: stop the loop if it still goes by it."""
         running = self._running.get(lease.session_id)
         if running is not None and running[0].lease == lease:
             running[0].lease = None
+            count("leases_lost")
             running[1].cancel()

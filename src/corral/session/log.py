@@ -145,6 +145,15 @@ class SessionLog(Protocol):
                 written in either case.
         """
 
+    async def close_turn(
+        self, lease: Lease, *, message: str, now: datetime
+    ) -> Sequence[StoredEvent]:
+        """The last resort for a session that no brain survives folding: end its turn from its record alone.
+
+        Open requests and calls are closed, inputs become moot, `message` is its session.error; the session
+        is idle and the lease given back. Returns what was appended. Raises LeaseLost.
+        """
+
     async def accept(
         self, session_id: SessionId, inputs: Sequence[Event], *, now: datetime
     ) -> Sequence[StoredEvent | InboxEntry]:

@@ -94,6 +94,11 @@ class GroupCommit:
         for thread in self._threads:
             thread.start()
 
+    @property
+    def queued(self) -> int:
+        """Writes that are submitted and not yet durable."""
+        return self._unresolved
+
     async def body(
         self,
         body: Body[T | CallerError],
@@ -217,7 +222,8 @@ class GroupCommit:
             return [(job, None, error) for job in jobs]
 
     def _run_all(self, connection: Connection, *, jobs: Sequence[_Job], careful: bool) -> list[_Outcome]:
-        if self._locks_rows and len(jobs) > 1 and not all(job.is_merged for job in jobs):
+        is_one = len(jobs) == 1 or all(job.is_merged and job.run == jobs[0].run for job in jobs)
+        if self._locks_rows and not is_one:  # one takes its locks in order by itself
             lock_sessions(connection, {session_id for job in jobs for session_id in job.locks or ()})
         return _run_all(connection, jobs, careful=careful)
 

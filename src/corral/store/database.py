@@ -111,6 +111,11 @@ class Database:
     def is_postgres(self) -> bool:
         return self.writer.dialect.name == "postgresql"
 
+    @property
+    def writes_queued(self) -> int:
+        """Writes that wait for their commit: how busy the store is."""
+        return self._commits.queued
+
     async def close(self) -> None:
         """Commit what was submitted, then close. Repeat: safe."""
         await self._commits.close()

@@ -11,7 +11,7 @@ from sqlalchemy import BigInteger, ColumnElement, Connection, bindparam, case, f
 
 from corral.kernel.crash import crash_point
 from corral.kernel.ids import SessionId
-from corral.kernel.limits import SESSION_BACKOFF_SECONDS_MAX
+from corral.kernel.limits import SESSION_BACKOFF_SECONDS_MAX, SUSPECT_TURNS
 from corral.session.lease import Lease, session_backoff_seconds
 from corral.store.append import LEASE_TTL_US
 from corral.store.database import Database
@@ -88,12 +88,15 @@ def _is_free(now_us: int) -> ColumnElement[bool]:
 
 
 def _in_turn(now_us: int, limit: int) -> Any:
-    """Free sessions that need a brain; each key's oldest first, then each key's second, and so on."""
+    """Free sessions that need a brain: each key's oldest first, then each key's second, and so on."""
     oldest = (sessions.c.needs_brain_since, sessions.c.session_id)
     ranked = (
         select(
             *oldest,
-            func.row_number().over(partition_by=sessions.c.api_key_id, order_by=oldest).label("turn"),
+            (
+                func.row_number().over(partition_by=sessions.c.api_key_id, order_by=oldest)
+                + SUSPECT_TURNS * sessions.c.failures
+            ).label("turn"),
         )
         .where(sessions.c.needs_brain_since.is_not(None), _is_free(now_us))
         .subquery()
@@ -169,7 +172,9 @@ class Leases:
 
     async def release(self, leases: Sequence[Lease]) -> None:
         if rows := _named(leases):
-            await self._database.write(lambda connection: connection.execute(_RELEASE, rows))
+            await self._database.write(
+                lambda connection: connection.execute(_RELEASE, rows), locks=_ids(leases)
+            )
 
     async def rest(self, lease: Lease, *, seen_seq: int, seen_arrival: int) -> None:
         def body(connection: Connection) -> None:
@@ -178,7 +183,7 @@ class Leases:
             )
             connection.execute(_RELEASE, _named([lease]))
 
-        await self._database.write(body)
+        await self._database.write(body, locks=_ids([lease]))
 
     async def fail(self, leases: Sequence[Lease]) -> None:
         def body(connection: Connection) -> None:
@@ -186,7 +191,7 @@ class Leases:
             connection.execute(_FAIL, [row | {"now_us": now_us} for row in _named(leases)])
 
         if leases:
-            await self._database.write(body)
+            await self._database.write(body, locks=_ids(leases))
 
     async def end(self, *, owner_prefix: str, except_owner: str) -> list[SessionId]:
         def body(connection: Connection) -> list[SessionId]:
@@ -220,6 +225,10 @@ class Leases:
             return {SessionId(row.session_id): row.failures for row in connection.execute(statement)}
 
         return await self._database.read(body)
+
+
+def _ids(leases: Sequence[Lease]) -> list[SessionId]:
+    return sorted({lease.session_id for lease in leases})
 
 
 def _named(leases: Sequence[Lease]) -> list[dict[str, Any]]:

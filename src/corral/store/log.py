@@ -1,19 +1,24 @@
 """The session log on the database. What each statement does is in append, accept and reading."""
 
+import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from sqlalchemy import Connection
 
 from corral.kernel.crash import crash_point
-from corral.kernel.ids import SessionId
+from corral.kernel.errors import Stale, Stop
+from corral.kernel.ids import Ids, SessionId
+from corral.kernel.metrics import count, observe
 from corral.session.bus import Bus, Committed
 from corral.session.events import Event
+from corral.session.lease import Lease
 from corral.session.log import Append, EventFilter, EventPage, InboxEntry, Position, Snapshot, StoredEvent
 from corral.store import reading
 from corral.store.accept import accept
 from corral.store.append import Prepared, append_all, prepare
 from corral.store.database import Database
+from corral.store.last_resort import close_turn
 
 __all__ = ["Log"]
 
@@ -24,9 +29,11 @@ class Log:
     def __init__(self, database: Database, bus: Bus) -> None:
         self._database = database
         self._bus = bus
+        self._ids = Ids()
 
     async def append(self, append: Append) -> Sequence[StoredEvent]:
         def committed(stored: Sequence[StoredEvent]) -> None:
+            count("events_appended", len(stored))
             self._bus.publish(Committed(session_id=append.session_id, entries=tuple(stored)))
             if append.releases and append.derived.needs_brain:
                 self._bus.wake(append.session_id)
@@ -34,9 +41,15 @@ class Log:
         crash_point("store.append.before")
         if append.consumes:
             crash_point("store.consume.before")
-        stored = await self._database.merge(
-            self._append_all, prepare(append), locks=[append.session_id], committed=committed
-        )
+        asked_at = time.perf_counter()
+        try:
+            stored = await self._database.merge(
+                self._append_all, prepare(append), locks=[append.session_id], committed=committed
+            )
+        except Stop as refusal:
+            count("appends_refused", reason="stale" if isinstance(refusal, Stale) else "fenced")
+            raise
+        observe("append_seconds", time.perf_counter() - asked_at)
         if append.consumes:
             crash_point("store.consume.after")
         crash_point("store.append.after")
@@ -48,6 +61,15 @@ class Log:
         outcomes = append_all(connection, items, careful=careful, now_us=self._database.now_us)
         crash_point("store.append.written")
         return outcomes
+
+    async def close_turn(self, lease: Lease, *, message: str, now: datetime) -> Sequence[StoredEvent]:
+        return await self._database.write(
+            lambda connection: close_turn(connection, lease, message=message, now=now, ids=self._ids),
+            locks=[lease.session_id],
+            committed=lambda stored: self._bus.publish(
+                Committed(session_id=lease.session_id, entries=tuple(stored))
+            ),
+        )
 
     async def accept(
         self, session_id: SessionId, inputs: Sequence[Event], *, now: datetime

@@ -10,9 +10,18 @@ from datetime import datetime, timedelta
 
 from corral.kernel.clock import Clock
 from corral.kernel.errors import InvalidRequest, LeaseLost, NotFound, Stale
-from corral.kernel.ids import EventId, SessionId
-from corral.kernel.limits import LEASE_TTL_SECONDS
-from corral.session.events import Event, UserToolConfirmation, parse
+from corral.kernel.ids import EventId, Ids, SessionId
+from corral.kernel.limits import LEASE_TTL_SECONDS, SUSPECT_TURNS
+from corral.session.closing import Remains, closing
+from corral.session.events import (
+    AgentCustomToolUse,
+    AgentToolUse,
+    Event,
+    SpanModelRequestEnd,
+    SpanModelRequestStart,
+    UserToolConfirmation,
+    parse,
+)
 from corral.session.inbox import View, admit, referenced
 from corral.session.lease import Claim, Lease, session_backoff_seconds
 from corral.session.log import Append, InboxEntry, Snapshot, StoredEvent
@@ -142,6 +151,36 @@ class Oracle:
         )
         return ids
 
+    def close_turn(self, lease: Lease, *, message: str, now: datetime) -> list[StoredEvent]:
+        session = self._session(lease.session_id)
+        if not self._holds(lease):
+            raise LeaseLost
+        answered = {event.answers for event in session.log}
+        uses = (AgentToolUse.TYPE, AgentCustomToolUse.TYPE)
+        spans = [
+            event
+            for event in session.log
+            if event.type in (SpanModelRequestStart.TYPE, SpanModelRequestEnd.TYPE)
+        ]
+        is_open = bool(spans) and spans[-1].type == SpanModelRequestStart.TYPE
+        remains = Remains(
+            record=self.snapshot(lease.session_id).record,
+            requests=[(spans[-1].event_id, spans[-1].thread_id)] if is_open else [],
+            calls=[
+                (event.event_id, event.thread_id)
+                for event in session.log
+                if event.type in uses and event.event_id not in answered
+            ],
+            inbox=session.inbox,
+        )
+        stored = closing(remains, message=message, ids=Ids(), now=now, last_at=session.last_processed_at)
+        session.log += stored
+        session.inbox = []
+        session.needs_brain_since = None
+        session.record = replace(session.record, status="idle", blocked_on=[])
+        self.release([lease])
+        return stored
+
     def _check(self, session: OracleSession, append: Append) -> None:
         lease = append.lease
         if session.record.status == "terminated":
@@ -224,7 +263,8 @@ class Oracle:
         for since, session_id in needing:
             key = self.sessions[session_id].record.api_key_id
             turns[key] = turns.get(key, 0) + 1
-            in_turn.append((turns[key], since, session_id))
+            turn = turns[key] + SUSPECT_TURNS * self.sessions[session_id].failures
+            in_turn.append((turn, since, session_id))
         return [session_id for _, _, session_id in sorted(in_turn)]
 
     def failures(self, session_ids: Sequence[SessionId]) -> dict[SessionId, int]:

@@ -17,7 +17,7 @@ from corral.api.schema.strict import parse
 from corral.api.views import joined, sent_view
 from corral.catalog.idempotency import Answer
 from corral.kernel.ids import SessionId
-from corral.session.events import SystemMessage
+from corral.session.events import SystemMessage, UserInterrupt
 from corral.session.log import EventFilter, EventPage, InboxEntry, Position, StoredEvent
 
 
@@ -31,6 +31,8 @@ def event_routes(deps: Dependencies, once: OnceOnly) -> APIRouter:
             return replayed
         parse_query(NoQuery, request.query_params)
         inputs = new_inputs(parse(EventsSend, raw).events, field="events", ids=deps.ids)
+        if not all(isinstance(event, UserInterrupt) for event in inputs):
+            deps.admission.check_new_work()  # not at the gate: an interrupt is always taken
         if any(isinstance(event, SystemMessage) for event in inputs):  # a session's model never changes
             record = await deps.sessions.read(session_id)
             deps.models.resolve(record.agent["model"]["id"]).check_mid_conversation_system()

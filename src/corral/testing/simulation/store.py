@@ -43,6 +43,14 @@ class SimulatedLog:
                 world.note("log %s %s, epoch %s", event.seq, event.type, append.lease.epoch)
         return log[before:]
 
+    async def close_turn(self, lease: Lease, *, message: str, now: datetime) -> Sequence[StoredEvent]:
+        def close_turn() -> Sequence[StoredEvent]:
+            stored = self._world.oracle.close_turn(lease, message=message, now=now)
+            self._world.ledger.epochs += [lease.epoch] * len(stored)
+            return stored
+
+        return await self._world.ask_store("close_turn", close_turn)
+
     async def accept(
         self, session_id: SessionId, inputs: Sequence[Event], *, now: datetime
     ) -> Sequence[StoredEvent | InboxEntry]:
