@@ -22,10 +22,12 @@ from corral.kernel.ids import SessionId
 from corral.kernel.limits import SWEEP_STALE_SECONDS
 from corral.orchestrator.cleanup import clean_up
 from corral.orchestrator.routing import Routing
+from corral.orchestrator.sweep import Sweep
 from corral.orchestrator.worker import Worker
 from corral.session.lease import Lease
 from corral.store.cleanup import Cleanup
 from corral.store.log import Log
+from corral.store.sweep import Sweeps
 
 __all__ = ["brain_part", "open_worker"]
 
@@ -96,7 +98,7 @@ def brain_part(ground: Ground, worker: Worker, anthropic: AnthropicModel, hands:
 
     return Part(
         looks={"brain": look_at_sweep, "model": look_at_model},
-        duties=[worker.run, lambda: clean_up(cleanup, hands)],
+        duties=[worker.run, Sweep(Sweeps(ground.database), ground.bus).run, lambda: clean_up(cleanup, hands)],
         later=[anthropic.warm],  # a second of imports, not before readiness
         drain=worker.drain,
         sessions=lambda: worker.running_sessions,

@@ -1,6 +1,6 @@
 """What every server process stands on, whatever its roles: store, bus, and the name of its leases."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
@@ -19,6 +19,7 @@ __all__ = ["Ground", "open_ground"]
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ground:
     """
+    bus_round_trip: where nodes share a bus: returns when a hint has gone out and come back.
     owner:   of the leases of this process, `{node}.{incarnation}`.
     orphans: sessions whose brain was an earlier incarnation of this node; they may be claimed now.
     """
@@ -26,6 +27,7 @@ class Ground:
     start: Start
     database: Database
     bus: Bus
+    bus_round_trip: Callable[[], Awaitable[None]] | None
     leases: Leases
     orphans: Sequence[SessionId]
     clock: Clock
@@ -50,10 +52,12 @@ async def open_ground(start: Start, stack: AsyncExitStack) -> Ground:
     database = await Database.open(url or config.data_dir / "corral.db")
     stack.push_async_callback(database.close)
     bus: Bus = LocalBus()
+    bus_round_trip = None
     if url is not None and config.is_postgres:
         from corral.store.bus_postgres import PostgresBus
 
-        bus = await stack.enter_async_context(PostgresBus.open(url, node_id=start.node))
+        bus = shared = await stack.enter_async_context(PostgresBus.open(url, node_id=start.node))
+        bus_round_trip = shared.round_trip
     leases = Leases(database)
     # Only one supervisor holds the data directory: whatever ran here before us is dead.
     orphans = await leases.end(owner_prefix=f"{start.node}.", except_owner=start.owner)
@@ -61,6 +65,7 @@ async def open_ground(start: Start, stack: AsyncExitStack) -> Ground:
         start=start,
         database=database,
         bus=bus,
+        bus_round_trip=bus_round_trip,
         leases=leases,
         orphans=orphans,
         clock=SystemClock(),

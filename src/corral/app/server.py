@@ -136,7 +136,7 @@ async def _open(ground: Ground, keys: KeysOfThisStart, stack: AsyncExitStack) ->
     local = open_local_hands(ground, stack) if "hands" in roles else None
     node = open_node(ground, local, sessions)
     # In the order in which they are drained: first the others are told.
-    parts = [node_part(node, is_shared=config.is_postgres), store_part(ground)]
+    parts = [node_part(node, is_shared=config.is_postgres), store_part(ground, node)]
     if local is not None:
         parts.append(hands_part(local))
     if "egress" in roles:

@@ -57,6 +57,7 @@ BUS_PREVIEWS_BYTES_MAX = 1024 * 1024  # deltas not yet sent; more are shed, the 
 BUS_CONNECT_SECONDS = 5.0  # a database that does not accept by then is down
 BUS_SILENT_SECONDS = 10.0  # a connection whose other end has vanished is noticed by then
 BUS_RETRY_SECONDS, BUS_RETRY_SECONDS_MAX = 0.1, 5.0  # between attempts to connect; doubled, for ever
+BUS_ROUND_TRIP_SECONDS = 3.0  # a notification to ourselves takes milliseconds; then /readyz warns
 BUS_CLOSE_SECONDS = 0.5  # a stopping node still sends its last hints
 
 # -- leases ---------------------------------------------------------------------------------------

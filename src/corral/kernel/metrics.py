@@ -38,6 +38,7 @@ INSTRUMENTS: Final[Mapping[str, Instrument]] = {
         "counter", "appends that wrote nothing: stale (decided again), or fenced", ("reason",)
     ),
     "leases_lost": Instrument("counter", "leases that ended while a brain held them"),
+    "repairs": Instrument("counter", "rows that the deep sweep has repaired, by kind", ("kind",)),
     "loops_failed": Instrument("counter", "brain loops that ended with a bug of ours"),
     "model_requests": Instrument("counter", "requests to models: ok, or how they failed", ("outcome",)),
     "model_seconds": Instrument("histogram", "a model request, to the end of its reply", buckets=_SLOW),
@@ -48,7 +49,7 @@ INSTRUMENTS: Final[Mapping[str, Instrument]] = {
     "turn_seconds": Instrument(
         "histogram", "a session at work in this process, from its start to its rest", buckets=_SLOW
     ),
-    "bus_messages": Instrument("counter", "hints between nodes: sent, received, dropped", ("fate",)),
+    "bus_messages": Instrument("counter", "notifications sent and received, and hints dropped", ("fate",)),
     "http_requests": Instrument("counter", "answers, by class of status (2xx, 4xx, 529, 5xx)", ("status",)),
     # read when asked: this process
     "up": Instrument("gauge", "1, with what runs: version and roles", ("version", "roles")),

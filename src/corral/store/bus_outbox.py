@@ -5,14 +5,14 @@ A payload is a JSON array: the node that sent it, then hints in order, each an a
     ["node_1", ["c", session], ["w", session], ["d", session],
                ["p", session, thread, event, event type, n, index, text]]
 
-c: something was committed, look again. w: wake. d: deleted. p: a preview. A kind or form that is not known
-is skipped: it comes from a newer node.
+c: something was committed, look again. w: wake. d: deleted. p: a preview. e: an echo, which only has to come
+back. A kind or form that is not known is skipped: it comes from a newer node.
 """
 
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import count
+from itertools import count as numbers
 
 import orjson
 
@@ -23,6 +23,7 @@ from corral.kernel.limits import (
     BUS_PAYLOADS_PER_FLUSH_MAX,
     BUS_PREVIEWS_BYTES_MAX,
 )
+from corral.kernel.metrics import count
 from corral.session.bus import Committed, Deleted, Message, Preview
 
 __all__ = ["Outbox", "Wake", "read"]
@@ -44,7 +45,7 @@ class Outbox:
     def __init__(self, node_id: str) -> None:
         self._head = b"[" + orjson.dumps(node_id)
         self._items: OrderedDict[_Key, bytes] = OrderedDict()
-        self._preview_keys = count()
+        self._preview_keys = numbers()
         self._previews = 0
         self._preview_bytes = 0
 
@@ -88,6 +89,11 @@ class Outbox:
         """Drop what would be old news by the time it can be sent."""
         for key in [key for key in self._items if isinstance(key, int)]:
             self._forget_preview(self._items.pop(key))
+            count("bus_messages", fate="dropped")
+
+    def put_echo(self) -> None:
+        """Something to send that means nothing to anybody but its sender, to whom it comes back."""
+        self._items["e", SessionId("")] = b'["e"]'
 
     def _put_once(self, kind: str, session_id: SessionId) -> None:
         key = (kind, session_id)
@@ -95,6 +101,8 @@ class Outbox:
             self._items.move_to_end(key)  # behind the previews that it ends
         elif len(self._items) - self._previews < BUS_HINTS_MAX:
             self._items[key] = orjson.dumps([kind, session_id])
+        else:
+            count("bus_messages", fate="dropped")
 
     def _put_preview(self, preview: Preview) -> None:
         try:
@@ -117,6 +125,8 @@ class Outbox:
             self._items[next(self._preview_keys)] = item
             self._previews += 1
             self._preview_bytes += len(item)
+        else:
+            count("bus_messages", fate="dropped")
 
     def _forget_preview(self, item: bytes) -> None:
         self._previews -= 1

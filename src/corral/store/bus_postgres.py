@@ -29,6 +29,7 @@ from corral.kernel.limits import (
     BUS_RETRY_SECONDS_MAX,
     BUS_SILENT_SECONDS,
 )
+from corral.kernel.metrics import count
 from corral.session.bus import Message, Overflow
 from corral.store.bus import LocalBus
 from corral.store.bus_outbox import Outbox, Wake, read
@@ -53,6 +54,7 @@ class PostgresBus:
         self._is_due = asyncio.Event()
         self._is_sent = asyncio.Event()
         self._is_sent.set()
+        self._came_back = asyncio.Event()
         self._sender, self._listener = _Link("reach"), _Link("hear")
 
     @classmethod
@@ -92,6 +94,14 @@ class PostgresBus:
     def is_connected(self) -> bool:
         """Whether hints reach other nodes, and theirs us, as far as is known."""
         return self._sender.is_up and self._listener.is_up
+
+    async def round_trip(self) -> None:
+        """Return when something that we sent has come back: hints reach the others, and theirs us."""
+        self._came_back.clear()
+        self._outbox.put_echo()
+        self._is_sent.clear()
+        self._is_due.set()
+        await self._came_back.wait()
 
     # -- the port -------------------------------------------------------------------------------------
 
@@ -133,6 +143,7 @@ class PostgresBus:
                 self._unsure = payloads
                 await connection.execute(_NOTIFY, (payloads,), prepare=True)
                 self._unsure = []
+                count("bus_messages", len(payloads), fate="sent")
                 await asyncio.sleep(BUS_FLUSH_SECONDS)
             self._is_sent.set()
             self._is_due.clear()
@@ -152,7 +163,9 @@ class PostgresBus:
             log.warning("the bus heard what no node says; it is ignored")
             return
         if node_id == self._node_id:
+            self._came_back.set()
             return
+        count("bus_messages", fate="received")
         for hint in hints:
             if isinstance(hint, Wake):
                 self._local.wake(hint.session_id)
