@@ -5,8 +5,8 @@ A payload is a JSON array: the node that sent it, then hints in order, each an a
     ["node_1", ["c", session], ["w", session], ["d", session],
                ["p", session, thread, event, event type, n, index, text]]
 
-c: something was committed, look again. w: wake. d: deleted. p: a preview. e: an echo, which only has to come
-back. A kind or form that is not known is skipped: it comes from a newer node.
+c: something was committed, look again. w: wake. d: deleted. p: a preview. e: an echo, which only has to
+come back. A kind or form that is not known is skipped: it comes from a newer node.
 """
 
 from collections import OrderedDict
