@@ -20,7 +20,8 @@ class Placed:
     placed_at: int
 
 
-Why = Literal["elsewhere", "ended", "deleted"]
+Why = Literal["elsewhere", "ended", "deleted", "unknown"]
+"""Why a host should not have a session. unknown: this database never had it, or deleted it long ago."""
 
 
 class PlacementStore(Protocol):
@@ -41,7 +42,7 @@ class PlacementStore(Protocol):
         """Sessions placed there, by id, after the given one."""
 
     async def misplaced(self, host_id: str, session_ids: Sequence[SessionId]) -> Mapping[SessionId, Why]:
-        """Which of these have no business on that host: placed elsewhere, ended or deleted."""
+        """Which of these have no business on that host, and why."""
 
     async def counts(self) -> Mapping[str, int]:
         """Placed sessions by host."""

@@ -264,13 +264,15 @@ class HandsClient:
         )
         return [HeldWorkspace(**item) for item in orjson.loads(data)["data"]]
 
-    async def keep(self, session_id: SessionId, *, changes: int) -> None:
+    async def keep(self, session_id: SessionId, *, changes: int, only_check: bool = False) -> None:
         """A checkpoint covers so many changes. Raises Conflict if there were more meanwhile."""
-        await self._post("/keep", {"session_id": session_id, "changes": changes})
+        body = {"session_id": session_id, "changes": changes, "only_check": only_check}
+        await self._post("/keep", body)
 
-    async def evict(self, session_id: SessionId, *, changes: int | None) -> None:
+    async def evict(self, session_id: SessionId, *, changes: int | None, keeps_files: bool = False) -> None:
         """See `HandsHost.evict`. Raises Conflict, HandsUnavailable."""
-        await self._post("/evict", {"session_id": session_id, "changes": changes})
+        body = {"session_id": session_id, "changes": changes, "keeps_files": keeps_files}
+        await self._post("/evict", body)
 
     async def drain(self, *, is_draining: bool = True) -> None:
         """Take no new sessions there, or take them again."""

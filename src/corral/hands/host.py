@@ -296,6 +296,10 @@ class HandsHost:
                 raise LeaseLost(f"session {session_id!r} was placed here again meanwhile")
             await self._require_kept(session_id)
             self._require_room()
+            if held and held[0].placed_at == 0 and restored.what != "checkpoint":
+                # From before anybody placed sessions: there is no other copy of it.
+                await self._journal.adopt(session_id, placed_at=placed_at)
+                return
             crash_point("restore.before")
             await self._empty(session_id)
             news = ""
@@ -315,13 +319,14 @@ class HandsHost:
         """What `restore` takes. Raises NotFound at once."""
         return self.workspaces.pack(session_id)
 
-    async def keep(self, session_id: SessionId, *, changes: int) -> None:
+    async def keep(self, session_id: SessionId, *, changes: int, only_check: bool = False) -> None:
         """A checkpoint covers so many changes. Raises Conflict if there were more meanwhile."""
         self._require_idle(session_id)
-        await self._journal.keep(session_id, changes=changes)
+        await self._journal.keep(session_id, changes=changes, only_check=only_check)
 
-    async def evict(self, session_id: SessionId, *, changes: int | None) -> None:
-        """Destroy the sandbox and remove the workspace of a session that lives on elsewhere.
+    async def evict(self, session_id: SessionId, *, changes: int | None, keeps_files: bool = False) -> None:
+        """Destroy the sandbox and remove the workspace of a session that lives on: only a restore brings it
+        back. keeps_files: the workspace stays.
 
         changes: only if there were no more than these, and no call runs: raises Conflict. None: whatever
         runs, because it is not the session any more. Repeat: safe.
@@ -329,10 +334,13 @@ class HandsHost:
         async with self._placing.setdefault(session_id, asyncio.Lock()):
             if changes is not None:
                 self._require_idle(session_id)
-            await self._journal.evict(session_id, changes=changes)
-            crash_point("hands.evict")
+            if not keeps_files:
+                await self._journal.evict(session_id, changes=changes)
+                crash_point("hands.evict")
             await self._interrupt(session_id, list(self._calls.values()))
-            await self._empty(session_id)
+            await self._sandboxes.destroy(session_id)
+            if not keeps_files:
+                await self.workspaces.remove(session_id)
 
     async def drain(self, *, is_draining: bool) -> None:
         """Take no new sessions; those that are here go on."""

@@ -313,6 +313,14 @@ class Journal:
 
         await self._do(apply)
 
+    async def adopt(self, session_id: SessionId, *, placed_at: int) -> None:
+        """The workspace as it lies here is the one of this placement."""
+
+        def apply(db: sqlite3.Connection) -> None:
+            db.execute("UPDATE held SET placed_at = ? WHERE session_id = ?", (placed_at, session_id))
+
+        await self._do(apply)
+
     async def changed(self, session_id: SessionId) -> None:
         """Something other than a call changed the workspace."""
 
@@ -321,12 +329,13 @@ class Journal:
 
         await self._do(apply)
 
-    async def keep(self, session_id: SessionId, *, changes: int) -> None:
+    async def keep(self, session_id: SessionId, *, changes: int, only_check: bool = False) -> None:
         """A checkpoint covers so many changes. Raises Conflict if there were more since."""
 
         def apply(db: sqlite3.Connection) -> None:
             _require_unchanged(db, session_id, changes)
-            db.execute("UPDATE held SET kept = changes WHERE session_id = ?", (session_id,))
+            if not only_check:
+                db.execute("UPDATE held SET kept = changes WHERE session_id = ?", (session_id,))
 
         await self._do(apply)
 

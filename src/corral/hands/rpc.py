@@ -150,16 +150,22 @@ def app(host: HandsHost, *, token: str | None, adoption: Adoption) -> Starlette:
         return StreamingResponse(archive, media_type="application/x-tar")
 
     async def keep(request: Request) -> Response:
-        session_id, changes = await _read(request, lambda body: (_session(body), int(body["changes"])))
-        await host.keep(session_id, changes=changes)
+        session_id, changes, only_check = await _read(
+            request, lambda body: (_session(body), int(body["changes"]), body["only_check"] is True)
+        )
+        await host.keep(session_id, changes=changes, only_check=only_check)
         return _json(b"{}")
 
     async def evict(request: Request) -> Response:
-        session_id, changes = await _read(
+        session_id, changes, keeps_files = await _read(
             request,
-            lambda body: (_session(body), None if body["changes"] is None else int(body["changes"])),
+            lambda body: (
+                _session(body),
+                None if body["changes"] is None else int(body["changes"]),
+                body["keeps_files"] is True,
+            ),
         )
-        await host.evict(session_id, changes=changes)
+        await host.evict(session_id, changes=changes, keeps_files=keeps_files)
         return _json(b"{}")
 
     async def drain(request: Request) -> Response:

@@ -1,16 +1,22 @@
-"""What ended sessions leave behind for the hands: queued with the event that ends them, done here.
+"""What ended sessions leave behind: queued with the event that ends it, done here.
 
-At least once and safe to repeat: a hands host that is away gets its work when it is back.
+At least once and safe to repeat: a hands host that is away gets its work when it is back, and one that is
+lost is swept when it comes back (`orchestrator.sandboxes`).
 """
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
-from corral.kernel.errors import SandboxUnavailable, StoreUnavailable, WorldError
+from corral.catalog.blobs import BlobStore
+from corral.kernel.errors import HandsUnavailable, SandboxUnavailable, StoreUnavailable, WorldError
 from corral.kernel.ids import SessionId
 from corral.kernel.limits import CLEANUP_BATCH_MAX, SWEEP_SECONDS
+from corral.session.checkpoint import CheckpointStore
 from corral.session.cleanup import CleanupStore, CleanupWork
+
+__all__ = ["Releasing", "clean_up", "forget_checkpoint"]
 
 log = logging.getLogger(__name__)
 
@@ -23,16 +29,38 @@ class Releasing(Protocol):
         """
 
 
-async def clean_up(store: CleanupStore, hands: Releasing) -> None:
+async def forget_checkpoint(session_id: SessionId, checkpoints: CheckpointStore, blobs: BlobStore) -> None:
+    """The session is gone: delete its checkpoint, first the bytes, then what names them. Repeat: safe."""
+    newest = await checkpoints.newest(session_id)
+    if newest is not None:
+        await blobs.delete(newest.blob_key)
+        await checkpoints.forget(session_id)
+
+
+async def _no_blobs(session_id: SessionId) -> None:
+    """Of a server that takes no checkpoints."""
+
+
+async def clean_up(
+    store: CleanupStore,
+    hands: Releasing,
+    *,
+    forget_blobs: Callable[[SessionId], Awaitable[None]] = _no_blobs,
+) -> None:
     """Do the queued work, look again every SWEEP_SECONDS; runs until cancelled."""
     while True:
         done: list[CleanupWork] = []
         try:
             for work in await store.pending(limit=CLEANUP_BATCH_MAX):
                 try:
-                    await hands.release(work.session_id, delete_workspace=work.kind == "workspace")
+                    if work.kind == "blobs":
+                        await forget_blobs(work.session_id)
+                    else:
+                        await hands.release(work.session_id, delete_workspace=work.kind == "workspace")
                 except SandboxUnavailable as error:  # this one's workspace; the others need not wait
                     log.warning("clean-up of %s will be tried again: %s", work.session_id, error.message)
+                except HandsUnavailable as error:  # its host is away; the others' may not be
+                    log.debug("clean-up of %s waits: %s", work.session_id, error.message)
                 else:
                     done.append(work)
         except WorldError as error:

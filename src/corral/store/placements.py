@@ -9,7 +9,7 @@ from corral.kernel.ids import SessionId
 from corral.store.database import Database
 from corral.store.locks import lock_sessions
 from corral.store.reading import not_found
-from corral.store.schema import events, from_us, placements, sessions, to_us
+from corral.store.schema import events, from_us, placements, sessions, to_us, tombstones
 
 __all__ = ["Placements"]
 
@@ -30,6 +30,9 @@ _KNOWN = (
     select(sessions.c.session_id, sessions.c.status, placements.c.host_id)
     .join_from(sessions, placements, sessions.c.session_id == placements.c.session_id, isouter=True)
     .where(sessions.c.session_id.in_(bindparam("session_ids", expanding=True)))
+)
+_DELETED = select(tombstones.c.session_id).where(
+    tombstones.c.session_id.in_(bindparam("session_ids", expanding=True))
 )
 _COUNTS = select(placements.c.host_id, func.count()).group_by(placements.c.host_id)
 _ACTED = (
@@ -89,15 +92,19 @@ class Placements:
     async def misplaced(self, host_id: str, session_ids: Sequence[SessionId]) -> Mapping[SessionId, Why]:
         if not session_ids:
             return {}
-        rows = await self._database.read(
-            lambda connection: connection.execute(_KNOWN, {"session_ids": list(session_ids)}).all()
+        listed = {"session_ids": list(session_ids)}
+        rows, deleted = await self._database.read(
+            lambda connection: (
+                connection.execute(_KNOWN, listed).all(),
+                frozenset(connection.scalars(_DELETED, listed)),
+            )
         )
         known = {row.session_id: row for row in rows}
         found: dict[SessionId, Why] = {}
         for session_id in session_ids:
             row = known.get(session_id)
             if row is None:
-                found[session_id] = "deleted"
+                found[session_id] = "deleted" if session_id in deleted else "unknown"
             elif row.host_id is not None and row.host_id != host_id:
                 found[session_id] = "elsewhere"
             elif row.status == "terminated":

@@ -74,7 +74,7 @@ async def a_host_knows_what_it_should_not_have(
     await stores.sessions.delete(deleted)
     listed = [here, elsewhere, nowhere, ended, deleted, SessionId("sesn_never")]
     assert await placements.misplaced("host_1", listed) == {
-        elsewhere: "elsewhere", ended: "ended", deleted: "deleted", "sesn_never": "deleted"
+        elsewhere: "elsewhere", ended: "ended", deleted: "deleted", "sesn_never": "unknown"
     }  # fmt: skip
     assert await placements.misplaced("host_1", []) == {}
 
