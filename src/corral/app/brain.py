@@ -98,7 +98,11 @@ def brain_part(ground: Ground, worker: Worker, anthropic: AnthropicModel, hands:
 
     return Part(
         looks={"brain": look_at_sweep, "model": look_at_model},
-        duties=[worker.run, Sweep(Sweeps(ground.database), ground.bus).run, lambda: clean_up(cleanup, hands)],
+        duties=[
+            worker.run,
+            Sweep(Sweeps(ground.database), ground.bus).run,
+            lambda: clean_up(cleanup, hands),
+        ],
         later=[anthropic.warm],  # a second of imports, not before readiness
         drain=worker.drain,
         sessions=lambda: worker.running_sessions,

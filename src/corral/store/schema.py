@@ -22,6 +22,7 @@ from sqlalchemy import (
     Table,
     TypeDecorator,
     UniqueConstraint,
+    literal_column,
 )
 
 REVISION = "0002"
@@ -116,6 +117,18 @@ Index(
     sessions.c.owner,
     sqlite_where=sessions.c.owner.is_not(None),
     postgresql_where=sessions.c.owner.is_not(None),
+)
+
+IS_FORGOTTEN = sessions.c.needs_brain_since.is_(None) & sessions.c.status.in_(
+    [literal_column("'running'"), literal_column("'rescheduling'")]
+)
+"""At work, and nobody would look for a brain. Never true; its index is empty, and so costs nothing to keep
+or to search. Words, not parameters: else SQLite does not see that a query may use the index."""
+Index(
+    "sessions_forgotten",
+    sessions.c.session_id,
+    sqlite_where=IS_FORGOTTEN,
+    postgresql_where=IS_FORGOTTEN,
 )
 
 session_details = Table(

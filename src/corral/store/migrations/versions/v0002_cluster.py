@@ -15,6 +15,15 @@ def upgrade() -> None:
         sessions.add_column(sa.Column("failures", sa.Integer(), server_default="0", nullable=False))
         sessions.add_column(sa.Column("not_before", sa.BigInteger(), server_default="0", nullable=False))
         sessions.add_column(sa.Column("api_key_id", _TEXT, nullable=True))
+    forgotten = sa.text("needs_brain_since IS NULL AND status IN ('running', 'rescheduling')")
+    op.create_index(
+        "sessions_forgotten",
+        "sessions",
+        ["session_id"],
+        unique=False,
+        sqlite_where=forgotten,
+        postgresql_where=forgotten,
+    )
     with op.batch_alter_table("inbox") as inbox:
         inbox.add_column(sa.Column("private", sa.LargeBinary(), nullable=True))
 

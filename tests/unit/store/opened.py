@@ -1,0 +1,41 @@
+"""A store opened for a test, and the database below it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from corral.store.bus import LocalBus
+from corral.store.catalog import Agents, Environments
+from corral.store.cleanup import Cleanup
+from corral.store.database import Database
+from corral.store.idempotency import Idempotency
+from corral.store.keys import ApiKeys
+from corral.store.lease import Leases
+from corral.store.log import Log
+from corral.store.sessions import Sessions
+from corral.testing.clock import ManualClock
+from corral.testing.stores import Stores
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opened:
+    database: Database
+    stores: Stores
+
+    @classmethod
+    async def open(cls, where: Path | str) -> "Opened":
+        """Under a manual clock."""
+        clock, bus = ManualClock(), LocalBus()
+        database = await Database.open(where, clock=clock)
+        stores = Stores(
+            clock=clock,
+            bus=bus,
+            log=Log(database, bus),
+            leases=Leases(database),
+            sessions=Sessions(database, bus, clock),
+            agents=Agents(database),
+            environments=Environments(database),
+            keys=ApiKeys(database),
+            idempotency=Idempotency(database),
+            cleanup=Cleanup(database),
+        )
+        return cls(database=database, stores=stores)
