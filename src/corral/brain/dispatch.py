@@ -109,7 +109,7 @@ class Dispatch:
                 return await self._hands.execute(call, epoch=epoch)
             except HandsUnavailable:
                 attach = True  # it may have started: only its host can say
-                if clock() - asked_at > HANDS_CONNECT_SECONDS:
+                if clock() - asked_at > 2 * HANDS_CONNECT_SECONDS:  # more than attach and execute, refused
                     away_since = None  # it took the call, and was there until just now
                 away_since = away_since or clock()
                 if clock() - away_since > HANDS_AWAY_SECONDS_MAX:

@@ -396,7 +396,9 @@ class HandsRouter:
                     break
                 if self._is_lost(host_id) and not await _answers(link.client):
                     raise HandsUnavailable(f"the hands host {host_id!r} is lost")
-            result = task.result()
+            if not isinstance(task.exception(), HandsUnavailable):  # an answer, if not a welcome one
+                link.away_since = None
+            return task.result()
         except HandsUnavailable:
             link.failed()
             raise
@@ -404,8 +406,6 @@ class HandsRouter:
             task.cancel()
             link.users -= 1
             await self._forget_links()
-        link.away_since = None
-        return result
 
     async def _forget_links(self) -> None:
         """Close what was not used for longest, once there are too many."""
