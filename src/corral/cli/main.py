@@ -222,11 +222,16 @@ def doctor(data_dir: DataDir = None, config: ConfigFile = None, as_json: Json = 
 
 
 @app.command()
-def status(data_dir: DataDir = None, config: ConfigFile = None, as_json: Json = False) -> int:
-    """Processes on this machine: role, pid, health, version."""
+def status(
+    url: Annotated[Text, typer.Option(help="Ask this node, instead of what runs on this machine.")] = None,
+    data_dir: DataDir = None,
+    config: ConfigFile = None,
+    as_json: Json = False,
+) -> int:
+    """Processes of this machine, all nodes that share its database, and the work that waits."""
     from corral.cli.status import status
 
-    return status(_config(config, data_dir=data_dir), as_json=as_json)
+    return status(_config(config, data_dir=data_dir), url=url, as_json=as_json)
 
 
 @app.command(
