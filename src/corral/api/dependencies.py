@@ -15,6 +15,7 @@ from corral.session.content import Json
 from corral.session.kill import KillStore
 from corral.session.log import SessionLog
 from corral.session.record import SessionStore
+from corral.session.sandboxes import SandboxDesk
 from corral.session.workspace import Workspaces
 
 
@@ -61,3 +62,4 @@ class Dependencies(Operations):
     bus: Bus
     models: ModelTable
     workspaces: Workspaces
+    sandboxes: SandboxDesk

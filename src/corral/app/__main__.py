@@ -12,12 +12,20 @@ from corral.process import Role, Start, report_ready, run
 async def _hands(start: Start) -> None:
     from corral.hands.process import serve_hands
     from corral.hands.providers.bwrap import BwrapProvider
+    from corral.hands.tls import ClusterTls
 
     await _require_sandboxes(start.config.data_dir)
+    config = start.config
+    tls = None
+    if config.cluster_ca and config.cluster_cert and config.cluster_key:
+        tls = ClusterTls(ca=config.cluster_ca, cert=config.cluster_cert, key=config.cluster_key)
     await serve_hands(
-        data_dir=start.config.data_dir,
+        data_dir=config.data_dir,
         provider=lambda state_dir: BwrapProvider(state_dir=state_dir),
         on_ready=report_ready,
+        sandboxes_max=config.sandboxes_max,
+        listen=config.hands_listen,
+        tls=tls,
     )
 
 

@@ -7,8 +7,8 @@ from fastapi import FastAPI
 from corral.api.application import create_api
 from corral.api.dependencies import Dependencies, Operations
 from corral.app.ground import Ground
+from corral.app.hands import Reach
 from corral.catalog.models import ModelTable
-from corral.session.workspace import Workspaces
 from corral.store.catalog import Agents, Environments
 from corral.store.idempotency import Idempotency
 from corral.store.kill import Kills
@@ -18,7 +18,7 @@ from corral.store.sessions import Sessions
 __all__ = ["open_api"]
 
 
-def open_api(ground: Ground, operations: Operations, *, event_log: Log, workspaces: Workspaces) -> FastAPI:
+def open_api(ground: Ground, operations: Operations, *, event_log: Log, reach: Reach) -> FastAPI:
     """The whole API; `operations` is what every node answers."""
     database = ground.database
     shared = {each.name: getattr(operations, each.name) for each in fields(Operations)}
@@ -33,6 +33,7 @@ def open_api(ground: Ground, operations: Operations, *, event_log: Log, workspac
             kills=Kills(database, ground.bus),
             bus=ground.bus,
             models=ModelTable.packaged().extended(ground.config.models),
-            workspaces=workspaces,
+            workspaces=reach.hands,
+            sandboxes=reach.desk,
         )
     )

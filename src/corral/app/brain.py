@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack
 
 from corral.api.dependencies import Check
 from corral.app.ground import Ground
+from corral.app.hands import Reach, SessionHands
 from corral.app.part import Part
 from corral.brain.dispatch import Dispatch
 from corral.brain.ending import TurnLimits
@@ -17,7 +18,6 @@ from corral.brain.models.replay import ReplayModel
 from corral.brain.models.routing import RoutedModel
 from corral.catalog.models import ModelTable
 from corral.config import Config
-from corral.hands.client import HandsClient
 from corral.kernel.ids import SessionId
 from corral.kernel.limits import SWEEP_STALE_SECONDS
 from corral.orchestrator.cleanup import clean_up
@@ -37,7 +37,7 @@ def open_worker(
     *,
     event_log: Log,
     brains: Callable[[], Sequence[str]],
-    hands: HandsClient,
+    hands: SessionHands,
     stack: AsyncExitStack,
 ) -> tuple[Worker, AnthropicModel]:
     """The worker with everything its loops share, and the provider whose key may be missing.
@@ -82,7 +82,7 @@ def open_worker(
     return Worker(gear, leases=leases, bus=ground.bus, is_ours=routing.is_ours), anthropic
 
 
-def brain_part(ground: Ground, worker: Worker, anthropic: AnthropicModel, hands: HandsClient) -> Part:
+def brain_part(ground: Ground, worker: Worker, anthropic: AnthropicModel, reach: Reach) -> Part:
     cleanup = Cleanup(ground.database)
 
     async def look_at_sweep() -> Check:
@@ -101,7 +101,7 @@ def brain_part(ground: Ground, worker: Worker, anthropic: AnthropicModel, hands:
         duties=[
             worker.run,
             Sweep(Sweeps(ground.database), ground.bus).run,
-            lambda: clean_up(cleanup, hands),
+            lambda: clean_up(cleanup, reach.hands, forget_blobs=reach.forget_blobs),
         ],
         later=[anthropic.warm],  # a second of imports, not before readiness
         drain=worker.drain,

@@ -1,15 +1,84 @@
 """Who reaches which hands: the host of this node, and, for brain and API, every session's own."""
 
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import TypeAlias
 
 from corral.api.dependencies import Check
 from corral.app.ground import Ground
-from corral.app.part import Part
+from corral.app.part import Duty, Part
+from corral.catalog.blobs import BlobStore
+from corral.cluster.node import SeenNode
+from corral.config import Config
 from corral.daemon import socket_path, token_path
+from corral.hands.address import client_of
 from corral.hands.client import HandsClient
+from corral.hands.router import HandsRouter
+from corral.hands.tls import ClusterTls, client_context
+from corral.kernel.errors import HandsUnavailable
+from corral.kernel.ids import SessionId
+from corral.kernel.limits import HANDS_DRAIN_CHECKPOINT_SECONDS, HANDS_RETRY_SECONDS
+from corral.orchestrator.checkpoint import Checkpointer
+from corral.orchestrator.cleanup import forget_checkpoint
 from corral.orchestrator.node import NodeDuty
+from corral.orchestrator.sandboxes import AllHosts, Desk, OneHost, drain_host, sweep_sandboxes
+from corral.session.sandboxes import SandboxDesk
+from corral.store.blobs import open_blobs
+from corral.store.checkpoints import Checkpoints
+from corral.store.placements import Placements
 
-__all__ = ["hands_part", "open_local_hands", "open_session_hands"]
+__all__ = [
+    "Keeping",
+    "Reach",
+    "SessionHands",
+    "cluster_tls",
+    "hands_part",
+    "open_keeping",
+    "open_local_hands",
+    "open_reach",
+]
+
+log = logging.getLogger(__name__)
+
+SessionHands: TypeAlias = HandsClient | HandsRouter
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Keeping:
+    """Where sessions are placed, and their workspaces kept. blobs, checkpointer: where hosts share work;
+    one host alone keeps workspaces as directories."""
+
+    placements: Placements
+    checkpoints: Checkpoints
+    blobs: BlobStore | None
+    checkpointer: Checkpointer | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reach:
+    """What brain and API act through. forget_blobs: of a session that was deleted."""
+
+    hands: SessionHands
+    desk: SandboxDesk
+    forget_blobs: Callable[[SessionId], Awaitable[None]]
+
+
+async def open_keeping(ground: Ground, stack: AsyncExitStack) -> Keeping:
+    checkpoints = Checkpoints(ground.database)
+    blobs, checkpointer = None, None
+    if ground.config.is_postgres:
+        blobs = await open_blobs(ground.config)
+        stack.push_async_callback(blobs.aclose)
+        checkpointer = Checkpointer(checkpoints, blobs, clock=ground.clock, ids=ground.ids)
+    return Keeping(
+        placements=Placements(ground.database),
+        checkpoints=checkpoints,
+        blobs=blobs,
+        checkpointer=checkpointer,
+    )
 
 
 def open_local_hands(ground: Ground, stack: AsyncExitStack) -> HandsClient:
@@ -20,15 +89,61 @@ def open_local_hands(ground: Ground, stack: AsyncExitStack) -> HandsClient:
     return hands
 
 
-def open_session_hands(
-    ground: Ground, node: NodeDuty, local: HandsClient | None, stack: AsyncExitStack
-) -> HandsClient:
-    """What brain and API act through: with one node, its own host; `node` knows the others."""
-    return local or open_local_hands(ground, stack)
+def open_reach(
+    ground: Ground, keeping: Keeping, node: NodeDuty, local: HandsClient | None, stack: AsyncExitStack
+) -> Reach:
+    """With one node, its own host; `node` knows the others."""
+    if keeping.blobs is None:
+        hands = local or open_local_hands(ground, stack)
+
+        async def nothing(session_id: SessionId) -> None:
+            """One host alone has no blobs of a session."""
+
+        desk = Desk(OneHost(hands), checkpoints=keeping.checkpoints, checkpointer=None, placements=None)
+        return Reach(hands=hands, desk=desk, forget_blobs=nothing)
+    blobs = keeping.blobs
+    router = HandsRouter(
+        placements=keeping.placements,
+        checkpoints=keeping.checkpoints,
+        blobs=blobs,
+        nodes=node.seen,
+        connect=_connecting(ground, node),
+    )
+    stack.push_async_callback(router.aclose)
+    return Reach(
+        hands=router,
+        desk=Desk(
+            AllHosts(router),
+            checkpoints=keeping.checkpoints,
+            checkpointer=keeping.checkpointer,
+            placements=keeping.placements,
+        ),
+        forget_blobs=lambda session_id: forget_checkpoint(session_id, keeping.checkpoints, blobs),
+    )
 
 
-def hands_part(hands: HandsClient) -> Part:
-    """The role `hands` in the server process: the host itself is a process of its own."""
+def _connecting(ground: Ground, node: NodeDuty) -> Callable[[SeenNode], HandsClient]:
+    files = cluster_tls(ground.config)
+    tls = client_context(files) if files else None
+
+    def connect(seen: SeenNode) -> HandsClient:
+        assert seen.node.host is not None
+        ours = {each.node.machine for each in node.seen() if each.node.node_id == ground.start.node}
+        return client_of(seen.node.host.address, is_same_machine=seen.node.machine in ours, tls=tls)
+
+    return connect
+
+
+def cluster_tls(config: Config) -> ClusterTls | None:
+    """The files by which nodes know each other, if they are set."""
+    if config.cluster_ca is None or config.cluster_cert is None or config.cluster_key is None:
+        return None
+    return ClusterTls(ca=config.cluster_ca, cert=config.cluster_cert, key=config.cluster_key)
+
+
+def hands_part(keeping: Keeping, hands: HandsClient) -> Part:
+    """The role `hands` in the server process: the host itself is a process of its own. Here its workspaces
+    are kept, and what should not be there is swept."""
 
     async def look() -> Check:
         probe = await hands.probe()
@@ -36,4 +151,30 @@ def hands_part(hands: HandsClient) -> Part:
             return Check(status="failed", reason=f"{probe.detail}. {probe.remedy}".strip())
         return Check(status="ok")
 
-    return Part(looks={"hands": look})
+    duties: list[Duty] = [lambda: sweep_sandboxes(hands, keeping.placements)]
+    checkpointer = keeping.checkpointer
+    if checkpointer is None:
+        return Part(looks={"hands": look}, duties=duties)
+
+    async def drain() -> None:
+        try:
+            async with asyncio.timeout(HANDS_DRAIN_CHECKPOINT_SECONDS):
+                await drain_host(hands, checkpointer)
+        except TimeoutError:
+            log.warning("not every workspace could be copied before the end")
+
+    return Part(
+        looks={"hands": look},
+        duties=[*duties, lambda: _open_doors(hands), lambda: checkpointer.run(hands)],
+        drain=drain,
+    )
+
+
+async def _open_doors(hands: HandsClient) -> None:
+    """A host that outlived a server which drained it takes sessions again."""
+    while True:
+        try:
+            await hands.drain(is_draining=False)
+            return
+        except HandsUnavailable:
+            await asyncio.sleep(HANDS_RETRY_SECONDS)

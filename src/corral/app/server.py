@@ -28,7 +28,7 @@ from corral.api.admission import Admission, Machine
 from corral.api.dependencies import Operations
 from corral.api.operations import create_operations
 from corral.app.ground import Ground, open_ground
-from corral.app.hands import hands_part, open_local_hands, open_session_hands
+from corral.app.hands import hands_part, open_keeping, open_local_hands, open_reach
 from corral.app.keys import KeysOfThisStart, bootstrap
 from corral.app.metrics import Exposition, gauges_of
 from corral.app.node import node_part, open_node, status_of
@@ -133,12 +133,13 @@ async def _open(ground: Ground, keys: KeysOfThisStart, stack: AsyncExitStack) ->
     def sessions() -> int:
         return sum(part.sessions() for part in parts)
 
+    keeping = await open_keeping(ground, stack)
     local = open_local_hands(ground, stack) if "hands" in roles else None
     node = open_node(ground, local, sessions)
     # In the order in which they are drained: first the others are told.
     parts = [node_part(node, is_shared=config.is_postgres), store_part(ground, node)]
     if local is not None:
-        parts.append(hands_part(local))
+        parts.append(hands_part(keeping, local))
     if "egress" in roles:
         from corral.app.egress import egress_part
 
@@ -146,15 +147,15 @@ async def _open(ground: Ground, keys: KeysOfThisStart, stack: AsyncExitStack) ->
     if roles & {"api", "brain"}:
         from corral.store.log import Log
 
-        hands = open_session_hands(ground, node, local, stack)
+        reach = open_reach(ground, keeping, node, local, stack)
         event_log = Log(ground.database, ground.bus)
     if "brain" in roles:
         from corral.app.brain import brain_part, open_worker
 
         worker, anthropic = open_worker(
-            ground, event_log=event_log, brains=node.brains, hands=hands, stack=stack
+            ground, event_log=event_log, brains=node.brains, hands=reach.hands, stack=stack
         )
-        parts.append(brain_part(ground, worker, anthropic, hands))
+        parts.append(brain_part(ground, worker, anthropic, reach))
 
     backlogs = Backlogs(ground.database)
     readiness = Readiness({name: look for part in parts for name, look in part.looks.items()})
@@ -177,7 +178,7 @@ async def _open(ground: Ground, keys: KeysOfThisStart, stack: AsyncExitStack) ->
     if "api" in roles:
         from corral.app.api import open_api
 
-        api = open_api(ground, operations, event_log=event_log, workspaces=hands)
+        api = open_api(ground, operations, event_log=event_log, reach=reach)
         parts.append(Part(gauges=lambda: {"streams_open": api.state.streams.open_count}))
         parts.append(Part(duties=[api.state.streams.run]))
     else:

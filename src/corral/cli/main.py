@@ -34,6 +34,8 @@ models_app = typer.Typer(
 app.add_typer(sessions_app, name="sessions")
 app.add_typer(keys_app, name="keys")
 app.add_typer(models_app, name="models")
+sandboxes_app = typer.Typer(help="Sandboxes of a server's hosts: list, evict.", no_args_is_help=True)
+app.add_typer(sandboxes_app, name="sandboxes")
 db_app = typer.Typer(help="The database: check and upgrade its schema.", no_args_is_help=True)
 app.add_typer(db_app, name="db")
 
@@ -329,6 +331,38 @@ def sessions_events(
     from corral.cli.sessions import show_events
 
     show_events(_api(url, data_dir), session_id, most=limit, as_json=as_json)
+
+
+@sandboxes_app.command("list")
+def sandboxes_list(url: Url = None, data_dir: ServedDir = None, as_json: Json = False) -> None:
+    """Sandboxes and workspaces by host, with their disk and last checkpoint."""
+    from corral.cli.sandboxes import list_sandboxes
+
+    list_sandboxes(_api(url, data_dir), as_json=as_json)
+
+
+@sandboxes_app.command("evict")
+def sandboxes_evict(
+    session: SessionId, url: Url = None, data_dir: ServedDir = None, as_json: Json = False
+) -> None:
+    """Let an idle session's sandbox go. Its files come back with its next call."""
+    from corral.cli.sandboxes import evict_sandbox
+
+    evict_sandbox(_api(url, data_dir), session_id=session, as_json=as_json)
+
+
+@app.command("certs")
+def certs(
+    directory: Annotated[Path, typer.Argument(help="Where the authority is, or will be.")],
+    host: Annotated[
+        list[str], typer.Option(help="Name or address of the node, as others reach it; repeatable.")
+    ],
+) -> None:
+    """Make the certificates by which nodes on many machines know each other."""
+    from corral.cli.certs import make_certs
+
+    for path in make_certs(directory, host):
+        print(path)
 
 
 @keys_app.command("list")

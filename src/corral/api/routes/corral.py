@@ -20,6 +20,7 @@ from corral.kernel.errors import InvalidRequest
 from corral.kernel.ids import SessionId
 from corral.kernel.limits import API_KEY_NAME_CHARS_MAX
 from corral.session.content import Json
+from corral.session.sandboxes import SandboxView
 
 
 class KeyCreate(Strict):
@@ -47,11 +48,21 @@ def corral_routes(deps: Dependencies, authenticator: Authenticator) -> APIRouter
     @router.post("/corral/v1/keys/{api_key_id}/revoke")
     async def revoke_key(request: Request, api_key_id: str) -> Response:
         parse_query(NoQuery, request.query_params)
-        _refuse_idempotency(request)
         parse_empty(await request.body())
         await deps.api_keys.revoke(api_key_id, now=deps.clock.now())
         authenticator.forget()
         return json_response({"id": api_key_id, "type": "api_key_revoked"})
+
+    @router.get("/corral/v1/sandboxes")
+    async def list_sandboxes(request: Request) -> Response:
+        parse_query(NoQuery, request.query_params)
+        return json_response({"data": [_sandbox_view(view) for view in await deps.sandboxes.all()]})
+
+    @router.post("/corral/v1/sandboxes/{session_id}/evict")
+    async def evict_sandbox(request: Request, session_id: SessionId) -> Response:
+        parse_query(NoQuery, request.query_params)
+        parse_empty(await request.body())
+        return json_response(_sandbox_view(await deps.sandboxes.evict(session_id)))
 
     @router.put("/corral/v1/sessions/{session_id}/workspace")
     async def import_workspace(request: Request, session_id: SessionId) -> Response:
@@ -88,6 +99,20 @@ def _refuse_idempotency(request: Request) -> None:
         raise InvalidRequest(
             "Idempotency-Key: not for API keys, whose secret is never stored; leave it out"
         )
+
+
+def _sandbox_view(view: SandboxView) -> dict[str, Json]:
+    return {
+        "type": "sandbox",
+        "host_id": view.host_id,
+        "session_id": view.session_id,
+        "provider": view.provider,
+        "is_busy": view.is_busy,
+        "idle_seconds": view.idle_seconds,
+        "disk_bytes": view.disk_bytes,
+        "has_changed": view.has_changed,
+        "checkpoint_at": None if view.checkpoint_at is None else rfc3339(view.checkpoint_at),
+    }
 
 
 def _key_view(key: ApiKey) -> dict[str, Json]:
