@@ -22,7 +22,7 @@ FAULTS: Final[Mapping[str, str]] = {
 }
 """What the number after each name means."""
 
-_LOOK_SECONDS = 0.05  # how long a FILE that was read is believed
+_LOOK_SECONDS = 0.01  # how long a FILE that was read is believed
 
 _asked = os.environ.get("CORRAL_FAULTS", "")
 _file = Path(_asked[1:]) if _asked.startswith("@") else None

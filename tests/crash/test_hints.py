@@ -1,0 +1,94 @@
+"""Hints between nodes: with them a client on one node sees the deltas of a brain on another; with some of
+them lost or repeated, and with none at all, everything still happens, only later."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from corral.testing.messages_api import MessagesApi
+from corral.testing.messages_reply import Reply
+from tests.crash.cluster import Cluster, cluster, get
+from tests.served import Served
+from tests.stage import Tail, words
+
+SESSIONS = 16  # so that one brain does not get all of them by chance
+WORDS = "In small pieces, from one node to another."
+
+
+@pytest.fixture
+async def upstream() -> AsyncIterator[MessagesApi]:
+    async with MessagesApi() as api:
+        api.script = lambda request: Reply(
+            content=Reply.text(WORDS).content, delta_chars=5, drip_bytes=200, drip_seconds=0.01
+        )
+        yield api
+
+
+@pytest.fixture
+async def nodes(database_url: str, upstream: MessagesApi) -> AsyncIterator[Cluster]:
+    async with cluster(database_url=database_url, messages_url=upstream.url) as made:
+        yield made
+
+
+async def test_nodes_need_no_hint(nodes: Cluster, tmp_path: Path) -> None:
+    faults = tmp_path / "faults"
+    environment = {"CORRAL_FAULTS": f"@{faults}"}
+    await nodes.node("api", environment=environment)
+    brains = [await nodes.node("brain", environment=environment) for _ in range(2)]
+    session_ids = [await nodes.session() for _ in range(SESSIONS)]
+
+    tails = await turn(nodes, session_ids)
+    for tail in tails:
+        deltas = [event.delta.content.text for event in tail.of("event_delta")]
+        assert "".join(deltas) == WORDS, "what one node's brain hears, the other's client sees"
+        assert len(deltas) > 3
+    assert all(turns_of(brain) for brain in brains), "the brains share the sessions"
+    for asked in ("bus.drop=0.5,bus.duplicate=0.5", "bus.drop=1"):
+        change(faults, asked)
+        tails = await turn(nodes, session_ids)
+    assert not [event for tail in tails for event in tail.of("event_delta")], "not one hint came through"
+    assert sum(turns_of(brain) for brain in brains) >= 3 * SESSIONS
+    for session_id in session_ids:
+        events = [event async for event in nodes.client.beta.sessions.events.list(session_id)]
+        kinds = Counter(event.type for event in events)
+        assert kinds["user.message"] == kinds["agent.message"] == kinds["session.status_idle"] == 3
+        assert len({event.id for event in events}) == len(events)
+
+
+async def turn(nodes: Cluster, session_ids: list[str]) -> list[Tail]:
+    """A message to each session at once; what its stream has shown when the turn is over."""
+
+    async def one(session_id: str) -> Tail:
+        stream = await nodes.client.beta.sessions.events.stream(session_id, event_deltas=["agent.message"])
+        tail = Tail(stream)
+        reading = asyncio.create_task(tail.read())
+        try:
+            await nodes.say(session_id)
+            await tail.idle(seconds=30)
+        finally:
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
+            await stream.close()
+        assert [words(event) for event in tail.of("agent.message")] == [WORDS]
+        return tail
+
+    return list(await asyncio.gather(*(one(session_id) for session_id in session_ids)))
+
+
+def change(faults: Path, text: str) -> None:
+    """In one step: the nodes read the file at any moment."""
+    new = faults.with_suffix(".new")
+    new.write_text(text)
+    new.rename(faults)
+
+
+def turns_of(brain: Served) -> int:
+    """How often a session has come to rest in this brain."""
+    for line in get(brain, "/metrics").text.splitlines():
+        name, _, number = line.partition(" ")
+        if name == "corral_turn_seconds_count":
+            return int(float(number))
+    raise AssertionError("this metric is not shown")
