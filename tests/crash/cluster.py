@@ -1,14 +1,13 @@
 """Many nodes on one PostgreSQL: each is a real `corral serve` with some of the roles, in a directory of its
 own, driven by the unmodified SDK."""
 
+import asyncio
 import contextlib
-import os
 import shutil
 import sys
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +17,14 @@ import httpx2
 from corral.cluster.node import NodeRole
 from corral.config import Config, Secret
 from corral.supervisor.datadir import read_state
-from tests.served import KEY, Served, until
+from tests.served import KEY, Served, text, until
 
 MODEL = "claude-opus-5-5"
 TOOLSET = {"type": "agent_toolset_20260401"}
 
 
 class Cluster:
-    """Started nodes; `node` adds one."""
+    """Nodes that `node` has started. Clients talk to the first one with the role api."""
 
     def __init__(self, *, database_url: str, messages_url: str) -> None:
         self.nodes: list[Served] = []
@@ -34,7 +33,6 @@ class Cluster:
         self._messages_url = messages_url
 
     async def node(self, *roles: NodeRole, environment: dict[str, str] | None = None) -> Served:
-        """Start one. The first must have the role api: it is where clients send requests."""
         # Not under pytest's directories: a unix socket's path holds 107 bytes.
         config = Config(
             port=0,
@@ -49,11 +47,16 @@ class Cluster:
         node = Served(config, environment or {})
         self.nodes.append(node)
         await node.start()
-        if len(self.nodes) == 1:
+        if "api" in roles and not hasattr(self, "client"):
+            # No retries: a test sees the first answer.
             self.client = anthropic.AsyncAnthropic(
                 base_url=node.url, api_key=KEY, max_retries=0, timeout=30
             )
         return node
+
+    async def each(self, *nodes: tuple[NodeRole, ...]) -> list[Served]:
+        """Start them side by side."""
+        return list(await asyncio.gather(*(self.node(*roles) for roles in nodes)))
 
     async def session(self, *tools: Any) -> str:
         """A session of a new agent with these tools; the built-in ones if none are named."""
@@ -63,31 +66,30 @@ class Cluster:
         return (await beta.sessions.create(agent=agent.id, environment_id=environment.id)).id
 
     async def say(self, session_id: str, words: str = "Go.") -> None:
-        message = {"type": "user.message", "content": [{"type": "text", "text": words}]}
-        await self.client.beta.sessions.events.send(session_id, events=[message])  # type: ignore[list-item]
+        await self.client.beta.sessions.events.send(session_id, events=[text(words)])  # type: ignore[list-item]
 
-    async def types(self, session_id: str) -> list[str]:
-        """The types of what is in the log, in order."""
+    async def events(self, session_id: str) -> list[Any]:
+        """What is in the log, in order."""
         page = await self.client.beta.sessions.events.list(session_id, limit=1000)
-        return [event.type for event in page.data]
+        return [event for event in page.data if getattr(event, "processed_at", None)]
 
-    async def idle(self, session_id: str, *, turns: int = 1, seconds: float = 30.0) -> list[str]:
-        """The types, once so many turns have come to rest."""
-        import asyncio
-
+    async def rested(self, session_id: str, *, turns: int = 1, seconds: float = 40.0) -> list[Any]:
+        """The log, once so many turns have come to rest."""
         async with asyncio.timeout(seconds):
-            while (types := await self.types(session_id)).count("session.status_idle") < turns:
+            while True:
+                events = await self.events(session_id)
+                if sum(event.type == "session.status_idle" for event in events) >= turns:
+                    return events
                 await asyncio.sleep(0.05)
-        return types
 
     async def aclose(self) -> None:
-        if self.nodes and hasattr(self, "client"):
+        if hasattr(self, "client"):
             await self.client.close()
-        for node in reversed(self.nodes):
-            with contextlib.suppress(Exception):  # a test may have left it in any state
-                await node.stop()
+        await asyncio.gather(*(node.stop() for node in self.nodes), return_exceptions=True)
+        for node in self.nodes:
             sys.stderr.write(node.log)  # shown by pytest when a test fails
-            shutil.rmtree(node.config.data_dir, ignore_errors=True)
+            with contextlib.suppress(FileNotFoundError):
+                shutil.rmtree(node.config.data_dir)
 
 
 @asynccontextmanager
@@ -100,15 +102,20 @@ async def cluster(*, database_url: str, messages_url: str) -> AsyncIterator[Clus
         await made.aclose()
 
 
+def get(node: Served, path: str) -> httpx2.Response:
+    return httpx2.get(node.url + path, headers={"x-api-key": KEY}, timeout=10)
+
+
 def status(node: Served) -> dict[str, Any]:
-    response = httpx2.get(f"{node.url}/corral/v1/status", headers={"x-api-key": KEY}, timeout=10)
+    """What `GET /corral/v1/status` of this node says."""
+    response = get(node, "/corral/v1/status")
     assert response.status_code == 200, response.text
     return dict(response.json())
 
 
-def seen_by(node: Served) -> dict[str, dict[str, Any]]:
-    """The nodes that a node knows, by URL."""
-    return {each["url"]: each for each in status(node)["nodes"]}
+def listed(by: Served, node: Served) -> dict[str, Any] | None:
+    """A node as another one knows it."""
+    return next((each for each in status(by)["nodes"] if each["url"] == node.url), None)
 
 
 async def spare_of(node: Served) -> int:
@@ -119,6 +126,3 @@ async def spare_of(node: Served) -> int:
         return state["spare"]["pid"] if state and state["spare"]["is_ready"] else None
 
     return await until(look) or 0
-
-
-__all__ = ["MODEL", "Cluster", "cluster", "replace", "seen_by", "spare_of", "status", "os"]

@@ -1,0 +1,154 @@
+"""Nodes with some of the roles, on one PostgreSQL: real processes, real signals, the unmodified SDK."""
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from corral import __version__
+from corral.testing.messages_api import MessagesApi
+from corral.testing.messages_reply import Answer, Reply
+from tests.crash.cluster import Cluster, cluster, get, listed, spare_of, status
+from tests.served import Served, until
+
+NEXT_EVENT_SECONDS_MAX = 5.0  # the bar is 1.5 s, on a machine that does nothing else
+
+
+@pytest.fixture
+async def upstream() -> AsyncIterator[MessagesApi]:
+    async with MessagesApi() as api:
+        yield api
+
+
+@pytest.fixture
+async def nodes(database_url: str, upstream: MessagesApi) -> AsyncIterator[Cluster]:
+    async with cluster(database_url=database_url, messages_url=upstream.url) as made:
+        yield made
+
+
+def types(events: list[Any]) -> list[str]:
+    return [event.type for event in events]
+
+
+async def holder(nodes: Cluster, *brains: Served) -> Served:
+    """The node whose brain holds a lease."""
+
+    def look() -> Served | None:
+        leases = {each["url"]: each["leases"] for each in status(nodes.nodes[0])["nodes"]}
+        return next((brain for brain in brains if leases[brain.url]), None)
+
+    return await until(look) or brains[0]
+
+
+async def test_a_killed_brain_is_replaced_at_once(nodes: Cluster, upstream: MessagesApi) -> None:
+    """The model is silent when the brain dies; whoever goes on closes that request and asks again."""
+    answers: list[Answer] = [Reply(hang_after_bytes=0), Reply.text("Here I am.")]
+    upstream.script = lambda request: answers.pop(0)
+    _, *brains = await nodes.each(("api",), ("brain",), ("brain",))
+    session_id = await nodes.session()
+    for brain in brains:
+        await spare_of(brain)
+    await nodes.say(session_id)
+    await upstream.request(1)
+    victim = await holder(nodes, *brains)
+    killed_at = time.time()
+    await victim.kill("server")
+    events = await nodes.rested(session_id)
+    later = [event for event in events if event.processed_at.timestamp() > killed_at]
+    assert types(later)[:4] == [
+        "span.model_request_end",
+        "span.model_request_start",
+        "agent.message",
+        "span.model_request_end",
+    ]
+    assert later[0].is_error
+    assert later[0].processed_at.timestamp() - killed_at < NEXT_EVENT_SECONDS_MAX
+    assert upstream.count == 2
+    assert "which was the spare" in victim.log
+
+
+async def test_a_draining_brain_loses_and_repeats_no_model_call(
+    nodes: Cluster, upstream: MessagesApi
+) -> None:
+    """Both brains are restarted in turn, each while sessions of it wait for a slow model."""
+    upstream.script = lambda request: Reply(first_seconds=2.0)
+    api, *brains = await nodes.each(("api",), ("brain",), ("brain",))
+    session_ids = [await nodes.session() for _ in range(4)]
+    for turn, brain in enumerate(brains, start=1):
+        for session_id in session_ids:
+            await nodes.say(session_id)
+        await upstream.request(len(session_ids) * turn)
+        stopping = asyncio.create_task(brain.stop())
+        await until(lambda brain=brain: (seen := listed(api, brain)) is None or seen["is_draining"])
+        await stopping
+        assert listed(api, brain) is None  # it left in good order
+        for session_id in session_ids:
+            events = await nodes.rested(session_id, turns=turn)
+            assert types(events).count("agent.message") == turn
+            assert not any(event.type == "session.error" for event in events)
+        if turn < len(brains):
+            await brain.start()
+    assert upstream.count == len(session_ids) * len(brains), "a model call was lost or repeated"
+
+
+async def test_every_role_says_how_it_is(nodes: Cluster) -> None:
+    """What each role checks, and that any node knows all of them."""
+    roles = {
+        "api": {"store", "disk", "bus"},
+        "brain": {"store", "disk", "bus", "brain", "model"},
+        "hands": {"store", "disk", "bus", "hands"},
+        "egress": {"store", "disk", "bus", "egress"},
+    }
+    made = dict(zip(roles, await nodes.each(("api",), ("brain",), ("hands",), ("egress",)), strict=True))
+    for role, names in roles.items():
+        node = made[role]
+        ready = get(node, "/readyz").json()
+        assert set(ready["checks"]) >= names, role
+        assert get(node, "/healthz").status_code == 200
+        assert get(node, "/v1/agents").status_code == (200 if role == "api" else 404)
+        metrics = get(node, "/metrics").text
+        assert f'roles="{role}"' in metrics
+        assert 'corral_nodes{state="live"}' in metrics
+        assert "node_" not in metrics and "sesn_" not in metrics
+    hands = made["hands"]
+    await until(
+        lambda: all((listed(hands, node) or {}).get("pid") == node.pid("server") for node in made.values())
+    )
+    seen = listed(made["api"], hands)
+    assert seen is not None and seen["host"]["capacity"] > 0 and seen["roles"] == ["hands"]
+    # What a role does not need it does not have.
+    assert not (made["api"].config.data_dir / "hands" / "workspaces").exists()
+    environment = Path(f"/proc/{hands.pid('hands')}/environ").read_text() if os.geteuid() == 0 else ""
+    assert "postgresql" not in environment
+    # A host that stops is told of as draining for as long as it lives, and is gone afterwards.
+    assert hands.process is not None
+    hands.process.send_signal(signal.SIGTERM)
+    await until(lambda: (now := listed(made["api"], hands)) is None or now["host"]["is_draining"])
+    await until(lambda: listed(made["api"], hands) is None)
+
+
+async def test_nodes_of_two_versions_work_together(
+    nodes: Cluster, upstream: MessagesApi, tmp_path: Path
+) -> None:
+    """One node believes that it is the next minor version; sessions pass between the two."""
+    upstream.script = lambda request: Reply.text("Hello.")
+    (tmp_path / "sitecustomize.py").write_text("import corral\ncorral.__version__ = '0.2.0'\n")
+    later = {"PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
+    (api, old), new = await asyncio.gather(
+        nodes.each(("api",), ("brain",)), nodes.node("brain", environment=later)
+    )
+    await until(lambda: {each["version"] for each in status(api)["nodes"]} == {__version__, "0.2.0"})
+    session_id = await nodes.session()
+    for turn, leaving in enumerate((old, new), start=1):
+        await nodes.say(session_id)
+        assert types(await nodes.rested(session_id, turns=turn)).count("agent.message") == turn
+        await leaving.stop()
+        if turn == 1:
+            assert [each["version"] for each in status(api)["nodes"] if "brain" in each["roles"]] == [
+                "0.2.0"
+            ]
