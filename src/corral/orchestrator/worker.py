@@ -137,7 +137,7 @@ class Worker:
             return
         admitted = self._admitted(waiting, await self._leases.failures(waiting))
         asked_at = asyncio.get_running_loop().time()
-        leases = await self._leases.claim(owner=self._gear.owner, limit=room, session_ids=admitted[:room])
+        leases = await self._leases.claim(owner=self._gear.owner, limit=room, session_ids=admitted)
         for lease in leases:
             self._begin(lease, asked_at=asked_at)
         self._has_backlog = len(admitted) > room

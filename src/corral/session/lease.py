@@ -57,8 +57,8 @@ class LeaseStore(Protocol):
         self, *, owner: str, limit: int, session_ids: Sequence[SessionId] | None = None
     ) -> list[Lease]:
         """Take the leases of up to `limit` sessions that need a brain and may have one (see `waiting`); of
-        the given sessions only, if given (then whether or not they need one). Skips what others hold or
-        claim at this moment, and what is backed off."""
+        the given sessions only, in their order, if given (then whether or not they need one). Skips what
+        others hold or claim at this moment, and what is backed off."""
 
     async def renew(self, leases: Sequence[Lease]) -> list[Lease]:
         """Extend these; returns the ones still held (others are lost for good)."""

@@ -11,7 +11,7 @@ from sqlalchemy import BigInteger, ColumnElement, Connection, bindparam, case, f
 
 from corral.kernel.crash import crash_point
 from corral.kernel.ids import SessionId
-from corral.kernel.limits import SESSION_BACKOFF_SECONDS_MAX, SUSPECT_TURNS
+from corral.kernel.limits import CLAIM_RIVALS, SESSION_BACKOFF_SECONDS_MAX, SUSPECT_TURNS
 from corral.session.lease import Lease, session_backoff_seconds
 from corral.store.append import LEASE_TTL_US
 from corral.store.database import Database
@@ -118,14 +118,18 @@ class Leases:
             now_us = self._database.now_us(connection)
             chosen = session_ids
             if chosen is None:
-                chosen = list(connection.scalars(_in_turn(now_us, limit)))
+                # More than it takes: rivals look at the same ones, and each skips what another has locked.
+                chosen = list(connection.scalars(_in_turn(now_us, limit + CLAIM_RIVALS)))
+            if not chosen:
+                return []
+            place = {session_id: number for number, session_id in enumerate(chosen)}
             free = select(sessions.c.session_id, sessions.c.epoch, _FAILURES.label("failures")).where(
                 sessions.c.session_id.in_(chosen), _is_free(now_us)
             )
             if session_ids is None:  # it may have been served since it was chosen
                 free = free.where(sessions.c.needs_brain_since.is_not(None))
-            locked = free.order_by(sessions.c.session_id).limit(limit).with_for_update(skip_locked=True)
-            rows = connection.execute(locked).all()
+            in_order = free.order_by(case(place, value=sessions.c.session_id)).limit(limit)
+            rows = connection.execute(in_order.with_for_update(skip_locked=True)).all()
             if rows:
                 connection.execute(
                     _GRANT,
@@ -135,7 +139,6 @@ class Leases:
                         "until": now_us + LEASE_TTL_US,
                     },
                 )
-            place = {session_id: number for number, session_id in enumerate(chosen)}
             return [
                 Lease(
                     session_id=SessionId(row.session_id),
@@ -143,7 +146,7 @@ class Leases:
                     epoch=row.epoch + 1,
                     failures=row.failures,
                 )
-                for row in sorted(rows, key=lambda row: place[row.session_id])
+                for row in rows
             ]
 
         crash_point("store.claim.before")

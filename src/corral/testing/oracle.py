@@ -203,11 +203,11 @@ class Oracle:
     def claim(
         self, *, owner: str, limit: int, session_ids: Sequence[SessionId] | None = None
     ) -> list[Lease]:
-        chosen = self.waiting() if session_ids is None else sorted(set(session_ids) & set(self.sessions))
+        chosen = self.waiting() if session_ids is None else session_ids
+        chosen = [session_id for session_id in chosen if session_id in self.sessions]
         free = [session_id for session_id in chosen if self._is_free(self.sessions[session_id])][:limit]
         for session_id in free:
             self._grant(self.sessions[session_id], owner)
-        place = {session_id: number for number, session_id in enumerate(session_ids or chosen)}
         return [
             Lease(
                 session_id=session_id,
@@ -215,7 +215,7 @@ class Oracle:
                 epoch=self.sessions[session_id].epoch,
                 failures=self.sessions[session_id].failures,
             )
-            for session_id in sorted(free, key=place.__getitem__)
+            for session_id in free
         ]
 
     def renew(self, leases: Sequence[Lease]) -> list[Lease]:

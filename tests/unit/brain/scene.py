@@ -1,5 +1,6 @@
 """A session played by hand: inputs and completions in, events out. No store, no loop."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 from corral.brain.actions import Action, AskModel, Backoff, Completion, Ran, Replied, RunTool, Stop
 from corral.brain.decide import decide
 from corral.brain.draft import Draft
+from corral.brain.ending import TurnLimits, out_of_time
 from corral.brain.ports import ModelReply, Usage
 from corral.brain.turn import Terms, advance
 from corral.catalog.models import ModelTable
@@ -25,13 +27,14 @@ MODELS = ModelTable.packaged()
 
 
 class Ticking:
-    """A clock that moves 10 ms at each look."""
+    """A clock that moves 10 ms at each look, and further when it is told to."""
 
     def __init__(self) -> None:
         self._looks = count(1)
+        self.skipped = timedelta()
 
     def now(self) -> datetime:
-        return START + timedelta(milliseconds=10 * next(self._looks))
+        return START + timedelta(milliseconds=10 * next(self._looks)) + self.skipped
 
     def monotonic(self) -> float:
         return self.now().timestamp()
@@ -96,6 +99,8 @@ class Scene:
         self.placement: Placement | None = PLACEMENT
         self.events: list[NewEvent] = []
         self.in_flight: set[Action] = set()
+        self.limits = TurnLimits()
+        self.failures = 0
         self._ids = Ids(now_ms=lambda: 0, random_bytes=self._bytes)
         self._random = count(1)
         self._arrivals = count(1)
@@ -105,15 +110,25 @@ class Scene:
     def _bytes(self, length: int) -> bytes:
         return next(self._random).to_bytes(length)
 
-    def send(self, kind: type[ev.Event], **fields: Any) -> EventId:
+    def wait(self, seconds: float) -> None:
+        """Time passes."""
+        self._clock.skipped += timedelta(seconds=seconds)
+
+    def kill(self, reason: str) -> EventId:
+        """An operator's kill, as it comes through the inbox."""
+        return self.send(ev.UserInterrupt, private={"kill": {"reason": reason}})
+
+    def send(
+        self, kind: type[ev.Event], *, private: dict[str, Any] | None = None, **fields: Any
+    ) -> EventId:
         """An input that waits in the inbox."""
         arrival = next(self._arrivals)
         event = kind(id=EventId(f"in_{arrival}"), **fields)
-        self._receive(event, arrival)
+        self._receive(event, arrival, private)
         self.sent.add(event.id)
         return event.id
 
-    def _receive(self, event: ev.Event, arrival: int) -> None:
+    def _receive(self, event: ev.Event, arrival: int, private: Mapping[str, Any] | None = None) -> None:
         receive(
             self.state,
             InboxEntry(
@@ -122,6 +137,7 @@ class Scene:
                 type=event.type,
                 thread_id=THREAD,
                 body=event.body(processed_at=None),
+                private=private,
             ),
         )
 
@@ -145,7 +161,12 @@ class Scene:
         self.in_flight -= {done.action for done in completions}
         draft = Draft(self.state, clock=self._clock, ids=self._ids)
         terms = Terms(
-            epoch=self.epoch, placement=self.placement, models=MODELS, starts_requests=starts_requests
+            epoch=self.epoch,
+            placement=self.placement,
+            models=MODELS,
+            limits=self.limits,
+            failures=self.failures,
+            starts_requests=starts_requests,
         )
         advance(draft, terms, completions=completions, in_flight=frozenset(self.in_flight))
         self.state = draft.state
@@ -154,7 +175,8 @@ class Scene:
 
     def decide(self) -> set[Action | Stop]:
         """What is to be started or stopped now; started actions are in flight from here on."""
-        actions = decide(self.state, epoch=self.epoch, in_flight=frozenset(self.in_flight))
+        late = out_of_time(self.state, self.limits, now=self._clock.now())
+        actions = decide(self.state, epoch=self.epoch, in_flight=frozenset(self.in_flight), ending=late)
         self.in_flight |= {action for action in actions if not isinstance(action, Stop)}
         return set(actions)
 
@@ -204,7 +226,7 @@ class Scene:
                 ),
             )
         for waiting in inbox:
-            self._receive(waiting.event, waiting.arrival)
+            self._receive(waiting.event, waiting.arrival, waiting.private)
         self.epoch += 1
         self.in_flight = set()
 
