@@ -8,7 +8,7 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -138,11 +138,15 @@ async def until(found: Callable[[], T], *, seconds: float = 20.0, every: float =
 
 @asynccontextmanager
 async def served(
-    *, messages_url: str | None = None, crashing: bool = False, **environment: str
+    *,
+    messages_url: str | None = None,
+    crashing: bool = False,
+    settings: Mapping[str, Any] | None = None,
+    **environment: str,
 ) -> AsyncIterator[Served]:
     """Start a server in a data directory of its own; everything is gone afterwards.
 
-    crashing: its crash points can be chosen while it runs.
+    crashing: its crash points can be chosen while it runs. settings: more fields of its Config.
     """
     # Not under pytest's directories: a unix socket's path holds 107 bytes.
     data_dir = Path(tempfile.mkdtemp(prefix="corral-"))
@@ -153,6 +157,7 @@ async def served(
         anthropic_api_key=Secret("upstream-key"),
         anthropic_base_url=messages_url,
         log_level="warning",
+        **(settings or {}),
     )
     if crashing:
         environment["CORRAL_CRASH_AT"] = f"@{data_dir / 'crash_at'}"

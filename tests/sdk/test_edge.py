@@ -210,6 +210,18 @@ def test_every_post_takes_effect_once(client, agent_id, environment_id) -> None:
         assert second.headers["idempotent-replayed"] == "true", name
 
 
+def test_a_delete_takes_effect_once(client, session_id, environment_id) -> None:
+    for name, delete in {
+        "session": lambda key: client.beta.sessions.with_raw_response.delete(session_id, **key),
+        "environment": lambda key: client.beta.environments.with_raw_response.delete(environment_id, **key),
+    }.items():
+        first, second = delete(keyed("same")), delete(keyed("same"))
+        assert first.http_response.content == second.http_response.content, name
+        assert second.headers["idempotent-replayed"] == "true", name
+        with pytest.raises(anthropic.NotFoundError):
+            delete(keyed("another"))
+
+
 def test_key_with_another_body_or_path(client, session_id) -> None:
     send = client.beta.sessions.events.send
     send(session_id, events=[MESSAGE], **keyed("k"))

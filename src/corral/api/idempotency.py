@@ -1,4 +1,8 @@
-"""`Idempotency-Key` on every POST: a repeated request is answered, not repeated."""
+"""`Idempotency-Key` on every POST and DELETE: a repeated request is answered, not repeated.
+
+The key may come from any node, before or after any of them died: its record is where the effect is, in the
+database. A body is compared by its bytes, and is known whole before its effect begins.
+"""
 
 from collections.abc import Awaitable, Callable
 from hashlib import sha256
@@ -8,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from corral.catalog.idempotency import Answer, IdempotencyStore, Idempotent, scope
-from corral.kernel.errors import InvalidRequest
+from corral.kernel.errors import CallerError, InvalidRequest
 from corral.kernel.limits import IDEMPOTENCY_KEY_CHARS_MAX
 
 Result = TypeVar("Result")
@@ -19,7 +23,7 @@ def render(answer: Answer) -> Response:
 
 
 class OnceOnly:
-    """Runs the effect of a POST at most once per key."""
+    """Runs the effect of a request at most once per key."""
 
     def __init__(self, store: IdempotencyStore) -> None:
         self._store = store
@@ -34,7 +38,7 @@ class OnceOnly:
             return None
         answer = await self._store.find(
             api_key_id=request.scope["corral.api_key_id"],
-            path=request.scope["path"],
+            path=_path(request),
             key=key,
             request_sha256=sha256(raw).digest(),
         )
@@ -51,7 +55,10 @@ class OnceOnly:
         effect: Callable[[], Awaitable[Result]],
         answer: Callable[[Result], Answer],
     ) -> Response:
-        """Run `effect`, which is one store call, with its answer recorded in the same transaction."""
+        """Run `effect`, which is one store call, with its answer recorded in the same transaction.
+
+        If a twin of the request was first, this one has no effect and gets the twin's answer.
+        """
         key = _key(request)
         if key is None:
             return render(answer(await effect()))
@@ -63,14 +70,26 @@ class OnceOnly:
 
         keyed = Idempotent(
             api_key_id=request.scope["corral.api_key_id"],
-            path=request.scope["path"],
+            path=_path(request),
             key=key,
             request_sha256=sha256(raw).digest(),
             render=record,
         )
-        with scope(keyed):
-            result = await effect()
+        try:
+            with scope(keyed):
+                result = await effect()
+        except CallerError:
+            # A twin may have been first: what refuses this one (gone already, version 2) is its effect.
+            if (replayed := await self.replay(request, raw)) is not None:
+                return replayed
+            raise
         return render(recorded[-1] if recorded else answer(result))
+
+
+def _path(request: Request) -> str:
+    """What the key is for; a POST and a DELETE of the same path are two things."""
+    path: str = request.scope["path"]
+    return path if request.method == "POST" else f"{request.method} {path}"
 
 
 def _key(request: Request) -> str | None:

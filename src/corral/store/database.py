@@ -13,6 +13,7 @@ from sqlalchemy.exc import DBAPIError
 
 from corral.catalog.idempotency import current
 from corral.kernel.clock import Clock, SystemClock
+from corral.kernel.crash import crash_point
 from corral.kernel.errors import CallerError
 from corral.kernel.ids import SessionId
 from corral.kernel.limits import POSTGRES_WRITERS, STORE_READERS
@@ -175,10 +176,16 @@ class Database:
                 raise
             if request is not None:
                 record_answer(connection, request, result, now=self.clock.now())
+                crash_point("store.keyed.written")
             return result
 
+        if request is None:
+            return await self._commits.body(run, locks=locks, committed=committed)
+        crash_point("store.keyed.before")
         # The record's key may be waited for: its twin, on another node, inserts it at the same time.
-        return await self._commits.body(run, locks=locks if request is None else None, committed=committed)
+        result = await self._commits.body(run, locks=None, committed=committed)
+        crash_point("store.keyed.after")
+        return result
 
     async def merge(
         self,

@@ -67,9 +67,16 @@ def environment_routes(deps: Dependencies, once: OnceOnly) -> APIRouter:
 
     @router.delete("/v1/environments/{environment_id}")
     async def delete_environment(request: Request, environment_id: EnvironmentId) -> Response:
+        raw = await request.body()
+        if (replayed := await once.replay(request, raw)) is not None:
+            return replayed
         parse_query(NoQuery, request.query_params)
-        await deps.environments.delete(environment_id)
-        return json_response({"id": environment_id, "type": "environment_deleted"})
+        return await once.perform(
+            request,
+            raw,
+            lambda: deps.environments.delete(environment_id),
+            lambda _: json_answer({"id": environment_id, "type": "environment_deleted"}),
+        )
 
     @router.post("/v1/environments/{environment_id}/archive")
     async def archive_environment(request: Request, environment_id: EnvironmentId) -> Response:

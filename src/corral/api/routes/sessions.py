@@ -122,9 +122,16 @@ def session_routes(deps: Dependencies, once: OnceOnly) -> APIRouter:
 
     @router.delete("/v1/sessions/{session_id}")
     async def delete_session(request: Request, session_id: SessionId) -> Response:
+        raw = await request.body()
+        if (replayed := await once.replay(request, raw)) is not None:
+            return replayed
         parse_query(NoQuery, request.query_params)
-        await deps.sessions.delete(session_id)
-        return json_response({"id": session_id, "type": "session_deleted"})
+        return await once.perform(
+            request,
+            raw,
+            lambda: deps.sessions.delete(session_id),
+            lambda _: json_answer({"id": session_id, "type": "session_deleted"}),
+        )
 
     @router.post("/v1/sessions/{session_id}/archive")
     async def archive_session(request: Request, session_id: SessionId) -> Response:

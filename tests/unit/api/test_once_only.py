@@ -1,0 +1,40 @@
+"""Every request that changes something goes through `OnceOnly`, or is named here with a reason."""
+
+import ast
+from pathlib import Path
+
+import corral.api.routes
+
+EXCEPTIONS = {
+    "archive_thread": "always refused: only primary threads exist",
+    "create_key": "a key is refused: the answer holds a secret that is stored nowhere",
+    "revoke_key": "safe to repeat as it is",
+    "evict_sandbox": "safe to repeat as it is: what is evicted stays evicted",
+    "kill": "an emergency stop: repeated, it stops again",
+    "import_workspace": "a PUT: repeated, it puts the same files there",
+}
+CHANGES = {"post", "put", "patch", "delete"}
+
+
+def changing_routes() -> dict[str, str]:
+    """The source of each handler of a request that changes something, by name."""
+    found: dict[str, str] = {}
+    for path in Path(next(iter(corral.api.routes.__path__))).glob("*.py"):
+        text = path.read_text()
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.AsyncFunctionDef) and any(
+                isinstance(call, ast.Call) and getattr(call.func, "attr", "") in CHANGES
+                for call in node.decorator_list
+            ):
+                assert node.name not in found
+                found[node.name] = ast.get_source_segment(text, node) or ""
+    return found
+
+
+def test_every_change_takes_effect_once_per_key() -> None:
+    routes = changing_routes()
+    assert len(routes) > 12
+    assert set(EXCEPTIONS) <= set(routes)
+    for name, source in routes.items():
+        is_once = "await once.replay(request, raw)" in source and "await once.perform(" in source
+        assert is_once != (name in EXCEPTIONS), name
