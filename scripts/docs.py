@@ -30,7 +30,7 @@ from corral.api.dependencies import Dependencies
 from corral.catalog.models import ModelTable
 from corral.cli.main import app
 from corral.config import ENV_PREFIX, SETTINGS, Config, flag_of
-from corral.kernel import errors, limits
+from corral.kernel import errors, limits, metrics
 from corral.session import events
 from corral.session.fold import STATUS_AFTER
 
@@ -312,7 +312,8 @@ def all_limits() -> str:
             continue
         [target] = statements[line].targets
         names = [node.id for node in ast.walk(target) if isinstance(node, ast.Name)]
-        shown = [f"{getattr(limits, name):,}" for name in names]
+        values = [getattr(limits, name) for name in names]
+        shown = [f"{value:,}" if isinstance(value, int | float) else str(value) for value in values]
         rows.append(
             (
                 "<br>".join(f"`{name}`" for name in names),
@@ -385,6 +386,16 @@ def providers() -> str:
     return table(("names", "provider"), rows)
 
 
+def instruments() -> str:
+    suffix = {"counter": "_total", "histogram": "_seconds", "gauge": ""}
+    rows = []
+    for name, each in metrics.INSTRUMENTS.items():
+        ending = "" if name.endswith(suffix[each.kind]) else suffix[each.kind]
+        labels = ", ".join(f"`{label}`" for label in each.labels)
+        rows.append((f"`corral_{name}{ending}`", each.kind, labels, each.help))
+    return table(("name", "kind", "labels", "what it says"), rows)
+
+
 GENERATORS: Mapping[str, Callable[[], str]] = {
     "settings": settings,
     "cli": cli,
@@ -398,6 +409,7 @@ GENERATORS: Mapping[str, Callable[[], str]] = {
     "own-routes": own_routes,
     "models": models,
     "providers": providers,
+    "metrics": instruments,
 }
 
 

@@ -152,3 +152,28 @@ async def test_nodes_of_two_versions_work_together(
             assert [each["version"] for each in status(api)["nodes"] if "brain" in each["roles"]] == [
                 "0.2.0"
             ]
+
+
+async def test_a_turn_with_a_tool_across_nodes(nodes: Cluster, upstream: MessagesApi) -> None:
+    """API, brain and hands on nodes of their own; the brain dies while the tool runs, and the next one gets
+    the one true result."""
+    command = "echo ran >> log; touch begun; while [ ! -e go ]; do sleep 0.05; done; wc -l < log"
+    answers: list[Answer] = [Reply.tools(("toolu_1", "bash", {"command": command})), Reply.text("Once.")]
+    upstream.script = lambda request: answers.pop(0)
+    _, hands, *brains = await nodes.each(("api",), ("hands",), ("brain",), ("brain",))
+    for brain in brains:
+        await spare_of(brain)
+    session_id = await nodes.session()
+    await nodes.say(session_id)
+    workspace = hands.workspace(session_id)
+    await until(lambda: (workspace / "begun").exists())
+    victim = await holder(nodes, *brains)
+    await victim.kill("server")
+    await until(lambda: "which was the spare" in victim.log)
+    (workspace / "go").touch()
+    events = await nodes.rested(session_id)
+    [result] = [event for event in events if event.type == "agent.tool_result"]
+    assert not result.is_error
+    assert result.content[0].text.strip() == "1"
+    assert (workspace / "log").read_text() == "ran\n"
+    assert types(events)[-4:].count("session.status_idle") == 1

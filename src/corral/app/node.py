@@ -57,7 +57,7 @@ def open_node(ground: Ground, hands: HandsClient | None, sessions: Callable[[], 
 
 def node_part(duty: NodeDuty, *, is_shared: bool) -> Part:
     """is_shared: other nodes look at the list. One alone is described when somebody asks."""
-    return Part(duties=[duty.run] if is_shared else [], drain=duty.drain)
+    return Part(duties=[duty.run] if is_shared else [])
 
 
 class _Host:

@@ -94,8 +94,7 @@ class _Server:
             duties += [group.create_task(duty()) for part in self._parts for duty in part.later]
             await asyncio.wait({to_stop, gone, serving}, return_when=asyncio.FIRST_COMPLETED)
             log.info("stopping: running sessions are handed over")
-            for part in self._parts:
-                await part.drain()
+            await self._drain()
             if streams := getattr(self._api.state, "streams", None):
                 streams.close()
             if self._outlives_the_hands:
@@ -105,6 +104,13 @@ class _Server:
             for task in (*duties, to_stop, to_end, gone):
                 task.cancel()
         await self._node.leave()
+
+    async def _drain(self) -> None:
+        """First the others are told, so that what is handed over does not come back."""
+        await self._node.drain()
+        async with asyncio.TaskGroup() as group:
+            for part in self._parts:
+                group.create_task(part.drain())
 
     @property
     def _outlives_the_hands(self) -> bool:
@@ -136,7 +142,8 @@ async def _open(ground: Ground, keys: KeysOfThisStart, stack: AsyncExitStack) ->
     keeping = await open_keeping(ground, stack)
     local = open_local_hands(ground, stack) if "hands" in roles else None
     node = open_node(ground, local, sessions)
-    # In the order in which they are drained: first the others are told.
+    if ground.shared_bus is not None:
+        ground.shared_bus.tell_only(node.roles_elsewhere)
     parts = [node_part(node, is_shared=config.is_postgres), store_part(ground, node)]
     if local is not None:
         parts.append(hands_part(keeping, local))
