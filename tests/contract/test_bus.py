@@ -1,21 +1,24 @@
 """The bus contract on the local bus, and on two nodes' buses over one PostgreSQL."""
 
 import asyncio
+import re
 import socket
 import time
 import traceback
+from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
 
+from corral.cluster.node import NodeRole
 from corral.kernel.errors import StoreUnavailable
 from corral.kernel.ids import SessionId
 from corral.kernel.limits import BUS_CLOSE_SECONDS, BUS_CONNECT_SECONDS
 from corral.session.bus import Committed, Deleted
 from corral.store.bus import LocalBus
 from corral.store.bus_postgres import PostgresBus
-from corral.testing.contract_bus import CHECKS, DELTA, ONE, Buses, Check
+from corral.testing.contract_bus import CHECKS, DELTA, END, ONE, Buses, Check
 from corral.testing.postgres import Postgres
 
 
@@ -95,6 +98,33 @@ async def test_a_busy_node_sends_few_notifications(
     assert sum(payload.count("sesn_0") for payload in sent) == 600
     assert len(sent) <= 10
     assert all(len(payload.encode()) < 8000 for payload in sent)
+
+
+async def test_nobody_is_told_what_is_of_no_use_to_him(
+    across: Buses, postgres: Postgres, empty_database_url: str
+) -> None:
+    here, roles = across.here, set[NodeRole]()
+    assert isinstance(here, PostgresBus)
+    with postgres.connect(empty_database_url) as connection:
+        connection.execute("LISTEN corral_bus")
+        here.tell_only(lambda: roles)
+        for heard in ((), ("api",), ("brain", "hands"), ("api", "brain")):
+            roles.clear()
+            roles.update(heard)
+            for hint in (Committed(session_id=ONE), Deleted(session_id=ONE), DELTA):
+                here.publish(hint)
+            here.wake(ONE)
+            await here.round_trip()
+        here.tell_only(lambda: None)
+        here.wake(END)
+        await here.round_trip()
+        sent = ""
+        for notification in connection.notifies(timeout=10):
+            sent += notification.payload
+            if sent.count('["e"') == 5:
+                break
+    kinds = Counter(re.findall(r'\["(\w)"', sent))
+    assert kinds == {"c": 2, "d": 2, "p": 2, "w": 3, "e": 5}
 
 
 async def test_words_of_strangers_are_ignored(

@@ -1,8 +1,9 @@
 """What every server process stands on, whatever its roles: store, bus, and the name of its leases."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from corral.config import Config
 from corral.kernel.clock import Clock, SystemClock
@@ -13,13 +14,16 @@ from corral.store.bus import LocalBus
 from corral.store.database import Database
 from corral.store.lease import Leases
 
+if TYPE_CHECKING:  # its driver is needed by nodes that share a database only
+    from corral.store.bus_postgres import PostgresBus
+
 __all__ = ["Ground", "open_ground"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ground:
     """
-    bus_round_trip: where nodes share a bus: returns when a hint has gone out and come back.
+    shared_bus: the bus, where nodes share it.
     owner:   of the leases of this process, `{node}.{incarnation}`.
     orphans: sessions whose brain was an earlier incarnation of this node; they may be claimed now.
     """
@@ -27,7 +31,7 @@ class Ground:
     start: Start
     database: Database
     bus: Bus
-    bus_round_trip: Callable[[], Awaitable[None]] | None
+    shared_bus: "PostgresBus | None"
     leases: Leases
     orphans: Sequence[SessionId]
     clock: Clock
@@ -52,12 +56,11 @@ async def open_ground(start: Start, stack: AsyncExitStack) -> Ground:
     database = await Database.open(url or config.data_dir / "corral.db")
     stack.push_async_callback(database.close)
     bus: Bus = LocalBus()
-    bus_round_trip = None
+    shared_bus = None
     if url is not None and config.is_postgres:
         from corral.store.bus_postgres import PostgresBus
 
-        bus = shared = await stack.enter_async_context(PostgresBus.open(url, node_id=start.node))
-        bus_round_trip = shared.round_trip
+        bus = shared_bus = await stack.enter_async_context(PostgresBus.open(url, node_id=start.node))
     leases = Leases(database)
     # Only one supervisor holds the data directory: whatever ran here before us is dead.
     orphans = await leases.end(owner_prefix=f"{start.node}.", except_owner=start.owner)
@@ -65,7 +68,7 @@ async def open_ground(start: Start, stack: AsyncExitStack) -> Ground:
         start=start,
         database=database,
         bus=bus,
-        bus_round_trip=bus_round_trip,
+        shared_bus=shared_bus,
         leases=leases,
         orphans=orphans,
         clock=SystemClock(),

@@ -14,7 +14,7 @@ __all__ = ["disk_free_bytes", "store_part"]
 
 
 def store_part(ground: Ground, node: NodeDuty) -> Part:
-    database, data_dir, round_trip = ground.database, ground.config.data_dir, ground.bus_round_trip
+    database, data_dir, shared_bus = ground.database, ground.config.data_dir, ground.shared_bus
 
     async def look_at_store() -> Check:
         """A write and a read. Where nodes share the database the write is the beat, every second; where
@@ -29,10 +29,10 @@ def store_part(ground: Ground, node: NodeDuty) -> Part:
 
     async def look_at_bus() -> Check:
         """A warning only: without hints everything takes longer, and nothing else."""
-        assert round_trip
+        assert shared_bus
         try:
             async with asyncio.timeout(BUS_ROUND_TRIP_SECONDS):
-                await round_trip()
+                await shared_bus.round_trip()
         except TimeoutError:
             return Check(
                 status="warning",
@@ -48,7 +48,7 @@ def store_part(ground: Ground, node: NodeDuty) -> Part:
         looks={
             "store": look_at_store,
             "disk": look_at_disk,
-            **({"bus": look_at_bus} if round_trip else {}),
+            **({"bus": look_at_bus} if shared_bus else {}),
         },
         gauges=lambda: {"disk_free_bytes": disk_free_bytes(data_dir)},
     )

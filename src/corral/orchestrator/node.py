@@ -3,10 +3,10 @@
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence, Set
 from dataclasses import replace
 
-from corral.cluster.node import Node, NodeStore, SeenNode
+from corral.cluster.node import Node, NodeRole, NodeStore, SeenNode
 from corral.kernel.errors import StoreUnavailable
 from corral.kernel.limits import NODE_BEAT_SECONDS, NODE_LOST_SECONDS, SESSIONS_PER_BRAIN_MAX
 
@@ -25,6 +25,7 @@ class NodeDuty:
         self._describe = describe
         self._is_draining = False
         self._seen: Sequence[SeenNode] = ()
+        self._elsewhere: Set[NodeRole] | None = None
         self._read_at = 0.0
         self._beat_at: float | None = None
         self._beating = asyncio.Lock()
@@ -41,9 +42,12 @@ class NodeDuty:
     async def beat(self) -> None:
         """Write our row, read everybody's. Raises StoreUnavailable."""
         async with self._beating:
-            await self._store.beat(await self._described())
+            node = await self._described()
+            await self._store.beat(node)
             self._beat_at = time.monotonic()
             self._seen, self._read_at = await self._store.all(), time.monotonic()
+            others = [each.node for each in self._seen if not each.is_lost]
+            self._elsewhere = {r for each in others if each.node_id != node.node_id for r in each.roles}
 
     async def drain(self) -> None:
         """From now on the node takes nothing new; the others are told before anything is handed over."""
@@ -86,6 +90,10 @@ class NodeDuty:
             for node in self.live()
             if "brain" in node.roles and not node.is_draining and node.sessions < SESSIONS_PER_BRAIN_MAX
         ]
+
+    def roles_elsewhere(self) -> Set[NodeRole] | None:
+        """What the other live nodes do; None while no list could be read. Cheap."""
+        return self._elsewhere if time.monotonic() - self._read_at < NODE_LOST_SECONDS else None
 
     def hosts(self) -> Sequence[Node]:
         """Live nodes with a hands host that has been heard of, draining ones included."""

@@ -11,7 +11,7 @@ Rules of this file:
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Set
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import Any
 
@@ -19,6 +19,7 @@ import psycopg
 from psycopg import AsyncConnection
 from psycopg.conninfo import conninfo_to_dict
 
+from corral.cluster.node import NodeRole
 from corral.kernel.errors import StoreUnavailable
 from corral.kernel.ids import SessionId
 from corral.kernel.limits import (
@@ -56,6 +57,7 @@ class PostgresBus:
         self._is_sent.set()
         self._came_back = asyncio.Event()
         self._sender, self._listener = _Link("reach"), _Link("hear")
+        self._others: Callable[[], Set[NodeRole] | None] = lambda: None
 
     @classmethod
     @asynccontextmanager
@@ -95,6 +97,14 @@ class PostgresBus:
         """Whether hints reach other nodes, and theirs us, as far as is known."""
         return self._sender.is_up and self._listener.is_up
 
+    def tell_only(self, others: Callable[[], Set[NodeRole] | None]) -> None:
+        """Spare the database what nobody would hear: wakes are for brains, all else for streams.
+
+        others: the roles of the other live nodes, None if they are not known: then everything is sent. It
+        is asked for with every hint.
+        """
+        self._others = others
+
     async def round_trip(self) -> None:
         """Return when something that we sent has come back: hints reach the others, and theirs us."""
         self._came_back.clear()
@@ -127,6 +137,9 @@ class PostgresBus:
     # -- to and from other nodes ------------------------------------------------------------------------
 
     def _tell(self, hint: Message | Wake) -> None:
+        others = self._others()
+        if others is not None and ("brain" if isinstance(hint, Wake) else "api") not in others:
+            return
         self._outbox.put(hint)
         self._is_sent.clear()
         self._is_due.set()
