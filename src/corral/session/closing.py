@@ -149,4 +149,7 @@ def _processed(entry: InboxEntry, at: datetime) -> bytes:
     head, null, rest = entry.body.rpartition(b'"processed_at":null}')
     if null and not rest:
         return head + b'"processed_at":"' + rfc3339(at).encode() + b'"}'
-    return orjson.dumps({"id": entry.event_id, "type": entry.type, "processed_at": rfc3339(at)})
+    # Not one of ours any more; what clients need to read it.
+    return orjson.dumps(
+        {"id": entry.event_id, "type": entry.type, "content": [], "processed_at": rfc3339(at)}
+    )

@@ -266,7 +266,8 @@ def fold_stored(state: State, stored: StoredEvent) -> None:
     if stored.seq <= state.seq:
         return
     assert stored.seq == state.seq + 1, f"gap in {state.session_id}: {stored.seq} after {state.seq}"
-    unread = _BODIES_UNREAD.get(stored.type)
+    is_moot = stored.private is not None and stored.private.get("moot")
+    unread = ev.Event if is_moot else _BODIES_UNREAD.get(stored.type)
     fold(
         state,
         ev.parse(stored.body) if unread is None else ev.without_body(unread, stored.event_id),
@@ -295,10 +296,11 @@ def fold(
     thread = state.threads[thread_id]
     private = private or {}
     match event:
+        case _ if private.get("moot"):
+            pass  # an input that came too late: taken, without effect
         case ev.UserMessage(content=content):
-            if not private.get("moot"):
-                thread.entries.append(Entry("user", tuple(content)))
-                thread.wants_model = True
+            thread.entries.append(Entry("user", tuple(content)))
+            thread.wants_model = True
         case ev.SystemMessage(content=content):
             thread.entries.append(Entry("system", tuple(content)))
         case ev.UserToolConfirmation():

@@ -14,9 +14,16 @@ SESSIONS = [SessionId(f"sesn_{number}") for number in range(4000)]
 def test_the_first_choices_stay_what_they_are() -> None:
     """Nodes of two versions must choose alike."""
     brains = ["node_a", "node_b", "node_c"]
-    assert [
-        chosen(session_id, brains) for session_id in SESSIONS[:8]
-    ] == ["node_a", "node_b", "node_c", "node_b", "node_a", "node_a", "node_b", "node_b"]
+    assert [chosen(session_id, brains) for session_id in SESSIONS[:8]] == [
+        "node_a",
+        "node_b",
+        "node_c",
+        "node_b",
+        "node_a",
+        "node_a",
+        "node_b",
+        "node_b",
+    ]
 
 
 def test_one_brain_answers_everything_and_none_nothing() -> None:

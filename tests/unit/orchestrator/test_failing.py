@@ -1,0 +1,124 @@
+"""Sessions that fail again and again: counted, kept apart, ended; their neighbours go on."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import orjson
+from sqlalchemy import Connection, update
+
+from corral.kernel.ids import SessionId
+from corral.kernel.limits import SUSPECTS_AT_ONCE
+from corral.session.events import AgentCustomToolUse, SpanModelRequestStart
+from corral.store.schema import events, inbox, sessions
+from corral.testing.messages_api import MessagesApi, Request
+from corral.testing.messages_reply import Reply
+from corral.testing.sessions import Draft, user_message
+from tests.unit.orchestrator.brain import Cluster, cluster, until
+
+
+async def test_a_session_that_nobody_can_fold_is_ended_from_its_record(tmp_path: Path) -> None:
+    """The last resort: its input breaks every fold, so its turn is ended without one."""
+    async with MessagesApi(lambda _: Reply.text("Done.")) as api, cluster(api, tmp_path) as brains:
+        damaged = await brains.session()
+        await brains.database.write(lambda connection: _damage(connection, damaged.session_id))
+        neighbours = [await brains.session() for _ in range(10)]
+        brains.worker("brain-1")
+        began = time.monotonic()
+        for neighbour in neighbours:
+            seen = await brains.settled(neighbour.session_id)
+            assert b"Done." in b"".join(event.body for event in seen.events)
+        print(f"ten neighbours were done after {time.monotonic() - began:.2f} s")
+        seen = await brains.settled(damaged.session_id, seconds=60)
+        bodies = [orjson.loads(event.body) for event in seen.events]
+        assert [body["type"] for body in bodies] == [
+            "session.status_running",
+            "session.thread_status_running",
+            "session.error",
+            "user.message",
+            "session.thread_status_idle",
+            "session.usage",
+            "session.status_idle",
+        ]
+        assert "failed 6 times" in bodies[2]["error"]["message"]
+        assert bodies[-1]["stop_reason"] == {"type": "retries_exhausted"}
+        assert all(body["processed_at"] for body in bodies)
+        assert (seen.record.failures, await brains.leases.waiting(limit=9)) == (0, [])
+        # It can be used again: what was damaged is moot.
+        await brains.log.accept(
+            damaged.session_id, [user_message(brains.ids, "again")], now=brains.clock.now()
+        )
+        seen = await brains.settled(damaged.session_id)
+        assert b"Done." in b"".join(event.body for event in seen.events)
+
+
+async def test_a_session_whose_log_is_damaged_is_ended_in_every_state(tmp_path: Path) -> None:
+    """With an open request and a call: each is closed once, unseen."""
+    call = Reply.tools(("toolu_1", "lookup", {"word": "x"}))
+    async with MessagesApi([call]) as api, cluster(api, tmp_path) as brains:
+        record = await brains.session()
+        [lease] = await brains.leases.claim(owner="dead", limit=1, session_ids=[record.session_id])
+        seen = await brains.log.snapshot(record.session_id)
+        use = AgentCustomToolUse(id=brains.ids.event(), name="lookup", input={})
+        start = SpanModelRequestStart(id=brains.ids.event())
+        draft = Draft(seen=seen, lease=lease, now=brains.clock.now())
+        await brains.log.append(draft.append([use, start], takes=seen.inbox))
+        stored = await brains.log.close_turn(lease, message="it failed", now=brains.clock.now())
+        bodies = [orjson.loads(event.body) for event in stored]
+        assert [body["type"] for body in bodies] == [
+            "span.model_request_end",
+            "agent.tool_result",
+            "session.error",
+            "session.thread_status_idle",
+            "session.usage",
+            "session.status_idle",
+        ]
+        assert bodies[0]["model_request_start_id"] == start.id
+        assert stored[1].answers == use.id
+        after = await brains.log.snapshot(record.session_id)
+        assert (after.record.status, after.record.running_since) == ("idle", None)
+        assert await brains.leases.renew([lease]) == []
+
+
+async def test_suspects_run_few_at_once(tmp_path: Path) -> None:
+    """Those that have failed thrice: as many as may, and the next when one has got on."""
+    most = SUSPECTS_AT_ONCE[3]
+
+    def script(request: Request) -> Reply:
+        return Reply.text("Done.") if b"innocent" in request.body else Reply(hang_after_bytes=100)
+
+    async with MessagesApi(script) as api, cluster(api, tmp_path) as brains:
+        suspects = [await brains.session() for _ in range(most + 4)]
+        await _set_failures(brains, [each.session_id for each in suspects], 3)
+        innocent = await brains.session("innocent")
+        worker = brains.worker("brain-1")
+        await api.request(most + 1)
+        await brains.settled(innocent.session_id)
+        assert worker.running_sessions == most, "the others wait"
+        await brains.kill_all("enough")
+        for each in suspects:
+            await brains.settled(each.session_id)
+
+
+async def test_a_loop_that_fails_is_backed_off_in_the_store(tmp_path: Path) -> None:
+    async with MessagesApi(lambda _: Reply.text("Done.")) as api, cluster(api, tmp_path) as brains:
+        damaged = await brains.session()
+        await brains.database.write(lambda connection: _damage(connection, damaged.session_id))
+        brains.worker("brain-1")
+
+        async def has_failed_twice() -> bool:
+            return (await brains.sessions.read(damaged.session_id)).failures >= 2
+
+        await until(has_failed_twice)
+        assert await brains.leases.waiting(limit=9) == [], "no other brain takes it at once"
+        assert (await brains.sessions.read(damaged.session_id)).failures == 2
+
+
+def _damage(connection: Connection, session_id: SessionId) -> None:
+    connection.execute(update(inbox).where(inbox.c.session_id == session_id).values(body=b"damaged"))
+    connection.execute(update(events).where(events.c.session_id == session_id).values(body=b"damaged"))
+
+
+async def _set_failures(brains: Cluster, session_ids: Sequence[SessionId], failures: int) -> None:
+    statement = update(sessions).where(sessions.c.session_id.in_(session_ids)).values(failures=failures)
+    await brains.database.write(lambda connection: connection.execute(statement))

@@ -1,0 +1,53 @@
+"""A brain that was stopped and comes back: it cancels its own request and writes nothing."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from corral.kernel.limits import LEASE_TTL_SECONDS
+from corral.testing.messages_api import MessagesApi
+from corral.testing.messages_reply import Reply
+from corral.testing.sessions import Draft, agent_message
+from tests.unit.orchestrator.brain import SkippingLoop, cluster, until
+
+
+@pytest.mark.parametrize("is_taken_over", [True, False])
+@pytest.mark.parametrize("is_answered", [True, False])
+def test_a_stopped_brain_writes_nothing(tmp_path: Path, is_taken_over: bool, is_answered: bool) -> None:
+    """Whether or not another has the session by now, whether or not its model has answered meanwhile."""
+    loop = SkippingLoop()
+    with asyncio.Runner(loop_factory=lambda: loop) as runner:
+        runner.run(_check(loop, tmp_path, is_taken_over=is_taken_over, is_answered=is_answered))
+
+
+async def _check(loop: SkippingLoop, tmp_path: Path, *, is_taken_over: bool, is_answered: bool) -> None:
+    slow = Reply(content=Reply.text("too late").content, first_seconds=0.3)
+    silent = Reply(content=Reply.text("never").content, hang_after_bytes=200)
+    async with MessagesApi([slow if is_answered else silent]) as api, cluster(api, tmp_path) as brains:
+        record = await brains.session()
+        worker = brains.worker("brain-1")
+        request = await api.request(1)
+        before = await brains.log.snapshot(record.session_id)
+        assert before.record.epoch == 1
+
+        loop.skipped += LEASE_TTL_SECONDS  # it was stopped for so long, and did not notice
+        brains.clock.advance(LEASE_TTL_SECONDS)
+        if is_taken_over:
+            [lease] = await brains.leases.claim(owner="brain-2", limit=1, session_ids=[record.session_id])
+            draft = Draft(
+                seen=await brains.log.snapshot(record.session_id), lease=lease, now=brains.clock.now()
+            )
+            await brains.log.append(draft.append([agent_message(brains.ids, "from brain 2")]))
+
+        async def has_stopped() -> bool:
+            failures = (await brains.sessions.read(record.session_id)).failures
+            return request.closed.is_set() and not worker.running_sessions and failures == 1
+
+        await until(has_stopped)
+        if not is_answered:
+            assert request.is_aborted, "it stopped its own request"
+        after = await brains.log.snapshot(record.session_id)
+        written = [event.type for event in after.events[len(before.events) :]]
+        assert written == (["agent.message"] if is_taken_over else [])
+        assert b"too late" not in b"".join(event.body for event in after.events)
