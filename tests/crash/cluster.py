@@ -31,6 +31,7 @@ class Cluster:
         self.client: anthropic.AsyncAnthropic
         self._database_url = database_url
         self._messages_url = messages_url
+        self._blobs = Path(tempfile.mkdtemp(prefix="corral-blobs-"))  # of all nodes
 
     async def node(self, *roles: NodeRole, environment: dict[str, str] | None = None) -> Served:
         # Not under pytest's directories: a unix socket's path holds 107 bytes.
@@ -39,6 +40,7 @@ class Cluster:
             data_dir=Path(tempfile.mkdtemp(prefix="corral-")),
             roles=roles,
             database_url=Secret(self._database_url),
+            blob_url=self._blobs.as_uri(),
             api_key=Secret(KEY),
             anthropic_api_key=Secret("upstream-key"),
             anthropic_base_url=self._messages_url,
@@ -90,6 +92,7 @@ class Cluster:
             sys.stderr.write(node.log)  # shown by pytest when a test fails
             with contextlib.suppress(FileNotFoundError):
                 shutil.rmtree(node.config.data_dir)
+        shutil.rmtree(self._blobs, ignore_errors=True)
 
 
 @asynccontextmanager

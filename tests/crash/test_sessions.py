@@ -14,6 +14,7 @@ import httpx2
 import pytest
 import pytest_asyncio
 
+from corral.hands.host import NEWS_KEPT
 from corral.testing.messages_api import MessagesApi, Request
 from corral.testing.messages_reply import Answer, Reply
 from tests.served import KEY, Served, lives, served, text, until
@@ -121,7 +122,9 @@ async def test_the_hands_die_and_the_call_is_answered_once(
     assert first.is_error != is_known
     assert is_known or "unknown" in words(first)
     # The next call works, in a fresh sandbox with the same workspace.
-    assert words(second).split() == [*["ran"] * ran, "fresh"]
+    news, out = (block.text for block in second.content)
+    assert news == NEWS_KEPT
+    assert out.split() == [*["ran"] * ran, "fresh"]
 
 
 async def test_the_server_dies_while_the_model_streams(stage: Stage) -> None:

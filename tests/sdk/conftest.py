@@ -26,11 +26,13 @@ from corral.catalog.models import ModelTable
 from corral.hands.client import HandsClient
 from corral.kernel.clock import SystemClock
 from corral.kernel.ids import Ids, SessionId
+from corral.orchestrator.sandboxes import Desk, OneHost
 from corral.session.events import Event, parse
 from corral.session.lease import Claim
 from corral.session.log import Append, Derived, NewEvent
 from corral.store.bus import LocalBus
 from corral.store.catalog import Agents, Environments
+from corral.store.checkpoints import Checkpoints
 from corral.store.database import Database
 from corral.store.idempotency import Idempotency
 from corral.store.keys import ApiKeys
@@ -127,6 +129,9 @@ class Server:
             ids=ids,
             clock=clock,
             workspaces=hands,
+            sandboxes=Desk(
+                OneHost(hands), checkpoints=Checkpoints(database), checkpointer=None, placements=None
+            ),
             readiness=lambda: self.readiness,
             status=_status,
             metrics=_metrics,

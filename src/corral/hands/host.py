@@ -71,14 +71,14 @@ SANDBOX_STOPPED: Final = (
     "running processes, shell state and files elsewhere are gone."
 )
 _GONE: Final = "Running processes, shell state and files elsewhere are gone."
-NEWS_KEPT: Final = f"[This is a fresh sandbox. The files in /workspace are still there. {_GONE}]"
+NEWS_KEPT: Final = f"[This is a fresh sandbox. The files in /workspace are still there. {_GONE}]\n"
 NEWS_RESTORED: Final = (
     "[This is a fresh sandbox on another machine. The files in /workspace were restored as they were at"
-    f" {{taken_at}}; later changes are lost. {_GONE}]"
+    f" {{taken_at}}; later changes are lost. {_GONE}]\n"
 )
 NEWS_LOST: Final = (
     "[This is a fresh sandbox on another machine. Nothing of the earlier one could be restored:"
-    f" /workspace is empty. {_GONE}]"
+    f" /workspace is empty. {_GONE}]\n"
 )
 """What a fresh sandbox tells the model that had another one before. Source: docs/DIVERGENCES.md."""
 _INTERRUPTED_RESULT: Final = encode_result(ToolResult.text(INTERRUPTED, is_error=True))

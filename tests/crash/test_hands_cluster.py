@@ -1,0 +1,132 @@
+"""Hands nodes of a cluster: killed, emptied and stopped. Their sessions go on with their files."""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from corral.hands.host import OUTCOME_UNKNOWN
+from corral.testing.messages_api import MessagesApi
+from corral.testing.messages_reply import Answer, Reply
+from tests.crash.cluster import Cluster, cluster, get
+from tests.served import Served, lives, until
+
+SLOW = "echo ran >> ran; touch begun; sleep 600"
+TIMEOUT_SECONDS = 60.0
+
+
+def bash(command: str, number: int) -> Reply:
+    return Reply.tools((f"toolu_{number}", "bash", {"command": command}))
+
+
+@pytest.fixture
+async def upstream() -> AsyncIterator[MessagesApi]:
+    async with MessagesApi() as api:
+        yield api
+
+
+@pytest.fixture
+async def nodes(database_url: str, upstream: MessagesApi) -> AsyncIterator[Cluster]:
+    async with cluster(database_url=database_url, messages_url=upstream.url) as made:
+        yield made
+
+
+def sandboxes(node: Served) -> list[dict[str, Any]]:
+    return list(get(node, "/corral/v1/sandboxes").json()["data"])
+
+
+def results(events: list[Any]) -> list[tuple[list[str], bool]]:
+    return [
+        ([block.text for block in event.content], event.is_error)
+        for event in events
+        if event.type == "agent.tool_result"
+    ]
+
+
+async def cut_the_power(node: Served) -> None:
+    """All of its processes at once."""
+    pids = [node.pid(role) for role in ("hands", "server")]
+    assert node.process is not None
+    node.process.kill()
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL) if lives(pid) else None
+    await node.process.wait()
+    await until(lambda: not any(map(lives, pids)))
+
+
+async def test_a_killed_hands_node_is_one_unknown_outcome_and_the_session_goes_on(
+    nodes: Cluster, upstream: MessagesApi
+) -> None:
+    answers: list[Answer] = [
+        bash("echo one > file", 1),
+        Reply.text("Kept."),
+        bash(SLOW, 2),
+        bash("cat file; ls", 3),
+        Reply.text("Done."),
+    ]
+    upstream.script = lambda request: answers.pop(0)
+    front, *hands = await nodes.each(("api", "brain"), ("hands", "egress"), ("hands", "egress"))
+    session_id = await nodes.session()
+    await nodes.say(session_id)
+    await nodes.rested(session_id)
+    kept = await until(
+        lambda: [each for each in sandboxes(front) if not each["has_changed"] and each["checkpoint_at"]],
+        every=0.2,
+    )
+    assert kept[0]["session_id"] == session_id and kept[0]["provider"] == "bwrap"
+    await nodes.say(session_id)
+    victim = next(node for node in hands if node.workspace(session_id).exists())
+    other = next(node for node in hands if node is not victim)
+    await until((victim.workspace(session_id) / "begun").exists)
+    await cut_the_power(victim)
+    events = await nodes.rested(session_id, turns=2, seconds=TIMEOUT_SECONDS)
+    _, unknown, last = results(events)
+    assert unknown == ([OUTCOME_UNKNOWN], True)
+    [news, text] = last[0]
+    assert "restored" in news and text.split() == ["one", "file"]
+    assert (victim.workspace(session_id) / "ran").read_text() == "ran\n"
+    assert not (other.workspace(session_id) / "ran").exists()
+
+
+async def test_an_evicted_session_is_restored_and_a_node_that_stops_leaves_its_files(
+    nodes: Cluster, upstream: MessagesApi
+) -> None:
+    answers: list[Answer] = [
+        bash("echo one > file; ln -s /usr/bin/python3 link", 1),
+        Reply.text("Kept."),
+        bash("cat file; readlink link", 2),
+        Reply.text("Back."),
+        bash("cat file; readlink link", 3),
+        Reply.text("Moved."),
+    ]
+    upstream.script = lambda request: answers.pop(0)
+    front, first = await nodes.each(("api", "brain"), ("hands", "egress"))
+    session_id = await nodes.session()
+    await nodes.say(session_id)
+    await nodes.rested(session_id)
+    path = f"/corral/v1/sandboxes/{session_id}/evict"
+    response = await asyncio.to_thread(_post, front, path)
+    assert response["session_id"] == session_id and sandboxes(front) == []
+    assert not first.workspace(session_id).exists()
+    await nodes.say(session_id)
+    await nodes.rested(session_id, turns=2)
+    await nodes.node("hands", "egress")
+    await first.stop()  # in good order: what is idle is copied before the end
+    await nodes.say(session_id)
+    events = await nodes.rested(session_id, turns=3, seconds=TIMEOUT_SECONDS)
+    for texts, is_error in results(events)[1:]:
+        assert "restored" in texts[0] and texts[1].split() == ["one", "/usr/bin/python3"]
+        assert not is_error
+
+
+def _post(node: Served, path: str) -> dict[str, Any]:
+    import httpx2
+
+    from tests.served import KEY
+
+    response = httpx2.post(node.url + path, headers={"x-api-key": KEY}, timeout=30)
+    assert response.status_code == 200, response.text
+    return dict(response.json())
