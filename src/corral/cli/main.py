@@ -215,6 +215,49 @@ def demo(
     return demo(_config(), model=model, url=url, keep=keep)
 
 
+@app.command(
+    epilog="Examples: corral chaos | corral chaos --cluster postgres --seconds 600 | "
+    "corral chaos --kills 2000 --seed 7 | corral chaos --replay FILE. "
+    "It needs no key and touches no server but its own. Exit code 1: a law was broken."
+)
+def chaos(
+    cluster: Annotated[
+        str,
+        typer.Option(
+            help="local: one `corral serve` on SQLite. postgres: six nodes on a PostgreSQL of its own. "
+            "postgresql://...: six nodes on this one, whose database must be empty."
+        ),
+    ] = "local",
+    seconds: Annotated[float | None, typer.Option(min=1, help="Break things for so long. [120]")] = None,
+    kills: Annotated[
+        int | None, typer.Option(min=1, help="Or until so many processes were killed.")
+    ] = None,
+    sessions: Annotated[int, typer.Option(min=1, help="Clients side by side, one session each.")] = 12,
+    seed: Annotated[
+        int | None, typer.Option(help="Same seed, same run, as far as the machine allows.")
+    ] = None,
+    faults: Annotated[Text, typer.Option(help="Only these, by comma: kill-hands,crash-point,...")] = None,
+    crash_points: Annotated[str, typer.Option(help="all (each is hit) or none.")] = "all",
+    scenario: Annotated[
+        Text,
+        typer.Option(help="One experiment instead, --kills times: long-tools, zombie, failover."),
+    ] = None,
+    replay: Annotated[Path | None, typer.Option(help="Repeat the schedule of an earlier run.")] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Work below this directory, and keep what is there afterwards.")
+    ] = None,
+    as_json: Json = False,
+) -> int:
+    """Kill and break a cluster of its own in every declared way, and prove that nothing was lost."""
+    from corral.cli.chaos import Asked, chaos
+
+    asked = Asked(
+        cluster=cluster, seconds=seconds, kills=kills, sessions=sessions, seed=seed, faults=faults,
+        crash_points=crash_points, scenario=scenario, data_dir=data_dir, replay=replay,
+    )  # fmt: skip
+    return chaos(asked, shows_json=as_json)
+
+
 @app.command()
 def doctor(data_dir: DataDir = None, config: ConfigFile = None, as_json: Json = False) -> int:
     """Check this machine, and say how to mend what fails."""

@@ -1,0 +1,99 @@
+"""`corral chaos`: break a cluster of its own in every declared way, and prove that nothing was lost."""
+
+import asyncio
+import os
+import random
+import shutil
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import cast
+
+from rich.console import Console
+
+from corral.chaos.cluster import CLUSTER_KINDS, ClusterKind
+from corral.chaos.run import Options, run
+from corral.chaos.schedule import KINDS, Kind, read_schedule
+from corral.chaos.show import PlainProgress, as_json, summary
+from corral.cli.outcome import Exit, Problem
+from corral.testing import postgres
+
+__all__ = ["Asked", "chaos"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """The command line as it was given; None for what was left out."""
+
+    cluster: str
+    seconds: float | None
+    kills: int | None
+    sessions: int
+    seed: int | None
+    faults: str | None
+    crash_points: str
+    data_dir: Path | None
+    replay: Path | None
+    scenario: str | None = None
+
+
+def chaos(asked: Asked, *, shows_json: bool) -> Exit:
+    """FAILED if a law was broken. The directory of the run is kept then, and its schedule in it."""
+    options = _options(asked)
+    if asked.data_dir is not None:
+        asked.data_dir.mkdir(parents=True, exist_ok=True)
+    root = Path(tempfile.mkdtemp(prefix="chaos-", dir=asked.data_dir))  # short: sockets lie below it
+    console = Console(stderr=shows_json)
+    console.print(f"seed {options.seed}, in {root}", highlight=False, soft_wrap=True)
+    with PlainProgress(console) as show:
+        report = asyncio.run(run(options, root=root, show=show))
+    summary(report, console)
+    if shows_json:
+        print(as_json(report))
+    if report.is_whole and asked.data_dir is None:
+        shutil.rmtree(root, ignore_errors=True)
+    return Exit.DONE if report.is_whole else Exit.FAILED
+
+
+def _options(asked: Asked) -> Options:
+    if asked.replay is not None:
+        return _replayed(asked.replay)
+    if asked.cluster not in CLUSTER_KINDS and not asked.cluster.startswith("postgresql://"):
+        raise Problem(f"--cluster: {' or '.join(CLUSTER_KINDS)}, not {asked.cluster!r}", exit=Exit.USAGE)
+    if asked.crash_points not in ("all", "none"):
+        raise Problem("--crash-points: all or none", exit=Exit.USAGE)
+    url = asked.cluster if asked.cluster.startswith("postgresql://") else None
+    if asked.cluster == "postgres" and (reason := postgres.missing()) is not None:
+        raise Problem(f"no PostgreSQL can be started here: {reason}")
+    if os.name != "posix" or not Path("/proc/self").exists():
+        raise Problem("chaos needs Linux: it looks for what is left behind in /proc")
+    default = Options()
+    return replace(
+        default,
+        cluster=cast(ClusterKind, "postgres" if url else asked.cluster),
+        database_url=url,
+        seconds=asked.seconds or default.seconds,
+        kills=asked.kills,
+        sessions=asked.sessions,
+        seed=random.SystemRandom().randrange(1_000_000) if asked.seed is None else asked.seed,
+        faults=_kinds(asked.faults),
+        crash_points=asked.crash_points == "all",
+    )
+
+
+def _kinds(text: str | None) -> tuple[Kind, ...]:
+    if text is None:
+        return tuple(KINDS)
+    names = [name.strip() for name in text.split(",")]
+    if unknown := [name for name in names if name not in KINDS]:
+        raise Problem(f"--faults: no {unknown[0]!r}; there are {', '.join(KINDS)}", exit=Exit.USAGE)
+    return cast(tuple[Kind, ...], tuple(names))
+
+
+def _replayed(path: Path) -> Options:
+    try:
+        options, faults = read_schedule(path)
+        known = {name: tuple(v) if isinstance(v, list) else v for name, v in options.items()}
+        return Options(**known, schedule=tuple(faults))  # type: ignore[arg-type]  # as `to_json` wrote them
+    except (OSError, ValueError, TypeError) as error:
+        raise Problem(f"--replay: {error}", exit=Exit.USAGE) from error
