@@ -142,14 +142,16 @@ async def served(
     messages_url: str | None = None,
     crashing: bool = False,
     settings: Mapping[str, Any] | None = None,
+    parent: Path | None = None,
     **environment: str,
 ) -> AsyncIterator[Served]:
     """Start a server in a data directory of its own; everything is gone afterwards.
 
     crashing: its crash points can be chosen while it runs. settings: more fields of its Config.
+    parent: where its data directory is made.
     """
     # Not under pytest's directories: a unix socket's path holds 107 bytes.
-    data_dir = Path(tempfile.mkdtemp(prefix="corral-"))
+    data_dir = Path(tempfile.mkdtemp(prefix="corral-", dir=parent))
     config = Config(
         port=0,
         data_dir=data_dir,
@@ -157,8 +159,8 @@ async def served(
         anthropic_api_key=Secret("upstream-key"),
         anthropic_base_url=messages_url,
         log_level="warning",
-        **(settings or {}),
     )
+    config = replace(config, **(settings or {}))
     if crashing:
         environment["CORRAL_CRASH_AT"] = f"@{data_dir / 'crash_at'}"
     server = Served(config, environment)
