@@ -1,6 +1,7 @@
 """The laws of the hands host's journal: durable before answered, fenced, bounded, whole after any cut."""
 
 import asyncio
+import contextlib
 import random
 import shutil
 import signal
@@ -14,7 +15,8 @@ import pytest
 
 from corral.hands import journal as journal_module
 from corral.hands.journal import Journal, Row
-from corral.kernel.errors import HandsUnavailable, LeaseLost, SandboxUnavailable
+from corral.hands.ports import WorkspaceMissing
+from corral.kernel.errors import Conflict, HandsUnavailable, LeaseLost, SandboxUnavailable
 
 S = "sesn_1"
 
@@ -294,3 +296,91 @@ async def test_concurrent_operations_share_their_fsyncs(journal):
     journal._db.set_trace_callback(count)
     await asyncio.gather(*(journal.start(S, f"c{n}") for n in range(64)))
     assert 1 <= commits <= 16
+
+
+# -- workspaces ---------------------------------------------------------------------------------------
+
+
+async def test_a_journal_of_the_second_format_goes_on(path):
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        for statement in (
+            "CREATE TABLE meta (journal_id TEXT NOT NULL)",
+            "INSERT INTO meta VALUES ('hjrn_old')",
+            "CREATE TABLE epochs (session_id TEXT PRIMARY KEY, epoch INTEGER NOT NULL, released_at REAL)",
+            "CREATE TABLE calls (call_id TEXT PRIMARY KEY, session_id TEXT NOT NULL, result BLOB,"
+            " finished_at REAL)",
+            "INSERT INTO calls VALUES ('c1', 's1', X'7B7D', 1.0)",
+            "PRAGMA user_version = 2",
+        ):
+            db.execute(statement)
+        db.commit()
+    journal = Journal(path)
+    assert journal.journal_id == "hjrn_old"
+    assert await journal.fence("s1", epoch=1, call_id="c1") == Row(result=b"{}")
+    assert await journal.held() == []
+    await journal.start("s1", "c2")
+    assert [(held.session_id, held.had, held.changes) for held in await journal.held()] == [("s1", True, 1)]
+    await journal.aclose()
+
+
+async def test_a_workspace_belongs_to_its_placement(journal):
+    with pytest.raises(WorkspaceMissing):
+        await journal.fence("s1", epoch=1, call_id="c1", placed_at=5)
+    await journal.hold("s1", placed_at=5, news="")
+    assert await journal.fence("s1", epoch=1, call_id="c1", placed_at=5) is None
+    for other in (4, 6):
+        with pytest.raises(WorkspaceMissing):
+            await journal.fence("s1", epoch=1, call_id="c1", placed_at=other)
+    await journal.start("s1", "c1")
+    assert (
+        await journal.fence("s1", epoch=1, call_id="c1", placed_at=6) is not None
+    )  # a known call is known
+
+
+async def test_changes_count_calls_and_a_checkpoint_covers_those_before_it(journal):
+    await journal.hold("s1", placed_at=5, news="")
+    await journal.start("s1", "c1")
+    await journal.finish("s1", "c1", b"x")
+    [held] = await journal.held("s1")
+    assert (held.changes, held.kept) == (2, 0)
+    with pytest.raises(Conflict):
+        await journal.keep("s1", changes=1)
+    await journal.keep("s1", changes=2, only_check=True)
+    assert (await journal.held("s1"))[0].kept == 0
+    await journal.keep("s1", changes=2)
+    assert (await journal.held("s1"))[0].kept == 2
+    await journal.changed("s1")
+    assert (await journal.held("s1"))[0].changes == 3
+
+
+async def test_no_call_starts_between_an_eviction_and_a_restore(journal):
+    await journal.hold("s1", placed_at=5, news="")
+    await journal.start("s1", "c1")
+    with pytest.raises(Conflict):
+        await journal.evict("s1", changes=0)
+    for _ in range(2):
+        await journal.evict("s1", changes=None)
+    assert await journal.held() == []
+    with pytest.raises(SandboxUnavailable):
+        await journal.start("s1", "c2")
+    assert await journal.fence("s1", epoch=1, call_id="c2") is None  # it has not
+    await journal.hold("s1", placed_at=6, news="restored")
+    assert await journal.start("s1", "c2") is None
+
+
+async def test_news_are_there_until_they_were_told(path):
+    journal = Journal(path)
+    await journal.hold("s1", placed_at=5, news="restored")
+    await journal.start("s1", "c1")
+    await journal.aclose()  # before c1 could tell
+    journal = Journal(path)
+    assert (await journal.held("s1"))[0].news == "restored"
+    await journal.start("s1", "c2")
+    await journal.finish("s1", "c2", b"x", told=True)
+    [held] = await journal.held("s1")
+    assert (held.news, held.had) == ("", True)
+    await journal.finish("s1", "c1", b"x", told=False)  # it also said that the sandbox is gone
+    assert not (await journal.held("s1"))[0].had
+    await journal.forget("s1")
+    assert await journal.held() == []
+    await journal.aclose()

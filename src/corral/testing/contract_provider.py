@@ -405,6 +405,31 @@ class ProviderContract:
         assert infos["out"].issym() and infos["out"].linkname == "/etc/passwd"
         assert infos["big"].size == 3_000_000
 
+    async def test_what_a_session_keeps_moves_to_another_workspace(self, lab: Lab) -> None:
+        box = await lab.sandbox("sesn_here")
+        await lab.bash(
+            box,
+            "ln -s /usr/bin/python3 python; ln -s nowhere broken; echo a > 'a b'; chmod 640 'a b';"
+            " ln 'a b' hard; mkfifo fifo; mkdir -p deep/er; chmod 500 deep; touch -d @1000000000 old;"
+            " echo out > /mnt/session/outputs/o; head -c 3000000 /dev/urandom > big",
+        )
+        look = (
+            "sha256sum big 'a b' /mnt/session/outputs/o; stat -c '%n %F %a %Y %h' * | sort; readlink python"
+        )
+        before = await lab.bash(box, look)
+        here, there = await lab.workspace("sesn_here"), await lab.workspace("sesn_there")
+        await lab.provider.unpack(there, lab.provider.pack(here))
+        assert await lab.bash(await lab.sandbox("sesn_there"), look) == before
+        for broken in (
+            b"no tar at all" * 100,
+            b"".join([c async for c in lab.provider.pack(here)])[:30_000],
+        ):
+            try:
+                await lab.provider.unpack(await lab.workspace("sesn_broken"), in_chunks(broken))
+            except InvalidRequest:
+                continue
+            raise AssertionError("a broken archive was unpacked")
+
     async def test_hostile_archives_are_refused(self, lab: Lab) -> None:
         path = await lab.workspace()
         outside = lab.root.parent / "victim"
