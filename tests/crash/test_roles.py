@@ -31,6 +31,11 @@ async def nodes(database_url: str, upstream: MessagesApi) -> AsyncIterator[Clust
         yield made
 
 
+def failed_of(node: Served) -> dict[str, Any]:
+    checks = get(node, "/readyz").json()["checks"]
+    return {name: check for name, check in checks.items() if check["status"] == "failed"}
+
+
 def types(events: list[Any]) -> list[str]:
     return [event.type for event in events]
 
@@ -100,7 +105,7 @@ async def test_every_role_says_how_it_is(nodes: Cluster) -> None:
     """What each role checks, and that any node knows all of them."""
     roles = {
         "api": {"store", "disk", "bus"},
-        "brain": {"store", "disk", "bus", "brain", "model"},
+        "brain": {"store", "disk", "bus", "brain", "model", "sandboxes"},
         "hands": {"store", "disk", "bus", "hands"},
         "egress": {"store", "disk", "bus", "egress"},
     }
@@ -119,6 +124,7 @@ async def test_every_role_says_how_it_is(nodes: Cluster) -> None:
     await until(
         lambda: all((listed(hands, node) or {}).get("pid") == node.pid("server") for node in made.values())
     )
+    await until(lambda: all(get(node, "/readyz").status_code == 200 for node in made.values()))
     seen = listed(made["api"], hands)
     assert seen is not None and seen["host"]["capacity"] > 0 and seen["roles"] == ["hands"]
     # What a role does not need it does not have.
@@ -130,6 +136,10 @@ async def test_every_role_says_how_it_is(nodes: Cluster) -> None:
     hands.process.send_signal(signal.SIGTERM)
     await until(lambda: (now := listed(made["api"], hands)) is None or now["host"]["is_draining"])
     await until(lambda: listed(made["api"], hands) is None)
+    # A brain without any hands can think, and says what it lacks.
+    checks = await until(lambda: failed_of(made["brain"]))
+    assert list(checks) == ["sandboxes"]
+    assert "no hands host answers" in checks["sandboxes"]["reason"]
 
 
 async def test_nodes_of_two_versions_work_together(

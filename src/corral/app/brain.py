@@ -91,6 +91,12 @@ def brain_part(ground: Ground, worker: Worker, anthropic: AnthropicModel, reach:
             return Check(status="failed", reason=f"the brain has not looked for work for {age:.0f} s")
         return Check(status="ok")
 
+    async def look_for_hands() -> Check:
+        probe = await reach.hands.probe()
+        if not probe.is_available:
+            return Check(status="failed", reason=f"no node can make a sandbox: {probe.detail}")
+        return Check(status="ok")
+
     async def look_at_model() -> Check:
         if anthropic.problem is not None:
             return Check(status="warning", reason=anthropic.problem)
@@ -98,6 +104,7 @@ def brain_part(ground: Ground, worker: Worker, anthropic: AnthropicModel, reach:
 
     return Part(
         looks={"brain": look_at_sweep, "model": look_at_model},
+        looks_elsewhere={"sandboxes": look_for_hands} if ground.config.is_postgres else {},
         duties=[
             worker.run,
             Sweep(Sweeps(ground.database), ground.bus).run,

@@ -54,8 +54,11 @@ class Exposition:
     """The text of `/metrics`. Whoever may ask may ask often: gauges are read once per
     METRICS_FRESH_SECONDS."""
 
-    def __init__(self, gauges: Callable[[], Awaitable[Gauges]]) -> None:
+    def __init__(
+        self, gauges: Callable[[], Awaitable[Gauges]], *, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
         self._read = gauges
+        self._monotonic = monotonic
         self._registry = CollectorRegistry(auto_describe=False)
         self.recorder = PrometheusRecorder(self._registry)
         self._gauges = _Gauges()
@@ -63,8 +66,8 @@ class Exposition:
         self._read_at = float("-inf")
 
     async def text(self) -> bytes:
-        if time.monotonic() - self._read_at > METRICS_FRESH_SECONDS:
-            self._read_at = time.monotonic()
+        if self._monotonic() - self._read_at > METRICS_FRESH_SECONDS:
+            self._read_at = self._monotonic()
             self._gauges.values = await self._read()
         return generate_latest(_Shown(self._registry))
 

@@ -1,6 +1,6 @@
 """What a role adds to the server process."""
 
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from corral.app.readiness import Look
@@ -18,6 +18,8 @@ async def _nothing() -> None:
 class Part:
     """
     looks:  its readiness checks, by name.
+    looks_elsewhere: likewise, of what other nodes do: shown, but no start waits for them, because nodes
+            start in any order.
     duties: what it does from the start until it is cancelled; `later` begins once the process serves.
     drain:  hand over what is going on; the process ends afterwards.
     sessions: running in it now.
@@ -25,8 +27,9 @@ class Part:
     """
 
     looks: Mapping[str, Look] = field(default_factory=dict)
+    looks_elsewhere: Mapping[str, Look] = field(default_factory=dict)
     duties: Sequence[Duty] = ()
     later: Sequence[Duty] = ()
-    drain: Callable[[], Awaitable[None]] = _nothing
+    drain: Duty = _nothing
     sessions: Callable[[], int] = lambda: 0
     gauges: Callable[[], Mapping[str, float]] = dict

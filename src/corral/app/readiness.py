@@ -21,7 +21,10 @@ Look = Callable[[], Awaitable[Check]]
 class Readiness:
     """The newest result of each check; a check that has not ended yet is failed."""
 
-    def __init__(self, checks: Mapping[str, Look]) -> None:
+    def __init__(self, checks: Mapping[str, Look], elsewhere: Mapping[str, Look] = {}) -> None:
+        """elsewhere: checks of what other nodes do; `until_ready` does not wait for them."""
+        checks = {**checks, **elsewhere}
+        self._elsewhere = frozenset(elsewhere)
         self._checks = checks
         self._results = {name: Check(status="failed", reason="not checked yet") for name in checks}
         self._checked = asyncio.Event()
@@ -43,9 +46,14 @@ class Readiness:
         """Return when nothing fails, or after `patience_seconds`: what fails then may need a person."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(patience_seconds):
-                while not self.is_ready:
+                while not self._is_ready_here():
                     self._checked.clear()
                     await self._checked.wait()
+
+    def _is_ready_here(self) -> bool:
+        return all(
+            result.status != "failed" or name in self._elsewhere for name, result in self._results.items()
+        )
 
     async def check(self) -> None:
         """Make every check once, side by side."""

@@ -165,7 +165,10 @@ async def _open(ground: Ground, keys: KeysOfThisStart, stack: AsyncExitStack) ->
         parts.append(brain_part(ground, worker, anthropic, reach))
 
     backlogs = Backlogs(ground.database)
-    readiness = Readiness({name: look for part in parts for name, look in part.looks.items()})
+    readiness = Readiness(
+        {name: look for part in parts for name, look in part.looks.items()},
+        {name: look for part in parts for name, look in part.looks_elsewhere.items()},
+    )
     exposition = Exposition(gauges_of(ground, node, parts, readiness, backlogs))
     install(exposition.recorder)
     # What a PostgreSQL stores is not on our disk.
