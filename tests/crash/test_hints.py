@@ -1,5 +1,6 @@
 """Hints between nodes: with them a client on one node sees the deltas of a brain on another; with some of
-them lost or repeated, and with none at all, everything still happens, only later."""
+them lost or repeated, and with none at all, everything still happens, only later; also when the nodes do
+not agree on the time."""
 
 import asyncio
 from collections import Counter
@@ -34,10 +35,10 @@ async def nodes(database_url: str, upstream: MessagesApi) -> AsyncIterator[Clust
 
 
 async def test_nodes_need_no_hint(nodes: Cluster, tmp_path: Path) -> None:
-    faults = tmp_path / "faults"
-    environment = {"CORRAL_FAULTS": f"@{faults}"}
-    await nodes.node("api", environment=environment)
-    brains = [await nodes.node("brain", environment=environment) for _ in range(2)]
+    files = [tmp_path / name for name in ("api", "early", "late")]
+    api, *others = ({"CORRAL_FAULTS": f"@{file}"} for file in files)
+    await nodes.node("api", environment=api)
+    brains = [await nodes.node("brain", environment=environment) for environment in others]
     session_ids = [await nodes.session() for _ in range(SESSIONS)]
 
     tails = await turn(nodes, session_ids)
@@ -47,7 +48,8 @@ async def test_nodes_need_no_hint(nodes: Cluster, tmp_path: Path) -> None:
         assert len(deltas) > 3
     assert all(turns_of(brain) for brain in brains), "the brains share the sessions"
     for asked in ("bus.drop=0.5,bus.duplicate=0.5", "bus.drop=1"):
-        change(faults, asked)
+        for file, step in zip(files, (0, -3600, 3600), strict=True):
+            change(file, f"{asked},clock.step={step}")
         tails = await turn(nodes, session_ids)
     assert not [event for tail in tails for event in tail.of("event_delta")], "not one hint came through"
     assert sum(turns_of(brain) for brain in brains) >= 3 * SESSIONS
@@ -56,6 +58,8 @@ async def test_nodes_need_no_hint(nodes: Cluster, tmp_path: Path) -> None:
         kinds = Counter(event.type for event in events)
         assert kinds["user.message"] == kinds["agent.message"] == kinds["session.status_idle"] == 3
         assert len({event.id for event in events}) == len(events)
+        stamps = [event.processed_at for event in events]
+        assert stamps == sorted(set(stamps)), "although each node has a clock of its own"
 
 
 async def turn(nodes: Cluster, session_ids: list[str]) -> list[Tail]:
