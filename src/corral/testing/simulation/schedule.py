@@ -29,7 +29,7 @@ from corral.testing.simulation.world import START, Faults, World
 __all__ = ["CRASH_POINTS", "Outcome", "Parts", "play"]
 
 CALM_SECONDS_MAX = 900.0  # longer than every patience, backoff and lease of the code together
-STEPS_MAX = 400_000  # callbacks of one schedule; a common one takes two thousand
+STEPS_MAX = 100_000  # callbacks of one schedule; a common one takes three hundred
 
 CRASH_POINTS = (
     "brain.before_append",
