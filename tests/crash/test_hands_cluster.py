@@ -6,13 +6,14 @@ import signal
 from collections.abc import AsyncIterator
 from typing import Any
 
+import httpx2
 import pytest
 
-from corral.hands.host import OUTCOME_UNKNOWN
+from corral.hands.host import NEWS_KEPT, OUTCOME_UNKNOWN
 from corral.testing.messages_api import MessagesApi
 from corral.testing.messages_reply import Answer, Reply
-from tests.crash.cluster import Cluster, cluster, get
-from tests.served import Served, lives, until
+from tests.crash.cluster import MODEL, TOOLSET, Cluster, cluster, get
+from tests.served import KEY, Served, lives, served, text, until
 
 SLOW = "echo ran >> ran; touch begun; sleep 600"
 TIMEOUT_SECONDS = 60.0
@@ -85,8 +86,8 @@ async def test_a_killed_hands_node_is_one_unknown_outcome_and_the_session_goes_o
     events = await nodes.rested(session_id, turns=2, seconds=TIMEOUT_SECONDS)
     _, unknown, last = results(events)
     assert unknown == ([OUTCOME_UNKNOWN], True)
-    [news, text] = last[0]
-    assert "restored" in news and text.split() == ["one", "file"]
+    [news, out] = last[0]
+    assert "restored" in news and out.split() == ["one", "file"]
     assert (victim.workspace(session_id) / "ran").read_text() == "ran\n"
     assert not (other.workspace(session_id) / "ran").exists()
 
@@ -122,11 +123,45 @@ async def test_an_evicted_session_is_restored_and_a_node_that_stops_leaves_its_f
         assert not is_error
 
 
+async def test_on_one_machine_alone_an_evicted_session_keeps_its_files_where_they_are(
+    upstream: MessagesApi,
+) -> None:
+    answers: list[Answer] = [
+        bash("echo one > file", 1),
+        Reply.text("Kept."),
+        bash("cat file", 2),
+        Reply.text("Done."),
+    ]
+    upstream.script = lambda request: answers.pop(0)
+    async with served(messages_url=upstream.url) as server:
+        beta = server.client.beta
+        agent = await beta.agents.create(name="Tester", model=MODEL, tools=[TOOLSET])  # type: ignore[list-item]
+        environment = await beta.environments.create(name="test")
+        session_id = (await beta.sessions.create(agent=agent.id, environment_id=environment.id)).id
+
+        async def turn(number: int) -> list[tuple[list[str], bool]]:
+            await beta.sessions.events.send(session_id, events=[text("Go.")])  # type: ignore[list-item]
+            async with asyncio.timeout(TIMEOUT_SECONDS):
+                while True:
+                    events = (await beta.sessions.events.list(session_id, limit=1000)).data
+                    if sum(event.type == "session.status_idle" for event in events) == number:
+                        return results(events)
+                    await asyncio.sleep(0.05)
+
+        await turn(1)
+        [listed] = sandboxes(server)
+        assert (listed["session_id"], listed["provider"]) == (session_id, "bwrap")
+        assert listed["disk_bytes"] > 0 and listed["checkpoint_at"] is None and not listed["is_busy"]
+        await asyncio.to_thread(_post, server, f"/corral/v1/sandboxes/{session_id}/evict")
+        [listed] = sandboxes(server)
+        assert listed["provider"] is None
+        assert (server.workspace(session_id) / "file").read_text() == "one\n"
+        assert (await turn(2))[1] == ([NEWS_KEPT, "one"], False)
+        unknown = get(server, "/corral/v1/sandboxes?x=1")
+        assert unknown.status_code == 400
+
+
 def _post(node: Served, path: str) -> dict[str, Any]:
-    import httpx2
-
-    from tests.served import KEY
-
     response = httpx2.post(node.url + path, headers={"x-api-key": KEY}, timeout=30)
     assert response.status_code == 200, response.text
     return dict(response.json())
