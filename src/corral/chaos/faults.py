@@ -6,7 +6,7 @@ import os
 import signal
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -14,23 +14,25 @@ from corral.chaos.cluster import Cluster
 from corral.chaos.node import Node, StartFailed
 from corral.chaos.schedule import DATABASE, Fault, role_of
 
-__all__ = ["Faults"]
+__all__ = ["Faults", "paused"]
 
 POINT_SECONDS: Final = 8.0  # for a process to pass a point; a heartbeat of leases is every 3.3 s
-SETTLE_SECONDS: Final = 0.3  # between "it serves" and the next blow, so that some of them find work
+SETTLE_SECONDS, SETTLE_SECONDS_MAX = 0.3, 4.0  # between "it serves" and the next blow
 _FILL_BYTES: Final = 16 * 1024 * 1024
 # What makes a process pass a point that work alone does not lead to.
 _PROVOKED: Final = {
     "store.claim.before": "kill", "store.claim.after": "kill",
-    "brain.before_drain": "end", "brain.after_drain": "end",
+    "brain.before_drain": "end", "brain.after_drain": "end", "hands.drain": "stop",
+    "hands.evict": "evict", "restore.before": "evict", "restore.after": "evict",
 }  # fmt: skip
 
 
 class Faults:
     """Performs faults on a cluster and counts them. `failed` holds what should not have happened."""
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: Cluster, *, evict: Callable[[], Awaitable[None]]) -> None:
         self._cluster = cluster
+        self._evict = evict
         self.done: list[Fault] = []
         self.counts: Counter[str] = Counter()
         self.hits: Counter[str] = Counter()
@@ -55,9 +57,13 @@ class Faults:
             return
         node = self._cluster.nodes[fault.lane]
         await self._must_serve(node)
+        began = time.monotonic()
         if await self._break(node, fault):
             self.counts[fault.kind] += 1
         await self._must_serve(node)
+        # Half as long as it took to come up again: on a slow machine, too, some work is done in between.
+        took = time.monotonic() - began - fault.seconds
+        await asyncio.sleep(max(SETTLE_SECONDS, min(took / 2, SETTLE_SECONDS_MAX)))
 
     async def mend(self) -> None:
         """Every node serves; those that do not are started. For when the faults are over."""
@@ -87,7 +93,7 @@ class Faults:
                     await node.stop()
                     await self._start(node)
             case "pause-server" | "pause-hands":
-                async with _paused(node.processes().get(fault.kind.removeprefix("pause-"))):
+                async with paused(node.processes().get(fault.kind.removeprefix("pause-"))):
                     await asyncio.sleep(fault.seconds)
             case "cut-connections":
                 return fault.lane in self._cluster.proxies and bool(self._cluster.proxies[fault.lane].cut())
@@ -103,6 +109,8 @@ class Faults:
             case "step-clock":
                 async with _told(node, f"clock.step={'-' if int(fault.seconds * 100) % 2 else ''}180"):
                     await asyncio.sleep(fault.seconds)
+            case "evict":
+                await self._evict()
             case "fill-disk":
                 await self._fill(node, fault.seconds)
             case _:
@@ -134,6 +142,16 @@ class Faults:
             victim = others[len(self.done) % len(others)]
             if await victim.kill("server") is not None:
                 self.kills += 1
+        elif provoked == "stop":
+            with node.in_trouble():
+                await node.stop()
+                has_crashed = await node.has_crashed(seconds=0.0)
+                await self._start(node)
+            self.kills += has_crashed
+            self.hits[point] += has_crashed
+            return has_crashed
+        elif provoked == "evict":
+            await self._evict()
         if not await node.has_crashed(seconds=POINT_SECONDS):
             if provoked == "end":
                 await node.up("server", but=pid)
@@ -174,7 +192,6 @@ class Faults:
             if await node.up(role) is None:
                 seconds = time.monotonic() - began
                 self.failed.append(f"{node.name}: {role} is not up after {seconds:.0f} s")
-        await asyncio.sleep(SETTLE_SECONDS)
 
     async def _kill_database(self) -> None:
         postgres = self._cluster.postgres
@@ -185,7 +202,8 @@ class Faults:
 
 
 @asynccontextmanager
-async def _paused(pid: int | None) -> AsyncIterator[None]:
+async def paused(pid: int | None) -> AsyncIterator[None]:
+    """SIGSTOP, and SIGCONT at the end, whatever becomes of it meanwhile."""
     if pid is None:
         yield
         return

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import ctypes
 import io
+import random
 import tarfile
 import time
 from collections import Counter
@@ -21,6 +22,7 @@ from corral.chaos.driver import Clients, Dialogue
 from corral.chaos.faults import Faults
 from corral.chaos.laws import Broken, History, Trouble, judge
 from corral.chaos.residue import left_behind, secrets_in
+from corral.chaos.scenarios import ROUNDS, SCENARIOS, Stage
 from corral.chaos.schedule import DATABASE, KINDS, Fault, Kind, Lane, points_of, write_schedule
 from corral.chaos.store import snapshots
 from corral.kernel.crash import POINTS
@@ -30,6 +32,7 @@ __all__ = ["Options", "Progress", "Report", "run"]
 
 SETTLE_SECONDS: Final = 90.0  # after the last fault; a lease is 10 s, hands are missed for 30 s
 COVER_SECONDS: Final = 240.0  # for the points that chance has not led to
+EVICTED: Final = 4  # sessions at a time
 READ_SECONDS: Final = 60.0  # for all that is read at the end
 _PR_SET_CHILD_SUBREAPER: Final = 36
 
@@ -47,6 +50,7 @@ class Options:
     turns: Sequence[plan.Kind] = plan.KINDS
     crash_points: bool = True
     database_url: str | None = None
+    scenario: str | None = None  # of `scenarios`, `kills` times, instead of a schedule
     schedule: Sequence[Fault] | None = None  # of an earlier run; None: from the seed
 
     def to_json(self) -> dict[str, object]:
@@ -87,6 +91,7 @@ class Report:
     attempts_failed: int = 0
     reconnects: int = 0
     turn_seconds: Sequence[float] = ()
+    figures: dict[str, float] = field(default_factory=dict)  # of a scenario
     violations: list[Broken] = field(default_factory=list)
     schedule_path: Path | None = None
 
@@ -136,10 +141,10 @@ class _Battle:
         self._began = time.monotonic()
         self._phase = "starting"
         self._read: dict[str, _Read] = {}
-        self.faults = Faults(cluster)
+        self.faults = Faults(cluster, evict=self._evict)
         self._points = [
             point
-            for point in (POINTS if options.crash_points else ())
+            for point in (POINTS if options.crash_points and options.scenario is None else ())
             if any(point in self._points_of(name) for name in cluster.roles)
         ]
 
@@ -164,6 +169,9 @@ class _Battle:
         showing = asyncio.create_task(self._keep_showing())
         try:
             await self._clients.prepare()
+            if options.scenario is not None:
+                await self._play(options.scenario)
+                return
             clients = [
                 asyncio.create_task(self._clients.run(number, enough=enough), name=f"client {number}")
                 for number in range(options.sessions)
@@ -192,6 +200,22 @@ class _Battle:
             await self._clients.aclose()
         self._phase = "judging"
 
+    async def _play(self, scenario: str) -> None:
+        options = self._options
+        self._phase = scenario
+        stage = Stage(
+            cluster=self._cluster,
+            clients=self._clients,
+            faults=self.faults,
+            rounds=options.kills or ROUNDS[scenario],
+            sessions=options.sessions,
+            seed=options.seed,
+            figures=self._report.figures,
+        )
+        await SCENARIOS[scenario](stage)
+        self._phase = "reading"
+        await self._read_all()
+
     def _lanes(self) -> Iterator[Iterator[Fault]]:
         options = self._options
         lanes = [*self._cluster.nodes, *([DATABASE] if self._cluster.postgres else [])]
@@ -201,6 +225,7 @@ class _Battle:
             return
         unreachable: set[Kind] = {"fill-disk"}  # needs a disk that may be filled
         if not self._cluster.proxies:
+            unreachable |= {"evict"}  # one node keeps its workspaces
             unreachable |= {"cut-connections", "freeze-connections"}
         kinds = [kind for kind in options.faults if kind not in unreachable]
         if not options.crash_points:
@@ -241,16 +266,38 @@ class _Battle:
             point: [name for name in self._cluster.roles if point in self._points_of(name)]
             for point in self._points
         }
-        rounds = 0
-        while (left := [p for p in self._points if not self.faults.hits[p]]) and time.monotonic() < until:
-            for point in left:
-                name = able[point][rounds % len(able[point])]
-                if (
-                    rounds % 3 == 2 and "kill-all" in self._options.faults
-                ):  # else its supervisor waits longer
+        tried: set[str] = set()
+
+        async def cover(name: str) -> None:
+            """One node's part: what it can pass and nobody else is trying just now."""
+            number = 0
+            while time.monotonic() < until:
+                left = [point for point in able if not self.faults.hits[point] and name in able[point]]
+                if not left:
+                    return
+                free = [point for point in left if point not in tried]
+                if not free:
+                    await asyncio.sleep(0.5)
+                    continue
+                point = free[number % len(free)]
+                tried.add(point)
+                if number % 3 == 2 and "kill-all" in self._options.faults:  # or its supervisor waits longer
                     await self.faults.perform(Fault(lane=name, after=0.0, kind="kill-all"))
                 await self.faults.perform(Fault(lane=name, after=0.0, kind="crash-point", point=point))
-                rounds += 1
+                tried.discard(point)
+                number += 1
+
+        await asyncio.gather(*(cover(name) for name in self._cluster.nodes))
+
+    async def _evict(self) -> None:
+        """As `corral sandboxes evict` would: a session that is busy refuses, and that is fine."""
+        dialogues = [dialogue for dialogue in self._clients.dialogues if not dialogue.is_over]
+        key = self._cluster.secrets.api_key
+        async with httpx2.AsyncClient(headers={"x-api-key": key}, timeout=READ_SECONDS) as http:
+            for dialogue in random.sample(dialogues, min(EVICTED, len(dialogues))):
+                url = random.choice(self._cluster.urls)
+                with contextlib.suppress(httpx2.HTTPError):
+                    await http.post(f"{url}/corral/v1/sandboxes/{dialogue.session_id}/evict")
 
     async def _settle(self, clients: Sequence[asyncio.Task[None]]) -> None:
         _, late = await asyncio.wait(clients, timeout=SETTLE_SECONDS)
@@ -334,7 +381,7 @@ class _Battle:
         report.not_here = {
             point: f"no process of a {kind} cluster passes it"
             for point in POINTS
-            if self._options.crash_points and point not in self._points
+            if self._options.crash_points and not self._options.scenario and point not in self._points
         }
 
     def _count(self, history: History) -> None:

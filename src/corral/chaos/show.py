@@ -77,6 +77,8 @@ def summary(report: Report, console: Console) -> None:
     table.add_section()
     for name, number in rows.items():
         table.add_row(name, f"{number:,}")
+    for name, figure in report.figures.items():
+        table.add_row(name, f"{figure:,.2f}".removesuffix(".00"))
     if report.turn_seconds:
         table.add_row("turn, median", f"{statistics.median(report.turn_seconds):.2f} s")
         table.add_row("turn, longest", f"{max(report.turn_seconds):.2f} s")
@@ -114,6 +116,7 @@ def as_json(report: Report) -> str:
         "calls_unknown": report.unknown,
         "sends_repeated": report.attempts_failed,
         "streams_resumed": report.reconnects,
+        "figures": report.figures,
         "turn_seconds_median": statistics.median(seconds) if seconds else None,
         "violations": [asdict(broken) for broken in report.violations],
         "schedule": str(report.schedule_path),

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from corral.chaos.cluster import CLUSTER_KINDS, ClusterKind
 from corral.chaos.run import Options, run
+from corral.chaos.scenarios import SCENARIOS
 from corral.chaos.schedule import KINDS, Kind, read_schedule
 from corral.chaos.show import PlainProgress, as_json, summary
 from corral.cli.outcome import Exit, Problem
@@ -62,6 +63,8 @@ def _options(asked: Asked) -> Options:
         raise Problem(f"--cluster: {' or '.join(CLUSTER_KINDS)}, not {asked.cluster!r}", exit=Exit.USAGE)
     if asked.crash_points not in ("all", "none"):
         raise Problem("--crash-points: all or none", exit=Exit.USAGE)
+    if asked.scenario not in (None, *SCENARIOS):
+        raise Problem(f"--scenario: {', '.join(SCENARIOS)}, not {asked.scenario!r}", exit=Exit.USAGE)
     url = asked.cluster if asked.cluster.startswith("postgresql://") else None
     if asked.cluster == "postgres" and (reason := postgres.missing()) is not None:
         raise Problem(f"no PostgreSQL can be started here: {reason}")
@@ -78,6 +81,7 @@ def _options(asked: Asked) -> Options:
         seed=random.SystemRandom().randrange(1_000_000) if asked.seed is None else asked.seed,
         faults=_kinds(asked.faults),
         crash_points=asked.crash_points == "all",
+        scenario=asked.scenario,
     )
 
 
