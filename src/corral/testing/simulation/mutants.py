@@ -1,8 +1,8 @@
 """Mistakes, put into the real parts one at a time: a simulation that does not see them proves nothing.
 
 A claim of a session that is held is not among them: it would be wasteful and harmless, which is what
-fencing is for. The fence of the hands, and a cancelled call that comes late, need more coincidence than a few
-thousand schedules hold: the exhaustive model has those guards (docs/protocol.md).
+fencing is for. The fence of the hands, and a cancelled call that comes late, need more coincidence than
+a few thousand schedules hold.
 """
 
 import asyncio
