@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from corral import __version__
+from corral.cli.status import collect
 from corral.testing.messages_api import MessagesApi
 from corral.testing.messages_reply import Answer, Reply
 from tests.crash.cluster import Cluster, cluster, get, listed, spare_of, status
@@ -131,6 +132,10 @@ async def test_every_role_says_how_it_is(nodes: Cluster) -> None:
     assert not (made["api"].config.data_dir / "hands" / "workspaces").exists()
     environment = Path(f"/proc/{hands.pid('hands')}/environ").read_text() if os.geteuid() == 0 else ""
     assert "postgresql" not in environment
+    shown = collect(made["api"].config)
+    assert shown["is_well"], shown
+    assert {tuple(each["roles"]) for each in shown["nodes"]} == {(role,) for role in roles}
+    assert shown["backlog"]["waiting"] == 0
     # A host that stops is told of as draining for as long as it lives, and is gone afterwards.
     assert hands.process is not None
     hands.process.send_signal(signal.SIGTERM)

@@ -115,6 +115,7 @@ def gauges_of(
             "is_ready": {(): float(readiness.is_ready)},
             "is_draining": {(): float(node.is_draining)},
             "nodes": _by_state(node.seen()),
+            "database_connections": {(k,): v for k, v in ground.database.connections.items()},
         }
         for part in parts:
             gauges |= {name: {(): value} for name, value in part.gauges().items()}

@@ -212,11 +212,12 @@ class HandsClient:
 
     async def probe(self) -> Probe:
         """Whether a sandbox can be made there; believed for seconds. Raises HandsUnavailable."""
-        return Probe(**orjson.loads(await self._send(self._control, "GET", "/probe", timeout=_WHENEVER)))
+        reply = await self._send(self._control, "GET", "/probe", timeout=_WHENEVER)
+        return wire.decode_known(Probe, orjson.loads(reply))
 
     async def sandboxes(self) -> list[LiveSandbox]:
         return [
-            LiveSandbox(**item)
+            wire.decode_known(LiveSandbox, item)
             for item in orjson.loads(await self._send(self._control, "GET", "/sandboxes"))["data"]
         ]
 
@@ -262,7 +263,7 @@ class HandsClient:
         data = await self._send(
             self._control, "GET", f"/workspaces?disk={int(with_disk)}", timeout=_WHENEVER
         )
-        return [HeldWorkspace(**item) for item in orjson.loads(data)["data"]]
+        return [wire.decode_known(HeldWorkspace, item) for item in orjson.loads(data)["data"]]
 
     async def keep(self, session_id: SessionId, *, changes: int, only_check: bool = False) -> None:
         """A checkpoint covers so many changes. Raises Conflict if there were more meanwhile."""

@@ -4,8 +4,8 @@ Both ends import this file and nothing of each other. A field may be added withi
 ignore what they do not know, so roles one minor version apart work together.
 """
 
-from dataclasses import dataclass
-from typing import Final, Literal, get_args
+from dataclasses import dataclass, fields
+from typing import Final, Literal, TypeVar, get_args
 
 import orjson
 
@@ -24,6 +24,8 @@ from corral.kernel.errors import (
 from corral.kernel.ids import EventId, SessionId, ThreadId
 from corral.session.call import NeverStarted, Placement, Recipe, ToolCall
 from corral.session.content import Json, ToolResult
+
+T = TypeVar("T")
 
 PREFIX: Final = "/corral/hands/v1"
 VERSION: Final = 1
@@ -74,6 +76,12 @@ class Restored:
             if known == what:
                 return cls(what=known, taken_at=taken_at)
         raise ValueError(what)
+
+
+def decode_known(kind: type[T], body: dict[str, Json]) -> T:
+    """A dataclass, as a host of another version may send it: what we do not know is left out."""
+    names = {each.name for each in fields(kind)}  # type: ignore[arg-type]  # a dataclass
+    return kind(**{name: value for name, value in body.items() if name in names})
 
 
 def encode_call(call: ToolCall, *, epoch: int, placed_at: int | None = None) -> bytes:

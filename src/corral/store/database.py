@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from sqlalchemy import URL, Connection, Engine
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import QueuePool
 
 from corral.catalog.idempotency import current
 from corral.kernel.clock import Clock, SystemClock
@@ -111,6 +112,12 @@ class Database:
     @property
     def is_postgres(self) -> bool:
         return self.writer.dialect.name == "postgresql"
+
+    @property
+    def connections(self) -> Mapping[str, int]:
+        """Connections in use now, by what they do."""
+        pools = {"write": self.writer.pool, "read": self._reader.pool}
+        return {name: pool.checkedout() for name, pool in pools.items() if isinstance(pool, QueuePool)}
 
     @property
     def writes_queued(self) -> int:
