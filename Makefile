@@ -1,6 +1,6 @@
 # Every command does its own set-up (once; scripts/setup remembers). `make` alone shows this list.
 .DEFAULT_GOAL := help
-.PHONY: help demo serve check test static bench setup lock clean
+.PHONY: help demo serve check test static bench chaos setup lock clean
 export PYTHON
 
 python := .venv/bin/python
@@ -32,6 +32,11 @@ static:
 bench: ## the numbers we promise, measured here
 	@scripts/setup dev
 	$(python) -m benchmarks
+
+chaos: ## an hour of killing everything, on one node and on many, and the proof that nothing was lost
+	@scripts/setup dev
+	.venv/bin/corral chaos --seconds 1200
+	.venv/bin/corral chaos --cluster postgres --seconds 2000
 
 setup: ## only the set-up, development tools included
 	@scripts/setup dev

@@ -100,7 +100,7 @@ def without(log: Log, kind: str) -> Log:
 
 BROKEN: dict[str, tuple[Callable[[], Log], str]] = {
     "no end": (lambda: turn()[:-1], "the turn has no end"),
-    "no usage": (lambda: without(turn(), "session.usage"), "session.status_idle may not come while stopping"),
+    "no usage": (lambda: without(turn(), "session.usage"), "status_idle may not come while stopping"),
     "no start": (lambda: turn()[1:], "thread_status_running may not come while idle"),
     "a request without an end": (
         lambda: [*running(), event("span.model_request_start"), *idle()],

@@ -1,0 +1,74 @@
+"""A share of `corral chaos`: the command as a user starts it, for as long as `make test` can afford.
+
+`make chaos` runs an hour of it. What is checked here beside its verdict: that the run was not an empty one.
+"""
+
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from corral.testing import postgres
+
+pytestmark = pytest.mark.timeout(600)
+SECONDS_MAX = 540.0  # with the time that all sessions need to come to rest on a busy machine
+
+
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """Not under pytest's directories: a unix socket's path holds 107 bytes."""
+    path = Path(tempfile.mkdtemp(prefix="corral-"))
+    path.chmod(0o711)
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def chaos(data_dir: Path, *options: str) -> dict[str, Any]:
+    """The report of a run; its table is shown when the test fails."""
+    done = subprocess.run(
+        [sys.executable, "-m", "corral.cli", "chaos", "--json", "--data-dir", str(data_dir), *options],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS_MAX,
+        check=False,
+    )
+    sys.stderr.write(done.stderr)
+    report: dict[str, Any] = json.loads(done.stdout)
+    assert report["violations"] == [], report["schedule"]
+    assert done.returncode == 0
+    return report
+
+
+def test_one_node(short_path: Path) -> None:
+    report = chaos(short_path, "--seconds", "30", "--sessions", "6", "--crash-points", "none")
+    assert report["kills"] >= 3 and report["turns"] >= 10 and report["calls"] >= 10
+
+
+def test_many_nodes(short_path: Path) -> None:
+    if (reason := postgres.missing()) is not None:
+        pytest.skip(reason)
+    options = ("--cluster", "postgres", "--seconds", "40", "--sessions", "6", "--crash-points", "none")
+    report = chaos(short_path, *options)
+    assert report["kills"] >= 3 and report["turns"] >= 10 and report["calls"] >= 10
+
+
+def test_a_schedule_can_be_repeated(short_path: Path) -> None:
+    options = ("--seconds", "8", "--sessions", "2", "--faults", "kill-server,kill-hands", "--seed", "5")
+    first = chaos(short_path, *options)
+    planned = json.loads(Path(first["schedule"]).read_text())["faults"]
+    second = chaos(short_path, "--replay", first["schedule"])
+    repeated = json.loads(Path(second["schedule"]).read_text())["faults"]
+    assert planned and repeated == planned
+
+
+def test_a_mistake_on_the_command_line_is_named(short_path: Path) -> None:
+    command = [sys.executable, "-m", "corral.cli", "chaos", "--faults", "kill-everybody"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2 and "'kill-everybody'" in done.stderr
