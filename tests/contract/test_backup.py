@@ -167,7 +167,7 @@ async def fill(store: Store) -> dict[str, SessionRecord]:
     said = (store.say(records["lost"].session_id, f"message {number}") for number in range(450))
     await asyncio.gather(*said)  # more than two pages
     for name in ("idle", "working"):
-        await store.checkpoint(records[name], random.Random(name).randbytes(9_000_000))
+        await store.checkpoint(records[name], random.Random(name).randbytes(4_500_000))
         await store.place(records[name], "host_gone")
     await store.place(records["waiting"], "host_here")
     await store.sessions.delete(records["deleted"].session_id)
