@@ -29,7 +29,7 @@ from datetime import UTC, datetime
 from typing import Final, Literal, get_args
 
 from corral.config import Config, LogLevel, Secret
-from corral.kernel.errors import Conflict, CorralError
+from corral.kernel.errors import Conflict, CorralError, StoreUnavailable
 
 __all__ = [
     "EXIT_FAILED",
@@ -51,6 +51,7 @@ __all__ = [
 
 Role = Literal["server", "hands", "egress"]
 EXIT_FAILED: Final = 78  # EX_CONFIG: starting again would fail in the same way
+EXIT_AGAIN: Final = 1  # it may pass: started again, as after a crash
 EXIT_TAKEN: Final = 75  # EX_TEMPFAIL: another process still has this role
 
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE = 1, 4
@@ -147,8 +148,8 @@ def run(
     """The main function of a child; returns its exit status. `serve` calls `report_ready` once it serves.
 
     prepare: imports what `serve` will need for these roles of a node; for a role that has spares.
-    Conflict means that another process still has this role, which passes (EXIT_TAKEN: tried again); every
-    other CorralError is for the user to mend.
+    Conflict means that another process still has this role, which passes (EXIT_TAKEN: tried again); a
+    store that is away for now likewise (EXIT_AGAIN); every other CorralError is for the user to mend.
     """
     start = begin(role, prepare=prepare)
     try:
@@ -161,6 +162,12 @@ def run(
     except Conflict as error:
         logging.getLogger(__name__).warning("%s", error)
         return EXIT_TAKEN
+    except StoreUnavailable as error:
+        if not error.retryable:
+            report_failed(str(error))
+            return EXIT_FAILED
+        logging.getLogger(__name__).error("%s", error)  # a database that is being restarted, as we are
+        return EXIT_AGAIN
     except CorralError as error:
         report_failed(str(error))
         return EXIT_FAILED

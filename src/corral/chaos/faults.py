@@ -18,6 +18,7 @@ __all__ = ["Faults", "paused"]
 
 POINT_SECONDS: Final = 8.0  # for a process to pass a point; a heartbeat of leases is every 3.3 s
 SETTLE_SECONDS, SETTLE_SECONDS_MAX = 0.3, 4.0  # between "it serves" and the next blow
+STARTS_MAX: Final = 4
 _FILL_BYTES: Final = 16 * 1024 * 1024
 # What makes a process pass a point that work alone does not lead to.
 _PROVOKED: Final = {
@@ -176,12 +177,19 @@ class Faults:
                 filler.unlink(missing_ok=True)
 
     async def _start(self, node: Node) -> None:
-        try:
-            await node.start()
-        except StartFailed as failure:
-            self.failed.append(str(failure))
-            await node.kill_all()
-            await node.start()
+        """As a service manager would: what does not come up, as while the database is away, again."""
+        failure: StartFailed | None = None
+        for _ in range(STARTS_MAX):
+            try:
+                await node.start()
+                return
+            except StartFailed as error:
+                failure = error
+                await node.kill_all()
+                await asyncio.sleep(SETTLE_SECONDS_MAX)
+        assert failure is not None
+        self.failed.append(str(failure))
+        raise failure
 
     async def _must_serve(self, node: Node) -> None:
         if node.supervisor_pid is None:
