@@ -62,7 +62,7 @@ def test_a_seed_repeats_its_run() -> None:
 
 @pytest.mark.parametrize("mutant", MUTANTS)
 def test_every_mistake_is_found(mutant: str) -> None:
-    done = simulate("--mutant", mutant, "--count", str(MUTANTS[mutant].within))
+    done = simulate("--mutant", mutant, "--count", str(MUTANTS[mutant].within), "--processes", "1")
     assert done.returncode == 1, (
         f"{MUTANTS[mutant].mistake}: not found in {MUTANTS[mutant].within} schedules"
     )

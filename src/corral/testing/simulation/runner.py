@@ -55,7 +55,7 @@ def play_all(first: int, count: int, *, processes: int, mutant: str | None = Non
         for batch in pool.map(_play_some, *zip(*work, strict=True)):
             yield batch
             failures += len(batch.failed)
-            if failures >= FAILURES_SHOWN_MAX:
+            if failures >= (1 if mutant else FAILURES_SHOWN_MAX):
                 pool.shutdown(cancel_futures=True)
                 return
 
@@ -73,7 +73,7 @@ def _play_some(first: int, count: int, mutant: str | None) -> Batch:
         batch.steps += outcome.steps
         if outcome.violations:
             batch.failed.append(outcome)
-            if len(batch.failed) >= FAILURES_SHOWN_MAX:
+            if len(batch.failed) >= (1 if mutant else FAILURES_SHOWN_MAX):  # a mistake may take long
                 break
     return batch
 
