@@ -81,7 +81,7 @@ async def test_a_released_session_is_fenced_for_every_epoch_and_forgotten(journa
     await journal.start("sesn_2", "c2")
     await journal.release(S, is_deleted=True)
     await journal.release(S, is_deleted=True)
-    await journal.forget(S)
+    await journal.forget(S, is_deleted=True)
     assert await journal.is_released(S) and not await journal.is_released("sesn_2")
     with pytest.raises(LeaseLost):
         await journal.fence(S, epoch=10**15)
@@ -102,7 +102,7 @@ async def test_unsettled_calls_are_bounded_and_settling_makes_room(path, monkeyp
     journal = Journal(path)  # the count is taken from the file, not remembered
     with pytest.raises(SandboxUnavailable):
         await journal.start(S, "c4")
-    await journal.forget(S)
+    await journal.forget(S, is_deleted=True)
     await journal.start(S, "c4")
     await journal.aclose()
 
@@ -356,10 +356,11 @@ async def test_changes_count_calls_and_a_checkpoint_covers_those_before_it(journ
 async def test_no_call_starts_between_an_eviction_and_a_restore(journal):
     await journal.hold("s1", placed_at=5, news="")
     await journal.start("s1", "c1")
-    with pytest.raises(Conflict):
-        await journal.evict("s1", changes=0)
+    for condition in ({"changes": 0}, {"placed_at": 4}):
+        with pytest.raises(Conflict):
+            await journal.evict("s1", **condition)
     for _ in range(2):
-        await journal.evict("s1", changes=None)
+        await journal.evict("s1", placed_at=5)
     assert await journal.held() == []
     with pytest.raises(SandboxUnavailable):
         await journal.start("s1", "c2")
@@ -381,6 +382,8 @@ async def test_news_are_there_until_they_were_told(path):
     assert (held.news, held.had) == ("", True)
     await journal.finish("s1", "c1", b"x", told=False)  # it also said that the sandbox is gone
     assert not (await journal.held("s1"))[0].had
-    await journal.forget("s1")
+    await journal.forget("s1", is_deleted=False)
+    assert await journal.held() != []
+    await journal.forget("s1", is_deleted=True)
     assert await journal.held() == []
     await journal.aclose()

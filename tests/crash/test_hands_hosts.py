@@ -527,6 +527,18 @@ async def test_work_of_a_lost_host_is_dropped_and_swept_when_it_comes_back(clust
 # -- eviction, drain, capacity ------------------------------------------------------------------------
 
 
+async def test_an_ended_session_still_has_its_files(cluster):
+    await cluster.start("a")
+    router, session_id = cluster.router(), await cluster.session()
+    await cluster.run(router, session_id, "echo x > file")
+    await cluster.sessions.archive(session_id)
+    await router.release(session_id, delete_workspace=False)
+    packed = b"".join([chunk async for chunk in router.export_workspace(session_id)])
+    assert b"file" in packed
+    with pytest.raises(NotFound):
+        [_ async for _ in router.export_workspace(await cluster.session())]
+
+
 async def test_an_evicted_session_gets_its_files_back_with_its_next_call(cluster):
     host = await cluster.start("a")
     router, session_id = cluster.router(), await cluster.session()

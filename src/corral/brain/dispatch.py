@@ -13,6 +13,7 @@ from corral.kernel.errors import (
     CallerError,
     HandsUnavailable,
     LeaseLost,
+    NotFound,
     SandboxUnavailable,
     WorldError,
 )
@@ -151,7 +152,7 @@ class Dispatch:
 
     def _hint(self, hint: Coroutine[None, None, None]) -> None:
         async def give() -> None:
-            with suppress(WorldError, LeaseLost):
+            with suppress(WorldError, LeaseLost, NotFound):  # it was deleted
                 await hint
 
         task = asyncio.create_task(give())

@@ -270,9 +270,21 @@ class HandsClient:
         body = {"session_id": session_id, "changes": changes, "only_check": only_check}
         await self._post("/keep", body)
 
-    async def evict(self, session_id: SessionId, *, changes: int | None, keeps_files: bool = False) -> None:
+    async def evict(
+        self,
+        session_id: SessionId,
+        *,
+        changes: int | None = None,
+        placed_at: int | None = None,
+        keeps_files: bool = False,
+    ) -> None:
         """See `HandsHost.evict`. Raises Conflict, HandsUnavailable."""
-        body = {"session_id": session_id, "changes": changes, "keeps_files": keeps_files}
+        body = {
+            "session_id": session_id,
+            "changes": changes,
+            "placed_at": placed_at,
+            "keeps_files": keeps_files,
+        }
         await self._post("/evict", body)
 
     async def drain(self, *, is_draining: bool = True) -> None:

@@ -239,7 +239,8 @@ class HandsHost:
         await self._sandboxes.destroy(session_id)
         if delete_workspace:
             await self.workspaces.remove(session_id)
-        await self._journal.forget(session_id)  # no brain will ask again: its epoch has ended
+        # No brain will ask again: its epoch has ended.
+        await self._journal.forget(session_id, is_deleted=delete_workspace)
 
     def sandboxes(self) -> list[LiveSandbox]:
         return self._sandboxes.live()
@@ -324,18 +325,26 @@ class HandsHost:
         self._require_idle(session_id)
         await self._journal.keep(session_id, changes=changes, only_check=only_check)
 
-    async def evict(self, session_id: SessionId, *, changes: int | None, keeps_files: bool = False) -> None:
+    async def evict(
+        self,
+        session_id: SessionId,
+        *,
+        changes: int | None = None,
+        placed_at: int | None = None,
+        keeps_files: bool = False,
+    ) -> None:
         """Destroy the sandbox and remove the workspace of a session that lives on: only a restore brings it
         back. keeps_files: the workspace stays.
 
         changes: only if there were no more than these, and no call runs: raises Conflict. None: whatever
-        runs, because it is not the session any more. Repeat: safe.
+        runs, because it is not the session any more. placed_at: only the workspace of this placement.
+        Repeat: safe.
         """
         async with self._placing.setdefault(session_id, asyncio.Lock()):
             if changes is not None:
                 self._require_idle(session_id)
             if not keeps_files:
-                await self._journal.evict(session_id, changes=changes)
+                await self._journal.evict(session_id, changes=changes, placed_at=placed_at)
                 crash_point("hands.evict")
             await self._interrupt(session_id, list(self._calls.values()))
             await self._sandboxes.destroy(session_id)

@@ -266,12 +266,13 @@ class Journal:
 
         await self._do(apply)
 
-    async def forget(self, session_id: SessionId) -> None:
-        """Drop all calls of a session. Repeat: safe."""
+    async def forget(self, session_id: SessionId, *, is_deleted: bool) -> None:
+        """Drop all calls of a session, and its workspace if it was deleted. Repeat: safe."""
 
         def apply(db: sqlite3.Connection) -> None:
             self._calls -= db.execute("DELETE FROM calls WHERE session_id = ?", (session_id,)).rowcount
-            db.execute("DELETE FROM held WHERE session_id = ?", (session_id,))
+            if is_deleted:
+                db.execute("DELETE FROM held WHERE session_id = ?", (session_id,))
 
         await self._do(apply)
 
@@ -339,13 +340,18 @@ class Journal:
 
         await self._do(apply)
 
-    async def evict(self, session_id: SessionId, *, changes: int | None) -> None:
+    async def evict(
+        self, session_id: SessionId, *, changes: int | None = None, placed_at: int | None = None
+    ) -> None:
         """The workspace goes: from now on no call starts before it is restored. Repeat: safe.
 
-        changes: raises Conflict if there were more.
+        changes: raises Conflict if there were more. placed_at: if it is of another placement by now.
         """
 
         def apply(db: sqlite3.Connection) -> None:
+            row = db.execute("SELECT placed_at FROM held WHERE session_id = ?", (session_id,)).fetchone()
+            if placed_at is not None and row is not None and row[0] not in (placed_at, EVICTED):
+                raise Conflict(f"session {session_id!r} was placed here again", retryable=True)
             if changes is not None:
                 _require_unchanged(db, session_id, changes)
             db.execute("DELETE FROM held WHERE session_id = ?", (session_id,))

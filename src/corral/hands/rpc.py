@@ -157,15 +157,18 @@ def app(host: HandsHost, *, token: str | None, adoption: Adoption) -> Starlette:
         return _json(b"{}")
 
     async def evict(request: Request) -> Response:
-        session_id, changes, keeps_files = await _read(
+        session_id, numbers, keeps_files = await _read(
             request,
             lambda body: (
                 _session(body),
-                None if body["changes"] is None else int(body["changes"]),
+                {
+                    name: None if body[name] is None else int(body[name])
+                    for name in ("changes", "placed_at")
+                },
                 body["keeps_files"] is True,
             ),
         )
-        await host.evict(session_id, changes=changes, keeps_files=keeps_files)
+        await host.evict(session_id, **numbers, keeps_files=keeps_files)
         return _json(b"{}")
 
     async def drain(request: Request) -> Response:

@@ -169,7 +169,8 @@ async def sweep_host(hands: HandsClient, placements: PlacementStore) -> dict[Ses
         batch = listed[start : start + SANDBOX_SWEEP_BATCH_MAX]
         for session_id, why in (await placements.misplaced(host_id, batch)).items():
             try:
-                if await _rid(hands, session_id, why, is_live=session_id in live):
+                placed_at = held[session_id].placed_at if session_id in held else None
+                if await _rid(hands, session_id, why, placed_at, is_live=session_id in live):
                     found[session_id] = why
                     log.info("session %s (%s): swept from this hands host", session_id, why)
             except (CallerError, LeaseLost) as error:
@@ -177,16 +178,18 @@ async def sweep_host(hands: HandsClient, placements: PlacementStore) -> dict[Ses
     return found
 
 
-async def _rid(hands: HandsClient, session_id: SessionId, why: Why, *, is_live: bool) -> bool:
+async def _rid(
+    hands: HandsClient, session_id: SessionId, why: Why, placed_at: int | None, *, is_live: bool
+) -> bool:
     match why:
         case "deleted":
             await hands.release(session_id, delete_workspace=True)
         case "elsewhere":  # it went on there, from its last checkpoint: what lies here is nobody's
-            await hands.evict(session_id, changes=None)
+            await hands.evict(session_id, placed_at=placed_at)
         case "ended" if is_live:
             await hands.release(session_id, delete_workspace=False)
         case "unknown" if is_live:  # of another database? Its files are not ours to delete
-            await hands.evict(session_id, changes=None, keeps_files=True)
+            await hands.evict(session_id, keeps_files=True)
         case _:
             return False
     return True

@@ -321,7 +321,8 @@ async def test_an_ended_session_keeps_its_workspace(host, bash, provider):
         with pytest.raises(LeaseLost):
             await late
     assert len(provider.created) == 1
-    assert text(await host.execute(bash("c1", "cat file"), epoch=2)) == "kept\n"
+    news, out = (await host.execute(bash("c1", "cat file"), epoch=2)).content
+    assert (news["text"], out["text"]) == (NEWS_KEPT, "kept\n")
 
 
 async def test_an_end_overtakes_a_sandbox_that_is_only_being_warmed_up(host, bash, provider):
