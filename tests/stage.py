@@ -75,6 +75,7 @@ class Stage:
         self.script: Callable[[Request], Answer] = self._next
         self.session_ids: list[str] = []
         self._answers: deque[Answer] = deque()
+        self._refused: list[Request] = []
         self._news = asyncio.Event()
         self._environment_id: str | None = None
 
@@ -86,7 +87,10 @@ class Stage:
     def answer(self, request: Request) -> Answer:
         self.requests.append(request)
         self._news.set()
-        return self.script(request)
+        answer = self.script(request)
+        if isinstance(answer, HttpError) and answer.status in (400, 413):
+            self._refused.append(request)
+        return answer
 
     def _next(self, request: Request) -> Answer:
         if not self._answers:
@@ -174,7 +178,7 @@ class Stage:
         for session_id in self.session_ids:
             check_log(self.server.snapshot(session_id))
         if len(self.session_ids) == 1:
-            check_requests(self.requests)
+            check_requests(self.requests, refused=self._refused)
 
 
 class Tail:
@@ -293,15 +297,16 @@ def check_log(session: Snapshot) -> None:
         assert (derived.blocked_on, derived.active_seconds) == (record.blocked_on, record.active_seconds)
 
 
-def check_requests(requests: Sequence[Request]) -> None:
-    """What holds for the requests of one session: each continues the one before, byte for byte."""
+def check_requests(requests: Sequence[Request], *, refused: Sequence[Request] = ()) -> None:
+    """What holds for the requests of one session: each continues the one before, byte for byte. What the
+    provider refused is left out of later requests, so nothing continues a refused one."""
     for request in requests:
         assert KEY not in json.dumps(request.headers) and KEY.encode() not in request.body
         assert request.api_key == "upstream-key"
         assert _marks(request.json) <= 4, "the provider's limit of cache marks"
         if request.json["messages"]:
             assert request.json["messages"][0]["role"] == "user"
-    for before, after in pairwise(requests):
+    for before, after in pairwise(each for each in requests if each not in refused):
         old, new = _blocks(before), _blocks(after)
         assert new[: len(old)] == old, "a request begins with all of the one before"
         assert _unmarked(before.json["system"]) == _unmarked(after.json["system"])
