@@ -30,6 +30,7 @@ INPUT_SCHEMA_DEPTH_MAX = 64  # levels; JSON writers give up at a few hundred
 MODEL_BLOCK_DEPTH_MAX = 128  # levels of a block of a reply, which must fit into a request and the log
 TOOL_NAME_CHARS_MAX, TOOL_DESCRIPTION_CHARS_MAX = 128, 100_000
 THREAD_PAGE_LIMIT_MAX = 1000
+INBOX_INTERRUPTS_MAX = 10  # beyond INBOX_EVENTS_MAX, for interrupts alone
 INBOX_EVENTS_MAX = 1000  # unprocessed inputs of one session; the next send gets 429
 
 RETRY_AFTER_SECONDS = 1  # what a 429 or 529 asks its client to wait; SDKs double it by themselves
@@ -226,6 +227,7 @@ POSTGRES_UNACKNOWLEDGED_SECONDS = 10.0  # bytes nobody acknowledged: the network
 POSTGRES_KEEPALIVE_SECONDS, POSTGRES_KEEPALIVE_COUNT = 3, 3  # so an idle connection is found dead as soon
 WRITERS_FORGET_SECONDS = 24 * 3600  # rows of writers whose processes ended; each is 40 bytes
 WRITE_BATCH_MAX = 512  # jobs that share one commit; more would only delay the first of them
+WRITE_SHARE_MIN = 8  # jobs; fewer rather share a commit than be spread over the writers
 WRITES_QUEUED_MAX = 10_000  # writes waiting for the disk; then the store says that it is overloaded
 TOMBSTONE_SECONDS = 24 * 3600  # how long a deleted session is remembered as deleted
 HANDS_AWAY_SECONDS_MAX = 30.0  # a host that stays away longer makes its calls' outcome unknown

@@ -12,7 +12,7 @@ from typing import Literal
 
 from corral.kernel.errors import Conflict, InvalidRequest, RateLimited
 from corral.kernel.ids import EventId, ThreadId
-from corral.kernel.limits import INBOX_EVENTS_MAX
+from corral.kernel.limits import INBOX_EVENTS_MAX, INBOX_INTERRUPTS_MAX
 from corral.session.events import (
     AgentCustomToolUse,
     AgentToolUse,
@@ -84,7 +84,10 @@ def admit(view: View, inputs: Sequence[Event]) -> list[Admitted]:
             f"Session {record.session_id} is {'archived' if record.archived_at else 'terminated'} and takes"
             " no more events. Create a new session to go on."
         )
-    if len(view.inbox) + len(inputs) > INBOX_EVENTS_MAX:
+    room = INBOX_EVENTS_MAX
+    if all(isinstance(event, UserInterrupt) for event in inputs):
+        room += INBOX_INTERRUPTS_MAX  # it is what makes room again
+    if len(view.inbox) + len(inputs) > room:
         raise RateLimited(
             f"The session already has {len(view.inbox)} unprocessed events; at most {INBOX_EVENTS_MAX} may"
             " wait. Let it work, or send a user.interrupt."

@@ -7,7 +7,7 @@ import pytest
 
 from corral.kernel.errors import CallerError, Conflict, InvalidRequest, RateLimited
 from corral.kernel.ids import EventId, ThreadId
-from corral.kernel.limits import INBOX_EVENTS_MAX
+from corral.kernel.limits import INBOX_EVENTS_MAX, INBOX_INTERRUPTS_MAX
 from corral.session import events as ev
 from corral.session.inbox import View, admit, referenced
 from corral.session.log import InboxEntry, StoredEvent
@@ -178,3 +178,14 @@ def test_refusals_say_what_is_wrong(
 
 def test_the_view_must_cover_what_the_inputs_name() -> None:
     assert referenced([message(), confirm(), result(), interrupt()]) == ["ask", "custom"]
+
+
+def test_a_full_inbox_still_takes_an_interrupt() -> None:
+    """It is what empties it; but not without end either."""
+    full = [queued(message(), number) for number in range(INBOX_EVENTS_MAX)]
+    assert destinations(view(inbox=full), interrupt()) == ["inbox"]
+    fuller = [*full, *(queued(interrupt(), len(full) + number) for number in range(INBOX_INTERRUPTS_MAX))]
+    with pytest.raises(RateLimited):
+        destinations(view(inbox=fuller), interrupt())
+    with pytest.raises(RateLimited):
+        destinations(view(inbox=full), interrupt(), message())
