@@ -6,7 +6,7 @@ import sys
 import time
 
 from corral.testing.simulation.mutants import MUTANTS
-from corral.testing.simulation.runner import Batch, play_all, require_hash_seed
+from corral.testing.simulation.runner import Batch, first_failure, play_all, require_hash_seed
 from corral.testing.simulation.schedule import Outcome, play
 
 
@@ -27,6 +27,11 @@ def main() -> int:
         print("\n".join(outcome.trace))
         print("\n".join(outcome.violations) or "every law holds")
         return 1 if outcome.violations else 0
+
+    if options.mutant is not None:  # until it is found
+        found = first_failure(options.mutant, count=options.count)
+        print("not found" if found is None else describe(found, mutant=options.mutant))
+        return 0 if found is None else 1
 
     began, total = time.monotonic(), Batch()
     for batch in play_all(options.first, options.count, processes=options.processes, mutant=options.mutant):

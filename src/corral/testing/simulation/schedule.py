@@ -148,7 +148,7 @@ class _Schedule:
         for brain in self.brains:
             brain.start(ends_leases=False)
         try:
-            loop.run(lambda: False, until=storm_seconds, steps_max=STEPS_MAX)
+            loop.run(lambda: bool(world.ledger.violations), until=storm_seconds, steps_max=STEPS_MAX)
             self._calm()
             if not loop.run(self._is_at_rest, until=loop.now + CALM_SECONDS_MAX, steps_max=STEPS_MAX):
                 world.violation(f"not at rest after {CALM_SECONDS_MAX:.0f} s without faults: {self._why()}")
@@ -271,7 +271,7 @@ class _Schedule:
 
     def _is_at_rest(self) -> bool:
         session = self.world.oracle.sessions[self.session_id]
-        return (
+        return bool(self.world.ledger.violations) or (
             session.needs_brain_since is None
             and not session.inbox
             and session.record.status == "idle"
