@@ -10,7 +10,13 @@ from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from corral.catalog.blobs import BlobStore
-from corral.kernel.errors import HandsUnavailable, SandboxUnavailable, StoreUnavailable, WorldError
+from corral.kernel.errors import (
+    BlobUnavailable,
+    HandsUnavailable,
+    SandboxUnavailable,
+    StoreUnavailable,
+    WorldError,
+)
 from corral.kernel.ids import SessionId
 from corral.kernel.limits import CLEANUP_BATCH_MAX, SWEEP_SECONDS
 from corral.session.checkpoint import CheckpointStore
@@ -59,7 +65,7 @@ async def clean_up(
                         await hands.release(work.session_id, delete_workspace=work.kind == "workspace")
                 except SandboxUnavailable as error:  # this one's workspace; the others need not wait
                     log.warning("clean-up of %s will be tried again: %s", work.session_id, error.message)
-                except HandsUnavailable as error:  # its host is away; the others' may not be
+                except (HandsUnavailable, BlobUnavailable) as error:  # away; what others need may not be
                     log.debug("clean-up of %s waits: %s", work.session_id, error.message)
                 else:
                     done.append(work)

@@ -16,6 +16,7 @@ from corral.kernel.errors import (
     HandsUnavailable,
     LeaseLost,
     NotFound,
+    SandboxUnavailable,
     WorldError,
 )
 from corral.kernel.ids import SessionId
@@ -173,7 +174,7 @@ async def sweep_host(hands: HandsClient, placements: PlacementStore) -> dict[Ses
                 if await _rid(hands, session_id, why, placed_at, is_live=session_id in live):
                     found[session_id] = why
                     log.info("session %s (%s): swept from this hands host", session_id, why)
-            except (CallerError, LeaseLost) as error:
+            except (CallerError, LeaseLost, SandboxUnavailable) as error:
                 log.warning("session %s could not be swept from this host: %s", session_id, error)
     return found
 
