@@ -21,6 +21,7 @@ from corral.chaos.cluster import Cluster, ClusterKind, cluster
 from corral.chaos.driver import Clients, Dialogue
 from corral.chaos.faults import Faults
 from corral.chaos.laws import Broken, History, Trouble, judge
+from corral.chaos.node import Node
 from corral.chaos.residue import left_behind, secrets_in
 from corral.chaos.scenarios import ROUNDS, SCENARIOS, Stage
 from corral.chaos.schedule import DATABASE, KINDS, Fault, Kind, Lane, points_of, write_schedule
@@ -118,11 +119,7 @@ async def run(options: Options, *, root: Path, show: Callable[[Progress], None])
             model.api_key = under_test.secrets.model_key
             battle = _Battle(options, under_test, report, show)
             await battle.fight()
-            for node in under_test.nodes.values():
-                try:
-                    await node.stop()
-                except TimeoutError:
-                    battle.broken("nothing is left behind", f"{node.name} did not stop")
+            await battle.stop()
             await battle.judge()
     await battle.clear_up(root)
     report.schedule_path = root / f"chaos-{options.seed}.json"
@@ -343,6 +340,18 @@ class _Battle:
                     self._read[dialogue.session_id] = await _read(api, http, dialogue.session_id)
 
             await asyncio.gather(*(read(dialogue) for dialogue in self._clients.dialogues))
+
+    async def stop(self) -> None:
+        """SIGTERM for every node, all at once."""
+        self._phase = "stopping"
+
+        async def stop(node: Node) -> None:
+            try:
+                await node.stop()
+            except TimeoutError:
+                self.broken("nothing is left behind", f"{node.name} did not stop when it was asked to")
+
+        await asyncio.gather(*(stop(node) for node in self._cluster.nodes.values()))
 
     async def judge(self) -> None:
         """Every session by every law; and what is left of the cluster, which has been stopped."""
