@@ -21,7 +21,9 @@ from corral.kernel.ids import SessionId
 from corral.kernel.limits import EVENTS_PER_APPEND_MAX, LEASE_TTL_SECONDS
 from corral.session.lease import Claim, session_backoff_seconds
 from corral.session.log import Append, StoredEvent
+from corral.store.append_postgres import SESSION_COLUMNS, THREAD_COLUMNS, write_at_once
 from corral.store.cleanup import queue_cleanup
+from corral.store.locks import any_of, one_of
 from corral.store.rows import (
     STORED,
     AnyRow,
@@ -35,7 +37,7 @@ from corral.store.schema import events, inbox, sessions, threads
 
 LEASE_TTL_US = int(LEASE_TTL_SECONDS * 1_000_000)
 
-_HEADS: AnySelect = (
+_HEAD: AnySelect = (
     select(
         sessions.c.session_id,
         sessions.c.owner,
@@ -49,10 +51,11 @@ _HEADS: AnySelect = (
         sessions.c.needs_brain_since,
         sessions.c.terminated_at,
     )
-    .where(sessions.c.session_id.in_(bindparam("session_ids", expanding=True)))
     .order_by(sessions.c.session_id)
     .with_for_update()
 )
+_HEADS = _HEAD.where(one_of(sessions.c.session_id, "session_ids"))
+_HEADS_POSTGRES = _HEAD.where(any_of(sessions.c.session_id, "session_ids"))
 _TAKE = delete(inbox).where(
     inbox.c.session_id == bindparam("of_session_id"),
     inbox.c.arrival == bindparam("of_arrival"),
@@ -61,28 +64,7 @@ _TAKE = delete(inbox).where(
 _ADVANCE = (
     update(sessions)
     .where(sessions.c.session_id == bindparam("of_session_id"))
-    .values(
-        {
-            name: bindparam(name)
-            for name in (
-                "owner",
-                "epoch",
-                "lease_until",
-                "failures",
-                "not_before",
-                "last_seq",
-                "last_processed_at",
-                "needs_brain_since",
-                "status",
-                "usage",
-                "active_seconds",
-                "running_since",
-                "blocked_on",
-                "updated_at",
-                "terminated_at",
-            )
-        }
-    )
+    .values({name: bindparam(name) for name in SESSION_COLUMNS})
 )
 _ADVANCE_THREADS = (
     update(threads)
@@ -90,12 +72,7 @@ _ADVANCE_THREADS = (
         threads.c.session_id == bindparam("of_session_id"),
         threads.c.thread_id == bindparam("of_thread_id"),
     )
-    .values(
-        {
-            name: bindparam(name)
-            for name in ("status", "usage", "active_seconds", "running_since", "updated_at", "archived_at")
-        }
-    )
+    .values({name: bindparam(name) for name in THREAD_COLUMNS})
 )
 _KNOWN_THREADS = select(threads.c.session_id, threads.c.thread_id).where(
     tuple_(threads.c.session_id, threads.c.thread_id).in_(bindparam("keys", expanding=True))
@@ -172,10 +149,12 @@ def _round(
     now_us: int,
 ) -> list[tuple[int, _Answer]]:
     """One append per session."""
-    heads = {
-        row.session_id: row
-        for row in connection.execute(_HEADS, {"session_ids": [session_id for session_id, _ in chosen]})
-    }
+    is_postgres = connection.dialect.name == "postgresql"
+    locked = connection.execute(
+        _HEADS_POSTGRES if is_postgres else _HEADS,
+        {"session_ids": [session_id for session_id, _ in chosen]},
+    )
+    heads = {row.session_id: row for row in locked}
     answers: list[tuple[int, _Answer]] = []
     granted: list[tuple[int, _Granted]] = []
     for session_id, number in chosen:
@@ -260,10 +239,7 @@ def _try_write(connection: Connection, grant: _Granted, now_us: int) -> bool:
 
 
 def _write(connection: Connection, granted: Sequence[_Granted], now_us: int) -> None:
-    connection.execute(
-        insert(events),
-        [event_row(item.append.session_id, event) for item, _ in granted for event in item.stored],
-    )
+    logged = [event_row(item.append.session_id, event) for item, _ in granted for event in item.stored]
     taken = [
         {
             "of_session_id": item.append.session_id,
@@ -274,15 +250,24 @@ def _write(connection: Connection, granted: Sequence[_Granted], now_us: int) -> 
         for event in item.stored
         if event.arrival is not None
     ]
-    if taken and connection.execute(_TAKE, taken).rowcount != len(taken):
-        raise _InputGone
-    connection.execute(_ADVANCE, [_advanced(item, head, now_us) for item, head in granted])
+    advanced = [_advanced(item, head, now_us) for item, head in granted]
     changed = [
         {"of_session_id": item.append.session_id, "of_thread_id": record.thread_id, **thread_values(record)}
         for item, _ in granted
         for record in item.append.derived.threads
     ]
-    if changed and connection.execute(_ADVANCE_THREADS, changed).rowcount != len(changed):
+    if connection.dialect.name == "postgresql":  # where statements are messages: see there
+        inputs_taken, threads_changed = write_at_once(
+            connection, logged=logged, taken=taken, advanced=advanced, changed=changed
+        )
+    else:
+        connection.execute(insert(events), logged)
+        inputs_taken = connection.execute(_TAKE, taken).rowcount if taken else 0
+        connection.execute(_ADVANCE, advanced)
+        threads_changed = connection.execute(_ADVANCE_THREADS, changed).rowcount if changed else 0
+    if inputs_taken != len(taken):
+        raise _InputGone
+    if threads_changed != len(changed):
         _add_threads(connection, granted, changed)
     for item, _ in granted:
         if item.append.derived.status == "terminated":

@@ -31,7 +31,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from corral.kernel.errors import CallerError, StoreUnavailable
 from corral.kernel.ids import SessionId
-from corral.kernel.limits import WRITE_BATCH_MAX, WRITES_QUEUED_MAX
+from corral.kernel.limits import WRITE_BATCH_MAX, WRITE_SHARE_MIN, WRITES_QUEUED_MAX
 from corral.store.engine import unavailable
 from corral.store.locks import lock_sessions
 from corral.store.transact import Transactions
@@ -85,6 +85,7 @@ class GroupCommit:
         self._locks_rows = locks_rows
         self._submitted: list[_Job] = []
         self._queue: queue.SimpleQueue[list[_Job] | None] = queue.SimpleQueue()
+        self._free: set[int] = set()  # threads that wait for work
         self._unresolved = 0
         self._is_closed = False
         self._threads = [
@@ -161,8 +162,17 @@ class GroupCommit:
                 if job.locks is None:
                     self._queue.put([job])
             submitted = [job for job in submitted if job.locks is not None]
-        if submitted:
-            self._queue.put(submitted)
+        # Merged jobs are cheapest together. Others talk to the database one by one, each waiting for its
+        # answers, so what comes at once is spread over the writers.
+        merged = [job for job in submitted if job.is_merged]
+        bodies = [job for job in submitted if not job.is_merged] if len(merged) < len(submitted) else []
+        share = max(WRITE_SHARE_MIN, -(-len(bodies) // len(self._threads)))
+        if len(bodies) <= share:
+            merged, bodies = submitted, []
+        if merged:
+            self._queue.put(merged)
+        for start in range(0, len(bodies), share):
+            self._queue.put(bodies[start : start + share])
 
     def _resolve(self, outcomes: Sequence[_Outcome]) -> None:
         self._unresolved -= len(outcomes)
@@ -188,15 +198,19 @@ class GroupCommit:
                     self._loop.call_soon_threadsafe(self._resolve, outcomes)
 
     def _next_batches(self) -> tuple[list[list[_Job]], bool]:
-        """All that waits as one batch, up to a job that must be alone; whether to stop after it."""
+        """What waits as one batch: all of it, up to a job that must be alone, unless another writer is free
+        to take the rest. And whether to stop after it."""
+        me = threading.get_ident()
+        self._free.add(me)
         first = self._queue.get()
+        self._free.discard(me)
         if first is None:
             return [], True
         if self._is_alone(first):
             return [first], False
         jobs = first
         with suppress(queue.Empty):
-            while len(jobs) < WRITE_BATCH_MAX:
+            while len(jobs) < WRITE_BATCH_MAX and not self._free:
                 more = self._queue.get_nowait()
                 if more is None:
                     return [jobs], True

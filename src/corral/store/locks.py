@@ -2,16 +2,27 @@
 
 from collections.abc import Collection
 
-from sqlalchemy import Connection, bindparam, select
+from sqlalchemy import ARRAY, Column, ColumnElement, Connection, String, any_, bindparam, select
 
 from corral.kernel.ids import SessionId
 from corral.store.schema import sessions
 
-__all__ = ["lock_sessions"]
+__all__ = ["any_of", "lock_sessions", "one_of"]
+
+
+def one_of(column: Column[str], name: str) -> ColumnElement[bool]:
+    """Whether the column is in the list that is given as parameter `name`."""
+    return column.in_(bindparam(name, expanding=True))
+
+
+def any_of(column: Column[str], name: str) -> ColumnElement[bool]:
+    """The same for PostgreSQL: one text for lists of all lengths, so that its plan is kept."""
+    return column == any_(bindparam(name, type_=ARRAY(String)))
+
 
 _LOCK = (
     select(sessions.c.session_id)
-    .where(sessions.c.session_id.in_(bindparam("session_ids", expanding=True)))
+    .where(any_of(sessions.c.session_id, "session_ids"))
     .order_by(sessions.c.session_id)
     .with_for_update()
 )
