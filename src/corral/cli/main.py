@@ -295,8 +295,8 @@ def backup(
 
 
 @app.command(
-    epilog="Examples: corral restore corral.tar.zst --data-dir ./new | corral restore /var/backups --verify. "
-    "Of a directory the newest backup is taken."
+    epilog="Examples: corral restore corral.tar.zst --data-dir ./new | "
+    "corral restore /var/backups --verify. Of a directory the newest backup is taken."
 )
 def restore(
     source: Annotated[Path, typer.Argument(metavar="FILE_OR_DIR", help="What `corral backup` has made.")],
