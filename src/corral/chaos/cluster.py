@@ -1,8 +1,9 @@
 """The cluster under test: some nodes, the model they ask, and the database they share or the one has."""
 
 import secrets
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+import subprocess
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal, get_args
@@ -10,6 +11,7 @@ from urllib.parse import urlsplit
 
 from corral.chaos.node import Node
 from corral.chaos.proxy import Proxy
+from corral.chaos.residue import SMALL_DISK
 from corral.cluster.node import NodeRole
 from corral.kernel.ids import CORRAL_KEY_PREFIX
 from corral.store.database import Database
@@ -18,6 +20,7 @@ from corral.testing.postgres import Postgres
 __all__ = ["ALONE", "CLUSTER_KINDS", "SHARED", "Cluster", "ClusterKind", "Secrets", "cluster"]
 
 ClusterKind = Literal["local", "postgres"]
+SMALL_DISK_BYTES: Final = 768 * 1024 * 1024  # room for a run, above DISK_FREE_BYTES_MIN
 CLUSTER_KINDS: Final = get_args(ClusterKind)
 ALONE: Final[Mapping[str, Sequence[NodeRole]]] = {"node": get_args(NodeRole)}
 SHARED: Final[Mapping[str, Sequence[NodeRole]]] = {
@@ -48,6 +51,7 @@ class Cluster:
     postgres: Postgres | None = None
     database_url: str | None = None
     proxies: Mapping[str, Proxy] = field(default_factory=dict)
+    has_small_disk: bool = False
 
     def with_role(self, *roles: NodeRole) -> list[Node]:
         return [node for name, node in self.nodes.items() if set(roles) & set(self.roles[name])]
@@ -61,13 +65,30 @@ class Cluster:
         return self.nodes["node"].data_dir / "corral.db"
 
 
+@contextmanager
+def _small_disk(path: Path) -> Iterator[None]:
+    path.mkdir(mode=0o711, parents=True)
+    options = f"size={SMALL_DISK_BYTES},mode=0711"
+    subprocess.run(["mount", "-t", "tmpfs", "-o", options, SMALL_DISK, path], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", path], check=True)
+
+
 @asynccontextmanager
 async def cluster(
-    kind: ClusterKind, *, root: Path, model_url: str, database_url: str | None = None
+    kind: ClusterKind,
+    *,
+    root: Path,
+    model_url: str,
+    database_url: str | None = None,
+    has_small_disk: bool = False,
 ) -> AsyncIterator[Cluster]:
     """Start one below `root`; at the end its nodes are stopped, and the database if it is ours.
 
     database_url: a PostgreSQL that somebody else runs, and that nobody kills; its database must be empty.
+    has_small_disk: the one node gets a file system of its own, in memory, that can be filled. For root.
     """
     known = Secrets()
     settings = {
@@ -79,8 +100,17 @@ async def cluster(
     async with AsyncExitStack() as stack:
         if kind == "local":
             node = Node("node", root / "node", settings=settings)
+            if has_small_disk:
+                stack.enter_context(_small_disk(node.data_dir))
             stack.push_async_callback(node.stop)
-            yield Cluster(kind=kind, root=root, nodes={"node": node}, roles=ALONE, secrets=known)
+            yield Cluster(
+                kind=kind,
+                root=root,
+                nodes={"node": node},
+                roles=ALONE,
+                secrets=known,
+                has_small_disk=has_small_disk,
+            )
             return
         postgres = None
         if database_url is None:

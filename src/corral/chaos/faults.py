@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Final
 
 from corral.chaos.cluster import Cluster
@@ -169,9 +170,7 @@ class Faults:
         filler = node.data_dir / "filler"
         with node.in_trouble():
             try:
-                with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
-                    while True:
-                        file.write(bytes(_FILL_BYTES))
+                await asyncio.to_thread(_fill, filler)
                 await asyncio.sleep(seconds)
             finally:
                 filler.unlink(missing_ok=True)
@@ -207,6 +206,12 @@ class Faults:
         self.kills += 1
         await asyncio.to_thread(postgres.kill)
         await asyncio.to_thread(postgres.restart)
+
+
+def _fill(filler: Path) -> None:
+    with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(_FILL_BYTES))
 
 
 @asynccontextmanager

@@ -51,6 +51,7 @@ class Options:
     turns: Sequence[plan.Kind] = plan.KINDS
     crash_points: bool = True
     database_url: str | None = None
+    has_small_disk: bool = False  # of the one node, so that it can be filled
     scenario: str | None = None  # of `scenarios`, `kills` times, instead of a schedule
     schedule: Sequence[Fault] | None = None  # of an earlier run; None: from the seed
 
@@ -113,7 +114,11 @@ async def run(options: Options, *, root: Path, show: Callable[[Progress], None])
         async with (
             MessagesApi(plan.answer) as model,
             cluster(
-                options.cluster, root=root, model_url=model.url, database_url=options.database_url
+                options.cluster,
+                root=root,
+                model_url=model.url,
+                database_url=options.database_url,
+                has_small_disk=options.has_small_disk,
             ) as under_test,
         ):
             model.api_key = under_test.secrets.model_key
@@ -121,7 +126,7 @@ async def run(options: Options, *, root: Path, show: Callable[[Progress], None])
             await battle.fight()
             await battle.stop()
             await battle.judge()
-    await battle.clear_up(root)
+            await battle.clear_up(root)
     report.schedule_path = root / f"chaos-{options.seed}.json"
     write_schedule(report.schedule_path, options=options.to_json(), faults=battle.faults.done)
     return report
@@ -220,7 +225,7 @@ class _Battle:
             for name in lanes:
                 yield iter([fault for fault in options.schedule if fault.lane == name])
             return
-        unreachable: set[Kind] = {"fill-disk"}  # needs a disk that may be filled
+        unreachable: set[Kind] = set() if self._cluster.has_small_disk else {"fill-disk"}
         if not self._cluster.proxies:
             unreachable |= {"evict"}  # one node keeps its workspaces
             unreachable |= {"cut-connections", "freeze-connections"}

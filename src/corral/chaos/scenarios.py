@@ -30,7 +30,7 @@ TOOL_SECONDS: Final = 20.0
 STARTED_SECONDS: Final = 1.5  # between a call in the log and the blow: by then it runs
 TAKEN_SECONDS_MAX: Final = 16.0  # since the last one moved: then the rest have a brain that lives
 LOOK_SECONDS: Final = 0.05
-QUICK_CALLS: Final = 60  # rounds of a turn that is to be taken over: longer than the fault
+QUICK_CALLS: Final = 30  # rounds of a turn that is to be taken over: longer than the fault
 AFTER_SECONDS: Final = 2.0  # a zombie that wants to write has written by then
 
 

@@ -82,7 +82,17 @@ def _options(asked: Asked) -> Options:
         faults=_kinds(asked.faults),
         crash_points=asked.crash_points == "all",
         scenario=asked.scenario,
+        has_small_disk=_has_small_disk(asked),
     )
+
+
+def _has_small_disk(asked: Asked) -> bool:
+    """A disk is only filled if that is asked for by name, and then it is one in memory."""
+    if "fill-disk" not in (asked.faults or ""):
+        return False
+    if os.geteuid() != 0 or asked.cluster != "local":
+        raise Problem("fill-disk needs root (it mounts a small disk) and --cluster local", exit=Exit.USAGE)
+    return True
 
 
 def _kinds(text: str | None) -> tuple[Kind, ...]:
