@@ -18,8 +18,9 @@ from corral.chaos.schedule import DATABASE, Fault, role_of
 __all__ = ["Faults", "paused"]
 
 POINT_SECONDS: Final = 8.0  # for a process to pass a point; a heartbeat of leases is every 3.3 s
-SETTLE_SECONDS, SETTLE_SECONDS_MAX = 0.3, 4.0  # between "it serves" and the next blow
-STARTS_MAX: Final = 4
+WORK_EVENTS: Final = 40  # shown by streams between "it serves" and the next blow
+WORK_SECONDS_MAX: Final = 6.0  # on a slow machine, or while all sessions wait
+STARTS_MAX, AGAIN_SECONDS = 4, 4.0  # what a service manager would do with a start that failed
 _FILL_BYTES: Final = 16 * 1024 * 1024
 # What makes a process pass a point that work alone does not lead to.
 _PROVOKED: Final = {
@@ -32,8 +33,11 @@ _PROVOKED: Final = {
 class Faults:
     """Performs faults on a cluster and counts them. `failed` holds what should not have happened."""
 
-    def __init__(self, cluster: Cluster, *, evict: Callable[[], Awaitable[None]]) -> None:
+    def __init__(
+        self, cluster: Cluster, *, evict: Callable[[], Awaitable[None]], progress: Callable[[], int]
+    ) -> None:
         self._cluster = cluster
+        self._progress = progress
         self._evict = evict
         self.done: list[Fault] = []
         self.counts: Counter[str] = Counter()
@@ -59,18 +63,24 @@ class Faults:
             return
         node = self._cluster.nodes[fault.lane]
         await self._must_serve(node)
-        began = time.monotonic()
         if await self._break(node, fault):
             self.counts[fault.kind] += 1
         await self._must_serve(node)
-        # Half as long as it took to come up again: on a slow machine, too, some work is done in between.
-        took = time.monotonic() - began - fault.seconds
-        await asyncio.sleep(max(SETTLE_SECONDS, min(took / 2, SETTLE_SECONDS_MAX)))
+        if round(fault.after * 1000) % 4:  # else the next blow falls on what has hardly begun
+            await self._some_work()
 
     async def mend(self) -> None:
         """Every node serves; those that do not are started. For when the faults are over."""
         for node in self._cluster.nodes.values():
             await self._must_serve(node)
+
+    async def _some_work(self) -> None:
+        """Until the sessions have got on a little: blows that fall on nothing prove nothing, and a session
+        whose brains die one after another is backed off, so that it does less and less."""
+        until = time.monotonic() + WORK_SECONDS_MAX
+        enough = self._progress() + WORK_EVENTS
+        while self._progress() < enough and time.monotonic() < until:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
 
     # -- one node ----------------------------------------------------------------------------------------
 
@@ -185,7 +195,7 @@ class Faults:
             except StartFailed as error:
                 failure = error
                 await node.kill_all()
-                await asyncio.sleep(SETTLE_SECONDS_MAX)
+                await asyncio.sleep(AGAIN_SECONDS)
         assert failure is not None
         self.failed.append(str(failure))
         raise failure

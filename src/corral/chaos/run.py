@@ -143,7 +143,7 @@ class _Battle:
         self._began = time.monotonic()
         self._phase = "starting"
         self._read: dict[str, _Read] = {}
-        self.faults = Faults(cluster, evict=self._evict)
+        self.faults = Faults(cluster, evict=self._evict, progress=self._progress)
         self._points = [
             point
             for point in (POINTS if options.crash_points and options.scenario is None else ())
@@ -290,6 +290,10 @@ class _Battle:
                 number += 1
 
         await asyncio.gather(*(cover(name) for name in self._cluster.nodes))
+
+    def _progress(self) -> int:
+        """Events that clients have seen."""
+        return sum(len(dialogue.watch.frames) for dialogue in self._clients.dialogues)
 
     async def _evict(self) -> None:
         """As `corral sandboxes evict` would: a session that is busy refuses, and that is fine."""
