@@ -19,6 +19,7 @@ from corral.store.upgrade import upgrade
 from corral.testing.postgres import Postgres, missing
 
 ALL = ("api", "brain", "hands", "egress")
+MODEL_WITH_SYSTEM_MESSAGES = "claude-opus-5-5"
 CROSSINGS, WARM_UP = 300, 20
 SECONDS_MAX = 30.0
 
@@ -67,7 +68,9 @@ def migrated(url: str) -> None:
 
 async def crossing(at: Stage, *, title: str) -> Figure:
     """From sending an event to node A (before its append) to its echo on a stream of node B."""
-    session_id = await at.session_id()
+    agent = await at.client.beta.agents.create(name="crossing", model=MODEL_WITH_SYSTEM_MESSAGES)
+    session = await at.client.beta.sessions.create(agent=agent.id, environment_id=at.environment_id)
+    session_id = session.id
     async with (
         _stream(at.others[0].url, at.server.api_key, session_id) as events,
         httpx2.AsyncClient(
