@@ -1,4 +1,4 @@
-"""Random operations on the store and on the oracle, compared after each step.
+"""The same random operations on SQLite, on PostgreSQL and on the oracle, compared after each step.
 
 A failing run prints its seed; `CORRAL_SEED=n` repeats it.
 """
@@ -26,6 +26,7 @@ from corral.store.log import Log
 from corral.store.sessions import Sessions
 from corral.testing.clock import ManualClock
 from corral.testing.oracle import Oracle
+from corral.testing.postgres import missing as no_postgres
 from corral.testing.reader import TailReader
 from corral.testing.sessions import (
     Draft,
@@ -41,14 +42,16 @@ T = TypeVar("T")
 STEPS = 600
 SEEDS = [int(os.environ["CORRAL_SEED"])] if "CORRAL_SEED" in os.environ else [1, 2, 3]
 
-seen_outcomes: Counter[str] = Counter()
-"""operation: outcome, over all seeds."""
+ENGINES = ("sqlite", "postgres")
+seen_outcomes: dict[str, Counter[str]] = {engine: Counter() for engine in ENGINES}
+"""For each engine: `operation: outcome`, over all seeds."""
 
 
 class Run:
     """One run: the store, the oracle, and brains with good and bad memories."""
 
-    def __init__(self, database: Database, clock: ManualClock, seed: int) -> None:
+    def __init__(self, database: Database, clock: ManualClock, seed: int, outcomes: Counter[str]) -> None:
+        self.outcomes = outcomes
         self.random = random.Random(seed)
         self.clock = clock
         self.ids = Ids(
@@ -71,7 +74,7 @@ class Run:
             name = "create"
         outcome = await getattr(self, name)()
         if outcome is not None:
-            seen_outcomes[f"{name}: {outcome}"] += 1
+            self.outcomes[f"{name}: {outcome}"] += 1
         await self._compare()
 
     async def both(
@@ -417,12 +420,16 @@ MUST_HAPPEN = {
 }
 
 
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("seed", SEEDS)
-async def test_store_and_oracle_agree(tmp_path: Path, seed: int) -> None:
+async def test_store_and_oracle_agree(
+    tmp_path: Path, seed: int, engine: str, request: pytest.FixtureRequest
+) -> None:
+    where = request.getfixturevalue("database_url") if engine == "postgres" else tmp_path / "corral.db"
     clock = ManualClock()
-    database = await Database.open(tmp_path / "corral.db", clock=clock)
+    database = await Database.open(where, clock=clock)
     try:
-        run = Run(database, clock, seed)
+        run = Run(database, clock, seed, seen_outcomes[engine])
         for number in range(STEPS):
             try:
                 await run.step()
@@ -433,8 +440,11 @@ async def test_store_and_oracle_agree(tmp_path: Path, seed: int) -> None:
         await database.close()
 
 
-def test_everything_has_happened() -> None:
+@pytest.mark.parametrize("engine", ENGINES)
+def test_everything_has_happened(engine: str) -> None:
     if "CORRAL_SEED" in os.environ:
         pytest.skip("one seed does not reach everything")
-    missing = MUST_HAPPEN - set(seen_outcomes)
+    if engine == "postgres" and (reason := no_postgres()):
+        pytest.skip(reason)
+    missing = MUST_HAPPEN - set(seen_outcomes[engine])
     assert not missing, missing
