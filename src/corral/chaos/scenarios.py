@@ -96,9 +96,7 @@ async def failover(stage: Stage) -> None:
     """SIGKILL of a brain: how long until another one's next event, for every session it ran."""
 
     async def kill(stage: Stage, lane: str, taken: Callable[[], Awaitable[None]]) -> None:
-        killing = asyncio.create_task(stage.faults.perform(Fault(lane=lane, after=0.0, kind="kill-server")))
-        await taken()
-        await killing
+        await stage.faults.perform(Fault(lane=lane, after=0.0, kind="kill-server"))
 
     await _takeovers(stage, kill)
 

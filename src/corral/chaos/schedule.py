@@ -64,7 +64,7 @@ _WEIGHTS: Final[Mapping[Kind, float]] = {
     "crash-point": 40, "kill-server": 14, "kill-hands": 12, "kill-egress": 2, "kill-all": 8,
     "end-server": 4, "end-all": 2, "pause-server": 1.5, "pause-hands": 3, "lose-hints": 3,
     "repeat-hints": 2, "step-clock": 2, "cut-connections": 6, "freeze-connections": 2,
-    "fill-disk": 2, "kill-database": 1, "evict": 8,
+    "fill-disk": 20, "kill-database": 1, "evict": 8,
 }  # fmt: skip
 _SECONDS: Final[Mapping[Kind, tuple[float, float]]] = {
     "pause-server": (10.5, 14.0), "pause-hands": (0.5, 4.0), "lose-hints": (3.0, 8.0),
