@@ -122,7 +122,6 @@ class Loop:
         than the store gives it."""
         self.lease = lease
         self.trusted_until = asked_at + LEASE_TRUST_SECONDS
-        self._news.set()
 
     def trusts(self, epoch: int) -> bool:
         """Whether this loop may still act under that epoch."""

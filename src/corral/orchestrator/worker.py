@@ -164,6 +164,7 @@ class Worker:
         running = self._running.get(lease.session_id)
         if running is not None:  # a hint came between
             running[0].hold(lease, asked_at=asked_at)
+            running[0].notice()
             return
         loop = self._take_idle(lease.session_id) or Loop(lease.session_id, self._gear)
         loop.hold(lease, asked_at=asked_at)
