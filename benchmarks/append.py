@@ -1,7 +1,8 @@
 """Durable appends per second: 64 concurrent writers, then one; 1 KB events, one event an append.
 
-Prints the fsync p50 of the same disk in the same run, because disks drift. Run:
-`python benchmarks/append.py [--writers 64] [--seconds 3] [--directory DIR]`.
+On SQLite, and on a PostgreSQL that is started here: there also against raw batched SQL in the same run,
+which is the same rows of the same table, from 64 writers, in the fastest way that we know, without any of
+what an append checks and changes besides. Prints the fsync p50 of the same disk, because disks drift.
 """
 
 import asyncio
@@ -12,13 +13,15 @@ import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from benchmarks import raw
 from benchmarks.figure import Figure, at_least, percentile, value
 from benchmarks.machine import Disk
+from benchmarks.postgres import migrated
 from benchmarks.stack import durable_directory
 from corral.kernel.clock import SystemClock
 from corral.kernel.ids import SESSION, THREAD, EnvironmentId, Ids, SessionId, ThreadId
 from corral.session.events import AgentMessage
-from corral.session.lease import Lease
+from corral.session.lease import Claim, Lease
 from corral.session.log import Append, Derived, NewEvent
 from corral.session.record import SessionRecord, ThreadRecord
 from corral.store.bus import LocalBus
@@ -26,6 +29,8 @@ from corral.store.database import Database
 from corral.store.lease import Leases
 from corral.store.log import Log
 from corral.store.sessions import Sessions
+from corral.testing.postgres import Postgres, missing
+from corral.testing.sessions import Draft, agent_message, new_session, user_message
 
 WRITERS, SECONDS = 64, 2.0
 FSYNC_SAMPLES = 50  # before each run: not within it, where they would be load
@@ -136,13 +141,73 @@ async def measure(runs: int) -> list[Figure]:
                 value("one writer, append p50", _milliseconds(alone, 50), "ms"),
             ],
             fsync_ms=fsync_ms,
-        )
+        ),
+        await _postgres(runs),
     ]
 
 
-async def _append(path: Path, *, writers: int) -> list[float]:
+async def _postgres(runs: int) -> Figure:
+    title = "the same on PostgreSQL"
+    if reason := missing():
+        return Figure(title=title, values=[], notes=[f"not measured: {reason}"])
+    with (
+        tempfile.TemporaryDirectory(prefix="corral-bench-", dir=durable_directory()) as name,
+        contextlib.closing(Disk(Path(name))) as disk,
+        Postgres.start(below=durable_directory(), own=True) as postgres,
+    ):
+        together, bare, accepted = [], [], []
+        for _ in range(runs):  # in turns, so that both have the same machine and disk
+            disk.sample(FSYNC_SAMPLES)
+            for how in raw.WAYS:
+                url = postgres.fresh_database(migrate=migrated)
+                bare.append((how, await raw.rate(url, how=how, writers=WRITERS, seconds=SECONDS)))
+            together.append(await _append(postgres.fresh_database(migrate=migrated), writers=WRITERS))
+            accepted.append(await _accept(postgres.fresh_database(migrate=migrated)))
+        alone = [await _append(postgres.fresh_database(migrate=migrated), writers=1)]
+        fsync_ms = disk.fsync_ms
+    best = max(statistics.median(rate for way, rate in bare if way == how) for how in raw.WAYS)
+    return Figure(
+        title=title,
+        values=[
+            value(f"raw batched SQL, {WRITERS} writers, the best way", best, "events/s"),
+            value(f"{WRITERS} writers, median of {runs} runs", _rate(together), "events/s"),
+            value("of raw", 100 * _rate(together) / best, "%", at_least(50)),
+            value(f"{WRITERS} writers, append p50", _milliseconds(together, 50), "ms"),
+            value(f"{WRITERS} writers, append p95", _milliseconds(together, 95), "ms"),
+            value("one writer", _rate(alone), "events/s"),
+            value("one writer, append p50", _milliseconds(alone, 50), "ms"),
+            value("100 sessions: accept, then claim by append", statistics.median(accepted), "sessions/s"),
+        ],
+        fsync_ms=fsync_ms,
+        notes=["the database, its clients and the benchmark share the machine's cores"],
+    )
+
+
+async def _accept(where: str) -> float:
+    """Sessions per second: to each of 100 a message is sent, and a brain takes it with its first append."""
+    database = await Database.open(where)
+    try:
+        bus, ids = LocalBus(), Ids()
+        log, sessions = Log(database, bus), Sessions(database, bus, SystemClock())
+        records = [await sessions.create(new_session(ids, datetime.now(UTC))) for _ in range(100)]
+
+        async def turn(record: SessionRecord) -> None:
+            await log.accept(record.session_id, [user_message(ids)], now=datetime.now(UTC))
+            seen = await log.snapshot(record.session_id)
+            claim = Claim(session_id=record.session_id, owner="bench", epoch=1)
+            draft = Draft(seen=seen, lease=claim, now=datetime.now(UTC))
+            await log.append(draft.append([agent_message(ids)], takes=seen.inbox))
+
+        start = time.perf_counter()
+        await asyncio.gather(*map(turn, records))
+        return len(records) / (time.perf_counter() - start)
+    finally:
+        await database.close()
+
+
+async def _append(where: Path | str, *, writers: int) -> list[float]:
     """Seconds of every append of a run."""
-    database = await Database.open(path)
+    database = await Database.open(where)
     try:
         bus, ids = LocalBus(), Ids()
         log, sessions, leases = Log(database, bus), Sessions(database, bus, SystemClock()), Leases(database)

@@ -78,7 +78,8 @@ class Postgres:
     def start(
         cls, *, below: Path | None = None, settings: Mapping[str, str] = {}, own: bool = False
     ) -> "Postgres":
-        """A server, ready. Its files go below `below` (the system's temporary directory unless given).
+        """A server, ready. Its files go below `below` (the temporary directory unless given), which
+        `nobody` must be able to pass through if we are root.
 
         own: start one even if CORRAL_TEST_DATABASE_URL names another, because this one will be killed.
         Raises RuntimeError with the end of the server's log if it does not start.
