@@ -145,9 +145,7 @@ class SessionLog(Protocol):
                 written in either case.
         """
 
-    async def close_turn(
-        self, lease: Lease, *, message: str, now: datetime
-    ) -> Sequence[StoredEvent]:
+    async def close_turn(self, lease: Lease, *, message: str, now: datetime) -> Sequence[StoredEvent]:
         """The last resort for a session that no brain survives folding: end its turn from its record alone.
 
         Open requests and calls are closed, inputs become moot, `message` is its session.error; the session

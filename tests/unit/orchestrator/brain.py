@@ -63,13 +63,20 @@ class Cluster:
 
     def worker(self, owner: str) -> Worker:
         """Another brain, running."""
+        gear = self.gear(owner)
+        worker = Worker(gear, leases=self.leases, bus=gear.bus)
+        self.tasks.append(asyncio.create_task(worker.run()))
+        return worker
+
+    def gear(self, owner: str) -> Gear:
+        """What a loop of that brain needs."""
 
         async def claim(session_id: SessionId) -> Lease | None:
             claimed = await self.leases.claim(owner=owner, limit=1, session_ids=[session_id])
             return claimed[0] if claimed else None
 
         bus = LocalBus()
-        gear = Gear(
+        return Gear(
             owner=owner,
             claim=claim,
             log=Log(self.database, bus),
@@ -80,9 +87,6 @@ class Cluster:
             clock=self.clock,
             ids=self.ids,
         )
-        worker = Worker(gear, leases=self.leases, bus=bus)
-        self.tasks.append(asyncio.create_task(worker.run()))
-        return worker
 
     async def session(self, text: str = "hi", *, key: str | None = None) -> SessionRecord:
         """A session with a message that nobody has looked at."""

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from corral.brain.loop import Loop
+from corral.kernel.errors import LeaseLost
 from corral.kernel.limits import LEASE_TTL_SECONDS
 from corral.testing.messages_api import MessagesApi, Request
 from corral.testing.messages_reply import Reply
@@ -59,3 +61,23 @@ async def _check(loop: SkippingLoop, tmp_path: Path, *, is_taken_over: bool, is_
             assert written in ([], ["span.model_request_end", "span.model_request_start"])
             assert bool(written) <= (after.record.epoch == 2)
         assert b"too late" not in b"".join(event.body for event in after.events)
+
+
+def test_a_loop_looks_at_the_clock_itself(tmp_path: Path) -> None:
+    """Before anybody tells it that its lease is over: the answer that waits is not written."""
+    loop = SkippingLoop()
+    with asyncio.Runner(loop_factory=lambda: loop) as runner:
+        runner.run(_check_alone(loop, tmp_path))
+
+
+async def _check_alone(loop: SkippingLoop, tmp_path: Path) -> None:
+    slow = Reply(content=Reply.text("too late").content, first_seconds=0.3)
+    async with MessagesApi(lambda _: slow) as api, cluster(api, tmp_path) as brains:
+        record = await brains.session()
+        running = asyncio.create_task(Loop(record.session_id, brains.gear("brain-1")).run())
+        await api.request(1)
+        before = await brains.log.snapshot(record.session_id)
+        loop.skipped += LEASE_TTL_SECONDS
+        with pytest.raises(LeaseLost):
+            await running
+        assert (await brains.log.snapshot(record.session_id)).events == before.events
