@@ -246,7 +246,7 @@ class _Battle:
     async def _until_enough(self, tasks: Sequence[asyncio.Task[None]]) -> None:
         """Until the time is over or the kills are done; a task that fails is a mistake of ours."""
         options = self._options
-        until = self._began + options.seconds
+        until = time.monotonic() + options.seconds
         lanes = [task for task in tasks if task.get_name() == "lane"]
         while not all(task.done() for task in lanes):
             for task in tasks:
