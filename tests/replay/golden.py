@@ -93,7 +93,7 @@ def write(session: Snapshot, name: str) -> None:
         "version": __version__,
         "summary": summary(folded(session)),
         "record": asdict(session.record),
-        "events": [asdict(event) for event in session.events],
+        "events": [event._asdict() for event in session.events],
         "inbox": [asdict(entry) for entry in session.inbox],
     }
     path = DIRECTORY / f"{__version__}-{name}.json"

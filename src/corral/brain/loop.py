@@ -46,6 +46,7 @@ from corral.kernel.crash import crash_point
 from corral.kernel.errors import LeaseLost, Stale
 from corral.kernel.ids import Ids, SessionId
 from corral.kernel.limits import (
+    FOLD_EVENTS_AT_ONCE,
     HANDS_AWAY_SECONDS_MAX,
     HANDS_PATIENCE_SECONDS,
     LEASE_TRUST_SECONDS,
@@ -177,7 +178,7 @@ class Loop:
         self.wants_claim = self.lease is None and snapshot.record.failures > 0
         if self.wants_claim:
             return None
-        state = self._fold(snapshot)
+        state = await self._fold(snapshot)
         if state.status in ("running", "rescheduling"):
             if self.lease is None:
                 asked_at = asyncio.get_running_loop().time()
@@ -194,19 +195,21 @@ class Loop:
 
     async def _fold_news(self) -> State:
         """The state with everything that is in the store by now."""
-        return self._fold(await self._read())
+        return await self._fold(await self._read())
 
     async def _read(self) -> Snapshot:
         self._news.clear()
         after_seq = self._state.seq if self._state else 0
         return await self._gear.log.snapshot(self.session_id, after_seq=after_seq)
 
-    def _fold(self, snapshot: Snapshot) -> State:
+    async def _fold(self, snapshot: Snapshot) -> State:
         record = snapshot.record
         self._stored_epoch, self._failures, self._key = record.epoch, record.failures, record.api_key_id
         state = self._state = self._state or begin(record)
-        for stored in snapshot.events:
+        for number, stored in enumerate(snapshot.events, start=1):
             fold_stored(state, stored)
+            if number % FOLD_EVENTS_AT_ONCE == 0:
+                await asyncio.sleep(0)  # a long log takes a second: the other sessions have turns too
         for entry in snapshot.inbox:
             receive(state, entry)
         return state

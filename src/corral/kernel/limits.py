@@ -81,6 +81,7 @@ SESSION_BACKOFF_SECONDS, SESSION_BACKOFF_SECONDS_MAX = 1.0, 60.0  # a session wh
 SESSION_FAILURES_MAX = 5  # brains that died at a session in a row: the next one ends its turn
 # A brain that dies takes all its sessions with it; before the last counts only the guilty one may be there.
 SUSPECTS_AT_ONCE = {2: 64, 3: 8, 4: 1}  # sessions with so many failures (or more) at once in one brain
+FOLD_EVENTS_AT_ONCE = 500  # some 3 ms; then other sessions of the brain get a turn
 LOOK_AGAIN_SECONDS = 2.0  # a waiting loop reads the store this often, should a hint be lost
 CLEANUP_BATCH_MAX = 64  # ended sessions cleaned up per look; the next look is a second later
 
@@ -169,6 +170,7 @@ DISK_FREE_BYTES_MIN = 256 * 1024 * 1024  # below it no new work: results in flig
 TOOL_RESULT_BYTES_MAX = 32 * 1024 * 1024  # a 20 MiB PDF in base64 is the largest result there is
 JOURNAL_CALLS_MAX = 100_000  # unsettled calls; more means that nobody settles, so refuse new ones
 JOURNAL_RESULT_SECONDS = 24 * 3600  # then a result that its idle session did not settle is settled for it
+JOURNAL_SETTLED_SECONDS = 3600  # how long a settled call stays known; TCP gives a request up in 15 minutes
 JOURNAL_BATCH_MAX = 512  # operations that share one fsync
 
 # -- cluster --------------------------------------------------------------------------------------
@@ -235,6 +237,7 @@ HANDS_PATIENCE_SECONDS = 2.0  # where the whole loop waits for a host: a restart
 HANDS_RETRY_SECONDS = 0.1  # between looks for a host that is away; its supervisor restarts it
 
 # -- the server process -------------------------------------------------------------------------------
+GC_ALLOCATIONS = 50_000  # between two looks of Python's garbage collector; its default is 700
 READINESS_SECONDS = 5.0  # between readiness checks; what /readyz says is at most this old
 READINESS_RETRY_SECONDS = 0.2  # between them while one fails: a start takes about a second
 READY_PATIENCE_SECONDS = 5.0  # how long the ready line waits for them; what fails then may need a person

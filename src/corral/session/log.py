@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from corral.kernel.ids import EventId, SessionId, ThreadId
 from corral.session.content import Json
@@ -12,9 +12,9 @@ from corral.session.lease import Claim, Lease
 from corral.session.record import SessionRecord, Status, ThreadRecord
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class StoredEvent:
-    """A fact. `body` is the public JSON, sent as stored; `private` never leaves the brains.
+class StoredEvent(NamedTuple):
+    """A fact. `body` is the public JSON, sent as stored; `private` never leaves the brains. A tuple:
+    a long log is a hundred thousand of them.
 
     arrival: the inbox number of an input that waited; None for everything else.
     answers: the tool-use event that this result settles; unique per session.

@@ -24,13 +24,18 @@ class Tokens:
 
     def plus(self, usage: Mapping[str, Json]) -> "Tokens":
         """Add one request (the private payload of its span end); unknown names are ignored."""
-        counts = {
-            name: getattr(self, name) + int(usage.get(name, 0))
-            for name in _NAMES
-            if name != "cost_microcents"
-        }
-        cost = self.cost_microcents + Decimal(usage.get("cost_microcents") or 0)
-        return Tokens(**counts, cost_microcents=cost)
+        get = usage.get
+        return Tokens(  # spelled out: a long log has one for each request
+            input_tokens=self.input_tokens + int(get("input_tokens", 0)),
+            output_tokens=self.output_tokens + int(get("output_tokens", 0)),
+            cache_read_input_tokens=self.cache_read_input_tokens + int(get("cache_read_input_tokens", 0)),
+            cache_creation_5m_input_tokens=self.cache_creation_5m_input_tokens
+            + int(get("cache_creation_5m_input_tokens", 0)),
+            cache_creation_1h_input_tokens=self.cache_creation_1h_input_tokens
+            + int(get("cache_creation_1h_input_tokens", 0)),
+            web_search_requests=self.web_search_requests + int(get("web_search_requests", 0)),
+            cost_microcents=self.cost_microcents + Decimal(get("cost_microcents") or 0),
+        )
 
     def merged(self, other: "Tokens") -> "Tokens":
         return Tokens(**{name: getattr(self, name) + getattr(other, name) for name in _NAMES})

@@ -4,13 +4,31 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any, TypeAlias
 
-from sqlalchemy import Connection, Row, bindparam, insert, select
+import orjson
+from sqlalchemy import (
+    BigInteger,
+    Connection,
+    LargeBinary,
+    Row,
+    bindparam,
+    insert,
+    select,
+    type_coerce,
+)
 from sqlalchemy.sql import Select
 
 from corral.kernel.ids import EnvironmentId, EventId, SessionId, ThreadId
 from corral.session.log import InboxEntry, StoredEvent
 from corral.session.record import SessionRecord, ThreadRecord
-from corral.store.schema import events, inbox, session_details, sessions, thread_details, threads
+from corral.store.schema import (
+    events,
+    from_us,
+    inbox,
+    session_details,
+    sessions,
+    thread_details,
+    threads,
+)
 
 AnyRow: TypeAlias = Row[*tuple[Any, ...]]
 AnySelect: TypeAlias = Select[*tuple[Any, ...]]
@@ -43,8 +61,9 @@ STORED: AnySelect = select(
     events.c.thread_id,
     events.c.arrival,
     events.c.body,
-    events.c.private,
-    events.c.processed_at,
+    # As the database has them: `stored_event` converts, in a third of the time that typed columns take.
+    type_coerce(events.c.private, LargeBinary).label("private"),
+    type_coerce(events.c.processed_at, BigInteger).label("processed_at"),
     events.c.answers,
 ).where(events.c.session_id == bindparam("of_session_id"))
 
@@ -75,16 +94,18 @@ def read_records(
 
 
 def stored_event(row: AnyRow) -> StoredEvent:
+    """Of a row of STORED."""
+    seq, event_id, type_, thread_id, arrival, body, private, processed_at, answers = row
     return StoredEvent(
-        seq=row.seq,
-        event_id=EventId(row.event_id),
-        type=row.type,
-        thread_id=ThreadId(row.thread_id),
-        arrival=row.arrival,
-        body=bytes(row.body),
-        private=row.private,
-        processed_at=row.processed_at,
-        answers=None if row.answers is None else EventId(row.answers),
+        seq,
+        event_id,
+        type_,
+        thread_id,
+        arrival,
+        bytes(body),
+        None if private is None else orjson.loads(private),
+        from_us(processed_at),
+        answers,
     )
 
 

@@ -46,9 +46,7 @@ _NEEDS_BRAIN = select(sessions.c.needs_brain_since).where(
     sessions.c.session_id == bindparam("of_session_id")
 )
 _ARRIVED = select(inbox.c.arrival).where(inbox.c.session_id == bindparam("of_session_id")).limit(1)
-_CHECKPOINT = select(checkpoints.c.session_id).where(
-    checkpoints.c.session_id == bindparam("of_session_id")
-)
+_CHECKPOINT = select(checkpoints.c.session_id).where(checkpoints.c.session_id == bindparam("of_session_id"))
 _UPDATE = update(sessions).where(sessions.c.session_id == bindparam("of_session_id"))
 _UPDATE_DETAILS = update(session_details).where(session_details.c.session_id == bindparam("of_session_id"))
 _UPDATE_THREADS = update(threads).where(threads.c.session_id == bindparam("of_session_id"))
