@@ -12,8 +12,10 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
-from urllib.parse import urlsplit
+from pathlib import Path
+from urllib.parse import parse_qs, unquote, urlsplit
 
+import psutil  # type: ignore[import-untyped]
 import pytest
 from sqlalchemy import Connection, func, insert, text
 from sqlalchemy import select as query
@@ -420,3 +422,31 @@ async def test_a_stopped_process_does_not_hold_a_row_for_ever(
             process.kill()
         await process.wait()
     assert (await worker.sessions.read(worker.session_id)).epoch == 1
+
+
+# -- the server that tests start ----------------------------------------------------------------------
+
+STARTS = """
+from corral.testing.postgres import Postgres
+server = Postgres.start(own=True)
+print(server.pid, server.url(by_socket=True), flush=True)
+input()
+"""
+
+
+async def test_a_server_ends_with_the_process_that_started_it() -> None:
+    """Also when that process is killed: no server, no files stay behind."""
+    if reason := missing():
+        pytest.skip(reason)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", STARTS, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+    )
+    try:
+        assert process.stdout is not None
+        pid, url = (await process.stdout.readline()).decode().split()
+        directory = Path(unquote(parse_qs(urlsplit(url).query)["host"][0])).parent
+        assert psutil.pid_exists(int(pid)) and directory.is_dir()
+    finally:
+        process.kill()
+        await process.wait()
+    await until(lambda: not psutil.pid_exists(int(pid)) and not directory.exists())
