@@ -267,6 +267,8 @@ class Model:
         row, stage = host.rows[r.call], host.stages[r.call]
         if self.has("host.placement") and r.journal != host.journal:
             return hear(replace(s, host=host), r, "unknown")
+        if row == "settled":  # whoever asks is late: the log must refuse what it makes of this
+            return hear(replace(s, host=host), r, "unknown")
         if r.stops and row in ("", "started"):
             if row == "" and not self.has("journal.forbid") and not stage:
                 return hear(replace(s, host=host), r, "interrupted")
@@ -278,7 +280,7 @@ class Model:
                 host = put(host, r.call, row="", stage="waiting")
         elif row == "" and (not stage or not self.has("host.known")):
             host = put(host, r.call, stage="waiting")
-        elif row not in ("", "started", "settled") and not self.has("host.known"):
+        elif row not in ("", "started") and not self.has("host.known"):
             host = put(host, r.call, row="", stage="waiting")
         return hear(replace(s, host=host), r, host.rows[r.call])
 

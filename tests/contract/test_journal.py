@@ -19,6 +19,7 @@ from corral.hands.ports import WorkspaceMissing
 from corral.kernel.errors import Conflict, HandsUnavailable, LeaseLost, SandboxUnavailable
 
 S = "sesn_1"
+SETTLED = Row(result=None, is_settled=True)
 
 
 @pytest.fixture
@@ -33,7 +34,7 @@ async def journal(path: Path) -> AsyncIterator[Journal]:
     await journal.aclose()
 
 
-async def test_a_call_goes_from_absent_to_started_to_result_to_absent(journal):
+async def test_a_call_goes_from_absent_to_started_to_result_to_settled(journal):
     assert await journal.fence(S, epoch=1, call_id="c1") is None
     await journal.start(S, "c1")
     assert await journal.fence(S, epoch=1, call_id="c1") == Row(result=None)
@@ -41,7 +42,8 @@ async def test_a_call_goes_from_absent_to_started_to_result_to_absent(journal):
     assert await journal.finish(S, "c1", b"too late") == b"out"
     assert await journal.fence(S, epoch=1, call_id="c1") == Row(result=b"out")
     journal.settle(["c1", "unknown"])
-    assert await journal.fence(S, epoch=1, call_id="c1") is None
+    for call_id in ("c1", "unknown"):
+        assert await journal.fence(S, epoch=1, call_id=call_id) == SETTLED
 
 
 async def test_a_forbidden_call_never_starts_and_others_are_untouched(journal):
@@ -52,6 +54,42 @@ async def test_a_forbidden_call_never_starts_and_others_are_untouched(journal):
     assert await journal.start(S, "c4") is None
     rows = [await journal.fence(S, epoch=1, call_id=f"c{n}") for n in (1, 2, 3)]
     assert rows == [Row(result=None), Row(result=b"out"), Row(result=b"no")]
+
+
+async def test_a_settled_call_starts_no_more_and_takes_no_room(path, monkeypatch):
+    monkeypatch.setattr(journal_module, "JOURNAL_CALLS_MAX", 2)
+    journal = Journal(path)
+    for n in range(5):  # more than there may be unsettled ones
+        assert await journal.start(S, f"c{n}") is None
+        await journal.finish(S, f"c{n}", b"out")
+        journal.settle([f"c{n}"])
+    await journal.forbid(S, ["c0"], b"no")
+    await journal.aclose()
+    journal = Journal(path)
+    for n in range(5):
+        with pytest.raises(LeaseLost):
+            await journal.start(S, f"c{n}")
+        assert await journal.fence(S, epoch=1, call_id=f"c{n}") == SETTLED
+    for n in range(2):
+        await journal.start(S, f"d{n}")
+    with pytest.raises(SandboxUnavailable):
+        await journal.start(S, "d2")
+    await journal.aclose()
+
+
+async def test_settled_calls_are_forgotten_in_time_a_few_at_once(journal, monkeypatch):
+    def known() -> int:
+        return journal._db.execute("SELECT count(*) FROM settled").fetchone()[0]
+
+    journal.settle([f"c{n}" for n in range(10)])
+    assert await journal.fence(S, epoch=1) is None
+    assert known() == 10
+    monkeypatch.setattr(journal_module, "JOURNAL_SETTLED_SECONDS", -1)
+    for left in (9, 8):  # one came, two went
+        journal.settle([f"d{left}"])
+        await journal.fence(S, epoch=1)
+        assert known() == left
+    assert await journal.fence(S, epoch=1, call_id="c0") is None
 
 
 async def test_the_highest_epoch_survives_and_fences(journal, path):
@@ -321,6 +359,22 @@ async def test_a_journal_of_the_second_format_goes_on(path):
     await journal.start("s1", "c2")
     assert [(held.session_id, held.had, held.changes) for held in await journal.held()] == [("s1", True, 1)]
     await journal.aclose()
+
+
+async def test_a_journal_of_the_third_format_goes_on(path):
+    journal = Journal(path)
+    await journal.finish(S, "c1", b"out")
+    await journal.aclose()
+    with contextlib.closing(sqlite3.connect(path)) as db:  # what the third did not have
+        db.execute("DROP TABLE settled")
+        db.execute("PRAGMA user_version = 3")
+        db.commit()
+    for _ in range(2):
+        journal = Journal(path)
+        assert await journal.fence(S, epoch=1, call_id="c1") in (Row(result=b"out"), SETTLED)
+        journal.settle(["c1"])
+        assert await journal.fence(S, epoch=1, call_id="c1") == SETTLED
+        await journal.aclose()
 
 
 async def test_a_workspace_belongs_to_its_placement(journal):

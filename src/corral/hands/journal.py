@@ -7,8 +7,11 @@ Rules of this file:
 - `journal_id` is minted with the file. A lost or broken file is a new journal, so every call placed
   under the old id has an unknown outcome instead of a second run.
 - Row of a workspace (`held`): written with the calls that change it, so it costs no fsync of its own.
-- Row of a call: absent -> started -> result -> absent (settled); or absent -> result (never to start).
-  A settle may be lost: results of a session that has been idle since, or has ended, go by their age.
+- Row of a call: absent -> started -> result -> settled -> absent; or absent -> result (never to start); or
+  absent -> settled (answered without us). A settled call has no result any more, but stays known for
+  JOURNAL_SETTLED_SECONDS: a request that a broken connection delivers late must not start it again.
+- A settle may be lost: results of a session that has been idle since, or has ended, go by their age. By then
+  no request is on its way, or its epoch has ended, so nothing of them needs to stay.
 
 SQLite (WAL, synchronous=FULL) in a file of its own: its checksummed log is what makes a torn tail
 vanish on the next open. This is the one place outside `store` with SQL, because it is another
@@ -29,11 +32,16 @@ from typing import Final, TypeVar
 from corral.hands.ports import WorkspaceMissing
 from corral.kernel.errors import Conflict, HandsUnavailable, LeaseLost, SandboxUnavailable, WorldError
 from corral.kernel.ids import EventId, Ids, SessionId
-from corral.kernel.limits import JOURNAL_BATCH_MAX, JOURNAL_CALLS_MAX, JOURNAL_RESULT_SECONDS
+from corral.kernel.limits import (
+    JOURNAL_BATCH_MAX,
+    JOURNAL_CALLS_MAX,
+    JOURNAL_RESULT_SECONDS,
+    JOURNAL_SETTLED_SECONDS,
+)
 
 __all__ = ["EVICTED", "Held", "Journal", "Row"]
 
-FORMAT: Final = 3
+FORMAT: Final = 4
 RELEASED: Final = 2**62  # the epoch of a deleted session: higher than every lease, so all are fenced
 RELEASED_SECONDS: Final = 24 * 3600  # how long an ended session stays fenced; as its tombstone in the log
 
@@ -45,6 +53,10 @@ _HELD_TABLE: Final = (
     " had INTEGER NOT NULL DEFAULT 0, news TEXT NOT NULL DEFAULT '',"
     " changes INTEGER NOT NULL DEFAULT 0, kept INTEGER NOT NULL DEFAULT 0, changed_at REAL NOT NULL)"
 )
+_SETTLED_TABLE: Final = (
+    "CREATE TABLE settled (call_id TEXT PRIMARY KEY, settled_at REAL NOT NULL) WITHOUT ROWID",
+    "CREATE INDEX settled_age ON settled (settled_at)",
+)
 _SCHEMA: Final = (
     "CREATE TABLE meta (journal_id TEXT NOT NULL)",
     "CREATE TABLE epochs (session_id TEXT PRIMARY KEY, epoch INTEGER NOT NULL, released_at REAL)",
@@ -52,6 +64,7 @@ _SCHEMA: Final = (
     "call_id TEXT PRIMARY KEY, session_id TEXT NOT NULL, result BLOB, finished_at REAL)",
     "CREATE INDEX calls_session ON calls (session_id)",
     _HELD_TABLE,
+    *_SETTLED_TABLE,
     f"PRAGMA user_version = {FORMAT}",
 )
 _UPGRADES: Final = {  # the format of a file -> what makes it the next one
@@ -61,12 +74,23 @@ _UPGRADES: Final = {  # the format of a file -> what makes it the next one
         "PRAGMA user_version = 2",
     ),
     2: (_HELD_TABLE, "PRAGMA user_version = 3"),
+    3: (*_SETTLED_TABLE, "PRAGMA user_version = 4"),
 }
 
 _EPOCH: Final = "SELECT epoch, released_at FROM epochs WHERE session_id = ?"
 _END: Final = (
     "INSERT INTO epochs VALUES (?, ?, ?) ON CONFLICT (session_id) DO UPDATE SET"
     " epoch = max(epoch, excluded.epoch), released_at = excluded.released_at"
+)
+_FORBID: Final = (
+    "INSERT OR IGNORE INTO calls SELECT ?1, ?2, ?3, ?4"
+    " WHERE NOT EXISTS (SELECT 1 FROM settled WHERE call_id = ?1)"
+)
+_IS_SETTLED: Final = "SELECT 1 FROM settled WHERE call_id = ?"
+_SETTLE: Final = "INSERT OR IGNORE INTO settled VALUES (?, ?)"
+_PRUNE_SETTLED: Final = (
+    "DELETE FROM settled WHERE call_id IN"
+    " (SELECT call_id FROM settled WHERE settled_at < ? ORDER BY settled_at LIMIT ?)"
 )
 _SETTLE_OLD: Final = "DELETE FROM calls WHERE session_id = ? AND finished_at <= ?"
 
@@ -104,9 +128,11 @@ class Held:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
-    """A call that has started. `result`: its recorded bytes, or None if there are none yet."""
+    """A call that is known here. `result`: its recorded bytes, or None if there are none yet, or none any more
+    because they are in the log (`is_settled`)."""
 
     result: bytes | None
+    is_settled: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +184,8 @@ class Journal:
                 row = db.execute("SELECT result FROM calls WHERE call_id = ?", (call_id,)).fetchone()
                 if row is not None:
                     return Row(result=row[0])
+                if db.execute(_IS_SETTLED, (call_id,)).fetchone():
+                    return Row(result=None, is_settled=True)
             if placed_at is not None:
                 _require_held(db, session_id, placed_at)
             return None
@@ -176,7 +204,8 @@ class Journal:
     async def start(self, session_id: SessionId, call_id: EventId) -> bytes | None:
         """None: the effect may happen from now on. Else it must not: the result was there before it.
 
-        Raises SandboxUnavailable (too many calls), HandsUnavailable: nothing written, do not act.
+        Raises LeaseLost (the call was settled in this moment), SandboxUnavailable (too many calls),
+        HandsUnavailable: nothing written, do not act.
         """
 
         def apply(db: sqlite3.Connection) -> bytes | None:
@@ -184,6 +213,8 @@ class Journal:
             if row is not None and row[0] is not None:
                 kept: bytes = row[0]
                 return kept
+            if db.execute(_IS_SETTLED, (call_id,)).fetchone():
+                raise LeaseLost(f"the answer of {call_id!r} is in the log")
             if self._calls >= JOURNAL_CALLS_MAX:
                 raise SandboxUnavailable(
                     f"the hands host already holds {JOURNAL_CALLS_MAX} unsettled tool calls"
@@ -199,11 +230,11 @@ class Journal:
         return await self._do(apply)
 
     async def forbid(self, session_id: SessionId, call_ids: Sequence[EventId], result: bytes) -> None:
-        """Give calls that are absent a result, so that they never start. The others stay as they are."""
+        """Give calls that are absent a result, so that they never start. Known ones stay as they are."""
 
         def apply(db: sqlite3.Connection) -> None:
             rows = [(call_id, session_id, result, time.time()) for call_id in call_ids]
-            self._calls += db.executemany("INSERT OR IGNORE INTO calls VALUES (?, ?, ?, ?)", rows).rowcount
+            self._calls += max(0, db.executemany(_FORBID, rows).rowcount)
 
         await self._do(apply)
 
@@ -243,7 +274,8 @@ class Journal:
         return await self._do(apply)
 
     def settle(self, call_ids: Sequence[EventId]) -> None:
-        """Drop the rows with the next batch. A crash may keep them until `settle_old`."""
+        """The answers of these calls are in the log, also of calls that never came here. Their rows go with
+        the next batch; a crash may keep them until `settle_old`."""
         self._settled.extend(call_ids)
         if len(self._settled) >= JOURNAL_BATCH_MAX:
             self._operations.put(_Operation(self._take_settled(), None))
@@ -389,8 +421,14 @@ class Journal:
         call_ids, self._settled = self._settled, []
 
         def apply(db: sqlite3.Connection) -> None:
+            if not call_ids:
+                return
+            now = time.time()
             deleted = db.executemany("DELETE FROM calls WHERE call_id = ?", [(c,) for c in call_ids])
             self._calls -= max(deleted.rowcount, 0)
+            db.executemany(_SETTLE, [(call_id, now) for call_id in call_ids])
+            # More go than come, so they get fewer; and few at a time, so no batch waits for long.
+            db.execute(_PRUNE_SETTLED, (now - JOURNAL_SETTLED_SECONDS, 2 * len(call_ids)))
 
         return apply
 

@@ -97,7 +97,20 @@ async def test_settled_calls_leave_the_journal_even_while_they_run(host, bash, j
     assert await journal.fence(SESSION, epoch=1, call_id="c1") is not None  # still guards the running call
     (workspace(tmp_path) / "go").touch()
     await running
-    assert await journal.fence(SESSION, epoch=1, call_id="c1") is None
+    for call_id in ("c1", "unknown"):
+        row = await journal.fence(SESSION, epoch=1, call_id=call_id)
+        assert row is not None and row.is_settled
+
+
+@pytest.mark.parametrize("verb", ["attach", "execute"])
+async def test_a_request_that_comes_after_its_call_was_settled_runs_nothing(host, bash, tmp_path, verb):
+    call = bash("c1", "echo ran >> ran")
+    await host.execute(call, epoch=1)
+    await host.settle(SESSION, call_ids=["c1"])
+    await host.cancel(SESSION, epoch=1, call_ids=["c1"])
+    late = await getattr(host, verb)(call, epoch=1)
+    assert (text(late), late.is_error) == (OUTCOME_UNKNOWN, True)
+    assert (workspace(tmp_path) / "ran").read_text() == "ran\n"
 
 
 async def test_a_bug_in_the_provider_ends_its_call_and_nothing_else(

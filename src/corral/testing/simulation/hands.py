@@ -22,6 +22,8 @@ __all__ = ["HandsLink", "HandsNode", "MemoryJournal"]
 
 T = TypeVar("T")
 
+REQUEST_LATE_SECONDS_MAX = 4.0  # longer than most calls take, with their answer and its settling
+
 _STATE_DIR = Path(tempfile.gettempdir())
 _disk: sqlite3.Connection | None = None  # one database in memory, wiped for each schedule
 
@@ -32,7 +34,7 @@ def _memory() -> sqlite3.Connection:
         _disk = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
         for statement in _SCHEMA:
             _disk.execute(statement)
-    for table in ("meta", "epochs", "calls", "held"):
+    for table in ("meta", "epochs", "calls", "held", "settled"):
         _disk.execute(f"DELETE FROM {table}")  # noqa: S608  # names of ours
     return _disk
 
@@ -183,7 +185,7 @@ class HandsNode:
         self.is_wanted = True
 
     def _new_journal(self) -> None:
-        for table in ("meta", "epochs", "calls", "held"):
+        for table in ("meta", "epochs", "calls", "held", "settled"):
             self._db.execute(f"DELETE FROM {table}")  # noqa: S608  # names of ours
         self._db.execute("INSERT INTO meta VALUES (?)", (self._world.ids.mint("hjrn"),))
 
@@ -256,17 +258,13 @@ class HandsNode:
         asker = CURRENT.get()
         if not asker.is_alive:
             raise asyncio.CancelledError
-        reply: asyncio.Future[T] = self._world.loop.create_future()
-        self._world.loop.post(
-            self._world.store,
-            self._arrive,
-            what,
-            run,
-            asker,
-            reply,
-            self.process,
-            after=self._world.delay(),
-        )
+        world, after = self._world, self._world.delay()
+        reply: asyncio.Future[T] = world.loop.create_future()
+        if world.happens(world.faults.request_late):
+            world.note("%s is on the wire for long, its client gives up", what)
+            world.answer(asker, reply, HandsUnavailable("the connection broke"))
+            after += world.chance.random() * REQUEST_LATE_SECONDS_MAX
+        world.loop.post(world.store, self._arrive, what, run, asker, reply, self.process, after=after)
         return await reply
 
     def _arrive(

@@ -6,7 +6,8 @@ a few thousand schedules hold.
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+import sqlite3
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -128,6 +129,19 @@ class _JournalThatStartsLate(MemoryJournal):
         return None
 
 
+class _JournalThatForgets(MemoryJournal):
+    """Does not remember what is settled: a request that comes late finds nothing."""
+
+    def _take_settled(self) -> Callable[[sqlite3.Connection], None]:
+        take = super()._take_settled()
+
+        def apply(db: sqlite3.Connection) -> None:
+            take(db)
+            db.execute("DELETE FROM settled")
+
+        return apply
+
+
 class _WorkerThatTrustsHints(Worker):
     """Never looks for work by itself."""
 
@@ -176,6 +190,11 @@ MUTANTS: Mapping[str, Mutant] = MappingProxyType(
             mistake="a call acts before the journal says started",
             parts=Parts(journal=_JournalThatStartsLate),
             within=2000,
+        ),
+        "forgets-settled": Mutant(
+            mistake="a settled call is not known any more when its request comes late",
+            parts=Parts(journal=_JournalThatForgets),
+            within=4000,
         ),
         "no-sweep": Mutant(
             mistake="correctness hangs on hints",

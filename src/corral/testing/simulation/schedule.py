@@ -187,6 +187,7 @@ class _Schedule:
                 hint_lost=chance.choice((0.0, 0.3, 1.0)),
                 model_fails=chance.choice((0.0, 0.0, 0.3)),
                 sandbox_fails=chance.choice((0.0, 0.0, 0.3)),
+                request_late=chance.choice((0.0, 0.0, 0.1, 0.3)),
             )
 
     def _draw_fault(self) -> Callable[[], object]:

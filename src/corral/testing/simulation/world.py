@@ -57,6 +57,7 @@ class Faults:
     slow_seconds: float = 0.0
     refused: float = 0.0  # by the store, nothing written
     reply_lost: float = 0.0
+    request_late: float = 0.0  # to the hands: its client sees a broken connection, and yet it arrives
     hint_lost: float = 0.0
     model_fails: float = 0.0
     sandbox_fails: float = 0.0
