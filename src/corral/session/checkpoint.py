@@ -25,8 +25,8 @@ class CheckpointStore(Protocol):
 
     async def keep(self, checkpoint: Checkpoint) -> Checkpoint | None:
         """Make it the newest one, if it was taken later than the one kept, and the session is not on
-        another host by now. Returns the one whose blob nobody needs any more: the earlier one, or this one if
-        it lost or its session is gone; or None. Repeat: safe."""
+        another host by now. Returns the one whose blob nobody needs any more: the earlier one, or this one
+        if it lost or its session is gone; or None. Repeat: safe."""
 
     async def forget(self, session_id: SessionId) -> Checkpoint | None:
         """The session is gone: remove the record and return it, so that its blob can be deleted."""
