@@ -26,7 +26,8 @@ class SystemClock:
 
 def rfc3339(moment: datetime) -> str:
     """`2026-11-20T10:00:00.262700Z`: the wire's form, always six digits, always Z."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    utc = moment if moment.tzinfo is UTC else moment.astimezone(UTC)
+    return utc.isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
 
 
 def parse_rfc3339(text: str) -> datetime:

@@ -37,8 +37,14 @@ class Event(BaseModel):
 
     def body(self, *, processed_at: datetime | None) -> bytes:
         """The public JSON: the fields that were set, `processed_at` last."""
+        # The values are plain JSON, so they need no model_dump, which would cost more than all else here.
+        given, values = self.model_fields_set, self.__dict__
         fields: dict[str, Json] = {"id": self.id, "type": self.type}
-        fields |= self.model_dump(exclude_unset=True, exclude={"id", "type", "processed_at"})
+        for name in type(self).__pydantic_fields__:
+            if name in given:
+                fields[name] = values[name]
+        fields |= self.model_extra or {}
+        fields.pop("processed_at", None)  # it goes last
         fields["processed_at"] = None if processed_at is None else rfc3339(processed_at)
         return orjson.dumps(fields)
 
