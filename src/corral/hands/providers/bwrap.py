@@ -439,7 +439,13 @@ def _end_orphans(marks: Sequence[str]) -> None:
 
 
 def _has_host(pid: int) -> bool:
-    """Whether a process other than bwrap and process 1 is above it. Raises OSError when it is gone."""
+    """Whether a process other than bwrap and process 1 is above it. Raises OSError when it is gone.
+
+    Where orphans go to another process than 1 (a service manager, a container's init), that one is above
+    them; but the bwrap that a host started begins a session, and theirs has lost it.
+    """
+    if (session := os.getsid(pid)) != pid and not _is_running(session):
+        return False
     while pid > 1:
         name, _, rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")
         if not name.endswith("(bwrap"):
