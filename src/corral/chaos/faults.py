@@ -13,7 +13,7 @@ from typing import Final
 
 from corral.chaos.cluster import Cluster
 from corral.chaos.node import Node, StartFailed
-from corral.chaos.schedule import DATABASE, Fault, role_of
+from corral.chaos.schedule import DATABASE, Fault, process_of
 
 __all__ = ["Faults", "paused"]
 
@@ -140,7 +140,7 @@ class Faults:
 
     async def _crash(self, node: Node, point: str) -> bool:
         """Whether a process died there."""
-        role = "hands" if role_of(point) == "hands" else "server"
+        role = process_of(point)
         pid = node.processes().get(role)
         provoked = _PROVOKED.get(point)
         node.crash_at(point)

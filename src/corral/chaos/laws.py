@@ -19,6 +19,7 @@ from corral.catalog.models import ModelTable
 from corral.chaos.grammar import breaches
 from corral.chaos.plan import Call, expected
 from corral.session.call import INTERRUPTED
+from corral.session.closing import LEFT_BEHIND
 from corral.session.content import Json
 from corral.session.events import INBOX_TYPES
 from corral.session.fold import begin, fold_stored
@@ -224,7 +225,7 @@ def _result(
             yield "it was denied, and has a result"
         if call.tool == "bash" and not text.rstrip().endswith(expected(call)):
             yield f"not its own result: {text[-80:]!r}"
-        if times is not None and times != 1:
+        if times is not None and times != 1 and not (times == 0 and _was_set_back(history, use, result)):
             yield f"its result says done, and it ran {times} times"
     elif text.startswith(DENIED):
         if not (call.denied and history.asks):
@@ -234,6 +235,9 @@ def _result(
     elif text == INTERRUPTED:
         if not _was_interrupted(history, use, result):
             yield "it was interrupted, and nobody asked for that"
+    elif text == LEFT_BEHIND:
+        if not _was_given_up(history, result):
+            yield "its turn was ended, and nobody did"
     elif not _in_trouble(history, use, result):
         yield f"its host lived, and its result is {text[:120]!r}"
     elif UNKNOWN not in text and times:
@@ -247,11 +251,41 @@ def _was_interrupted(history: History, use: StoredEvent, result: StoredEvent) ->
     )
 
 
-def _in_trouble(history: History, use: StoredEvent, result: StoredEvent) -> bool:
+def _was_given_up(history: History, result: StoredEvent) -> bool:
+    """The turn ended with the answer, because too many brains died at it or somebody said so."""
+    return any(
+        result.seq < event.seq <= result.seq + 64 and body["stop_reason"]["type"] == "retries_exhausted"
+        for event, body in history.of("session.status_idle")
+    )
+
+
+def _was_set_back(history: History, use: StoredEvent, result: StoredEvent) -> bool:
+    """Its workspace is not the one it ran in: its host went away, and another one went on from the last
+    checkpoint. What was done since is gone, as documented; the log still tells it."""
+    host_id = _host(history, use)
+    return any(
+        _host(history, later) not in (None, host_id)
+        and any(
+            trouble.host_id == host_id
+            and trouble.begin <= later.processed_at
+            and trouble.end >= result.processed_at
+            for trouble in history.troubles
+        )
+        for later, _ in history.of("agent.tool_use")
+        if later.seq > use.seq
+    )
+
+
+def _host(history: History, use: StoredEvent) -> str | None:
+    """Where a call was placed: when it was asked for, or when it was confirmed."""
     confirmations = history.of("user.tool_confirmation")
     placed = [use, *(event for event, body in confirmations if body["tool_use_id"] == use.event_id)]
     placements = [(event.private or {}).get("placement") for event in placed]
-    host_id = next((placement["host_id"] for placement in placements if placement), None)
+    return next((str(placement["host_id"]) for placement in placements if placement), None)
+
+
+def _in_trouble(history: History, use: StoredEvent, result: StoredEvent) -> bool:
+    host_id = _host(history, use)
     return any(
         trouble.begin <= result.processed_at
         and trouble.end >= use.processed_at

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import ctypes
 import io
+import json
 import random
 import tarfile
 import time
@@ -382,7 +383,10 @@ class _Battle:
                 calls=dialogue.calls,
                 troubles=troubles,
             )
-            report.violations += judge(history)
+            broken = list(judge(history))
+            report.violations += broken
+            if broken:
+                self._keep(history)
             self._count(history)
             for refusal in [*dialogue.refused, *dialogue.watch.refusals]:
                 self.broken("nothing good is refused", refusal, session_id=dialogue.session_id)
@@ -401,6 +405,20 @@ class _Battle:
             for point in POINTS
             if self._options.crash_points and not self._options.scenario and point not in self._points
         }
+
+    def _keep(self, history: History) -> None:
+        """All that is known of a session that broke a law, beside the schedule."""
+        known = {
+            "log": [
+                {"seq": event.seq, "private": event.private, **body}
+                for event, body in zip(history.events, history.bodies, strict=True)
+            ],
+            "ran": history.ran,
+            "troubles": [asdict(trouble) for trouble in history.troubles],
+            "frames": [asdict(frame) for frame in history.frames or ()],
+        }
+        path = self._cluster.root / f"{history.session_id}.json"
+        path.write_text(json.dumps(known, indent=1, default=str))
 
     def _count(self, history: History) -> None:
         report = self._report

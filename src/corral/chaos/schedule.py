@@ -17,7 +17,8 @@ from corral.cluster.node import NodeRole
 from corral.kernel.crash import POINTS
 
 __all__ = [
-    "DATABASE", "KINDS", "Fault", "Kind", "Lane", "points_of", "read_schedule", "role_of", "write_schedule",
+    "DATABASE", "KINDS", "Fault", "Kind", "Lane", "points_of", "process_of", "read_schedule", "role_of",
+    "write_schedule",
 ]  # fmt: skip
 
 Kind = Literal[
@@ -98,9 +99,14 @@ class Fault:
 def role_of(point: str) -> NodeRole:
     """Whose process passes a crash point."""
     family = point.rpartition(".")[0]
-    if family in ("hands", "restore"):
+    if family in ("hands", "restore", "checkpoint"):
         return "hands"
     return "api" if family in ("store.accept", "store.keyed") else "brain"
+
+
+def process_of(point: str) -> str:
+    """The process of such a node that passes it: checkpoints are made by the server beside the hands."""
+    return "hands" if point.startswith(("hands.", "restore.")) else "server"
 
 
 def points_of(roles: Sequence[NodeRole], *, shares: bool) -> list[str]:
@@ -134,7 +140,7 @@ class Lane:
             if kind == "crash-point":
                 points = points or choice.sample(self.points, len(self.points))
                 point = points.pop()
-                role = "hands" if role_of(point) == "hands" else "server"
+                role = process_of(point)
             if kind in ("kill-all", "end-all"):
                 deaths.clear()
             elif role:
