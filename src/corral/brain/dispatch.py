@@ -1,7 +1,8 @@
 """From a pending call to its one true result: the brain's side of at-most-once.
 
 A call goes out only with a logged placement. A connection that breaks says nothing about the call, so it
-is attached to until the host answers; a host that stays away makes the outcome unknown, in those words.
+is attached to until the host answers; a host that stays away makes the outcome unknown, in those words. A
+request that we gave up on may still arrive: who says that a call did not run keeps it from starting first.
 """
 
 import asyncio
@@ -98,6 +99,7 @@ class Dispatch:
     ) -> ToolResult:
         clock = asyncio.get_running_loop().time
         away_since: float | None = None
+        is_lost = is_refused = False  # lost: a request of ours may still be on its way
         while True:
             asked_at = clock()
             try:
@@ -105,11 +107,11 @@ class Dispatch:
                     try:
                         return await self._hands.attach(call, epoch=epoch)
                     except NeverStarted:
-                        if stop.is_set():
-                            return ToolResult.text(INTERRUPTED, is_error=True)
+                        if stop.is_set() or is_refused:
+                            return await self._forbid(call, epoch=epoch)
                 return await self._hands.execute(call, epoch=epoch)
             except HandsUnavailable:
-                attach = True  # it may have started: only its host can say
+                attach = is_lost = True  # it may have started: only its host can say
                 if clock() - asked_at > 2 * HANDS_CONNECT_SECONDS:  # more than attach and execute, refused
                     away_since = None  # it took the call, and was there until just now
                 away_since = away_since or clock()
@@ -117,9 +119,19 @@ class Dispatch:
                     return ToolResult.text(OUTCOME_UNKNOWN, is_error=True)
                 await asyncio.sleep(HANDS_RETRY_SECONDS)
             except SandboxUnavailable as error:
-                return ToolResult.text(NO_SANDBOX.format(reason=error.message), is_error=True)
+                if not is_lost:
+                    return ToolResult.text(NO_SANDBOX.format(reason=error.message), is_error=True)
+                is_refused = True
             except CallerError as error:
                 return ToolResult.text(f"This tool call was refused: {error.message}", is_error=True)
+
+    async def _forbid(self, call: ToolCall, *, epoch: int) -> ToolResult:
+        """Keep a call from starting that has not, and return what its host knows of it then."""
+        await self._hands.cancel(call.session_id, epoch=epoch, call_ids=[call.call_id])
+        try:
+            return await self._hands.attach(call, epoch=epoch)
+        except NeverStarted:  # its session is on another host by now
+            return ToolResult.text(INTERRUPTED, is_error=True)
 
     async def _cancel(self, call: ToolCall, *, epoch: int) -> None:
         try:

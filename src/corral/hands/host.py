@@ -422,8 +422,8 @@ class HandsHost:
             if row is not None and row.result is not None:
                 return row.result
             if row is not None and row.is_settled:
-                # Its answer is in the log, so whoever asks is late and the log refuses what it makes of this;
-                # or the log was restored from a backup that is older than the answer.
+                # Its answer is in the log, so whoever asks is late, and the log refuses what it makes of
+                # this; or the log was restored from a backup that is older than the answer.
                 return unknown
             if row is not None:
                 return await self._journal.finish(call.session_id, call.call_id, unknown)

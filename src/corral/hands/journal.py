@@ -10,8 +10,8 @@ Rules of this file:
 - Row of a call: absent -> started -> result -> settled -> absent; or absent -> result (never to start); or
   absent -> settled (answered without us). A settled call has no result any more, but stays known for
   JOURNAL_SETTLED_SECONDS: a request that a broken connection delivers late must not start it again.
-- A settle may be lost: results of a session that has been idle since, or has ended, go by their age. By then
-  no request is on its way, or its epoch has ended, so nothing of them needs to stay.
+- A settle may be lost: results of a session that has been idle since, or has ended, go by their age. By
+  then no request is on its way, or its epoch has ended, so nothing of them needs to stay.
 
 SQLite (WAL, synchronous=FULL) in a file of its own: its checksummed log is what makes a torn tail
 vanish on the next open. This is the one place outside `store` with SQL, because it is another
@@ -128,8 +128,8 @@ class Held:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
-    """A call that is known here. `result`: its recorded bytes, or None if there are none yet, or none any more
-    because they are in the log (`is_settled`)."""
+    """A call that is known here. `result`: its recorded bytes, or None if there are none yet, or none any
+    more because they are in the log (`is_settled`)."""
 
     result: bytes | None
     is_settled: bool = False

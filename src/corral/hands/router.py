@@ -171,6 +171,11 @@ class HandsRouter:
         try:
             return await self.attach(call, epoch=epoch)
         except NeverStarted:
+            # A request that was given up on may still be on its way there, to files that are nobody's now.
+            cancel = self._link(host_id).client.cancel(
+                call.session_id, epoch=epoch, call_ids=[call.call_id]
+            )
+            await self._through(host_id, cancel)
             return ToolResult.text(MOVED, is_error=True)
 
     async def attach(self, call: ToolCall, *, epoch: int) -> ToolResult:

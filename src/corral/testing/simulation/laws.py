@@ -147,7 +147,8 @@ def results_are_true(world: World, session_id: SessionId, log: Sequence[StoredEv
             if run is not None:
                 yield f"{where} ran, and is answered {text[:40]!r}"
         elif text == INTERRUPTED:
-            if not ledger.interrupts:
+            # A refused call is interrupted, too, if an earlier request for it might still be on its way.
+            if not ledger.interrupts and not ledger.refusals:
                 yield f"{where} says that it was interrupted, and nobody did"
         elif text in _UNKNOWN:
             if not _may_be_unknown(world, event.answers):
