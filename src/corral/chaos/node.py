@@ -96,6 +96,11 @@ class Node:
     # -- its processes ----------------------------------------------------------------------------------
 
     @property
+    def started_pid(self) -> int | None:
+        """Of the process that we started last and wait for, running or not."""
+        return None if self._process is None else self._process.pid
+
+    @property
     def supervisor_pid(self) -> int | None:
         running = self._process is not None and self._process.returncode is None
         return self._process.pid if running and self._process is not None else None

@@ -4,13 +4,13 @@ never have been anywhere: secrets."""
 import contextlib
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
 import psutil  # type: ignore[import-untyped]
 
-__all__ = ["SMALL_DISK", "left_behind", "orphans", "secrets_in"]
+__all__ = ["SMALL_DISK", "left_behind", "orphans", "reap", "secrets_in"]
 
 SMALL_DISK: Final = "corral-chaos"  # the source of the one mount that is ours, see `cluster`
 _CHUNK_BYTES: Final = 1024 * 1024
@@ -49,6 +49,16 @@ def _adopted() -> list[psutil.Process]:
         for child in psutil.Process().children(recursive=True)
         if any(word.startswith("corral.") or "bwrap" in word for word in _cmdline(child))
     ]
+
+
+def reap(ours: Collection[int | None]) -> None:
+    """Wait for what came to us and has ended, as process 1 does; not for what we started (`ours`)."""
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.Error, ChildProcessError):
+            name = child.name()
+            is_a_node = name == "bwrap" or name.startswith(("python", "corral"))
+            if is_a_node and child.pid not in ours and child.status() == psutil.STATUS_ZOMBIE:
+                os.waitpid(child.pid, os.WNOHANG)
 
 
 def _cmdline(process: psutil.Process) -> list[str]:

@@ -23,7 +23,7 @@ from corral.chaos.driver import Clients, Dialogue
 from corral.chaos.faults import Faults
 from corral.chaos.laws import Broken, History, Trouble, judge
 from corral.chaos.node import Node
-from corral.chaos.residue import left_behind, secrets_in
+from corral.chaos.residue import left_behind, reap, secrets_in
 from corral.chaos.scenarios import ROUNDS, SCENARIOS, Stage
 from corral.chaos.schedule import DATABASE, KINDS, Fault, Kind, Lane, points_of, write_schedule
 from corral.chaos.store import snapshots
@@ -332,6 +332,7 @@ class _Battle:
                     points=len(self._points),
                 )
             )
+            reap({node.started_pid for node in self._cluster.nodes.values()})
             await asyncio.sleep(0.5)
 
     # -- afterwards ----------------------------------------------------------------------------------------

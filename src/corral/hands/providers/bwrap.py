@@ -444,7 +444,7 @@ def _has_host(pid: int) -> bool:
     Where orphans go to another process than 1 (a service manager, a container's init), that one is above
     them; but the bwrap that a host started begins a session, and theirs has lost it.
     """
-    if (session := os.getsid(pid)) != pid and not _is_running(session):
+    if (session := os.getsid(pid)) != pid and _has_ended(session):
         return False
     while pid > 1:
         name, _, rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")
@@ -452,6 +452,14 @@ def _has_host(pid: int) -> bool:
             return True
         pid = int(rest.split()[1])
     return False
+
+
+def _has_ended(pid: int) -> bool:
+    """Whether a process is gone, or is only waited for."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except OSError:
+        return True
 
 
 def _is_running(pid: int) -> bool:
