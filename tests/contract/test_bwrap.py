@@ -1,6 +1,7 @@
 """The provider contract on bwrap, as whoever runs the tests and, run by root, as an ordinary user too."""
 
 import asyncio
+import ctypes
 import os
 import shutil
 import subprocess
@@ -198,12 +199,21 @@ async def test_the_whole_contract_as_an_ordinary_user(tmp_path: Path) -> None:
     assert process.returncode == 0, said[-4000:]
 
 
-async def test_a_boot_orphaned_by_a_killed_host_is_ended_by_the_next_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("goes_to", ["process 1", "another reaper"])
+async def test_a_boot_orphaned_by_a_killed_host_is_ended_by_the_next_one(
+    tmp_path: Path, request: pytest.FixtureRequest, goes_to: str
+) -> None:
     """A host killed within a boot leaves an init that waits for ever: made here on purpose."""
+    if goes_to == "another reaper":  # as below `systemd --user`: this process is it
+        prctl, set_child_subreaper = ctypes.CDLL(None).prctl, 36
+        prctl(set_child_subreaper, 1)
+        request.addfinalizer(lambda: prctl(set_child_subreaper, 0))
     os.mkfifo(tmp_path / "blocked")
     orphan = '"$1" --unshare-user --ro-bind / / --block-fd 9 true "$2" 9<>"$2/blocked" &'
     arguments = ("/bin/sh", "-c", orphan, "sh", str(find_bwrap(None).path), str(tmp_path))
-    shell = await asyncio.create_subprocess_exec(*arguments, stderr=subprocess.DEVNULL)
+    shell = await asyncio.create_subprocess_exec(
+        *arguments, stderr=subprocess.DEVNULL, start_new_session=True
+    )
     await shell.wait()
     await until(lambda: is_running(str(tmp_path)))
     provider = BwrapProvider(state_dir=tmp_path, pool_size=0)
