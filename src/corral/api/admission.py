@@ -89,18 +89,16 @@ class Admission:
     @contextmanager
     def request(self, scope: Scope) -> Iterator[Inflow]:
         """One request, while it lasts. Event streams have bounds of their own. Raises Overloaded."""
-        inflow = Inflow(self)
-        if scope["path"].endswith("/stream"):
-            yield inflow
-            return
-        if self.requests >= REQUESTS_IN_FLIGHT_MAX:
+        is_counted = scope["method"] != "GET" or not scope["path"].endswith("/stream")
+        if is_counted and self.requests >= REQUESTS_IN_FLIGHT_MAX:
             self.refused += 1
             raise Overloaded(f"This server is answering {REQUESTS_IN_FLIGHT_MAX} requests. Try again.")
-        self.requests += 1
+        inflow = Inflow(self)
+        self.requests += is_counted
         try:
             yield inflow
         finally:
-            self.requests -= 1
+            self.requests -= is_counted
             self.bodies_bytes -= inflow.bytes
 
     def check_new_work(self) -> None:

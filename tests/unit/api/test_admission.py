@@ -62,6 +62,15 @@ def test_bodies_at_once_are_bounded() -> None:
     assert admission.bodies_bytes == 0
 
 
+@pytest.mark.parametrize("method", ["POST", "GET"])
+def test_a_path_that_ends_like_a_stream_leaves_no_bytes_behind(method: str) -> None:
+    admission = Admission()
+    with admission.request(scope(method, "/v1/agents/stream")) as inflow:  # an id may be any word
+        inflow.take(100)
+        assert admission.requests == (method == "POST")
+    assert admission.bodies_bytes == admission.requests == 0
+
+
 def test_a_machine_says_what_it_is_short_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     queued = 0
     machine = Machine(data_dir=tmp_path, writes_queued=lambda: queued)
