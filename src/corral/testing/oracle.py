@@ -146,8 +146,15 @@ class Oracle:
         needed = session.needs_brain_since or self._clock.now()
         ends = append.derived.status == "terminated"
         session.needs_brain_since = needed if append.derived.needs_brain and not ends else None
+        derived = append.derived
         session.record = replace(
-            session.record, status=append.derived.status, blocked_on=append.derived.blocked_on
+            session.record,
+            status=derived.status,
+            usage=derived.usage,
+            active_seconds=derived.active_seconds,
+            running_since=derived.running_since,
+            blocked_on=derived.blocked_on,
+            threads=derived.threads or session.record.threads,
         )
         return ids
 
@@ -177,7 +184,10 @@ class Oracle:
         session.log += stored
         session.inbox = []
         session.needs_brain_since = None
-        session.record = replace(session.record, status="idle", blocked_on=[])
+        threads = [replace(thread, status="idle") for thread in session.record.threads]
+        session.record = replace(
+            session.record, status="idle", running_since=None, blocked_on=[], threads=threads
+        )
         self.release([lease])
         return stored
 

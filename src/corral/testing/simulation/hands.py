@@ -320,7 +320,7 @@ class HandsNode:
         if all(event.event_id != call.call_id for event in log):
             world.violation(f"{call.call_id} acts before its intent is in the log")
         for event in log:
-            if event.answers == call.call_id and b"outcome is unknown" not in event.body:
+            if event.answers == call.call_id and b" is unknown" not in event.body:
                 world.violation(f"{call.call_id} acts after it was answered")
         if call.call_id in world.oracle.sessions[call.session_id].record.blocked_on:
             world.violation(f"{call.call_id} acts without permission")

@@ -11,12 +11,14 @@ import orjson
 
 from corral.brain.derive import derive
 from corral.brain.dispatch import NO_SANDBOX, OUTCOME_UNKNOWN
+from corral.brain.ending import NEVER_RAN
 from corral.brain.turn import DENIED, NO_HANDS
 from corral.catalog.models import ModelTable
 from corral.hands.host import OUTCOME_UNKNOWN as HOST_OUTCOME_UNKNOWN
 from corral.hands.host import SANDBOX_STOPPED
 from corral.kernel.ids import EventId, SessionId
 from corral.session.call import INTERRUPTED
+from corral.session.closing import LEFT_BEHIND
 from corral.session.fold import begin, fold_stored
 from corral.session.log import Append, StoredEvent
 from corral.testing.simulation.world import World
@@ -25,7 +27,14 @@ __all__ = ["LAWS", "check"]
 
 Law = Callable[[World, SessionId, Sequence[StoredEvent]], Iterator[str]]
 
-_NOT_RUN = (NO_HANDS, NO_SANDBOX.split("{", 1)[0], DENIED, "This tool call was refused", "The tool '")
+_NOT_RUN = (
+    NO_HANDS,
+    NO_SANDBOX.split("{", 1)[0],
+    DENIED,
+    NEVER_RAN,
+    "This tool call was refused",
+    "The tool '",
+)
 _UNKNOWN = (OUTCOME_UNKNOWN, HOST_OUTCOME_UNKNOWN, SANDBOX_STOPPED)
 
 
@@ -150,6 +159,9 @@ def results_are_true(world: World, session_id: SessionId, log: Sequence[StoredEv
             # A refused call is interrupted, too, if an earlier request for it might still be on its way.
             if not ledger.interrupts and not ledger.refusals:
                 yield f"{where} says that it was interrupted, and nobody did"
+        elif text == LEFT_BEHIND:
+            if not ledger.has_failed:
+                yield f"{where} was left behind by a turn that nobody had to end"
         elif text in _UNKNOWN:
             if not _may_be_unknown(world, event.answers):
                 yield f"{where} is said to be unknown, and nothing was lost"

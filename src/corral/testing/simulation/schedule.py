@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from corral.brain.dispatch import Dispatch
 from corral.kernel.crash import intercepted
 from corral.kernel.ids import EnvironmentId, SessionId, ThreadId
+from corral.kernel.limits import SESSION_FAILURES_MAX
 from corral.orchestrator.worker import Worker
 from corral.session.content import Json
-from corral.session.record import SessionRecord
+from corral.session.record import SessionRecord, ThreadRecord
 from corral.testing.oracle import Oracle
 from corral.testing.simulation import laws
 from corral.testing.simulation.actors import MODELS, BrainNode, Client
@@ -93,7 +94,7 @@ class _Ear(logging.Handler):
         self._world = world
 
     def emit(self, record: logging.LogRecord) -> None:
-        if record.levelno < logging.ERROR:
+        if record.levelno < logging.ERROR or "its turn is ended" in record.msg:
             self._world.note("logged: %s", record.getMessage())
         elif CURRENT.get().is_alive:
             self._world.violation(
@@ -119,6 +120,10 @@ class _Schedule:
         chance = world.chance
         self.session_id = SessionId("sesn_1")
         world.oracle.create(_record(_agent(asks=chance.random() < 0.3)))
+        if chance.random() < 0.05:  # a bad past: the next brain ends its turn, or the one after its death
+            failures = SESSION_FAILURES_MAX + chance.choice((-1, 0, 1))
+            world.oracle.sessions[self.session_id].failures = failures
+            world.ledger.has_failed = True
         self.log = parts.log(world)
         self.hands = HandsNode(world, journal=parts.journal)
         model = SimulatedModel(world, rounds_max=chance.choice((0, 1, 1, 2, 4)))
@@ -327,7 +332,7 @@ def _record(agent: dict[str, Json]) -> SessionRecord:
         environment_id=EnvironmentId("env_1"),
         environment={"type": "cloud"},
         status="idle",
-        usage={},
+        usage={"input_tokens": 0, "output_tokens": 0},
         active_seconds=0.0,
         running_since=None,
         blocked_on=(),
@@ -338,4 +343,7 @@ def _record(agent: dict[str, Json]) -> SessionRecord:
         updated_at=START,
         archived_at=None,
         terminated_at=None,
+        threads=(
+            ThreadRecord(thread_id=ThreadId("sthr_1"), agent=agent, created_at=START, updated_at=START),
+        ),
     )

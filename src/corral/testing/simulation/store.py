@@ -47,6 +47,7 @@ class SimulatedLog:
         def close_turn() -> Sequence[StoredEvent]:
             stored = self._world.oracle.close_turn(lease, message=message, now=now)
             self._world.ledger.epochs += [lease.epoch] * len(stored)
+            self._world.note("the turn is closed, epoch %s", lease.epoch)
             return stored
 
         return await self._world.ask_store("close_turn", close_turn)

@@ -85,6 +85,7 @@ class Ledger:
     acknowledged: list[EventId] = field(default_factory=list)
     sent: list[EventId] = field(default_factory=list)
     interrupts: int = 0
+    has_failed: bool = False  # so often that its turn may be ended
     denials: set[EventId] = field(default_factory=set)
     replies: dict[str, int] = field(default_factory=dict)  # nonce -> output tokens
     executions: dict[EventId, list[Execution]] = field(default_factory=dict)
