@@ -40,25 +40,29 @@ class FairSlots:
         try:
             await turn
         except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
-                self._hand_on()  # it came in the moment that nobody wanted it any more
-            else:
+            if turn.cancelled():
                 self._leave(key, turn)
+            else:
+                self._hand_on()  # it came in the moment that nobody wanted it any more
             raise
 
     def _leave(self, key: str | None, turn: asyncio.Future[None]) -> None:
-        queue = self._queues[key]
+        queue = self._queues.get(key)
+        if queue is None or turn not in queue:
+            return  # `_hand_on` has passed it over
         queue.remove(turn)
         if not queue:
             del self._queues[key]
 
     def _hand_on(self) -> None:
-        """To the next key's first, which then goes to the end of the keys."""
-        if not self._queues:
-            self._free += 1
-            return
-        key, queue = self._queues.popitem(last=False)
-        turn = queue.popleft()
-        if queue:
-            self._queues[key] = queue
-        turn.set_result(None)
+        """To the next key's first, which then goes to the end of the keys. A turn is cancelled some time
+        before its task hears of it: such a one is passed over."""
+        while self._queues:
+            key, queue = self._queues.popitem(last=False)
+            turn = queue.popleft()
+            if queue:
+                self._queues[key] = queue
+            if not turn.cancelled():
+                turn.set_result(None)
+                return
+        self._free += 1

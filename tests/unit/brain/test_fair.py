@@ -38,3 +38,21 @@ async def test_a_place_in_the_queue_can_be_given_up() -> None:
     assert order == ["a", "d"]
     async with asyncio.timeout(1), slots.slot("e"):
         pass
+
+
+async def test_a_slot_that_ends_in_the_moment_a_waiter_is_cancelled_is_not_lost() -> None:
+    """The waiter's turn is cancelled already, and its task has not heard of it."""
+    slots, order, go = FairSlots(1), list[str](), asyncio.Event()
+    first = asyncio.create_task(_hold(slots, "a", order, go))
+    queued = [asyncio.create_task(_hold(slots, key, order, go)) for key in ("b", "c", "c")]
+    await asyncio.sleep(0)
+    go.set()  # the first ends before the cancelled ones run
+    queued[0].cancel()
+    queued[1].cancel()
+    ends = await asyncio.gather(first, *queued, return_exceptions=True)
+    assert [type(end) for end in ends] == [
+        type(None), asyncio.CancelledError, asyncio.CancelledError, type(None)
+    ]  # fmt: skip
+    assert (order, slots.waiting) == (["a", "c"], 0)
+    async with asyncio.timeout(1), slots.slot("e"):
+        pass
