@@ -10,11 +10,15 @@ from datetime import datetime
 from typing import Any, ClassVar, Literal
 
 import orjson
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, SkipValidation
 
 from corral.kernel.clock import rfc3339
 from corral.kernel.ids import EventId, ThreadId
 from corral.session.content import Block, Json
+
+Content = SkipValidation[Sequence[Block]]
+Object = SkipValidation[Mapping[str, Json]]
+"""JSON that was checked at the HTTP edge or made by us: looking into it again would be most of a parse."""
 
 
 class Event(BaseModel):
@@ -54,7 +58,7 @@ class Event(BaseModel):
 
 class UserMessage(Event):
     TYPE = "user.message"
-    content: Sequence[Block]
+    content: Content
 
 
 class UserInterrupt(Event):
@@ -73,14 +77,14 @@ class UserToolConfirmation(Event):
 class UserCustomToolResult(Event):
     TYPE = "user.custom_tool_result"
     custom_tool_use_id: EventId
-    content: Sequence[Block] | None = None
+    content: Content | None = None
     is_error: bool | None = None
     session_thread_id: ThreadId | None = None
 
 
 class SystemMessage(Event):
     TYPE = "system.message"
-    content: Sequence[Block]
+    content: Content
 
 
 # -- agent --------------------------------------------------------------------------------------------
@@ -88,7 +92,7 @@ class SystemMessage(Event):
 
 class AgentMessage(Event):
     TYPE = "agent.message"
-    content: Sequence[Block]
+    content: Content
 
 
 class AgentThinking(Event):
@@ -98,22 +102,22 @@ class AgentThinking(Event):
 class AgentToolUse(Event):
     TYPE = "agent.tool_use"
     name: str
-    input: Mapping[str, Json]
+    input: Object
     evaluated_permission: Literal["allow", "ask", "deny"] | None = None
-    evaluation: Mapping[str, Json] | None = None
+    evaluation: Object | None = None
 
 
 class AgentToolResult(Event):
     TYPE = "agent.tool_result"
     tool_use_id: EventId
-    content: Sequence[Block] | None = None
+    content: Content | None = None
     is_error: bool | None = None
 
 
 class AgentCustomToolUse(Event):
     TYPE = "agent.custom_tool_use"
     name: str
-    input: Mapping[str, Json]
+    input: Object
 
 
 class AgentThreadContextCompacted(Event):
@@ -137,8 +141,8 @@ class SessionStatusTerminated(Event):
 
 class SessionStatusIdle(Event):
     TYPE = "session.status_idle"
-    stop_reason: Mapping[str, Json]
-    stop_details: Mapping[str, Json] | None = None
+    stop_reason: Object
+    stop_details: Object | None = None
 
 
 class SessionThreadStatusRunning(Event):
@@ -159,25 +163,25 @@ class SessionThreadStatusIdle(Event):
     TYPE = "session.thread_status_idle"
     session_thread_id: ThreadId
     agent_name: str
-    stop_reason: Mapping[str, Json]
-    stop_details: Mapping[str, Json] | None = None
+    stop_reason: Object
+    stop_details: Object | None = None
 
 
 class SessionUsage(Event):
     TYPE = "session.usage"
-    usage: Mapping[str, Json]
+    usage: Object
 
 
 class SessionError(Event):
     TYPE = "session.error"
-    error: Mapping[str, Json]
+    error: Object
 
 
 class SessionUpdated(Event):
     TYPE = "session.updated"
     title: str | None = None
     metadata: Mapping[str, str] | None = None
-    agent: Mapping[str, Json] | None = None
+    agent: Object | None = None
 
 
 class SessionDeleted(Event):
@@ -194,7 +198,7 @@ class SpanModelRequestStart(Event):
 class SpanModelRequestEnd(Event):
     TYPE = "span.model_request_end"
     model_request_start_id: EventId
-    model_usage: Mapping[str, Json]
+    model_usage: Object
     is_error: bool | None = None
 
 
