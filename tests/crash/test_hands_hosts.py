@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,7 @@ from corral.store.checkpoints import Checkpoints
 from corral.store.database import Database
 from corral.store.placements import Placements
 from corral.store.sessions import Sessions
+from corral.testing.clock import ManualClock
 from corral.testing.sessions import new_session
 
 LOCAL_HOST = Path(__file__).parents[1] / "unit" / "hands_host" / "local_host.py"
@@ -491,18 +493,80 @@ async def test_a_workspace_that_changes_while_it_is_copied_is_not_kept(cluster):
     assert held.changes == held.kept > 0
 
 
+class _Held(Checkpoints):
+    """Waits before it keeps."""
+
+    def __init__(self, database: Database) -> None:
+        super().__init__(database)
+        self.came, self.go = asyncio.Event(), asyncio.Event()
+
+    async def keep(self, checkpoint, **instead_of):
+        self.came.set()
+        await self.go.wait()
+        return await super().keep(checkpoint, **instead_of)
+
+
+async def test_of_two_copies_the_one_begun_later_stays_whatever_the_clocks_say(cluster):
+    host = await cluster.start("a")
+    router, session_id = cluster.router(), await cluster.session()
+    await cluster.run(router, session_id, "echo one > file")
+    client = cluster.client(host)
+    [held] = await client.held()
+    slow = _Held(cluster.checkpoints._database)
+    ahead = ManualClock(SystemClock().now() + timedelta(hours=1))
+    early = asyncio.create_task(
+        Checkpointer(slow, cluster.blobs, clock=ahead, ids=Ids()).take(
+            client, held, host_id=host.facts.host_id
+        )
+    )
+    await asyncio.wait_for(slow.came.wait(), SECONDS)
+    await cluster.run(router, session_id, "echo two > file")
+    await cluster.keep(host)
+    newest = await cluster.checkpoints.newest(session_id)
+    slow.go.set()
+    assert await early is None
+    assert newest and await cluster.checkpoints.newest(session_id) == newest
+    assert [blob.key async for blob in cluster.blobs.keys("checkpoints/")] == [newest.blob_key]
+
+
+async def test_a_copy_that_came_too_late_is_not_what_the_host_relies_on(cluster):
+    host = await cluster.start("a")
+    router, session_id = cluster.router(), await cluster.session()
+    await cluster.run(router, session_id, "echo one > file")
+    client = cluster.client(host)
+    [held] = await client.held()
+    slow = _Held(cluster.checkpoints._database)
+    taker = Checkpointer(slow, cluster.blobs, clock=SystemClock(), ids=Ids())
+    taking = asyncio.create_task(taker.take(client, held, host_id=host.facts.host_id))
+    await asyncio.wait_for(slow.came.wait(), SECONDS)
+    await cluster.placements.place(session_id, host_id="host_z", instead_of=host.facts.host_id)
+    slow.go.set()
+    assert await taking is None
+    [held] = await client.held()
+    assert held.kept == 0 and await cluster.checkpoints.newest(session_id) is None
+
+
 async def test_a_deleted_session_leaves_nothing(cluster):
     host = await cluster.start("a")
     router, session_id = cluster.router(), await cluster.session()
     await cluster.run(router, session_id, "echo x > file")
     await cluster.keep(host)
+    newest = await cluster.checkpoints.newest(session_id)
+    assert newest
+
+    async def left() -> AsyncIterator[bytes]:
+        yield b"by a server that was killed before it named it"
+
+    await cluster.blobs.put(newest.blob_key + "0", left())
+    await cluster.blobs.put(f"checkpoints/{session_id}0/other", left())
     await cluster.sessions.delete(session_id)
     await forget_checkpoint(session_id, cluster.checkpoints, cluster.blobs)
     for _ in range(2):
         await router.release(session_id, delete_workspace=True)
     assert not host.files(session_id).exists()
     assert await cluster.placements.find(session_id) is None
-    assert [blob async for blob in cluster.blobs.keys("checkpoints/")] == []
+    others = [blob.key async for blob in cluster.blobs.keys("checkpoints/")]
+    assert others == [f"checkpoints/{session_id}0/other"]
     with pytest.raises(NotFound):
         await router.placement(session_id)
 
@@ -555,6 +619,16 @@ async def test_an_evicted_session_gets_its_files_back_with_its_next_call(cluster
         await desk.evict(session_id)
     news, text = await cluster.run(router, session_id, "cat file")
     assert "restored" in news and text == "x\n"
+
+
+async def test_what_was_written_between_calls_is_evicted_with_a_copy(cluster):
+    host = await cluster.start("a")
+    router, session_id = cluster.router(), await cluster.session()
+    await cluster.run(router, session_id, "echo x > file")
+    await cluster.keep(host)
+    (host.files(session_id) / "file").write_text("by a process that lives on\n")
+    await cluster.desk(router).evict(session_id)
+    assert (await cluster.run(router, session_id, "cat file"))[-1] == "by a process that lives on\n"
 
 
 async def test_a_session_at_work_is_not_evicted(cluster):

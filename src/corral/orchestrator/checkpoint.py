@@ -4,15 +4,14 @@
                                                                  |
                                                                  +-- the blob that nobody needs is deleted
 
-Killed at any point, there is at most a blob too many, which the next checkpoint of the session or its
-deletion does not know; `corral backup` shows those. The database never names a blob that is not there.
+Killed at any point, there is at most a blob too many, which goes with its session. The database never
+names a blob that is not there.
 """
 
 import asyncio
 import logging
 import time
 from contextlib import suppress
-from datetime import timedelta
 
 from corral.catalog.blobs import BlobStore
 from corral.hands.archive import packed
@@ -104,37 +103,37 @@ class Checkpointer:
 
     async def take(self, hands: HandsClient, held: HeldWorkspace, *, host_id: str) -> Checkpoint | None:
         """Copy the workspace as it is, and make that the session's newest checkpoint. None if the session
-        is gone, or on another host by now.
+        is gone, on another host by now, or was copied by somebody else meanwhile.
 
         Raises Conflict if a call changed it meanwhile; NotFound, RequestTooLarge, BlobUnavailable,
         HandsUnavailable, StoreUnavailable. Then nothing has changed.
         """
         session_id = held.session_id
         crash_point("checkpoint.before")
+        earlier = await self._checkpoints.newest(session_id)  # before a byte is read
         key = f"{blob_prefix(session_id)}{self._ids.mint('chkp')}"
         blob = await self._blobs.put(key, packed(hands.pack(session_id)))
         crash_point("checkpoint.after")
         try:
             # Only the host knows whether the copy is one of a single moment.
             await hands.keep(session_id, changes=held.changes, only_check=True)
-            newest = await self._checkpoints.newest(session_id)
         except BaseException:
             await self._blobs.delete(key)
             raise
-        now = self._clock.now()
-        if newest is not None:  # another node's clock may be ahead of ours
-            now = max(now, newest.taken_at + timedelta(microseconds=1))
         checkpoint = Checkpoint(
             session_id=session_id,
             blob_key=key,
             size_bytes=blob.size_bytes,
             sha256=blob.sha256,
             host_id=host_id,
-            taken_at=now,
+            taken_at=self._clock.now(),
         )
-        unneeded = await self._checkpoints.keep(checkpoint)
+        instead_of = earlier.blob_key if earlier else None
+        unneeded = await self._checkpoints.keep(checkpoint, instead_of=instead_of)
         if unneeded is not None:
             await self._blobs.delete(unneeded.blob_key)
+        if unneeded == checkpoint:  # then the host must not rely on it
+            return None
         with suppress(Conflict):  # changed since: then this is not the last one
             await hands.keep(session_id, changes=held.changes)
-        return None if unneeded == checkpoint else checkpoint
+        return checkpoint

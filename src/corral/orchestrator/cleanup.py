@@ -19,6 +19,7 @@ from corral.kernel.errors import (
 )
 from corral.kernel.ids import SessionId
 from corral.kernel.limits import CLEANUP_BATCH_MAX, SWEEP_SECONDS
+from corral.orchestrator.checkpoint import blob_prefix
 from corral.session.checkpoint import CheckpointStore
 from corral.session.cleanup import CleanupStore, CleanupWork
 
@@ -36,11 +37,11 @@ class Releasing(Protocol):
 
 
 async def forget_checkpoint(session_id: SessionId, checkpoints: CheckpointStore, blobs: BlobStore) -> None:
-    """The session is gone: delete its checkpoint, first the bytes, then what names them. Repeat: safe."""
-    newest = await checkpoints.newest(session_id)
-    if newest is not None:
-        await blobs.delete(newest.blob_key)
-        await checkpoints.forget(session_id)
+    """The session is gone: delete its checkpoint, first the bytes, then what names them; with it those that
+    killed servers left unnamed. Repeat: safe."""
+    for blob in [found async for found in blobs.keys(blob_prefix(session_id))]:
+        await blobs.delete(blob.key)
+    await checkpoints.forget(session_id)
 
 
 async def _no_blobs(session_id: SessionId) -> None:

@@ -107,10 +107,12 @@ class Desk:
         if self._checkpointer is None:
             await hands.evict(session_id, changes=held.changes, keeps_files=True)
             return view
-        if held.changes > held.kept:
+        # Also if the host knows of no change since the last copy: a process that a call left behind writes
+        # on, and the store may have been restored from a time before that copy.
+        if held.changes:
             taken = await self._checkpointer.take(hands, held, host_id=host_id)
             if taken is None:
-                raise Conflict(f"Session {session_id} has just been deleted or moved.")
+                raise Conflict(f"Session {session_id} was copied, moved or deleted meanwhile. Look again.")
         # The host refuses if a call came meanwhile. From then on it asks for a restore before any other, so
         # the placement may stay: it only says where the session's next call is tried first.
         await hands.evict(session_id, changes=held.changes)

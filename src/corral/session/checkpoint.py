@@ -23,10 +23,11 @@ class Checkpoint:
 class CheckpointStore(Protocol):
     async def newest(self, session_id: SessionId) -> Checkpoint | None: ...
 
-    async def keep(self, checkpoint: Checkpoint) -> Checkpoint | None:
-        """Make it the newest one, if it was taken later than the one kept, and the session is not on
-        another host by now. Returns the one whose blob nobody needs any more: the earlier one, or this one
-        if it lost or its session is gone; or None. Repeat: safe."""
+    async def keep(self, checkpoint: Checkpoint, *, instead_of: str | None) -> Checkpoint | None:
+        """Make it the newest one, if the newest is still the one of the blob `instead_of` (None: there is
+        none), as it was before the copying began, and the session is not on another host by now. No clock
+        decides. Returns the one whose blob nobody needs any more: the earlier one, or this one if it lost
+        or its session is gone; or None. Repeat: safe."""
 
     async def forget(self, session_id: SessionId) -> Checkpoint | None:
         """The session is gone: remove the record and return it, so that its blob can be deleted."""

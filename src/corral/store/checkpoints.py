@@ -26,7 +26,7 @@ class Checkpoints:
     async def newest(self, session_id: SessionId) -> Checkpoint | None:
         return await self._database.read(lambda connection: _newest(connection, session_id))
 
-    async def keep(self, checkpoint: Checkpoint) -> Checkpoint | None:
+    async def keep(self, checkpoint: Checkpoint, *, instead_of: str | None) -> Checkpoint | None:
         of_session = {"of_session_id": checkpoint.session_id}
 
         def body(connection: Connection) -> Checkpoint | None:
@@ -39,8 +39,8 @@ class Checkpoints:
             earlier = _newest(connection, checkpoint.session_id)
             if earlier is not None and earlier.blob_key == checkpoint.blob_key:
                 return None  # repeated
-            if earlier is not None and earlier.taken_at >= checkpoint.taken_at:
-                return checkpoint
+            if (earlier.blob_key if earlier else None) != instead_of:
+                return checkpoint  # somebody copied it meanwhile, and may have seen more
             row = {
                 "blob_key": checkpoint.blob_key,
                 "size_bytes": checkpoint.size_bytes,

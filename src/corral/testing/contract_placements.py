@@ -107,14 +107,14 @@ async def the_newest_checkpoint_is_kept(
     session_id = (await stores.session()).session_id
     assert await checkpoints.newest(session_id) is None
     first = _checkpoint(stores, session_id, "one")
-    assert await checkpoints.keep(first) is None
+    assert await checkpoints.keep(first, instead_of=None) is None
     assert await checkpoints.newest(session_id) == first
-    assert await checkpoints.keep(first) is None  # repeated: its blob is needed
-    stores.clock.advance(1)
-    second = _checkpoint(stores, session_id, "two")
-    assert await checkpoints.keep(second) == first
-    late = replace(first, blob_key="late", taken_at=first.taken_at + timedelta(milliseconds=1))
-    assert await checkpoints.keep(late) == late
+    assert await checkpoints.keep(first, instead_of=None) is None  # repeated: its blob is needed
+    second = _checkpoint(stores, session_id, "two")  # clocks of hosts differ: the time says nothing
+    assert await checkpoints.keep(second, instead_of=first.blob_key) == first
+    for before in (first.blob_key, None):  # begun before the second, however late its clock
+        late = replace(first, blob_key="late", taken_at=first.taken_at + timedelta(hours=1))
+        assert await checkpoints.keep(late, instead_of=before) == late
     assert await checkpoints.newest(session_id) == second
 
 
@@ -124,14 +124,13 @@ async def a_host_that_was_given_up_on_keeps_nothing(
     session_id = (await stores.session()).session_id
     await placements.place(session_id, host_id="host_1", instead_of=None)
     first = _checkpoint(stores, session_id, "one")
-    assert await checkpoints.keep(first) is None
+    assert await checkpoints.keep(first, instead_of=None) is None
     await placements.place(session_id, host_id="host_2", instead_of="host_1")
-    stores.clock.advance(1)
     stale = _checkpoint(stores, session_id, "two")
-    assert await checkpoints.keep(stale) == stale
+    assert await checkpoints.keep(stale, instead_of=first.blob_key) == stale
     assert await checkpoints.newest(session_id) == first
     moved = replace(stale, blob_key="three", host_id="host_2")
-    assert await checkpoints.keep(moved) == first
+    assert await checkpoints.keep(moved, instead_of=first.blob_key) == first
 
 
 async def a_deleted_session_leaves_its_blob_to_the_clean_up(
@@ -139,14 +138,13 @@ async def a_deleted_session_leaves_its_blob_to_the_clean_up(
 ) -> None:
     kept, bare = (await stores.session()).session_id, (await stores.session()).session_id
     checkpoint = _checkpoint(stores, kept, "one")
-    await checkpoints.keep(checkpoint)
+    await checkpoints.keep(checkpoint, instead_of=None)
     for session_id in (kept, bare):
         await stores.sessions.delete(session_id)
     work = {(work.session_id, work.kind) for work in await stores.cleanup.pending(limit=10)}
     assert work == {(kept, "workspace"), (kept, "blobs"), (bare, "workspace")}
-    stores.clock.advance(1)
     late = _checkpoint(stores, kept, "two")
-    assert await checkpoints.keep(late) == late
+    assert await checkpoints.keep(late, instead_of=checkpoint.blob_key) == late
     assert await checkpoints.newest(kept) == checkpoint
     assert await checkpoints.forget(kept) == checkpoint
     assert await checkpoints.forget(kept) is None and await checkpoints.newest(kept) is None
