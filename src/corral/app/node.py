@@ -15,6 +15,7 @@ from corral.app.store import disk_free_bytes
 from corral.cluster.node import HostFacts, Node, NodeStore
 from corral.config import Config
 from corral.daemon import socket_path
+from corral.hands.address import unix_address
 from corral.hands.client import HandsClient
 from corral.kernel.errors import HandsUnavailable
 from corral.kernel.limits import HEALTH_REPLY_SECONDS, NODE_LOST_SECONDS
@@ -94,7 +95,7 @@ class _Host:
 
 def _address(config: Config) -> str:
     listens = config.hands_address or config.hands_listen
-    return f"https://{listens}" if listens else f"unix://{socket_path(config.data_dir, 'hands')}"
+    return f"https://{listens}" if listens else unix_address(socket_path(config.data_dir, "hands"))
 
 
 def status_of(

@@ -7,36 +7,63 @@ https://10.0.0.7:8421                    any node; the proof, both ways, is a ce
 
 import ssl
 from pathlib import Path
+from typing import Final
 from urllib.parse import urlsplit
 
+from corral.daemon import socket_path
 from corral.hands.client import HandsClient
 from corral.kernel.errors import HandsUnavailable
 
 __all__ = ["client_of", "unix_address"]
 
+_UNIX: Final = "unix://"
 
-def unix_address(socket_path: Path) -> str:
-    return f"unix://{socket_path}"
+
+def unix_address(socket: Path) -> str:
+    return f"{_UNIX}{socket}"
 
 
 def client_of(address: str, *, is_same_machine: bool, tls: ssl.SSLContext | None) -> HandsClient:
-    """A client of the host at `address`. Raises HandsUnavailable if this process has no way to it."""
-    parts = urlsplit(address)
-    if parts.scheme == "unix":
-        path = Path(parts.path)
+    """A client of the host at `address`, as a node's row says it. Raises HandsUnavailable if this process
+    has no way to it, or if it is no address of a hands host: the row does not choose what is opened."""
+    if address.startswith(_UNIX):
         if not is_same_machine:
             raise HandsUnavailable(
                 f"the hands host at {address!r} is on another machine and listens on no network; set"
                 " CORRAL_HANDS_LISTEN there",
                 retryable=False,
             )
+        path = Path(address.removeprefix(_UNIX))
+        if not path.is_absolute() or path != socket_path(path.parent.parent.parent, "hands"):
+            raise _unusable(address)
         try:
             return HandsClient(path, token=path.with_name("token").read_text())
         except OSError as error:
             raise HandsUnavailable(f"the hands host at {address!r}: {error}") from error
+    if not _is_https(address):
+        raise _unusable(address)
     if tls is None:
         raise HandsUnavailable(
             f"the hands host at {address!r} asks for a certificate: set CORRAL_CLUSTER_CA, _CERT and _KEY",
             retryable=False,
         )
     return HandsClient.over_tls(address, tls=tls)
+
+
+def _is_https(address: str) -> bool:
+    """Whether it is `https://host:port` and nothing else: no other scheme would ask for certificates."""
+    try:
+        parts = urlsplit(address)
+        return bool(parts.scheme == "https" and parts.hostname and parts.port) and not (
+            parts.username or parts.path or parts.query or parts.fragment
+        )
+    except ValueError:
+        return False
+
+
+def _unusable(address: str) -> HandsUnavailable:
+    return HandsUnavailable(
+        f"the hands host's address {address!r} cannot be used: it is neither the socket of one nor"
+        " https://host:port; see CORRAL_HANDS_ADDRESS there",
+        retryable=False,
+    )

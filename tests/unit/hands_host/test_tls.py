@@ -128,6 +128,24 @@ def test_an_address_without_a_way_to_it_says_what_to_do(tmp_path):
         client_of("https://10.0.0.7:8421", is_same_machine=True, tls=None)
 
 
+@pytest.mark.parametrize(
+    "address",
+    ["http://10.0.0.7:8421", "ftp://10.0.0.7", "//10.0.0.7:8421", "https://user:word@10.0.0.7:8421", "https:///x",
+     "https://10.0.0.7:8421/other?path", "https://[", "", "unix://host/hands.sock", "unix:hands.sock"],
+)  # fmt: skip
+def test_an_address_of_another_kind_is_not_gone_to(tmp_path, address):
+    """It stands in the database: whoever writes there must not get calls in the clear."""
+    tls = client_context(certs(tmp_path, "x"))
+    with pytest.raises(HandsUnavailable, match="cannot be used"):
+        client_of(address, is_same_machine=True, tls=tls)
+
+
+def test_only_the_token_of_a_hands_host_is_read(tmp_path):
+    (tmp_path / "token").write_text("of something else")
+    with pytest.raises(HandsUnavailable, match="cannot be used"):
+        client_of(f"unix://{tmp_path}/egress.sock", is_same_machine=True, tls=None)
+
+
 # -- corral certs ------------------------------------------------------------------------------------
 
 
