@@ -32,7 +32,7 @@ __all__ = ["MUTANTS", "Mutant"]
 
 @dataclass(frozen=True, kw_only=True)
 class Mutant:
-    """`within`: schedules by which a law must have been broken."""
+    """`within`: schedules by which a law must have been broken; several times as many as it took."""
 
     mistake: str
     parts: Parts
@@ -115,11 +115,18 @@ class _LogThatForgetsInputs(SimulatedLog):
     def _accept(
         self, session_id: SessionId, inputs: Sequence[Event], now: datetime
     ) -> Sequence[StoredEvent | InboxEntry]:
-        session = self._world.oracle.sessions[session_id]
-        stored = super()._accept(session_id, inputs, now)
-        if self._world.chance.random() < 0.1 and session.inbox:
-            session.inbox.pop()
-        return stored
+        if self._world.chance.random() > 0.1:
+            return super()._accept(session_id, inputs, now)
+        session, said = self._world.oracle.sessions[session_id], inputs[0]
+        return [
+            InboxEntry(
+                arrival=session.last_arrival + 1,
+                event_id=said.id,
+                type=said.type,
+                thread_id=session.record.primary_thread_id,
+                body=said.body(processed_at=None),
+            )
+        ]
 
 
 class _JournalThatStartsLate(MemoryJournal):
@@ -154,52 +161,52 @@ MUTANTS: Mapping[str, Mutant] = MappingProxyType(
         "runs-again": Mutant(
             mistake="a call is executed again instead of attached to",
             parts=Parts(dispatch=_DispatchThatRunsAgain),
-            within=2000,
+            within=1000,
         ),
         "settles-early": Mutant(
             mistake="the journal forgets a result before the log has it",
             parts=Parts(dispatch=_DispatchThatSettlesEarly),
-            within=2000,
+            within=1000,
         ),
         "guesses": Mutant(
             mistake="a lost connection is answered with an invented result",
             parts=Parts(dispatch=_DispatchThatGuesses),
-            within=2000,
+            within=1000,
         ),
         "no-epoch": Mutant(
             mistake="an append is not held against the lease's epoch",
             parts=Parts(oracle=_OracleWithoutEpochs),
-            within=2000,
+            within=1000,
         ),
         "no-seen": Mutant(
             mistake="an append is not held against what its writer has seen",
             parts=Parts(oracle=_OracleWithoutSeen),
-            within=2000,
+            within=1000,
         ),
         "answers-first": Mutant(
             mistake="effects begin before their announcement is durable",
             parts=Parts(log=_LogThatAnswersFirst),
-            within=2000,
+            within=1000,
         ),
         "forgets-inputs": Mutant(
             mistake="an acknowledged input is not stored",
             parts=Parts(log=_LogThatForgetsInputs),
-            within=2000,
+            within=1000,
         ),
         "starts-late": Mutant(
             mistake="a call acts before the journal says started",
             parts=Parts(journal=_JournalThatStartsLate),
-            within=2000,
+            within=1000,
         ),
         "forgets-settled": Mutant(
             mistake="a settled call is not known any more when its request comes late",
             parts=Parts(journal=_JournalThatForgets),
-            within=4000,
+            within=2000,
         ),
         "no-sweep": Mutant(
             mistake="correctness hangs on hints",
             parts=Parts(worker=_WorkerThatTrustsHints),
-            within=2000,
+            within=100,
         ),
     }
 )
