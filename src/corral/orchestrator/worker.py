@@ -68,6 +68,7 @@ class Worker:
         self._idle_chars = 0
         self._has_backlog = False  # sessions wait for a place: hints may not overtake them
         self._look = asyncio.Event()
+        self._claiming = asyncio.Lock()
         self._is_draining = False
         self._swept_at = 0.0
         self._has_swept = asyncio.Event()
@@ -94,9 +95,13 @@ class Worker:
         self._is_draining = True
         for loop, _ in self._running.values():
             loop.hand_over()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(DRAIN_SECONDS):
+                async with self._claiming:
+                    pass  # what was being claimed runs by now, to be handed over
+                if self._running:
+                    await asyncio.wait([task for _, task in self._running.values()])
         tasks = [task for _, task in self._running.values()]
-        if tasks:
-            await asyncio.wait(tasks, timeout=DRAIN_SECONDS)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -116,7 +121,8 @@ class Worker:
             self._look.clear()
             if not self._is_draining:
                 with suppress(StoreUnavailable):
-                    await self._claim_waiting()
+                    async with self._claiming:
+                        await self._claim_waiting()
                     self._swept_at = clock()
                     self._has_swept.set()
             with suppress(TimeoutError):
@@ -210,6 +216,8 @@ class Worker:
             self._run(self._take_idle(session_id) or Loop(session_id, self._gear))
 
     def _run(self, loop: Loop) -> None:
+        if self._is_draining:
+            loop.hand_over()
         task = asyncio.create_task(self._run_loop(loop), name=f"loop {loop.session_id}")
         self._running[loop.session_id] = (loop, task)
 
@@ -224,9 +232,11 @@ class Worker:
                 ended = "released"
             raise
         finally:
-            del self._running[session_id]
-            if loop.lease is not None:
-                await self._give_back(loop, ended)
+            try:
+                while loop.lease is not None:
+                    await self._give_back(loop, ended)
+            finally:  # not before: a hint that comes meanwhile would begin a second loop in vain
+                del self._running[session_id]
         if self._has_backlog or loop.wants_claim:
             self._look.set()
         if ended == "done":

@@ -12,6 +12,7 @@ from corral.brain.loop import Gear
 from corral.brain.models.replay import ReplayModel
 from corral.catalog.models import ModelTable
 from corral.hands.client import HandsClient
+from corral.kernel.crash import intercepted
 from corral.kernel.ids import Ids, SessionId
 from corral.orchestrator.worker import Worker
 from corral.session.lease import Lease
@@ -23,7 +24,10 @@ from corral.store.log import Log
 from corral.store.schema import inbox
 from corral.store.sessions import Sessions
 from corral.testing.clock import ManualClock
+from corral.testing.messages_api import MessagesApi
+from corral.testing.messages_reply import Reply
 from corral.testing.sessions import new_session, user_message
+from tests.unit.orchestrator.brain import cluster, until
 
 FAILING = 80
 
@@ -69,6 +73,27 @@ async def test_many_failing_sessions_do_not_hide_the_one_behind_them(tmp_path: P
     await dispatch.aclose()
     await hands.aclose()
     await database.close()
+
+
+async def test_what_is_being_claimed_when_the_drain_begins_is_handed_over(tmp_path: Path) -> None:
+    async with MessagesApi(lambda _: Reply.text("never asked")) as api, cluster(api, tmp_path) as brains:
+        record = await brains.session()
+        worker, drains = brains.worker("brain-1"), list[asyncio.Task[None]]()
+
+        def drain(point: str) -> None:
+            if point == "store.claim.before" and not drains:
+                drains.append(asyncio.create_task(worker.drain()))
+
+        async def has_begun() -> bool:
+            return bool(drains)
+
+        with intercepted(drain):
+            await until(has_begun)
+            await drains[0]
+        assert worker.running_sessions == 0
+        [lease] = await brains.leases.claim(owner="brain-2", limit=1, session_ids=[record.session_id])
+        assert (lease.epoch, lease.failures) == (2, 0), "it was claimed, and given back in good order"
+        assert not api.requests
 
 
 def _session(ids: Ids, now: datetime) -> SessionRecord:
