@@ -12,6 +12,7 @@ import contextlib
 import difflib
 import ipaddress
 import os
+import re
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -49,6 +50,10 @@ CONFIG_ENV: Final = "CORRAL_CONFIG"
 # Variables with our prefix that are no settings of the server: where the file is, and what tests use.
 _OTHER_VARIABLES: Final = (CONFIG_ENV, "CORRAL_CRASH_AT", "CORRAL_FAULTS")
 _TEST_PREFIX: Final = "CORRAL_TEST_"
+
+_BUCKET: Final = re.compile(r"[A-Za-z0-9._-]+")
+_REGION: Final = re.compile(r"[A-Za-z0-9-]+")
+_HOST: Final = re.compile(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]")
 
 
 class SettingsError(CorralError):
@@ -142,9 +147,17 @@ def _database_url(value: object) -> Secret:
 def _blob_url(value: object) -> str:
     text = _text(value)
     parts = urlsplit(text)
-    if (parts.scheme == "s3" and parts.netloc) or (parts.scheme == "file" and parts.path.startswith("/")):
+    is_bucket = parts.scheme == "s3" and _BUCKET.fullmatch(parts.netloc)
+    is_directory = parts.scheme == "file" and not parts.netloc and parts.path.startswith("/")
+    if (is_bucket or is_directory) and not parts.query and not parts.fragment:
         return text
     raise ValueError("not a place for blobs (s3://bucket/prefix or file:///directory)")
+
+
+def _region(value: object) -> str:
+    if isinstance(value, str) and _REGION.fullmatch(value):  # it becomes a part of a host's name
+        return value
+    raise ValueError("not the name of a region")
 
 
 def _roles(value: object) -> tuple[NodeRole, ...]:
@@ -159,10 +172,16 @@ def _roles(value: object) -> tuple[NodeRole, ...]:
 def _address(value: object) -> str:
     text = _text(value)
     host, _, port = text.rpartition(":")
-    if not host:
+    if not _HOST.fullmatch(host) or not _port(port):
         raise ValueError("not an address (host:port)")
-    _port(port)
     return text
+
+
+def _is_everywhere(address: str) -> bool:
+    """Whether it is one to listen at and none to go to."""
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(address.rpartition(":")[0].strip("[]")).is_unspecified
+    return False
 
 
 def _count(value: object) -> int:
@@ -283,7 +302,7 @@ SETTINGS: Final[Mapping[str, Setting]] = {
         _blob_url, "where checkpoints and files go: s3://bucket/prefix; data_dir/blobs unless set"
     ),
     "s3_endpoint": Setting(_url, "the S3-compatible service of blob_url; AWS unless set", ("env",)),
-    "s3_region": Setting(_text, "its region; us-east-1 unless set"),
+    "s3_region": Setting(_region, "its region; us-east-1 unless set"),
     "s3_access_key_id": Setting(_secret, "who it knows us as", ("env",)),
     "s3_secret_access_key": Setting(_secret, "and the secret of that key", ("env",)),
     "hands_listen": Setting(
@@ -367,22 +386,8 @@ def _check(config: Config) -> None:
     for path in (config.tls_cert, config.tls_key):
         if path is not None and not path.is_file():
             raise SettingsError(f"there is no file {str(path)!r}")
-    parts = (config.cluster_ca, config.cluster_cert, config.cluster_key)
-    if any(parts) and not all(parts):
-        raise SettingsError("cluster_ca, cluster_cert and cluster_key belong together: set all or none")
-    for path in parts:
-        if path is not None and not path.is_file():
-            raise SettingsError(f"there is no file {str(path)!r}; see `corral certs`")
-    if config.hands_listen is not None and config.cluster_ca is None:
-        raise SettingsError(
-            "hands_listen is for other machines, which must prove who they are: set cluster_ca,"
-            " cluster_cert and cluster_key; see `corral certs`"
-        )
-    if set(config.roles) != set(get_args(NodeRole)) and not config.is_postgres:
-        raise SettingsError(
-            "a node with some of the roles needs a PostgreSQL that it shares with the others: set"
-            " CORRAL_DATABASE_URL=postgresql://..., or leave --role out"
-        )
+    _check_blobs(config)
+    _check_cluster(config)
     if config.local_model_path is not None and not config.local_model_path.is_file():
         raise SettingsError(f"local_model_path: there is no file {str(config.local_model_path)!r}")
     if config.recordings_dir is not None and not config.recordings_dir.is_dir():
@@ -395,6 +400,62 @@ def _check(config: Config) -> None:
     model_key = config.anthropic_api_key
     if model_key and (model_key == config.api_key or model_key.reveal().startswith(CORRAL_KEY_PREFIX)):
         raise SettingsError("CORRAL_ANTHROPIC_API_KEY holds one of Corral's own keys, not a model key")
+
+
+def _check_blobs(config: Config) -> None:
+    if not (config.blob_url or "").startswith("s3:"):
+        for name in ("s3_endpoint", "s3_region", "s3_access_key_id", "s3_secret_access_key"):
+            if getattr(config, name) is not None:
+                raise SettingsError(
+                    f"{name} is of blobs in S3: set blob_url=s3://bucket/prefix, or unset it"
+                )
+    if (config.s3_access_key_id is None) != (config.s3_secret_access_key is None):
+        raise SettingsError(
+            "s3_access_key_id and s3_secret_access_key belong together: set both or neither"
+        )
+
+
+def _check_cluster(config: Config) -> None:
+    """What concerns nodes of many."""
+    if set(config.roles) != set(get_args(NodeRole)):
+        if not config.is_postgres:
+            raise SettingsError(
+                "a node with some of the roles needs a PostgreSQL that it shares with the others: set"
+                " CORRAL_DATABASE_URL=postgresql://..., or leave --role out"
+            )
+        if set(config.roles) != {"egress"} and config.blob_url is None:
+            raise SettingsError(
+                "nodes that share the roles hand workspaces to each other as blobs: set blob_url to a place"
+                " that all of them reach (s3://bucket/prefix, or file:///directory on one machine)"
+            )
+    parts = (config.cluster_ca, config.cluster_cert, config.cluster_key)
+    if any((*parts, config.hands_listen, config.hands_address)) and not config.is_postgres:
+        raise SettingsError(
+            "hands_* and cluster_* are for nodes of many, which share a PostgreSQL: set"
+            " CORRAL_DATABASE_URL=postgresql://..., or unset them"
+        )
+    if any(parts) and not all(parts):
+        raise SettingsError("cluster_ca, cluster_cert and cluster_key belong together: set all or none")
+    for path in parts:
+        if path is not None and not path.is_file():
+            raise SettingsError(f"there is no file {str(path)!r}; see `corral certs`")
+    if config.hands_listen is not None and "hands" not in config.roles:
+        raise SettingsError(
+            "hands_listen is set, and this node has no role hands: unset it, or add the role"
+        )
+    if config.hands_address is not None and config.hands_listen is None:
+        raise SettingsError("hands_address is where others reach hands_listen: set that, or unset this one")
+    address = config.hands_address or config.hands_listen
+    if address is not None and _is_everywhere(address):
+        raise SettingsError(
+            f"other machines cannot reach hands at {address}: set hands_address to host:port as they reach"
+            " this one"
+        )
+    if config.hands_listen is not None and config.cluster_ca is None:
+        raise SettingsError(
+            "hands_listen is for other machines, which must prove who they are: set cluster_ca,"
+            " cluster_cert and cluster_key; see `corral certs`"
+        )
 
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, tuple[str, object]]:
@@ -440,7 +501,8 @@ def _parse(name: str, value: object, *, source: str) -> object:
     except (ValueError, KeyError, TypeError, CorralError) as error:
         if parse is _table:
             raise SettingsError(f"{source}: {error}") from None
-        shown = "the value" if parse in (_secret, _api_key, _database_url) else repr(value)
+        hidden = (_secret, _api_key, _database_url, _blob_url)  # people put keys into URLs
+        shown = "the value" if parse in hidden else repr(value)
         raise SettingsError(f"{source}: {shown} is {error}") from None
 
 

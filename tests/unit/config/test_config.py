@@ -75,6 +75,65 @@ def test_what_is_wrong_stops_the_start_and_is_named(
         resolve(tmp_path, toml, flags, **environ)
 
 
+POSTGRES = {"CORRAL_DATABASE_URL": "postgresql://corral@db/corral"}
+
+
+@pytest.mark.parametrize(
+    ("environ", "said"),
+    [
+        ({"CORRAL_BLOB_URL": "file://blobs/here"}, "not a place for blobs"),
+        ({"CORRAL_BLOB_URL": "file:///blobs?x=1"}, "not a place for blobs"),
+        ({"CORRAL_BLOB_URL": "s3://key:word@bucket/x"}, "CORRAL_BLOB_URL: the value is not a place"),
+        ({"CORRAL_BLOB_URL": "s3://bucket?region=x"}, "not a place for blobs"),
+        ({"CORRAL_BLOB_URL": "s3://b/x", "CORRAL_S3_REGION": "evil.example/x?"}, "name of a region"),
+        ({"CORRAL_S3_ENDPOINT": "http://s3"}, "s3_endpoint is of blobs in S3: set blob_url"),
+        ({"CORRAL_S3_REGION": "eu", "CORRAL_BLOB_URL": "file:///blobs"}, "s3_region is of blobs in S3"),
+        ({"CORRAL_S3_ACCESS_KEY_ID": "k", "CORRAL_BLOB_URL": "s3://b"}, "access_key belong together"),
+        ({"CORRAL_HANDS_LISTEN": "8421"}, "not an address"),
+        ({"CORRAL_HANDS_LISTEN": "https://x:8421"}, "not an address"),
+        ({"CORRAL_HANDS_LISTEN": "10.0.0.7:0"}, "not an address"),
+        ({**POSTGRES, "CORRAL_HANDS_ADDRESS": "x:8421"}, "where others reach hands_listen"),
+        ({**POSTGRES, "CORRAL_HANDS_LISTEN": "10.0.0.7:8421"}, "must prove who they are"),
+        ({**POSTGRES, "CORRAL_HANDS_LISTEN": "0.0.0.0:8421"}, "hands_address"),
+        ({**POSTGRES, "CORRAL_HANDS_LISTEN": "[::]:8421"}, "hands_address"),
+        ({**POSTGRES, "CORRAL_HANDS_LISTEN": "x:1", "CORRAL_HANDS_ADDRESS": "0.0.0.0:1"}, "hands_address"),
+        ({"CORRAL_HANDS_LISTEN": "10.0.0.7:8421"}, "CORRAL_DATABASE_URL=postgresql"),
+        ({"CORRAL_CLUSTER_CA": "/ca.pem"}, "CORRAL_DATABASE_URL=postgresql"),
+        ({**POSTGRES, "CORRAL_HANDS_LISTEN": "x:1", "CORRAL_ROLES": "egress"}, "has no role hands"),
+        ({**POSTGRES, "CORRAL_ROLES": "brain"}, "set blob_url"),
+        ({"CORRAL_ROLES": "brain"}, "CORRAL_DATABASE_URL=postgresql"),
+    ],
+)  # fmt: skip
+def test_what_would_be_ignored_or_lead_nowhere_is_refused(
+    tmp_path: Path, environ: dict[str, str], said: str
+) -> None:
+    with pytest.raises(SettingsError, match=said) as caught:
+        resolve(tmp_path, **environ)
+    assert "word" not in str(caught.value)
+
+
+def test_what_a_node_of_many_says(tmp_path: Path) -> None:
+    pem = tmp_path / "x.pem"
+    pem.touch()
+    config = resolve(
+        tmp_path,
+        **POSTGRES,
+        CORRAL_ROLES="hands,egress",
+        CORRAL_BLOB_URL="s3://my-bucket/corral",
+        CORRAL_S3_ENDPOINT="http://s3:9000",
+        CORRAL_S3_REGION="eu-central-1",
+        CORRAL_S3_ACCESS_KEY_ID="k",
+        CORRAL_S3_SECRET_ACCESS_KEY="s",
+        CORRAL_HANDS_LISTEN="0.0.0.0:8421",
+        CORRAL_HANDS_ADDRESS="hands-1.internal:8421",
+        **dict.fromkeys(("CORRAL_CLUSTER_CA", "CORRAL_CLUSTER_CERT", "CORRAL_CLUSTER_KEY"), str(pem)),
+    )
+    assert config.roles == ("hands", "egress") and config.is_postgres
+    assert resolve(tmp_path, **POSTGRES, CORRAL_ROLES="egress").blob_url is None
+    assert resolve(tmp_path, **POSTGRES).blob_url is None  # one node may do all of it
+    assert resolve(tmp_path, CORRAL_BLOB_URL="file:///mnt/shared/blobs").blob_url
+
+
 def test_variables_of_tests_and_of_the_file_are_no_settings(tmp_path: Path) -> None:
     other = tmp_path / "other.toml"
     other.write_text("port = 5")
