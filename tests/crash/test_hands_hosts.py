@@ -529,6 +529,23 @@ async def test_of_two_copies_the_one_begun_later_stays_whatever_the_clocks_say(c
     assert [blob.key async for blob in cluster.blobs.keys("checkpoints/")] == [newest.blob_key]
 
 
+async def test_a_new_checkpoint_removes_what_killed_servers_left(cluster):
+    host = await cluster.start("a")
+    router, session_id = cluster.router(), await cluster.session()
+
+    async def left() -> AsyncIterator[bytes]:
+        yield b"by a server that was killed before it named it"
+
+    await cluster.blobs.put(f"checkpoints/{session_id}/left", left())
+    await cluster.blobs.put(f"checkpoints/{session_id}0/other", left())
+    for word in ("one", "two"):
+        await cluster.run(router, session_id, f"echo {word} > file")
+        await cluster.keep(host)
+        newest = await cluster.checkpoints.newest(session_id)
+        there = {blob.key async for blob in cluster.blobs.keys("checkpoints/")}
+        assert newest and there == {newest.blob_key, f"checkpoints/{session_id}0/other"}
+
+
 async def test_a_copy_that_came_too_late_is_not_what_the_host_relies_on(cluster):
     host = await cluster.start("a")
     router, session_id = cluster.router(), await cluster.session()

@@ -4,8 +4,8 @@
                                                                  |
                                                                  +-- the blob that nobody needs is deleted
 
-Killed at any point, there is at most a blob too many, which goes with its session. The database never
-names a blob that is not there.
+Killed at any point, at most a blob is too many, which goes with its session's next checkpoint, or with
+the session. The database never names a blob that is not there.
 """
 
 import asyncio
@@ -26,6 +26,7 @@ from corral.kernel.limits import (
     CHECKPOINT_LOOK_SECONDS,
     CHECKPOINT_RETRY_SECONDS,
     CHECKPOINTS_AT_ONCE,
+    CHECKPOINTS_LEFT_MAX,
 )
 from corral.session.checkpoint import Checkpoint, CheckpointStore
 
@@ -117,6 +118,7 @@ class Checkpointer:
         try:
             # Only the host knows whether the copy is one of a single moment.
             await hands.keep(session_id, changes=held.changes, only_check=True)
+            there = [found.key async for found in self._blobs.keys(blob_prefix(session_id))]
         except BaseException:
             await self._blobs.delete(key)
             raise
@@ -130,10 +132,14 @@ class Checkpointer:
         )
         instead_of = earlier.blob_key if earlier else None
         unneeded = await self._checkpoints.keep(checkpoint, instead_of=instead_of)
-        if unneeded is not None:
-            await self._blobs.delete(unneeded.blob_key)
-        if unneeded == checkpoint:  # then the host must not rely on it
-            return None
+        if unneeded == checkpoint:
+            await self._blobs.delete(key)
+            return None  # then the host must not rely on it
+        # Whoever wrote another of these began before ours was the newest, so it cannot be named any more:
+        # it was, until now, or its writer was killed, or comes too late.
+        for other in there[:CHECKPOINTS_LEFT_MAX]:
+            if other != key:
+                await self._blobs.delete(other)
         with suppress(Conflict):  # changed since: then this is not the last one
             await hands.keep(session_id, changes=held.changes)
         return checkpoint
