@@ -52,9 +52,11 @@ async def test_a_turn_goes_on_in_a_restored_store(tmp_path: Path, elsewhere: Pat
         before = [event.id for event in await stage.history(session.id)]
         said = await corral("backup", archive, "--data-dir", lost.config.data_dir)
         assert "from sqlite: 1 sessions" in said
+        assert "not in it: the files of sessions" in said
         await lost.stop()
 
-        assert "as in the backup" in await corral("restore", archive, "--data-dir", elsewhere)
+        said = await corral("restore", archive, "--data-dir", elsewhere)
+        assert "as in the backup" in said and "begin with empty workspaces" in said
         here = {"data_dir": elsewhere}
         async with served(messages_url=upstream.url, settings=here) as found:
             stage.server, stage.client = found, found.client

@@ -27,6 +27,11 @@ def backup(to: Path, config: Config) -> int:
     with _said(), _shown() as told:
         manifest = asyncio.run(_back_up(config, path, now, told))
     print(f"{path}\n{_contents(manifest)}")
+    if not config.is_postgres:
+        print(
+            f"not in it: the files of sessions, which a server on SQLite keeps once, below"
+            f" {config.data_dir / 'hands'}"
+        )
     if manifest.blobs_replaced:
         print(f"{manifest.blobs_replaced} workspaces are newer than their logs: replaced while we copied")
     if manifest.blobs_missing:
@@ -42,7 +47,7 @@ def backup(to: Path, config: Config) -> int:
 def restore(source: Path, config: Config) -> int:
     path = _newest(source)
     with _said(), contextlib.ExitStack() as stack:
-        if config.database_url is None:
+        if not config.is_postgres:
             from corral.supervisor.datadir import lock_data_dir
 
             stack.enter_context(lock_data_dir(config.data_dir))
@@ -51,6 +56,11 @@ def restore(source: Path, config: Config) -> int:
     print(
         "every table and blob is as in the backup, by count and hash; sessions go on when a server starts"
     )
+    if not config.is_postgres and not _hosts(config):
+        print(
+            "sessions begin with empty workspaces: a server on SQLite reads no checkpoints, and their"
+            f" directories are not below {config.data_dir / 'hands'}"
+        )
     if restored.unplaced:
         print(f"{restored.unplaced} sessions get new sandboxes: their hosts are unknown here")
     for end in restored.missing[:BACKUP_NAMED_MAX]:
