@@ -83,7 +83,8 @@ def server(
             "CORRAL_ANTHROPIC_API_KEY": "made-up",
             "CORRAL_ANTHROPIC_BASE_URL": model_url,
         }
-        | ({"CORRAL_DATABASE_URL": database_url} if database_url else {}),
+        | ({"CORRAL_DATABASE_URL": database_url} if database_url else {})
+        | ({"CORRAL_BLOB_URL": (data_dir.parent / "blobs").as_uri()} if roles else {}),
         start_new_session=True,
         preexec_fn=_end_with_us,
     )
