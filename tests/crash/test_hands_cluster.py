@@ -9,7 +9,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from corral.hands.host import NEWS_KEPT, OUTCOME_UNKNOWN
+from corral.hands.news import NEWS_KEPT, OUTCOME_UNKNOWN
 from corral.testing.messages_api import MessagesApi
 from corral.testing.messages_reply import Answer, Reply
 from tests.crash.cluster import MODEL, TOOLSET, Cluster, cluster, get

@@ -15,7 +15,7 @@ import pytest
 
 from corral.daemon import socket_path, token_path
 from corral.hands.client import HandsClient
-from corral.hands.host import NEWS_KEPT, OUTCOME_UNKNOWN
+from corral.hands.news import NEWS_KEPT, OUTCOME_UNKNOWN
 from corral.kernel.errors import HandsUnavailable
 from corral.session.call import NeverStarted, Placement, Recipe, ToolCall
 from corral.session.content import ToolResult

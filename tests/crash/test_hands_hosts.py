@@ -16,7 +16,7 @@ from corral.cluster.node import HostFacts, Node, SeenNode
 from corral.daemon import socket_path
 from corral.hands.address import client_of, unix_address
 from corral.hands.client import HandsClient
-from corral.hands.host import NEWS_KEPT, NEWS_LOST, OUTCOME_UNKNOWN
+from corral.hands.news import NEWS_KEPT, NEWS_LOST, OUTCOME_UNKNOWN
 from corral.hands.router import MOVED, HandsRouter
 from corral.kernel.clock import SystemClock
 from corral.kernel.errors import BlobUnavailable, Conflict, HandsUnavailable, NotFound

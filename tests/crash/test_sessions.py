@@ -14,7 +14,7 @@ import httpx2
 import pytest
 import pytest_asyncio
 
-from corral.hands.host import NEWS_KEPT
+from corral.hands.news import NEWS_KEPT
 from corral.testing.messages_api import MessagesApi, Request
 from corral.testing.messages_reply import Answer, Reply
 from tests.served import KEY, Served, lives, served, text, until

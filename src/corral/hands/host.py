@@ -5,103 +5,51 @@
                          +-- running: join it   recorded: return it   started and gone: outcome unknown
 
 Rules of this file:
-- A call belongs to the host, not to the request that brought it: a client that vanishes changes nothing.
-- `_calls` holds every call that is on its way, from before its first await to after its last fsync.
-  So a journal row without a result whose call is not in `_calls` was cut off by a crash.
-- Between the fence and the entry in `_calls` nothing is awaited: a newer brain that was announced
-  in between finds the older one's call there, or that older one is refused.
+- `_calls` (`calls.py`) holds every call that is on its way. So a journal row without a result whose call is
+  not there was cut off by a crash.
+- Between the fence and `Calls.begin` nothing is awaited: a newer brain that was announced in between finds
+  the older one's call there, or that older one is refused.
 """
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Literal, Self
+from typing import Final, Self
 from weakref import WeakValueDictionary
 
+from corral.hands.calls import Calls
 from corral.hands.journal import Held, Journal
 from corral.hands.lifecycle import Sandboxes
-from corral.hands.ports import Probe, Provider, Sandbox, SandboxLost, WorkspaceMissing
+from corral.hands.news import NEWS_LOST, NEWS_RESTORED, OUTCOME_UNKNOWN
+from corral.hands.ports import Probe, Provider, WorkspaceMissing
 from corral.hands.wire import HeldWorkspace, LiveSandbox, Restored, decode_result, encode_result
 from corral.hands.workspace import Workspaces
 from corral.kernel.clock import Clock, SystemClock
 from corral.kernel.crash import crash_point
 from corral.kernel.errors import (
     Conflict,
-    HandsUnavailable,
     LeaseLost,
     NotFound,
     SandboxUnavailable,
-    WorldError,
 )
 from corral.kernel.ids import EventId, SessionId
 from corral.kernel.limits import (
-    CANCEL_GRACE_SECONDS,
     DISK_FREE_BYTES_MIN,
-    HANDS_DRAIN_SECONDS,
     SANDBOX_IDLE_SECONDS,
     SANDBOX_PROBE_SECONDS,
     SANDBOXES_MAX,
-    TOOL_RESULT_BYTES_MAX,
 )
 from corral.session.call import INTERRUPTED, NeverStarted, Placement, Recipe, ToolCall
 from corral.session.content import ToolResult
 
 _log = logging.getLogger(__name__)
 
-__all__ = [
-    "NEWS_KEPT",
-    "NEWS_LOST",
-    "NEWS_RESTORED",
-    "OUTCOME_UNKNOWN",
-    "SANDBOX_STOPPED",
-    "HandsHost",
-]
+__all__ = ["HandsHost"]
 
-OUTCOME_UNKNOWN: Final = (
-    "The sandbox or its host stopped while this tool call was running. Its outcome is unknown: it may "
-    "have done all, some or none of its work. Check before you repeat it."
-)
-SANDBOX_STOPPED: Final = (
-    f"{OUTCOME_UNKNOWN} The next call gets a fresh sandbox: the files in /workspace are still there; "
-    "running processes, shell state and files elsewhere are gone."
-)
-_GONE: Final = "Running processes, shell state and files elsewhere are gone."
-NEWS_KEPT: Final = f"[This is a fresh sandbox. The files in /workspace are still there. {_GONE}]\n"
-NEWS_RESTORED: Final = (
-    "[This is a fresh sandbox on another machine. The files in /workspace were restored as they were at"
-    f" {{taken_at}}; later changes are lost. {_GONE}]\n"
-)
-NEWS_LOST: Final = (
-    "[This is a fresh sandbox on another machine. Nothing of the earlier one could be restored:"
-    f" /workspace is empty. {_GONE}]\n"
-)
-"""What a fresh sandbox tells the model that had another one before. Source: docs/DIVERGENCES.md."""
 _INTERRUPTED_RESULT: Final = encode_result(ToolResult.text(INTERRUPTED, is_error=True))
-
-
-@dataclass(kw_only=True, slots=True, eq=False)
-class _Call:
-    """A call on its way.
-
-    new:     its task has not run yet; cancelling that would skip its clean-up, so it looks for itself.
-    waiting: for its sandbox and its `started`; its task may be cancelled, nothing happened yet.
-    acting:  in `sandbox`. ending: its result is being recorded, and nothing may disturb that.
-    """
-
-    call: ToolCall
-    done: "asyncio.Future[bytes]"
-    task: "asyncio.Task[None] | None" = None
-    stage: Literal["new", "waiting", "acting", "ending"] = "new"
-    sandbox: Sandbox | None = None
-    is_interrupted: bool = False
-    is_settled: bool = False
-    told: bool | None = None  # as `Journal.finish`
-    finished: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class HandsHost:
@@ -135,11 +83,10 @@ class HandsHost:
             idle_seconds=idle_seconds,
             on_evicted=journal.settle_old,
         )
-        self._calls: dict[EventId, _Call] = {}
-        self._imports: set[tuple[SessionId, asyncio.Timeout]] = set()  # a deletion cuts them short
         self._tasks = asyncio.TaskGroup()
+        self._calls = Calls(self._tasks, journal=journal, sandboxes=self._sandboxes)
+        self._imports: set[tuple[SessionId, asyncio.Timeout]] = set()  # a deletion cuts them short
         self._reaper: asyncio.Task[None] | None = None
-        self._is_stopping = False
         self._is_draining = False
         self._sandboxes_max = sandboxes_max
         # One restore or eviction of a session at a time; a lock lives while somebody is at it.
@@ -168,13 +115,7 @@ class HandsHost:
 
         Afterwards each call has a durable result. Repeat: safe.
         """
-        self._is_stopping = True
-        await self._wait_for(list(self._calls.values()), seconds=HANDS_DRAIN_SECONDS)
-        for running in self._calls.values():
-            if running.stage == "waiting" and running.task:
-                running.task.cancel()
-        await self._sandboxes.destroy_all()
-        await self._wait_for(list(self._calls.values()), seconds=CANCEL_GRACE_SECONDS)
+        await self._calls.stop()
 
     # -- the port -----------------------------------------------------------------------------------
 
@@ -187,7 +128,7 @@ class HandsHost:
 
     async def provision(self, session_id: SessionId, *, epoch: int, recipe: Recipe) -> None:
         await self.announce(session_id, epoch=epoch)
-        self._require_running()
+        self._calls.require_running()
         self._tasks.create_task(self._warm(session_id, epoch, recipe))
 
     async def execute(self, call: ToolCall, *, epoch: int) -> ToolResult:
@@ -210,15 +151,12 @@ class HandsHost:
         await self.announce(session_id, epoch=epoch)
         # One of them may be on its way to us, on another connection than this: first those that did not
         # come are kept from starting, then those that did are killed, so none slips through between.
-        if absent := [call_id for call_id in call_ids if call_id not in self._calls]:
+        if absent := [call_id for call_id in call_ids if self._calls.get(call_id) is None]:
             await self._journal.forbid(session_id, absent, _INTERRUPTED_RESULT)
-        await self._interrupt(session_id, [c for i in call_ids if (c := self._calls.get(i))])
+        await self._calls.interrupt(session_id, call_ids)
 
     async def settle(self, session_id: SessionId, *, call_ids: Sequence[EventId]) -> None:
-        for call_id in call_ids:
-            if running := self._calls.get(call_id):
-                running.is_settled = True
-        self._journal.settle([call_id for call_id in call_ids if call_id not in self._calls])
+        self._calls.settle(call_ids)
 
     # -- for whoever looks after the sessions and the machine ------------------------------------------
 
@@ -235,7 +173,7 @@ class HandsHost:
             for running in [each for each in self._imports if each[0] == session_id]:
                 self._imports.discard(running)  # told once; it may take a while to unwind
                 running[1].reschedule(0)
-        await self._interrupt(session_id, list(self._calls.values()))
+        await self._calls.interrupt(session_id)
         await self._sandboxes.destroy(session_id)
         if delete_workspace:
             await self.workspaces.remove(session_id)
@@ -253,7 +191,7 @@ class HandsHost:
         for session_id in lying:  # from a time when the journal did not list them
             known.setdefault(session_id, _unlisted(session_id))
         used = await asyncio.to_thread(self.workspaces.disk_bytes, lying) if with_disk else {}
-        working = {running.call.session_id for running in self._calls.values()}
+        working = self._calls.sessions()
         now = time.time()
         return [
             HeldWorkspace(
@@ -274,7 +212,7 @@ class HandsHost:
         """Whether the next call may come. Raises WorkspaceMissing if this placement's workspace has to be
         restored first; SandboxUnavailable (retryable) if it does not lie here and no new one is taken."""
         self.workspaces.path(session_id)
-        self._require_running()
+        self._calls.require_running()
         try:
             await self._journal.require_held(session_id, placed_at=placed_at)
         except WorkspaceMissing:
@@ -346,7 +284,7 @@ class HandsHost:
             if not keeps_files:
                 await self._journal.evict(session_id, changes=changes, placed_at=placed_at)
                 crash_point("hands.evict")
-            await self._interrupt(session_id, list(self._calls.values()))
+            await self._calls.interrupt(session_id)
             await self._sandboxes.destroy(session_id)
             if not keeps_files:
                 await self.workspaces.remove(session_id)
@@ -363,7 +301,7 @@ class HandsHost:
             "sandboxes": len(self.sandboxes()),
             "calls": self.calls_running,
             "disk_free_bytes": self.workspaces.free_bytes(),
-            "is_draining": self._is_draining or self._is_stopping,
+            "is_draining": self._is_draining or self._calls.is_stopping,
         }
 
     @property
@@ -411,7 +349,7 @@ class HandsHost:
             call.session_id,
             epoch=epoch,
             call_id=call.call_id,
-            placed_at=placed_at if call.call_id not in self._calls else None,
+            placed_at=placed_at if self._calls.get(call.call_id) is None else None,
         )
         running = self._calls.get(call.call_id)
         if running is None:
@@ -429,119 +367,10 @@ class HandsHost:
                 return await self._journal.finish(call.session_id, call.call_id, unknown)
             if not may_start:
                 raise NeverStarted(call.call_id)
-            running = self._begin(call)
+            self._calls.require_running()
+            self.workspaces.require_space()
+            running = self._calls.begin(call)
         return await asyncio.shield(running.done)
-
-    def _begin(self, call: ToolCall) -> _Call:
-        self._require_running()
-        self.workspaces.require_space()
-        running = _Call(call=call, done=asyncio.get_running_loop().create_future())
-        self._calls[call.call_id] = running
-        running.task = self._tasks.create_task(self._carry_out(running))
-        return running
-
-    async def _carry_out(self, running: _Call) -> None:
-        """Bring a call to its durable result, or to the error that kept it from starting."""
-        call = running.call
-        try:
-            outcome = await self._run(running)
-            running.stage = "ending"
-            result = _encode_bounded(outcome)
-            crash_point("hands.before_result")
-            result = await self._journal.finish(call.session_id, call.call_id, result, told=running.told)
-            crash_point("hands.after_result")
-            running.done.set_result(result)
-        except Exception as error:
-            # The boundary of a call: ours or the provider's bug ends this call, not the host. Whoever asks
-            # again learns from the journal that it never started, or that its outcome is unknown.
-            running.done.set_exception(error)
-            running.done.exception()  # it may be that nobody is there to see it
-        finally:
-            del self._calls[call.call_id]
-            if not running.done.done():  # cancelled with the whole host
-                running.done.set_exception(HandsUnavailable("the hands host is stopping"))
-                running.done.exception()
-            running.finished.set()
-            if running.is_settled:
-                self._journal.settle([call.call_id])
-
-    async def _run(self, running: _Call) -> ToolResult:
-        call = running.call
-        if running.is_interrupted:
-            return ToolResult.text(INTERRUPTED, is_error=True)
-        self._require_running()
-        running.stage = "waiting"
-        try:
-            async with self._sandboxes.use(call.session_id, recipe=call.recipe) as sandbox:
-                crash_point("hands.before_started")
-                await self._look_for_news(call.session_id)
-                kept = await self._journal.start(call.session_id, call.call_id)
-                if kept is not None:  # cancelled in the moment that it came
-                    return decode_result(kept)
-                crash_point("hands.after_started")
-                running.stage, running.sandbox = "acting", sandbox
-                return await self._act(running, sandbox)
-        except SandboxLost:
-            running.told = None if running.is_interrupted else False
-            return ToolResult.text(
-                INTERRUPTED if running.is_interrupted else SANDBOX_STOPPED, is_error=True
-            )
-        except asyncio.CancelledError:
-            if running.is_interrupted:
-                return ToolResult.text(INTERRUPTED, is_error=True)
-            if self._is_stopping and running.stage == "waiting":
-                raise HandsUnavailable("the hands host is stopping") from None
-            raise
-
-    async def _act(self, running: _Call, sandbox: Sandbox) -> ToolResult:
-        session_id = running.call.session_id
-        news = self._sandboxes.news(session_id)
-        if not news:
-            return await sandbox.run(running.call)
-        self._sandboxes.set_news(session_id, "")  # this call tells it, and no other
-        try:
-            result = await sandbox.run(running.call)
-        finally:
-            if running.is_interrupted:  # its result is a documented sentence and no more
-                self._sandboxes.set_news(session_id, news)
-        if running.is_interrupted:
-            return result
-        running.told = True
-        return ToolResult(
-            content=({"type": "text", "text": news}, *result.content), is_error=result.is_error
-        )
-
-    async def _look_for_news(self, session_id: SessionId) -> None:
-        """What the model must be told of a fresh sandbox; before its first call counts as one."""
-        if self._sandboxes.news(session_id) is None:
-            held = await self._journal.held(session_id)
-            news = "" if not held else held[0].news or (NEWS_KEPT if held[0].had else "")
-            if self._sandboxes.news(session_id) is None:  # no other call was faster
-                self._sandboxes.set_news(session_id, news)
-
-    async def _interrupt(self, session_id: SessionId, calls: Sequence[_Call]) -> None:
-        """Kill these calls of the session within CANCEL_GRACE_SECONDS: half of that politely, the rest with
-        their sandbox, and what even then does not come back is given up on."""
-        calls = [running for running in calls if running.call.session_id == session_id]
-        async with asyncio.TaskGroup() as asking:
-            for running in calls:
-                if running.stage == "waiting" and running.task and not running.is_interrupted:
-                    running.task.cancel()
-                running.is_interrupted = True
-                asking.create_task(_ask_to_stop(running))
-        if stubborn := [running for running in calls if running.stage == "acting"]:
-            self._tasks.create_task(self._sandboxes.destroy(session_id))
-            await self._wait_for(stubborn, seconds=CANCEL_GRACE_SECONDS / 4)
-            for running in stubborn:
-                if running.stage == "acting" and running.task:
-                    running.task.cancel()
-        await self._wait_for(calls, seconds=CANCEL_GRACE_SECONDS)
-
-    async def _wait_for(self, calls: Sequence[_Call], *, seconds: float) -> None:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                for running in calls:
-                    await running.finished.wait()
 
     async def _warm(self, session_id: SessionId, epoch: int, recipe: Recipe) -> None:
         try:
@@ -563,7 +392,7 @@ class HandsHost:
         await self.workspaces.remove(session_id)
 
     def _require_idle(self, session_id: SessionId) -> None:
-        if any(running.call.session_id == session_id for running in self._calls.values()):
+        if session_id in self._calls.sessions():
             raise Conflict(f"session {session_id!r} is at work", retryable=True)
 
     def _require_room(self) -> None:
@@ -575,29 +404,8 @@ class HandsHost:
         if busy >= self._sandboxes_max:
             raise SandboxUnavailable(f"all {busy} sandboxes of the hands host are busy")
 
-    def _require_running(self) -> None:
-        if self._is_stopping:
-            raise HandsUnavailable("the hands host is stopping")
-
-
-async def _ask_to_stop(running: _Call) -> None:
-    # What became of the call is seen at the call, so a failure to ask is not news.
-    with contextlib.suppress(WorldError, TimeoutError):
-        async with asyncio.timeout(CANCEL_GRACE_SECONDS / 2):
-            if running.stage == "acting" and running.sandbox:
-                await running.sandbox.cancel(running.call.call_id)
-            await running.finished.wait()
-
 
 def _unlisted(session_id: SessionId) -> Held:
     return Held(
         session_id=session_id, placed_at=0, had=True, news="", changes=0, kept=0, changed_at=time.time()
     )
-
-
-def _encode_bounded(result: ToolResult) -> bytes:
-    data = encode_result(result)
-    if len(data) > TOOL_RESULT_BYTES_MAX:
-        text = f"The tool finished, but its result is larger than {TOOL_RESULT_BYTES_MAX >> 20} MiB."
-        data = encode_result(ToolResult.text(text, is_error=True))
-    return data

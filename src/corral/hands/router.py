@@ -30,7 +30,7 @@ from corral.cluster.node import HostFacts, SeenNode
 from corral.cluster.placement import Placed, PlacementStore
 from corral.hands.archive import BrokenCheckpoint, unpacked
 from corral.hands.client import HandsClient
-from corral.hands.host import OUTCOME_UNKNOWN
+from corral.hands.news import OUTCOME_UNKNOWN
 from corral.hands.ports import Probe, WorkspaceMissing
 from corral.hands.wire import Restored
 from corral.kernel.clock import rfc3339

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from corral.hands import host as host_module
-from corral.hands.host import NEWS_KEPT, OUTCOME_UNKNOWN, SANDBOX_STOPPED
+from corral.hands import calls as calls_module
+from corral.hands.news import NEWS_KEPT, OUTCOME_UNKNOWN, SANDBOX_STOPPED
 from corral.kernel.errors import HandsUnavailable, InvalidRequest, LeaseLost, NotFound, SandboxUnavailable
 from corral.kernel.limits import CANCEL_GRACE_SECONDS
 from corral.session.call import INTERRUPTED, NeverStarted, Recipe
@@ -239,7 +239,7 @@ async def test_a_call_interrupted_before_its_first_step_ends(host, bash, tmp_pat
     running = asyncio.create_task(host.execute(call, epoch=1))
     while not host.calls_running:  # noqa: ASYNC110
         await asyncio.sleep(0)
-    await host._interrupt(SESSION, list(host._calls.values()))  # in the very step that began it
+    await host._calls.interrupt(SESSION)  # in the very step that began it
     assert text(await running) == INTERRUPTED
     assert not (workspace(tmp_path) / "ran").exists()
 
@@ -291,7 +291,7 @@ async def test_a_nearly_full_disk_refuses_new_work_and_keeps_old_results(open_ho
 
 
 async def test_a_result_beyond_the_bound_is_replaced(host, bash, monkeypatch):
-    monkeypatch.setattr(host_module, "TOOL_RESULT_BYTES_MAX", 1024)
+    monkeypatch.setattr(calls_module, "TOOL_RESULT_BYTES_MAX", 1024)
     result = await host.execute(bash("c1", "head -c 2000 /dev/zero | tr '\\0' x"), epoch=1)
     assert result.is_error and "larger than" in text(result)
 
@@ -369,7 +369,7 @@ async def test_a_deletion_cuts_an_upload_short_and_leaves_nothing_of_it(host, tm
 async def test_a_stopping_host_answers_what_runs_and_takes_nothing_new(
     open_host, bash, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(host_module, "HANDS_DRAIN_SECONDS", 0.1)
+    monkeypatch.setattr(calls_module, "HANDS_DRAIN_SECONDS", 0.1)
     async with open_host() as host:
         running = asyncio.create_task(host.execute(bash("c1", "touch begun; exec sleep 600"), epoch=1))
         await until(lambda: (workspace(tmp_path) / "begun").exists())

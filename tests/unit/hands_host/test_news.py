@@ -4,8 +4,9 @@ import asyncio
 
 import pytest
 
-from corral.hands.host import NEWS_KEPT, NEWS_LOST, NEWS_RESTORED, SANDBOX_STOPPED, HandsHost
+from corral.hands.host import HandsHost
 from corral.hands.journal import Journal
+from corral.hands.news import NEWS_KEPT, NEWS_LOST, NEWS_RESTORED, SANDBOX_STOPPED
 from corral.hands.ports import WorkspaceMissing
 from corral.hands.wire import Restored
 from corral.kernel.errors import LeaseLost, SandboxUnavailable

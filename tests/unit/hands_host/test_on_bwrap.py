@@ -10,8 +10,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from corral.hands.host import SANDBOX_STOPPED, HandsHost
+from corral.hands.host import HandsHost
 from corral.hands.journal import Journal
+from corral.hands.news import SANDBOX_STOPPED
 from corral.hands.providers.bwrap import BwrapProvider
 from corral.kernel.limits import CANCEL_GRACE_SECONDS
 from corral.session.call import INTERRUPTED, Recipe

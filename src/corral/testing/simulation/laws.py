@@ -14,8 +14,8 @@ from corral.brain.dispatch import NO_SANDBOX, OUTCOME_UNKNOWN
 from corral.brain.ending import NEVER_RAN
 from corral.brain.turn import DENIED, NO_HANDS
 from corral.catalog.models import ModelTable
-from corral.hands.host import OUTCOME_UNKNOWN as HOST_OUTCOME_UNKNOWN
-from corral.hands.host import SANDBOX_STOPPED
+from corral.hands.news import OUTCOME_UNKNOWN as HOST_OUTCOME_UNKNOWN
+from corral.hands.news import SANDBOX_STOPPED
 from corral.kernel.ids import EventId, SessionId
 from corral.session.call import INTERRUPTED
 from corral.session.closing import LEFT_BEHIND
