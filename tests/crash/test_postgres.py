@@ -95,6 +95,26 @@ async def test_a_reader_that_is_cut_reads_again(postgres: Postgres, database: Da
     assert len(set(backends)) == 2
 
 
+@pytest.mark.parametrize("others", [0, 3], ids=["alone", "in a batch"])
+async def test_a_connection_to_a_server_that_takes_no_writes_is_replaced(
+    database: Database, others: int
+) -> None:
+    """As after a fail-over, when the connection leads to the server that is a standby now."""
+    backends: list[int] = []
+
+    def body(connection: Connection) -> str:
+        backends.append(connection.execute(text("SELECT pg_backend_pid()")).scalar_one())
+        if len(backends) == 1:
+            connection.execute(text("SET LOCAL transaction_read_only = on"))
+        return write(connection, "sesn_standby")
+
+    names = ["sesn_standby", *(f"sesn_{n}" for n in range(others))]
+    bodies = [body, *(partial(write, name=name) for name in names[1:])]
+    assert await asyncio.gather(*(database.write(each, locks=()) for each in bodies)) == names
+    assert len(set(backends)) == len(backends) == 2
+    assert await count(database) == len(names)
+
+
 class CuttingProxy:
     """A server's port, on loopback, that cuts the connection of the next COMMIT: `before` the server has
     it, or `after` it has answered."""
@@ -271,6 +291,30 @@ async def test_a_killed_server_loses_and_doubles_nothing() -> None:
 
 
 # -- locks --------------------------------------------------------------------------------------------
+
+
+async def test_a_standby_is_neither_read_nor_written() -> None:
+    """The server comes back as a standby, as one does that was replaced, and takes over again."""
+    if reason := missing():
+        pytest.skip(reason)
+    with Postgres.start(own=True, settings={"log_connections": "on"}) as postgres:
+        database = await Database.open(postgres.fresh_database(migrate=migrated))
+        with postgres.connect() as connection:
+            [directory] = connection.execute("SHOW data_directory").fetchone()
+            connection.execute(f"COPY (SELECT '') TO '{directory}/standby.signal'")
+        postgres.stop()
+        postgres.restart()
+        seen = postgres.log().count("connection authorized")
+        reading = asyncio.create_task(
+            database.read(lambda connection: connection.scalar(text("SELECT pg_is_in_recovery()")))
+        )
+        writing = asyncio.create_task(database.write(partial(write, name="sesn_1")))
+        await until(lambda: postgres.log().count("connection authorized") > seen + 1)
+        with postgres.connect() as connection:
+            connection.execute("SELECT pg_promote()")
+        assert await reading is False
+        assert await writing == "sesn_1"
+        await database.close()
 
 
 async def test_crossing_batches_do_not_deadlock(postgres: Postgres, database_url: str) -> None:

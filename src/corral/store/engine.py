@@ -38,6 +38,8 @@ _LIBPQ: dict[str, str | int] = {
     "keepalives_interval": POSTGRES_KEEPALIVE_SECONDS,
     "keepalives_count": POSTGRES_KEEPALIVE_COUNT,
     "tcp_user_timeout": int(POSTGRES_UNACKNOWLEDGED_SECONDS * 1000),
+    # During a fail-over a name may lead to a standby: it takes no writes, and what is read there is old.
+    "target_session_attrs": "primary",
 }
 _SESSION = f"""
 SET idle_in_transaction_session_timeout = {int(POSTGRES_IDLE_SECONDS * 1000)};

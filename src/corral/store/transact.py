@@ -52,7 +52,9 @@ NOW_US = "now_us"
 CLOCK_US = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
 _NUMBER = "SELECT number FROM writers WHERE writer_id = %(writer_id)s"
 _CONFLICTS = ("40001", "40P01")  # serialization failure, deadlock: the others went on, try again
-_GONE = ("08", "57P", "53300", "25P03", "25P04")  # the server goes or comes, is full, or has cut us off
+_IS_STANDBY = "25006"  # it takes no writes: after a fail-over the name led to the server that was replaced
+_GONE = ("08", "57P", "53300", "25P03", "25P04", _IS_STANDBY)
+"""The server goes or comes, is full, has cut us off, or is not the one that is meant."""
 
 
 class Transactions(Protocol):
@@ -160,7 +162,9 @@ class PostgresWriter:
             try:
                 self._begin(connection)
                 result = work(connection)
-            except BaseException:
+            except BaseException as error:
+                if isinstance(error, DBAPIError) and sqlstate(error) == _IS_STANDBY:
+                    connection.invalidate()  # the next one may lead to the server that took over
                 transaction.rollback()
                 raise
             try:
