@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from corral.chaos.laws import Trouble
 from corral.kernel.limits import SERVER_DRAIN_SECONDS
@@ -43,6 +43,7 @@ class Node:
         self.data_dir = data_dir
         self.url = ""
         self.troubles: list[Trouble] = []
+        self.killed_at: datetime | None = None  # when `kill` last sent its signal
         self._settings = dict(settings)
         self._options = list(options)
         self._process: asyncio.subprocess.Process | None = None
@@ -127,6 +128,16 @@ class Node:
             await asyncio.sleep(LOOK_SECONDS)
         return None
 
+    async def has_spare(self, *, seconds: float) -> bool:
+        """Whether a server process stands by to replace the one that serves, within this time."""
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            state: Mapping[str, Any] = read_state(self.data_dir) or {}
+            if state.get("spare", {}).get("is_ready"):
+                return True
+            await asyncio.sleep(LOOK_SECONDS)
+        return False
+
     # -- as an accident would ---------------------------------------------------------------------------
 
     async def kill(self, role: str, number: int = signal.SIGKILL) -> int | None:
@@ -134,6 +145,7 @@ class Node:
         pid = self.processes().get(role)
         if pid is None:
             return None
+        self.killed_at = datetime.now(UTC)
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)
         await ended(pid, seconds=STOP_SECONDS)

@@ -5,7 +5,9 @@ import contextlib
 import ctypes
 import io
 import json
+import os
 import random
+import resource
 import tarfile
 import time
 from collections import Counter
@@ -23,6 +25,7 @@ from corral.chaos.driver import Clients, Dialogue
 from corral.chaos.faults import Faults
 from corral.chaos.laws import Broken, History, Trouble, judge
 from corral.chaos.node import Node
+from corral.chaos.packed import Packed
 from corral.chaos.residue import left_behind, reap, secrets_in
 from corral.chaos.scenarios import ROUNDS, SCENARIOS, Stage
 from corral.chaos.schedule import DATABASE, KINDS, Fault, Kind, Lane, points_of, write_schedule
@@ -95,6 +98,8 @@ class Report:
     reconnects: int = 0
     turn_seconds: Sequence[float] = ()
     figures: dict[str, float] = field(default_factory=dict)  # of a scenario
+    load: float = 0.0  # of the machine at the end, as `uptime` says it: times mean nothing without it
+    memory_bytes: int = 0  # of this process at most
     violations: list[Broken] = field(default_factory=list)
     schedule_path: Path | None = None
 
@@ -113,7 +118,7 @@ async def run(options: Options, *, root: Path, show: Callable[[Progress], None])
     root.chmod(0o711)  # sandboxes and the database have users of their own, who pass through
     with _reaping():
         async with (
-            MessagesApi(plan.answer) as model,
+            MessagesApi(plan.answer, requests_kept_max=1) as model,
             cluster(
                 options.cluster,
                 root=root,
@@ -294,7 +299,7 @@ class _Battle:
 
     def _progress(self) -> int:
         """Events that clients have seen."""
-        return sum(len(dialogue.watch.frames) for dialogue in self._clients.dialogues)
+        return sum(dialogue.watch.count for dialogue in self._clients.dialogues)
 
     async def _evict(self) -> None:
         """As `corral sandboxes evict` would: a session that is busy refuses, and that is fine."""
@@ -377,9 +382,9 @@ class _Battle:
                 snapshot=snapshot,
                 asks=dialogue.asks,
                 sent=dialogue.sent,
-                listed=read.listed,
+                listed=list(read.listed),
                 usage=read.usage,
-                frames=dialogue.watch.frames,
+                frames=dialogue.watch.shown(),
                 ran=read.ran,
                 calls=dialogue.calls,
                 troubles=troubles,
@@ -396,6 +401,8 @@ class _Battle:
             self.broken("what dies comes up again", failure)
         report.seconds = time.monotonic() - self._began
         report.faults, report.kills = self.faults.counts, self.faults.kills
+        report.load = os.getloadavg()[1]
+        report.memory_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         report.sessions = len(clients.dialogues)
         report.turns = sum(dialogue.turns_done for dialogue in clients.dialogues)
         report.attempts_failed, report.turn_seconds = clients.attempts_failed, clients.turn_seconds
@@ -452,20 +459,21 @@ class _Battle:
 
 @dataclass(frozen=True, kw_only=True)
 class _Read:
-    listed: Sequence[dict[str, object]]
+    listed: Packed
     usage: dict[str, object]
     ran: Sequence[str] | None
 
 
 async def _read(api: anthropic.AsyncAnthropic, http: httpx2.AsyncClient, session_id: str) -> _Read:
-    listed: list[dict[str, object]] = []
+    listed = Packed()
     page = ""
     while True:
         query = {"limit": "1000", "order": "asc", **({"page": page} if page else {})}
         answer = (
             (await http.get(f"/v1/sessions/{session_id}/events", params=query)).raise_for_status().json()
         )
-        listed += answer["data"]
+        for event in answer["data"]:
+            listed.append(event)
         page = answer.get("next_page") or ""
         if not page:
             break

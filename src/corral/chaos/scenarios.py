@@ -30,7 +30,9 @@ TOOL_SECONDS: Final = 20.0
 STARTED_SECONDS: Final = 1.5  # between a call in the log and the blow: by then it runs
 TAKEN_SECONDS_MAX: Final = 16.0  # since the last one moved: then the rest have a brain that lives
 LOOK_SECONDS: Final = 0.05
-QUICK_CALLS: Final = 30  # rounds of a turn that is to be taken over: longer than the fault
+CALL_SECONDS: Final = 0.05
+KILLED_CALLS, STOPPED_CALLS = 12, 30  # of a turn that is to be taken over: it lasts longer than the fault
+SPARE_SECONDS: Final = 30.0  # for a node to have a spare; some 5 s where nothing else runs
 AFTER_SECONDS: Final = 2.0  # a zombie that wants to write has written by then
 
 
@@ -95,52 +97,58 @@ def _is_asked(dialogue: Dialogue, call: Call) -> bool:
 async def failover(stage: Stage) -> None:
     """SIGKILL of a brain: how long until another one's next event, for every session it ran."""
 
-    async def kill(stage: Stage, lane: str, taken: Callable[[], Awaitable[None]]) -> None:
+    async def kill(stage: Stage, lane: str, taken: Callable[[], Awaitable[None]]) -> datetime:
         await stage.faults.perform(Fault(lane=lane, after=0.0, kind="kill-server"))
+        return stage.cluster.nodes[lane].killed_at or datetime.now(UTC)
 
-    await _takeovers(stage, kill)
+    await _takeovers(stage, kill, calls=KILLED_CALLS)
 
 
 async def zombie(stage: Stage) -> None:
     """SIGSTOP of a brain until others have taken over; SIGCONT; then it may write nothing."""
 
-    async def stop(stage: Stage, lane: str, taken: Callable[[], Awaitable[None]]) -> None:
+    async def stop(stage: Stage, lane: str, taken: Callable[[], Awaitable[None]]) -> datetime:
         async with paused(stage.cluster.nodes[lane].processes().get("server")):
+            struck = datetime.now(UTC)
             await taken()
         await asyncio.sleep(AFTER_SECONDS)
+        return struck
 
-    await _takeovers(stage, stop)
+    await _takeovers(stage, stop, calls=STOPPED_CALLS)
 
 
 async def _takeovers(
-    stage: Stage, strike: Callable[[Stage, str, Callable[[], Awaitable[None]]], Awaitable[None]]
+    stage: Stage,
+    strike: Callable[[Stage, str, Callable[[], Awaitable[None]]], Awaitable[datetime]],
+    *,
+    calls: int,
 ) -> None:
-    """Strike brains in turn, `rounds` takeovers long, while every session takes many short steps."""
+    """Strike brains in turn, `rounds` takeovers long, while every session takes many short steps: its next
+    event is always due within a fraction of a second. Between two strikes all sessions finish their turn,
+    and every brain's node has its spare again, as it has when brains do not die every few seconds."""
     database = await Database.open(stage.cluster.database_url or stage.cluster.database_path)
     log: SessionLog = Log(database, LocalBus())
     seconds: list[float] = []
-    brains = [node.name for node in stage.cluster.with_role("brain")]
-    number = zombie_writes = 0
+    brains = stage.cluster.with_role("brain")
+    number = zombie_writes = spareless = 0
     try:
         async with stage.dialogues() as dialogues:
+            await asyncio.gather(*_begin(stage, dialogues, "first", calls=1))  # has a sandbox from here on
             while len(seconds) < stage.rounds:
-                turns = []
-                for dialogue in dialogues:
-                    token = f"{dialogue.name}.{number}"
-                    calls = [[Call(token=f"{token}.{n}", seconds=0.05)] for n in range(QUICK_CALLS)]
-                    order = Turn(token=token, kind="rounds", rounds=calls)
-                    turns.append(asyncio.create_task(stage.clients.take(dialogue, [order])))
-                await asyncio.sleep(STARTED_SECONDS)
+                if stage.cluster.kind == "postgres":
+                    spareless += not all([await node.has_spare(seconds=SPARE_SECONDS) for node in brains])
+                asked = [len(dialogue.watch.uses) for dialogue in dialogues]
+                turns = _begin(stage, dialogues, str(number), calls=calls)
+                for dialogue, count in zip(dialogues, asked, strict=True):
+                    await dialogue.watch.until(partial(_has_asked, dialogue, count))
                 before = await _epochs(log, dialogues)
-                struck = datetime.now(UTC)
-
                 taken = partial(_taken, log, dialogues, before)
-                await strike(stage, brains[number % len(brains)], taken)
-                for turn in turns:
-                    await turn
+                struck = await strike(stage, brains[number % len(brains)].name, taken)
+                await asyncio.gather(*turns)
                 for dialogue in dialogues:
                     snapshot = await log.snapshot(SessionId(dialogue.session_id))
-                    moved = _next_event(snapshot, after=struck, epoch=before[dialogue.session_id])
+                    epoch = before.get(dialogue.session_id)  # None: it was at rest
+                    moved = None if epoch is None else _next_event(snapshot, after=struck, epoch=epoch)
                     if moved is not None:
                         seconds.append((moved - struck).total_seconds())
                     zombie_writes += _late_writes(snapshot)
@@ -151,6 +159,7 @@ async def _takeovers(
     stage.figures.update(
         {
             "strikes": float(number),
+            "strikes without a spare": float(spareless),
             "takeovers": float(len(seconds)),
             "to the next event, p50 s": seconds[len(seconds) // 2],
             "to the next event, p95 s": seconds[int(len(seconds) * 0.95)],
@@ -160,6 +169,23 @@ async def _takeovers(
     )
 
 
+def _begin(
+    stage: Stage, dialogues: Sequence[Dialogue], name: str, *, calls: int
+) -> list[asyncio.Task[None]]:
+    """In each session, a turn of so many short calls, one after another."""
+    turns = []
+    for dialogue in dialogues:
+        token = f"{dialogue.name}.{name}"
+        rounds = [[Call(token=f"{token}.{n}", seconds=CALL_SECONDS)] for n in range(calls)]
+        order = Turn(token=token, kind="rounds", rounds=rounds)
+        turns.append(asyncio.create_task(stage.clients.take(dialogue, [order])))
+    return turns
+
+
+def _has_asked(dialogue: Dialogue, uses: int) -> bool:
+    return len(dialogue.watch.uses) > uses
+
+
 async def _taken(log: SessionLog, dialogues: Sequence[Dialogue], before: Mapping[str, int]) -> None:
     """Until all sessions have another brain; some had one that lives, and are not waited for longer."""
     last, seen = time.monotonic(), dict(before)
@@ -167,17 +193,19 @@ async def _taken(log: SessionLog, dialogues: Sequence[Dialogue], before: Mapping
         now = dict(await _epochs(log, dialogues))
         if now != seen:
             seen, last = now, time.monotonic()
-        if all(now[each] != before[each] for each in now):
+        if all(now[each] != before.get(each) for each in now):
             return
         await asyncio.sleep(LOOK_SECONDS)
 
 
 async def _epochs(log: SessionLog, dialogues: Sequence[Dialogue]) -> Mapping[str, int]:
+    """Of the sessions that run."""
     found = {}
     for dialogue in dialogues:
         with suppress(Exception):
             snapshot = await log.snapshot(SessionId(dialogue.session_id), after_seq=2**31)
-            found[dialogue.session_id] = snapshot.record.epoch
+            if snapshot.record.status == "running":
+                found[dialogue.session_id] = snapshot.record.epoch
     return found
 
 

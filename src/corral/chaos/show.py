@@ -1,6 +1,7 @@
 """How a run is shown: a moving line on a terminal, a line now and then elsewhere, a table at the end."""
 
 import json
+import os
 import statistics
 from collections.abc import Callable
 from dataclasses import asdict
@@ -83,6 +84,8 @@ def summary(report: Report, console: Console) -> None:
         table.add_row("turn, median", f"{statistics.median(report.turn_seconds):.2f} s")
         table.add_row("turn, longest", f"{max(report.turn_seconds):.2f} s")
     table.add_row("took", f"{report.seconds:.0f} s")
+    table.add_row(f"load of the machine ({os.cpu_count()} cores)", f"{report.load:.1f}")
+    table.add_row("memory of the clients and the model", f"{report.memory_bytes / 1e6:,.0f} MB")
     table.add_section()
     style = "green" if report.is_whole else "bold red"
     table.add_row(Text("violations", style=style), Text(f"{len(report.violations):,}", style=style))
@@ -117,6 +120,8 @@ def as_json(report: Report) -> str:
         "sends_repeated": report.attempts_failed,
         "streams_resumed": report.reconnects,
         "figures": report.figures,
+        "load": report.load,
+        "memory_bytes": report.memory_bytes,
         "turn_seconds_median": statistics.median(seconds) if seconds else None,
         "violations": [asdict(broken) for broken in report.violations],
         "schedule": str(report.schedule_path),

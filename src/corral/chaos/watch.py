@@ -10,6 +10,7 @@ from typing import Final
 import httpx2
 
 from corral.chaos.laws import Frame
+from corral.chaos.packed import Packed
 from corral.session.content import Json
 from corral.session.events import INBOX_TYPES
 
@@ -23,21 +24,21 @@ _PREVIEWS: Final = ("event_start", "event_delta")
 class Watch:
     """What a stream has brought so far, and what follows from it for a client.
 
-    frames:    everything, in the order received. refusals: answers that no reader should get.
+    count:     frames so far; `shown` gives them again. refusals: answers that no reader should get.
     processed: ids of inputs that were shown as processed. uses: tool uses by id.
     blocked:   ids that the session waits for; is_idle: the last status shown was idle.
     """
 
     def __init__(self, session_id: str, *, urls: Sequence[str], api_key: str, previews: bool) -> None:
         self.session_id = session_id
-        self.frames: list[Frame] = []
+        self._frames = Packed()
+        self.connections = 0
         self.refusals: list[str] = []
         self.processed: set[str] = set()
         self.answered: set[str] = set()
         self.uses: dict[str, Mapping[str, Json]] = {}
         self.is_idle = True
         self.blocked: Sequence[str] = ()
-        self.connections = 0
         self._urls = urls
         self._headers = {"x-api-key": api_key}
         self._query = {"event_deltas[]": "agent.message"} if previews else {}
@@ -52,7 +53,7 @@ class Watch:
                 try:
                     async with aclosing(self._connection(http)) as frames:
                         async for frame in frames:
-                            self._take(frame)
+                            self.take(*frame)
                 except httpx2.HTTPError:
                     pass
                 await asyncio.sleep(AGAIN_SECONDS * random.uniform(0.5, 2.0))
@@ -63,7 +64,9 @@ class Watch:
             self._news.clear()
             await self._news.wait()
 
-    async def _connection(self, http: httpx2.AsyncClient) -> AsyncGenerator[Frame, None]:
+    async def _connection(
+        self, http: httpx2.AsyncClient
+    ) -> AsyncGenerator[tuple[str, Mapping[str, Json]], None]:
         url = f"{random.choice(self._urls)}/v1/sessions/{self.session_id}/events/stream"
         headers = {"last-event-id": self._cursor}
         async with http.stream("GET", url, params=self._query, headers=headers) as response:
@@ -79,13 +82,24 @@ class Watch:
                 if name == "id":
                     cursor = value
                 elif name == "data":
-                    yield Frame(cursor=cursor, event=json.loads(value), connection=self.connections)
+                    yield cursor, json.loads(value)
                     cursor = ""
 
-    def _take(self, frame: Frame) -> None:
-        self._cursor = frame.cursor or self._cursor
-        self.frames.append(frame)
-        event = frame.event
+    @property
+    def count(self) -> int:
+        return len(self._frames)
+
+    def shown(self) -> Sequence[Frame]:
+        """Everything, in the order received."""
+        return [
+            Frame(cursor=cursor, event=event, connection=connection)
+            for cursor, event, connection in self._frames
+        ]
+
+    def take(self, cursor: str, event: Mapping[str, Json]) -> None:
+        """What the stream brought next. cursor: empty for a preview."""
+        self._cursor = cursor or self._cursor
+        self._frames.append((cursor, event, self.connections))
         kind = event["type"]
         if kind in _PREVIEWS:
             return

@@ -94,6 +94,7 @@ class MessagesApi:
 
     api_key:   when given, a request with another key is answered 401.
     is_strict: refuse a request that the real API would refuse (`messages_rules`), with its words.
+    requests_kept_max: of the latest ones, `requests` and `request` know; a long run needs none of them.
     """
 
     def __init__(
@@ -104,9 +105,10 @@ class MessagesApi:
         port: int = 0,
         api_key: str | None = None,
         is_strict: bool = True,
+        requests_kept_max: int = REQUESTS_KEPT_MAX,
     ) -> None:
         self.script = script
-        self.requests: deque[Request] = deque(maxlen=REQUESTS_KEPT_MAX)
+        self.requests: deque[Request] = deque(maxlen=requests_kept_max)
         self.count = 0
         self.api_key = api_key
         self.is_strict = is_strict
