@@ -4,8 +4,6 @@ Rules of this file:
 - A future resolves only after the fsync of the transaction that holds its operation.
 - One thread owns the connection. Operations that arrive while it is in an fsync share the next one;
   a batch that wrote nothing costs none.
-- `journal_id` is minted with the file. A lost or broken file is a new journal, so every call placed
-  under the old id has an unknown outcome instead of a second run.
 - Row of a workspace (`held`): written with the calls that change it, so it costs no fsync of its own.
 - Row of a call: absent -> started -> result -> settled -> absent; or absent -> result (never to start); or
   absent -> settled (answered without us). A settled call has no result any more, but stays known for
@@ -13,9 +11,7 @@ Rules of this file:
 - A settle may be lost: results of a session that has been idle since, or has ended, go by their age. By
   then no request is on its way, or its epoch has ended, so nothing of them needs to stay.
 
-SQLite (WAL, synchronous=FULL) in a file of its own: its checksummed log is what makes a torn tail
-vanish on the next open. This is the one place outside `store` with SQL, because it is another
-format with another owner (docs/ARCHITECTURE.md).
+Its file: `journal_file.py`.
 """
 
 import asyncio
@@ -29,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
 
+from corral.hands.journal_file import open_journal
 from corral.hands.ports import WorkspaceMissing
 from corral.kernel.errors import Conflict, HandsUnavailable, LeaseLost, SandboxUnavailable, WorldError
 from corral.kernel.ids import EventId, Ids, SessionId
@@ -41,41 +38,8 @@ from corral.kernel.limits import (
 
 __all__ = ["EVICTED", "Held", "Journal", "Row"]
 
-FORMAT: Final = 4
 RELEASED: Final = 2**62  # the epoch of a deleted session: higher than every lease, so all are fenced
 RELEASED_SECONDS: Final = 24 * 3600  # how long an ended session stays fenced; as its tombstone in the log
-
-# placed_at: which placement of the session (0: nobody places here), or EVICTED
-# had: whether a sandbox was used that the model knows of. news: what to tell it at its next call
-# changes, kept: calls and imports so far, and how many of them the newest checkpoint covers
-_HELD_TABLE: Final = (
-    "CREATE TABLE held (session_id TEXT PRIMARY KEY, placed_at INTEGER NOT NULL DEFAULT 0,"
-    " had INTEGER NOT NULL DEFAULT 0, news TEXT NOT NULL DEFAULT '',"
-    " changes INTEGER NOT NULL DEFAULT 0, kept INTEGER NOT NULL DEFAULT 0, changed_at REAL NOT NULL)"
-)
-_SETTLED_TABLE: Final = (
-    "CREATE TABLE settled (call_id TEXT PRIMARY KEY, settled_at REAL NOT NULL) WITHOUT ROWID",
-    "CREATE INDEX settled_age ON settled (settled_at)",
-)
-_SCHEMA: Final = (
-    "CREATE TABLE meta (journal_id TEXT NOT NULL)",
-    "CREATE TABLE epochs (session_id TEXT PRIMARY KEY, epoch INTEGER NOT NULL, released_at REAL)",
-    "CREATE TABLE calls ("
-    "call_id TEXT PRIMARY KEY, session_id TEXT NOT NULL, result BLOB, finished_at REAL)",
-    "CREATE INDEX calls_session ON calls (session_id)",
-    _HELD_TABLE,
-    *_SETTLED_TABLE,
-    f"PRAGMA user_version = {FORMAT}",
-)
-_UPGRADES: Final = {  # the format of a file -> what makes it the next one
-    1: (
-        "ALTER TABLE calls ADD COLUMN finished_at REAL",
-        "UPDATE calls SET finished_at = strftime('%s') + 0 WHERE result IS NOT NULL",
-        "PRAGMA user_version = 2",
-    ),
-    2: (_HELD_TABLE, "PRAGMA user_version = 3"),
-    3: (*_SETTLED_TABLE, "PRAGMA user_version = 4"),
-}
 
 _EPOCH: Final = "SELECT epoch, released_at FROM epochs WHERE session_id = ?"
 _END: Final = (
@@ -148,7 +112,7 @@ class Journal:
 
     def __init__(self, path: Path, *, ids: Ids | None = None) -> None:
         """Open or create it. Raises HandsUnavailable if the disk refuses or the format is newer."""
-        self._db = _open(path, ids or Ids())
+        self._db = open_journal(path, ids or Ids())
         (self.journal_id,) = self._db.execute("SELECT journal_id FROM meta").fetchone()
         (self._calls,) = self._db.execute("SELECT count(*) FROM calls").fetchone()
         self._operations: queue.SimpleQueue[_Operation | None] = queue.SimpleQueue()
@@ -490,51 +454,3 @@ def _resolve(outcomes: "list[tuple[asyncio.Future[object], object]]") -> None:
             done.set_exception(outcome)
         else:
             done.set_result(outcome)
-
-
-def _open(path: Path, ids: Ids) -> sqlite3.Connection:
-    try:
-        return _connect(path, ids)
-    except sqlite3.DatabaseError as error:
-        if isinstance(error, sqlite3.OperationalError):  # the disk, a lock, permissions: not the content
-            raise HandsUnavailable(
-                f"cannot open the journal {str(path)!r}: {error}", retryable=False
-            ) from error
-        for suffix in ("", "-wal", "-shm"):  # kept for a human; its calls now have unknown outcomes
-            with contextlib.suppress(FileNotFoundError):
-                Path(f"{path}{suffix}").rename(f"{path}.broken{suffix}")
-        return _connect(path, ids)
-
-
-def _connect(path: Path, ids: Ids) -> sqlite3.Connection:
-    db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5)
-    try:
-        path.chmod(0o600)
-        db.execute("PRAGMA journal_mode = WAL")
-        db.execute("PRAGMA synchronous = FULL")
-        (version,) = db.execute("PRAGMA user_version").fetchone()
-        if version == 0:  # new, or killed before this transaction
-            db.execute("BEGIN")
-            for statement in _SCHEMA:
-                db.execute(statement)
-            db.execute("INSERT INTO meta VALUES (?)", (ids.mint("hjrn"),))
-            db.execute("COMMIT")
-        elif version <= FORMAT:
-            for older in range(version, FORMAT):
-                db.execute("BEGIN")
-                for statement in _UPGRADES[older]:
-                    db.execute(statement)
-                db.execute("COMMIT")
-        else:
-            raise HandsUnavailable(
-                f"the journal {str(path)!r} has format {version}, this Corral writes {FORMAT}; "
-                "start the newer Corral again",
-                retryable=False,
-            )
-        db.execute(
-            "SELECT count(*), total(length(result)) FROM calls"
-        ).fetchone()  # a broken page shows here
-    except BaseException:
-        db.close()
-        raise
-    return db

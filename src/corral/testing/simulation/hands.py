@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from corral.hands.host import HandsHost
-from corral.hands.journal import _SCHEMA, Journal, _Operation, _resolve
+from corral.hands.journal import Journal, _Operation, _resolve
+from corral.hands.journal_file import SCHEMA
 from corral.hands.ports import Capabilities, Probe, SandboxLost
 from corral.hands.wire import decode_result
 from corral.kernel.errors import HandsUnavailable, SandboxUnavailable
@@ -32,7 +33,7 @@ def _memory() -> sqlite3.Connection:
     global _disk
     if _disk is None:
         _disk = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
-        for statement in _SCHEMA:
+        for statement in SCHEMA:
             _disk.execute(statement)
     for table in ("meta", "epochs", "calls", "held", "settled"):
         _disk.execute(f"DELETE FROM {table}")  # noqa: S608  # names of ours
