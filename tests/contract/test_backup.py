@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 import zstandard
+from alembic import command
+from alembic.config import Config
 from sqlalchemy import insert, select, update
 
 from corral.catalog.idempotency import Answer, Idempotent, scope
@@ -24,7 +26,7 @@ from corral.kernel.ids import Ids
 from corral.kernel.limits import RESTORE_EPOCH_STEP
 from corral.session.record import SessionRecord
 from corral.store import schema
-from corral.store.archive import verify
+from corral.store.archive import FORMAT, ArchiveWriter, Manifest, verify
 from corral.store.backup import LEFT_OUT, archived_tables, back_up, open_engine, read, rows_of
 from corral.store.blobs import LocalBlobs
 from corral.store.bus import LocalBus
@@ -35,6 +37,8 @@ from corral.store.lease import Leases
 from corral.store.log import Log
 from corral.store.restore import restore
 from corral.store.sessions import Sessions
+from corral.store.upgrade import MIGRATIONS
+from corral.store.upgrade import schema as schema_of
 from corral.testing.clock import ManualClock
 from corral.testing.contract_blobs import chunks
 from corral.testing.contract_blobs import read as read_blob
@@ -384,6 +388,42 @@ def repacked(path: Path, old: bytes, new: bytes) -> Path:
     return other
 
 
+def written(path: Path, *members: tuple[str, bytes]) -> Path:
+    """An archive with a good beginning and then these."""
+    with ArchiveWriter(path) as archive:
+        manifest = Manifest(format=FORMAT, corral="0", schema="0", engine="sqlite", taken_at="now")
+        archive.add_header(manifest)
+        for name, data in members:
+            archive.add(name, data)
+        archive.finish(manifest)
+    return path
+
+
+@pytest.mark.parametrize(
+    "member",
+    [("tables/x", b""), ("tables/a/b/c", b""), ("blobs/k/end", b"[]"), ("manifest.json", b"[]")],
+    ids=lambda member: member[0],
+)
+def test_what_nobody_would_write_is_refused(tmp_path: Path, member: tuple[str, bytes]) -> None:
+    with pytest.raises(InvalidRequest, match="cannot be restored"):
+        verify(written(tmp_path / "odd.tar.zst", member))
+
+
+async def test_an_archive_of_other_tables_is_refused(places: Places, tmp_path: Path) -> None:
+    with ArchiveWriter(path := tmp_path / "odd.tar.zst") as archive:
+        manifest = Manifest(
+            format=FORMAT, corral="0", schema=schema.REVISION, engine="sqlite", taken_at="now",
+            blobs_sha256=sha256().hexdigest(),
+        )  # fmt: skip
+        archive.add_header(manifest)
+        manifest.tables["others"] = archive.add_rows("others", iter([b"{}\n"]))
+        archive.finish(manifest)
+    where = places.new("sqlite")
+    with pytest.raises(InvalidRequest, match="others"):
+        await restore(path, where, await places.blobs())
+    assert isinstance(where, Path) and not where.exists()
+
+
 def test_what_is_wrong_is_named(archive: Path) -> None:
     plain = unpacked(archive)
     blob_at = plain.index(b"/00000001", plain.index(b"checkpoints/")) + 2000
@@ -406,6 +446,21 @@ async def test_only_an_empty_store_is_restored_into(archive: Path, places: Place
             await restore(archive, store.where, store.blobs)
         assert contents(store.where) == before
         await store.session()  # and it serves on
+
+
+async def test_a_store_of_another_version_is_not_upgraded_on_the_way(archive: Path, places: Places) -> None:
+    where = places.new("sqlite")
+    assert isinstance(where, Path)
+    where.parent.mkdir()
+    engine = open_engine(where, writes=True)
+    with engine.connect() as connection, connection.begin():
+        config = Config(attributes={"connection": connection})
+        config.set_main_option("script_location", str(MIGRATIONS))
+        command.upgrade(config, "0001")
+    with pytest.raises(Conflict, match="schema 0001"):
+        await restore(archive, where, await places.blobs())
+    assert schema_of(engine).revision == "0001"
+    engine.dispose()
 
 
 async def test_nothing_is_replaced_by_a_backup(places: Places, tmp_path: Path) -> None:

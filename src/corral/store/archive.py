@@ -292,11 +292,12 @@ class _Check:
     def _parse(self, name: str, data: bytes) -> Manifest:
         try:
             return Manifest.parse(data)
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise self._wrong(f"{name!r} cannot be read") from error
 
     def _take_rows(self, name: str, data: bytes) -> None:
-        _, table, file = name.split("/")
+        _, _, below = name.partition("/")
+        table, _, file = below.partition("/")
         digest, rows, number = self._tables.get(table, (sha256(), 0, 0))
         if file != f"{number:08}.jsonl":
             raise self._wrong(f"{name!r} is out of order")

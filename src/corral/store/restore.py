@@ -69,6 +69,9 @@ async def restore(
             f"{str(path)!r} has schema {manifest.schema} of Corral {manifest.corral}, this version has"
             f" {schema.REVISION}. Restore it with Corral {manifest.corral}, then upgrade that store."
         )
+    names = {str(table.name) for table in archived_tables()}
+    if others := names ^ manifest.tables.keys():
+        raise InvalidRequest(f"{str(path)!r} lacks, or has too many, tables: {', '.join(sorted(others))}")
     if isinstance(where, Path):
         where.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
         where.touch(mode=0o600)
@@ -95,7 +98,12 @@ def _begin(engine: Engine) -> None:
             "Another version of Corral was restoring into this database: finish with that one, or name"
             " another database."
         )
-    if found != RESTORING:
+    if found not in (None, schema.REVISION, RESTORING):  # somebody's: not to be upgraded by the way
+        raise Conflict(
+            f"The store has schema {found}, so it is of another version. A backup is restored into an empty"
+            " store only: name another --data-dir or another database."
+        )
+    if found is None:
         upgrade(engine)
     _write(engine, lambda connection: _empty(connection, is_ours=found == RESTORING))
 
