@@ -1,20 +1,33 @@
 """The provider contract on bwrap, as whoever runs the tests and, run by root, as an ordinary user too."""
 
 import asyncio
+import contextlib
 import ctypes
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
+import uvloop
 
 from corral.hands.providers.binary import find_bwrap
 from corral.hands.providers.bwrap import BwrapProvider
-from corral.testing.contract_provider import Lab, ProviderContract, is_running, new_mark, until
+from corral.kernel.errors import SandboxUnavailable
+from corral.testing.contract_provider import (
+    Lab,
+    ProviderContract,
+    archive_of,
+    in_chunks,
+    is_running,
+    member,
+    new_mark,
+    until,
+)
 
 
 class TestBwrap(ProviderContract):
@@ -69,6 +82,43 @@ asyncio.run(main())
     path = tmp_path / "workspaces" / "sesn_1"
     await provider.remove_workspace(path)
     await provider.aclose()
+
+
+def descendants(name: str, of: int | None = None) -> list[int]:
+    """Pids of the programs of this name that this process has started, directly or not."""
+    found = []
+    for children in Path(f"/proc/{of or os.getpid()}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            for pid in map(int, children.read_text().split()):
+                found += descendants(name, of=pid)
+                if Path(f"/proc/{pid}/comm").read_text().strip() == name:
+                    found.append(pid)
+    return found
+
+
+@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_a_sandbox_that_is_killed_in_mid_restore_does_not_make_the_checkpoint_broken(
+    tmp_path: Path, new_loop: Callable[[], asyncio.AbstractEventLoop]
+) -> None:
+    """It can be tried again; a checkpoint that is called broken is given up."""
+
+    async def archive() -> AsyncIterator[bytes]:
+        whole = archive_of((member("workspace/large"), bytes(64_000_000)))
+        yield whole[:100_000]
+        await until(lambda: bool(descendants("tar")))
+        os.kill(descendants("tar")[0], signal.SIGKILL)
+        async for chunk in in_chunks(whole[100_000:], 100_000):
+            yield chunk
+
+    async def restore() -> None:
+        async with Lab.open(BwrapProvider(state_dir=tmp_path, pool_size=0), root=tmp_path) as lab:
+            workspace = await lab.workspace("sesn_1")
+            with pytest.raises(SandboxUnavailable) as caught:
+                await lab.provider.unpack(workspace, archive())
+            assert caught.value.retryable
+
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        runner.run(restore())
 
 
 async def test_pool_hands_out_and_refills(tmp_path: Path) -> None:

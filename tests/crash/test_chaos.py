@@ -47,16 +47,16 @@ def chaos(data_dir: Path, *options: str) -> dict[str, Any]:
 
 
 def test_one_node(short_path: Path) -> None:
-    report = chaos(short_path, "--seconds", "30", "--sessions", "6", "--crash-points", "none")
-    assert report["kills"] >= 3 and report["turns"] >= 10 and report["calls"] >= 10
+    report = chaos(short_path, "--kills", "10", "--sessions", "6", "--crash-points", "none")
+    assert report["kills"] >= 10 and report["turns"] >= 10 and report["calls"] >= 10
 
 
 def test_many_nodes(short_path: Path) -> None:
     if (reason := postgres.missing()) is not None:
         pytest.skip(reason)
-    options = ("--cluster", "postgres", "--seconds", "40", "--sessions", "6", "--crash-points", "none")
+    options = ("--cluster", "postgres", "--kills", "15", "--sessions", "6", "--crash-points", "none")
     report = chaos(short_path, *options)
-    assert report["kills"] >= 3 and report["turns"] >= 10 and report["calls"] >= 10
+    assert report["kills"] >= 15 and report["turns"] >= 10 and report["calls"] >= 10
 
 
 def test_a_schedule_can_be_repeated(short_path: Path) -> None:

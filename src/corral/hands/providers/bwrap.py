@@ -51,6 +51,7 @@ __all__ = ["BwrapProvider"]
 _ROOTS: Final = ("/mnt/session", "/mnt/memory", "/tmp")  # noqa: S108  what file tools reach beside /workspace
 _CHUNK_BYTES: Final = 256 * 1024
 _REASON_BYTES_MAX: Final = 4096
+_SIGNALLED: Final = 128  # an exit code above: what ran inside was killed
 _KEPT: Final = " ".join(place.lstrip("/") for place in PATHS.values())  # below /
 _ETC: Final = {
     "passwd": "root:x:0:0:root:/root:/usr/sbin/nologin\nagent:x:1000:1000:agent:/tmp:/bin/bash\n",
@@ -255,17 +256,7 @@ class BwrapProvider:
             workspace, [str(blueprint.python.path), "-IS", AGENT, "import", WORKDIR, *bounds]
         )
         try:
-            with contextlib.suppress(
-                BrokenPipeError, ConnectionResetError
-            ):  # it refused; it says why below
-                async for chunk in archive:
-                    process.writer.write(chunk)
-                    await process.writer.drain()
-                process.writer.write_eof()
-            reason = await process.reader.read(_REASON_BYTES_MAX)
-            if await process.exit_code() != 0:
-                self._raise_if_not_started(process)
-                raise InvalidRequest(f"the archive was refused: {reason.decode(errors='replace').strip()}")
+            await self._feed(process, archive, complaint="the archive was refused")
         finally:
             await process.close()
 
@@ -283,17 +274,29 @@ class BwrapProvider:
         self._lay_out(workspace)
         process = await self._start(workspace, ["/bin/sh", "-c", "exec tar -C / -xpf - 2>&1"])
         try:
-            with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it says why below
-                async for chunk in archive:
-                    process.writer.write(chunk)
-                    await process.writer.drain()
-                process.writer.write_eof()
-            reason = await process.reader.read(_REASON_BYTES_MAX)
-            if await process.exit_code() != 0:
-                self._raise_if_not_started(process)
-                raise InvalidRequest(f"the checkpoint is broken: {reason.decode(errors='replace').strip()}")
+            await self._feed(process, archive, complaint="the checkpoint is broken")
         finally:
             await process.close()
+
+    async def _feed(self, process: BwrapProcess, archive: AsyncIterator[bytes], *, complaint: str) -> None:
+        """Give an archive to a program that says what is wrong with it. Raises InvalidRequest if it does,
+        SandboxUnavailable if it did not live to do so: a good archive must not be given up for broken."""
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it says why below
+            async for chunk in archive:
+                if process.writer.is_closing():  # uvloop would raise RuntimeError, asyncio say nothing
+                    break
+                process.writer.write(chunk)
+                await process.writer.drain()
+            if not process.writer.is_closing():
+                process.writer.write_eof()
+        reason = await process.reader.read(_REASON_BYTES_MAX)
+        if (code := await process.exit_code()) != 0:
+            self._raise_if_not_started(process)
+            if code < 0 or code > _SIGNALLED:
+                raise SandboxUnavailable(
+                    f"the sandbox was killed while an archive was unpacked in it ({code})"
+                )
+            raise InvalidRequest(f"{complaint}: {reason.decode(errors='replace').strip()}")
 
     async def _packed(self, workspace: Path, what: str) -> AsyncIterator[bytes]:
         await self._set_up()
@@ -303,7 +306,7 @@ class BwrapProvider:
         try:
             while chunk := await process.reader.read(_CHUNK_BYTES):
                 yield chunk
-            if await process.exit_code() > 1:  # 1: a file changed under tar
+            if await process.exit_code() not in (0, 1):  # 1: a file changed under tar; below 0: killed
                 self._raise_if_not_started(process)
                 raise SandboxUnavailable("the workspace could not be packed")
         finally:
