@@ -362,6 +362,21 @@ def test_disconnects_free_everything(server, client, http, session_id, path) -> 
     assert bus._subscribers == {}
 
 
+def test_streams_at_once_are_bounded(server, http, session_id, path, monkeypatch) -> None:
+    streams = server.api.state.streams
+    eventually(lambda: streams.open_count == 0)
+    monkeypatch.setattr(sse, "STREAMS_OPEN_MAX", 1, raising=False)
+    with frames(http, path):
+        eventually(lambda: streams.open_count == 1)
+        refused = http.get(path)
+        assert (refused.status_code, refused.headers["retry-after"]) == (529, "1")
+        assert refused.json()["error"]["type"] == "overloaded_error"
+        assert http.get(f"/v1/sessions/{session_id}").status_code == 200
+    eventually(lambda: streams.open_count == 0)
+    with frames(http, path):
+        eventually(lambda: streams.open_count == 1)
+
+
 def test_lost_notifications_cost_latency_only(
     server, client, http, session_id, path, agent_id, environment_id
 ) -> None:

@@ -23,13 +23,14 @@ from starlette.types import Receive, Scope, Send
 
 from corral.api.dependencies import Dependencies
 from corral.api.schema.query import StreamQuery, parse_query
-from corral.kernel.errors import InvalidRequest, NotFound, StoreUnavailable
+from corral.kernel.errors import InvalidRequest, NotFound, Overloaded, StoreUnavailable
 from corral.kernel.ids import EVENT, EventId, SessionId, ThreadId, derived
 from corral.kernel.limits import (
     EVENT_PAGE_LIMIT_MAX,
     PREVIEW_FINALS_KEPT,
     SSE_BUFFER_EVENTS_MAX,
     SSE_KEEPALIVE_SECONDS,
+    STREAMS_OPEN_MAX,
     TAIL_LOOK_SECONDS,
     TAIL_LOOK_SESSIONS_MAX,
 )
@@ -90,6 +91,8 @@ class Streams:
         return len(self._watchers)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self.open_count >= STREAMS_OPEN_MAX:
+            raise Overloaded(f"This server has {STREAMS_OPEN_MAX} event streams open. Try again, or poll.")
         session_id, thread_id, event_deltas, resume = _asked(scope)
         bus = self._dependencies.bus
         async with bus.subscribe(session_id, buffer=SSE_BUFFER_EVENTS_MAX) as messages:

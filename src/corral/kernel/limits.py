@@ -42,6 +42,7 @@ WRITES_QUEUED_ADMITTED_MAX = 5_000  # half of WRITES_QUEUED_MAX: the rest is for
 KILL_REASON_CHARS_MAX = 500
 
 # -- streams --------------------------------------------------------------------------------------
+STREAMS_OPEN_MAX = 20_000  # of one process: half a gigabyte, and a file each; the next gets 529
 SSE_KEEPALIVE_SECONDS = 15.0
 PREVIEW_FINALS_KEPT = 64  # ids whose preview is over, per opted-in stream: guards against late deltas
 SSE_BUFFER_EVENTS_MAX = 10_000  # a slower reader is closed and resumes by cursor
