@@ -20,6 +20,7 @@ from corral.hands import client as client_module
 from corral.hands import process as process_module
 from corral.hands import rpc, workspace
 from corral.hands.client import HandsClient
+from corral.hands.news import OUTCOME_UNKNOWN
 from corral.hands.process import serve_hands
 from corral.kernel.errors import (
     Conflict,
@@ -117,8 +118,10 @@ async def test_the_port_through_the_socket(client, call):
     await hands.cancel(SESSION, epoch=3, call_ids=["c2"])
     assert (await running).is_error
     await hands.settle(SESSION, call_ids=["c1", "c2"])
+    late = await hands.execute(call("c1", "echo é; exit 1"), epoch=3)
+    assert late.content == ({"type": "text", "text": OUTCOME_UNKNOWN},)
     with pytest.raises(NeverStarted):
-        await hands.attach(call("c1", "true"), epoch=3)
+        await hands.attach(call("c3", "true"), epoch=3)
     assert [sandbox.session_id for sandbox in await client.sandboxes()] == [SESSION]
     await client.release(SESSION, delete_workspace=True)
     assert await client.sandboxes() == []
