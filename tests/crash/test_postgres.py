@@ -26,10 +26,12 @@ from corral.kernel.limits import POSTGRES_IDLE_SECONDS, POSTGRES_LOCK_SECONDS
 from corral.session.lease import Lease
 from corral.store.bus import LocalBus
 from corral.store.database import Database
+from corral.store.engine import postgres_engine, target
 from corral.store.lease import Leases
 from corral.store.log import Log
-from corral.store.schema import tombstones
+from corral.store.schema import tombstones, writers
 from corral.store.sessions import Sessions
+from corral.store.transact import Outage, PostgresWriter
 from corral.testing.clock import ManualClock
 from corral.testing.postgres import Postgres, missing
 from corral.testing.sessions import Draft, agent_message, new_session, user_message
@@ -183,6 +185,30 @@ async def test_a_commit_whose_answer_is_lost_counts_once(proxy: CuttingProxy, ho
             assert await count(database) == before + 1
     finally:
         await database.close()
+
+
+async def test_no_row_gets_many_versions(
+    proxy: CuttingProxy, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside an old transaction all of them stay. Where a row ends, the last commit is known, too."""
+    monkeypatch.setattr("corral.store.transact.WRITER_ROW_VERSIONS_MAX", 3)
+    engine = postgres_engine(target(proxy.url), writes=True, connections=1)
+    writer, found = PostgresWriter(engine, Outage()), Counter[str]()
+    ran: list[str] = []
+
+    def body(connection: Connection) -> str:
+        ran.append(write(connection, f"sesn_{len(ran)}"))
+        return str(connection.execute(query(writers.c.writer_id)).scalar_one())
+
+    for number in range(12):
+        proxy.cut = ("before", "after", None)[number % 3]
+        found[await asyncio.to_thread(writer, body)] += 1
+    engine.dispose()
+    assert len(ran) > sum(found.values()) == 12
+    assert len(found) > 3 and max(found.values()) <= 3
+    database = await Database.open(database_url)
+    assert await count(database) == 12
+    await database.close()
 
 
 async def test_a_store_that_stays_away_says_so(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:

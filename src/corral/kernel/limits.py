@@ -230,6 +230,8 @@ POSTGRES_STATEMENT_SECONDS = 30.0  # the largest, a long session's log, takes a 
 POSTGRES_UNACKNOWLEDGED_SECONDS = 10.0  # bytes nobody acknowledged: the network is cut, not slow
 POSTGRES_KEEPALIVE_SECONDS, POSTGRES_KEEPALIVE_COUNT = 3, 3  # so an idle connection is found dead as soon
 WRITERS_FORGET_SECONDS = 24 * 3600  # rows of writers whose processes ended; each is 40 bytes
+# While some transaction of the server is old (a backup), every version of a row stays and is walked past.
+WRITER_ROW_VERSIONS_MAX = 1000
 WRITE_BATCH_MAX = 512  # jobs that share one commit; more would only delay the first of them
 WRITE_HELD_UP_SECONDS = 0.1  # a commit that takes longer waits for somebody: others go on without it
 WRITE_SHARE_MIN = 8  # jobs; fewer rather share a commit than be spread over the writers

@@ -29,6 +29,7 @@ from corral.kernel.limits import (
     STORE_OUTAGE_SECONDS,
     STORE_RETRY_SECONDS,
     STORE_RETRY_SECONDS_MAX,
+    WRITER_ROW_VERSIONS_MAX,
     WRITERS_FORGET_SECONDS,
 )
 from corral.store.engine import sqlstate, unavailable
@@ -51,6 +52,10 @@ NOW_US = "now_us"
 
 CLOCK_US = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
 _NUMBER = "SELECT number FROM writers WHERE writer_id = %(writer_id)s"
+_LEAVE = """
+DELETE FROM writers WHERE writer_id IN (
+    SELECT writer_id FROM writers WHERE writer_id = %(writer_id)s FOR UPDATE SKIP LOCKED
+)"""
 _CONFLICTS = ("40001", "40P01")  # serialization failure, deadlock: the others went on, try again
 _IS_STANDBY = "25006"  # it takes no writes: after a fail-over the name led to the server that was replaced
 _GONE = ("08", "57P", "53300", "25P03", "25P04", _IS_STANDBY)
@@ -137,7 +142,7 @@ class PostgresWriter:
     def __init__(self, engine: Engine, outage: Outage) -> None:
         self._engine = engine
         self._outage = outage
-        self._writer_id = secrets.token_hex(12)
+        self._writer_id = _new_id()
         self._number = 0
 
     def __call__(self, work: Callable[[Connection], T], /) -> T:
@@ -160,6 +165,8 @@ class PostgresWriter:
         with self._engine.connect() as connection:
             transaction = connection.begin()
             try:
+                if self._number % WRITER_ROW_VERSIONS_MAX == 0:
+                    self._change_row(connection)
                 self._begin(connection)
                 result = work(connection)
             except BaseException as error:
@@ -181,6 +188,12 @@ class PostgresWriter:
         connection.info[NOW_US] = self._sign(
             connection, self._number, "number = excluded.number, ", "; BEGIN"
         )
+
+    def _change_row(self, connection: Connection) -> None:
+        """Go on under another id. What became of the last transaction is known, or nobody will ask again;
+        should it still hold the row, that is left to `forget_writers`."""
+        left, self._writer_id = self._writer_id, _new_id()
+        connection.exec_driver_sql(_LEAVE, {"writer_id": left})
 
     def _has_committed(self) -> bool:
         """Whether the last transaction took effect; it is over when this returns.
@@ -216,6 +229,10 @@ class PostgresWriter:
             execution_options={"no_parameters": True},
         )
         return int(signed.scalar_one())
+
+
+def _new_id() -> str:
+    return secrets.token_hex(12)
 
 
 def forget_writers(engine: Engine) -> None:
