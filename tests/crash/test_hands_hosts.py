@@ -648,6 +648,17 @@ async def test_what_was_written_between_calls_is_evicted_with_a_copy(cluster):
     assert (await cluster.run(router, session_id, "cat file"))[-1] == "by a process that lives on\n"
 
 
+async def test_files_that_no_journal_knows_are_not_evicted(cluster):
+    """Of an older Corral, or of an eviction that was killed: nobody can tell, so nobody removes them."""
+    host = await cluster.start("a")
+    session_id = await cluster.session()
+    host.files(session_id).mkdir(parents=True)
+    (host.files(session_id) / "file").write_text("the only copy")
+    with pytest.raises(Conflict, match="next call"):
+        await cluster.desk(cluster.router()).evict(session_id)
+    assert (host.files(session_id) / "file").read_text() == "the only copy"
+
+
 async def test_a_session_at_work_is_not_evicted(cluster):
     host = await cluster.start("a")
     router, session_id = cluster.router(), await cluster.session()

@@ -107,6 +107,8 @@ class Desk:
         if self._checkpointer is None:
             await hands.evict(session_id, changes=held.changes, keeps_files=True)
             return view
+        if not held.placed_at and not held.changes:  # of an older Corral, or what a killed eviction left
+            raise Conflict(f"The host does not know the files of session {session_id}; its next call does.")
         # Also if the host knows of no change since the last copy: a process that a call left behind writes
         # on, and the store may have been restored from a time before that copy.
         if held.changes:
@@ -187,7 +189,7 @@ async def _rid(
     match why:
         case "deleted":
             await hands.release(session_id, delete_workspace=True)
-        case "elsewhere":  # it went on there, from its last checkpoint: what lies here is nobody's
+        case "elsewhere" if placed_at is not None:  # it went on there: what lies here is nobody's
             await hands.evict(session_id, placed_at=placed_at)
         case "ended" if is_live:
             await hands.release(session_id, delete_workspace=False)
