@@ -6,7 +6,7 @@ A number that a user must change is a setting (`config.py`); all others are here
 # -- requests (API docs, errors-limits) -----------------------------------------------------------
 REQUEST_BODY_BYTES_MAX = 32 * 1024 * 1024  # documented body limit
 EVENTS_PER_SEND_MAX = 50  # the documented figure for initial events, used for sends too
-EVENTS_PER_APPEND_MAX = 1024  # one model response, or one turn's closing events; a sanity bound
+EVENTS_PER_APPEND_MAX = 8192  # a reply of calls, their results, and a full inbox; a sanity bound
 METADATA_PAIRS_MAX, METADATA_KEY_CHARS_MAX, METADATA_VALUE_CHARS_MAX = 16, 64, 512
 AGENT_NAME_CHARS_MAX, AGENT_DESCRIPTION_CHARS_MAX, AGENT_SYSTEM_CHARS_MAX = 256, 2048, 100_000
 TOOLS_PER_AGENT_MAX, MCP_SERVERS_PER_AGENT_MAX, SKILLS_PER_AGENT_MAX = 256, 20, 64
@@ -202,6 +202,7 @@ BLOB_SILENCE_SECONDS = 30.0  # no byte of an answer for this long: the request h
 BLOB_REQUEST_SECONDS = 120.0  # one part at 70 KB/s; whoever is slower cannot be worked with
 BLOB_RETRIES_MAX = 3  # of one request, within BLOB_RETRY_SECONDS: a restarted gateway is back by then
 BLOB_RETRY_SECONDS = 20.0
+BLOB_PROBE_SECONDS = 30.0  # what /readyz says of the blob store is at most this old; a probe is three requests
 BLOB_BACKOFF_SECONDS, BLOB_BACKOFF_SECONDS_MAX = 0.2, 5.0  # with jitter
 
 # -- backup ---------------------------------------------------------------------------------------

@@ -141,6 +141,21 @@ def test_an_interrupt_overtakes_a_queued_message_which_starts_the_next_turn() ->
     ]
 
 
+def test_the_most_that_can_be_due_at_once_fits_into_one_append() -> None:
+    """A full inbox, and a reply of as many calls as fit into a model's output, all of them interrupted."""
+    scene = Scene()
+    begun(scene)
+    for number in range(limits.INBOX_EVENTS_MAX):
+        scene.say(f"and {number}")
+    for _ in range(limits.INBOX_INTERRUPTS_MAX):
+        scene.send(ev.UserInterrupt)
+    scene.kill("enough")
+    calls = [call(number) for number in range(limits.MODEL_OUTPUT_TOKENS // 16)]
+    written = scene.step(scene.reply(*calls))
+    assert written.count("agent.tool_result") == len(calls) and not scene.state.inbox
+    assert len(written) <= limits.EVENTS_PER_APPEND_MAX
+
+
 def test_an_interrupt_while_idle_is_only_processed() -> None:
     scene = Scene()
     scene.send(ev.UserInterrupt)
