@@ -22,6 +22,10 @@ from corral.kernel.metrics import count
 ORGANIZATION_ID, WORKSPACE_ID = "org_default", "wrkspc_default"
 PUBLIC_PATHS = frozenset({"/healthz", "/readyz", "/metrics", "/corral/v1/openapi.json"})
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+_LOCAL_ONLY = (
+    "It listens for this machine only: ask for localhost (a proxy passes that as Host, and no Origin), or"
+    " have it listen beyond with --host."
+)
 
 _log = logging.getLogger(__name__)
 
@@ -110,12 +114,12 @@ class Gate:
             return
         host = _host_name(headers.get(b"host", b"").decode("latin-1"))
         if host not in self._hosts:
-            raise PermissionDenied(f"Host {host!r} is not a name of this server; add it to allowed_hosts")
+            raise PermissionDenied(f"Host {host!r} is not a name of this server. {_LOCAL_ONLY}")
         origin = headers.get(b"origin")
         if origin is not None:
             _, _, authority = origin.decode("latin-1").partition("://")
             if _host_name(authority) not in self._hosts:
-                raise PermissionDenied("Origin is not a name of this server; add it to allowed_hosts")
+                raise PermissionDenied(f"Origin is not a name of this server. {_LOCAL_ONLY}")
 
 
 def _class_of(status: int) -> str:
