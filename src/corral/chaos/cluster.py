@@ -1,7 +1,9 @@
 """The cluster under test: some nodes, the model they ask, and the database they share or the one has."""
 
+import asyncio
 import secrets
 import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -9,6 +11,7 @@ from pathlib import Path
 from typing import Final, Literal, get_args
 from urllib.parse import urlsplit
 
+from corral.chaos.network import Network, network
 from corral.chaos.node import Node
 from corral.chaos.proxy import Proxy
 from corral.chaos.residue import SMALL_DISK
@@ -28,6 +31,13 @@ SHARED: Final[Mapping[str, Sequence[NodeRole]]] = {
     "hands1": ("hands", "egress"), "hands2": ("hands", "egress"),
 }  # fmt: skip
 """What `corral serve --role` each node is started as."""
+APART: Final[Mapping[str, Sequence[NodeRole]]] = {
+    "api1": ("api",), "api2": ("api",),
+    "a": ("brain", "hands", "egress"), "b": ("brain", "hands", "egress"),
+}  # fmt: skip
+"""The same where `MACHINES` are apart: what thinks and acts stands on both."""
+MACHINES: Final = ("a", "b")
+_HANDS_PORT: Final = 8421
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +62,7 @@ class Cluster:
     database_url: str | None = None
     proxies: Mapping[str, Proxy] = field(default_factory=dict)
     has_small_disk: bool = False
+    network: Network | None = None
 
     def with_role(self, *roles: NodeRole) -> list[Node]:
         return [node for name, node in self.nodes.items() if set(roles) & set(self.roles[name])]
@@ -76,6 +87,18 @@ def _small_disk(path: Path) -> Iterator[None]:
         subprocess.run(["umount", "--lazy", path], check=True)
 
 
+async def _known_to_others(directory: Path, host: str) -> Mapping[str, str]:
+    """Settings of a node with a certificate for this name or address, made as a user would."""
+    command = (sys.executable, "-m", "corral.cli", "certs", str(directory), "--host", host)
+    making = await asyncio.create_subprocess_exec(*command, stdout=subprocess.DEVNULL)
+    assert await making.wait() == 0
+    return {
+        "CORRAL_CLUSTER_CA": str(directory / "ca.pem"),
+        "CORRAL_CLUSTER_CERT": str(directory / f"{host}.pem"),
+        "CORRAL_CLUSTER_KEY": str(directory / f"{host}.key"),
+    }
+
+
 @asynccontextmanager
 async def cluster(
     kind: ClusterKind,
@@ -84,11 +107,13 @@ async def cluster(
     model_url: str,
     database_url: str | None = None,
     has_small_disk: bool = False,
+    has_network: bool = False,
 ) -> AsyncIterator[Cluster]:
     """Start one below `root`; at the end its nodes are stopped, and the database if it is ours.
 
     database_url: a PostgreSQL that somebody else runs, and that nobody kills; its database must be empty.
     has_small_disk: the one node gets a file system of its own, in memory, that can be filled. For root.
+    has_network: of many nodes, two are MACHINES in a network of their own (`network.missing` is None).
     """
     known = Secrets()
     settings = {
@@ -118,26 +143,43 @@ async def cluster(
             database_url = postgres.fresh_database()
         await (await Database.open(database_url, migrate=True)).close()
         settings["CORRAL_BLOB_URL"] = (root / "blobs").as_uri()
+        net = stack.enter_context(network(MACHINES)) if has_network else None
         nodes, proxies = {}, {}
-        for name, roles in SHARED.items():
+        layout = SHARED if net is None else APART
+        for name, roles in layout.items():
             target = urlsplit(database_url)
             assert target.hostname is not None
-            proxies[name] = await stack.enter_async_context(Proxy(target.hostname, target.port or 5432))
+            is_apart = net is not None and name in net.addresses
+            us = net.address if net is not None and is_apart else "127.0.0.1"
+            proxy = Proxy(target.hostname, target.port or 5432, at=us)
+            proxies[name] = await stack.enter_async_context(proxy)
             place = target.netloc.rpartition("@")[0]
-            own = target._replace(netloc=f"{place}@127.0.0.1:{proxies[name].port}").geturl()
+            own = {
+                "CORRAL_DATABASE_URL": target._replace(netloc=f"{place}@{us}:{proxy.port}").geturl(),
+            }
+            if net is not None:
+                own |= await _known_to_others(root / "certs", net.addresses.get(name, name))
+            if net is not None and is_apart:
+                model = urlsplit(model_url)
+                way = Proxy(model.hostname or "", model.port or 80, at=us)
+                await stack.enter_async_context(way)
+                own["CORRAL_ANTHROPIC_BASE_URL"] = f"http://{us}:{way.port}"
+                own["CORRAL_HANDS_LISTEN"] = f"{net.addresses[name]}:{_HANDS_PORT}"
             nodes[name] = Node(
                 name,
                 root / name,
-                settings=settings | {"CORRAL_DATABASE_URL": own},
+                settings=settings | own,
                 options=[word for role in roles for word in ("--role", role)],
+                prefix=net.inside(name) if net is not None and is_apart else (),
             )
             stack.push_async_callback(nodes[name].stop)
         yield Cluster(
             kind=kind,
             root=root,
             nodes=nodes,
-            roles=SHARED,
+            roles=layout,
             secrets=known,
+            network=net,
             postgres=postgres,
             database_url=database_url,
             proxies=proxies,

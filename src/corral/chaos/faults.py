@@ -112,6 +112,11 @@ class Faults:
             case "freeze-connections":
                 async with self._cluster.proxies[fault.lane].frozen():
                     await asyncio.sleep(fault.seconds)
+            case "partition":
+                assert self._cluster.network is not None
+                with node.in_trouble():  # others may go on without it
+                    async with self._cluster.network.pulled(node.name):
+                        await asyncio.sleep(fault.seconds)
             case "lose-hints":
                 async with _told(node, "bus.drop=0.8"):
                     await asyncio.sleep(fault.seconds)

@@ -34,10 +34,17 @@ class Node:
 
     settings: CORRAL_* variables of `corral serve`, secrets among them.
     options:  further arguments of `corral serve`, such as `--role brain`.
+    prefix:   a command that becomes it, such as one that enters a namespace first.
     """
 
     def __init__(
-        self, name: str, data_dir: Path, *, settings: Mapping[str, str], options: Sequence[str] = ()
+        self,
+        name: str,
+        data_dir: Path,
+        *,
+        settings: Mapping[str, str],
+        options: Sequence[str] = (),
+        prefix: Sequence[str] = (),
     ) -> None:
         self.name = name
         self.data_dir = data_dir
@@ -46,6 +53,7 @@ class Node:
         self.killed_at: datetime | None = None  # when `kill` last sent its signal
         self._settings = dict(settings)
         self._options = list(options)
+        self._prefix = list(prefix)
         self._process: asyncio.subprocess.Process | None = None
         self._port = 0
         self._crash_file = data_dir / "crash_at"
@@ -61,6 +69,7 @@ class Node:
         options = ["--json", "--port", str(self._port), "--data-dir", str(self.data_dir)]
         with self.log_path.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
+                *self._prefix,
                 *(sys.executable, "-m", "corral.cli", "serve", "--embedded", *options),
                 *self._options,
                 stdin=asyncio.subprocess.DEVNULL,

@@ -12,8 +12,10 @@ _CHUNK_BYTES = 64 * 1024
 class Proxy:
     """Forwards connections to (host, port) while it passes. Use as an async context manager."""
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(self, host: str, port: int, *, at: str = "127.0.0.1") -> None:
+        """at: the address to listen on."""
         self._target = host, port
+        self._at = at
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -22,7 +24,7 @@ class Proxy:
         self.port = 0
 
     async def __aenter__(self) -> "Proxy":
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._accept, self._at, 0)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 
@@ -68,6 +70,8 @@ class Proxy:
         self._writers.add(there_writer)
         try:
             await asyncio.gather(self._pump(reader, there_writer), self._pump(there_reader, writer))
+        except asyncio.CancelledError:
+            return  # by `__aexit__`, which is all that has this task; asyncio would print it as a failure
         finally:
             for each in (writer, there_writer):
                 self._writers.discard(each)

@@ -56,6 +56,7 @@ class Options:
     crash_points: bool = True
     database_url: str | None = None
     has_small_disk: bool = False  # of the one node, so that it can be filled
+    has_network: bool = False  # of its own, with a cable to each machine that can be pulled
     scenario: str | None = None  # of `scenarios`, `kills` times, instead of a schedule
     schedule: Sequence[Fault] | None = None  # of an earlier run; None: from the seed
 
@@ -125,6 +126,7 @@ async def run(options: Options, *, root: Path, show: Callable[[Progress], None])
                 model_url=model.url,
                 database_url=options.database_url,
                 has_small_disk=options.has_small_disk,
+                has_network=options.has_network,
             ) as under_test,
         ):
             model.api_key = under_test.secrets.model_key
@@ -136,6 +138,10 @@ async def run(options: Options, *, root: Path, show: Callable[[Progress], None])
     report.schedule_path = root / f"chaos-{options.seed}.json"
     write_schedule(report.schedule_path, options=options.to_json(), faults=battle.faults.done)
     return report
+
+
+def _has_points(options: Options) -> bool:
+    return options.crash_points and options.scenario is None and "crash-point" in options.faults
 
 
 class _Battle:
@@ -152,7 +158,7 @@ class _Battle:
         self.faults = Faults(cluster, evict=self._evict, progress=self._progress)
         self._points = [
             point
-            for point in (POINTS if options.crash_points and options.scenario is None else ())
+            for point in (POINTS if _has_points(options) else ())
             if any(point in self._points_of(name) for name in cluster.roles)
         ]
 
@@ -232,6 +238,8 @@ class _Battle:
                 yield iter([fault for fault in options.schedule if fault.lane == name])
             return
         unreachable: set[Kind] = set() if self._cluster.has_small_disk else {"fill-disk"}
+        if self._cluster.network is None:
+            unreachable |= {"partition"}
         if not self._cluster.proxies:
             unreachable |= {"evict"}  # one node keeps its workspaces
             unreachable |= {"cut-connections", "freeze-connections"}
@@ -411,7 +419,7 @@ class _Battle:
         report.not_here = {
             point: f"no process of a {kind} cluster passes it"
             for point in POINTS
-            if self._options.crash_points and not self._options.scenario and point not in self._points
+            if _has_points(self._options) and point not in self._points
         }
 
     def _keep(self, history: History) -> None:
@@ -478,7 +486,11 @@ async def _read(api: anthropic.AsyncAnthropic, http: httpx2.AsyncClient, session
         if not page:
             break
     session = await api.beta.sessions.retrieve(session_id)
-    response = await http.get(f"/corral/v1/sessions/{session_id}/workspace")
+    until = time.monotonic() + READ_SECONDS
+    while (response := await http.get(f"/corral/v1/sessions/{session_id}/workspace")).is_server_error:
+        if time.monotonic() > until:
+            response.raise_for_status()  # what is not read is not judged
+        await asyncio.sleep(0.5)
     ran: list[str] | None = None
     if response.status_code == 200:
         ran = []

@@ -24,7 +24,7 @@ __all__ = [
 Kind = Literal[
     "crash-point", "kill-server", "kill-hands", "kill-egress", "kill-all", "end-server", "end-all",
     "pause-server", "pause-hands", "lose-hints", "repeat-hints", "step-clock", "cut-connections",
-    "freeze-connections", "fill-disk", "kill-database", "evict",
+    "freeze-connections", "partition", "fill-disk", "kill-database", "evict",
 ]  # fmt: skip
 KINDS: Final[Mapping[Kind, str]] = {
     "crash-point": "a process kills itself at a named point of the code",
@@ -41,6 +41,7 @@ KINDS: Final[Mapping[Kind, str]] = {
     "step-clock": "a node's wall clock is minutes off for some seconds",
     "cut-connections": "a node's connections to the database are reset",
     "freeze-connections": "they go silent for some seconds, open but dead",
+    "partition": "a node is cut off from the database, other hands and the model for some seconds",
     "fill-disk": "no byte is free for some seconds on the disk of a node",
     "kill-database": "SIGKILL of PostgreSQL, then a new start",
     "evict": "workspaces of some sessions leave their host, as by `corral sandboxes evict`",
@@ -65,12 +66,12 @@ _WEIGHTS: Final[Mapping[Kind, float]] = {
     "crash-point": 40, "kill-server": 14, "kill-hands": 12, "kill-egress": 2, "kill-all": 8,
     "end-server": 4, "end-all": 2, "pause-server": 1.5, "pause-hands": 3, "lose-hints": 3,
     "repeat-hints": 2, "step-clock": 2, "cut-connections": 6, "freeze-connections": 2,
-    "fill-disk": 20, "kill-database": 1, "evict": 8,
+    "partition": 20, "fill-disk": 20, "kill-database": 1, "evict": 8,
 }  # fmt: skip
 _SECONDS: Final[Mapping[Kind, tuple[float, float]]] = {
     "pause-server": (10.5, 14.0), "pause-hands": (0.5, 4.0), "lose-hints": (3.0, 8.0),
     "repeat-hints": (3.0, 8.0), "step-clock": (2.0, 8.0), "freeze-connections": (2.0, 12.0),
-    "fill-disk": (2.0, 5.0),
+    "partition": (8.0, 16.0), "fill-disk": (2.0, 5.0),
 }  # fmt: skip
 _SERVER: Final[frozenset[NodeRole]] = frozenset({"api", "brain"})
 _NEEDS: Final[Mapping[Kind, frozenset[NodeRole]]] = {
@@ -78,7 +79,8 @@ _NEEDS: Final[Mapping[Kind, frozenset[NodeRole]]] = {
     "kill-hands": frozenset({"hands"}), "pause-hands": frozenset({"hands"}),
     "kill-egress": frozenset({"egress"}),
     "lose-hints": _SERVER, "repeat-hints": _SERVER, "step-clock": _SERVER,
-    "cut-connections": _SERVER, "freeze-connections": _SERVER, "evict": frozenset({"api"}),
+    "cut-connections": _SERVER, "freeze-connections": _SERVER,
+    "partition": frozenset({"brain", "hands"}), "evict": frozenset({"api"}),
 }  # fmt: skip
 _KILLS: Final[Mapping[Kind, str]] = {
     "kill-server": "server", "end-server": "server", "kill-hands": "hands", "kill-egress": "egress",

@@ -11,6 +11,7 @@ from typing import cast
 
 from rich.console import Console
 
+from corral.chaos import network
 from corral.chaos.cluster import CLUSTER_KINDS, ClusterKind
 from corral.chaos.run import Options, run
 from corral.chaos.scenarios import SCENARIOS
@@ -83,6 +84,7 @@ def _options(asked: Asked) -> Options:
         crash_points=asked.crash_points == "all",
         scenario=asked.scenario,
         has_small_disk=_has_small_disk(asked),
+        has_network=_has_network(asked),
     )
 
 
@@ -92,6 +94,17 @@ def _has_small_disk(asked: Asked) -> bool:
         return False
     if os.geteuid() != 0 or asked.cluster != "local":
         raise Problem("fill-disk needs root (it mounts a small disk) and --cluster local", exit=Exit.USAGE)
+    return True
+
+
+def _has_network(asked: Asked) -> bool:
+    """A network is only made if its partition is asked for by name."""
+    if "partition" not in (asked.faults or ""):
+        return False
+    if asked.cluster == "local":
+        raise Problem("partition is for many nodes: --cluster postgres", exit=Exit.USAGE)
+    if (reason := network.missing()) is not None:
+        raise Problem(f"partition: {reason}")
     return True
 
 

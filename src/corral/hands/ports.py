@@ -87,8 +87,8 @@ class Provider(Protocol):
 
     async def unpack(self, workspace: Path, archive: AsyncIterator[bytes]) -> None:
         """Put what `pack` made, on this host or another, into an empty workspace, links as they were.
-        Raises InvalidRequest for a broken archive, SandboxUnavailable if it could not be unpacked for another
-        reason; nothing outside is ever touched."""
+        Raises InvalidRequest for a broken archive, SandboxUnavailable if something else prevented it;
+        nothing outside is ever touched."""
 
     async def remove_workspace(self, workspace: Path) -> None:
         """Delete it, whoever owns the files in it. Repeat: safe."""
