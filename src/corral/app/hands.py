@@ -18,9 +18,15 @@ from corral.hands.address import client_of
 from corral.hands.client import HandsClient
 from corral.hands.router import HandsRouter
 from corral.hands.tls import ClusterTls, client_context
-from corral.kernel.errors import HandsUnavailable
+from corral.kernel.clock import Clock
+from corral.kernel.errors import BlobUnavailable, HandsUnavailable
 from corral.kernel.ids import SessionId
-from corral.kernel.limits import HANDS_DRAIN_CHECKPOINT_SECONDS, HANDS_RETRY_SECONDS
+from corral.kernel.limits import (
+    BLOB_PROBE_SECONDS,
+    HANDS_DRAIN_CHECKPOINT_SECONDS,
+    HANDS_RETRY_SECONDS,
+    READINESS_TIMEOUT_SECONDS,
+)
 from corral.orchestrator.checkpoint import Checkpointer
 from corral.orchestrator.cleanup import forget_checkpoint
 from corral.orchestrator.node import NodeDuty
@@ -31,6 +37,7 @@ from corral.store.checkpoints import Checkpoints
 from corral.store.placements import Placements
 
 __all__ = [
+    "BlobsLook",
     "Keeping",
     "Reach",
     "SessionHands",
@@ -141,7 +148,33 @@ def cluster_tls(config: Config) -> ClusterTls | None:
     return ClusterTls(ca=config.cluster_ca, cert=config.cluster_cert, key=config.cluster_key)
 
 
-def hands_part(keeping: Keeping, hands: HandsClient) -> Part:
+class BlobsLook:
+    """A readiness check: whether copies of workspaces have a place to go to, tried at most every
+    BLOB_PROBE_SECONDS. A warning at worst: calls go on without it; what they do has no second copy."""
+
+    def __init__(self, blobs: BlobStore, clock: Clock) -> None:
+        self._blobs = blobs
+        self._clock = clock
+        self._known: tuple[float, Check] | None = None
+
+    async def __call__(self) -> Check:
+        now = self._clock.monotonic()
+        if self._known is None or now - self._known[0] > BLOB_PROBE_SECONDS:
+            self._known = (now, await self._probe())
+        return self._known[1]
+
+    async def _probe(self) -> Check:
+        reason = f"no answer within {READINESS_TIMEOUT_SECONDS / 2:g} s"
+        try:
+            async with asyncio.timeout(READINESS_TIMEOUT_SECONDS / 2):
+                await self._blobs.probe()
+            return Check(status="ok")
+        except (BlobUnavailable, OSError) as error:
+            reason = str(error) or reason  # a timeout says nothing
+        return Check(status="warning", reason=f"workspaces cannot be copied: {reason}")
+
+
+def hands_part(keeping: Keeping, hands: HandsClient, clock: Clock) -> Part:
     """The role `hands` in the server process: the host itself is a process of its own. Here its workspaces
     are kept, and what should not be there is swept."""
 
@@ -152,8 +185,8 @@ def hands_part(keeping: Keeping, hands: HandsClient) -> Part:
         return Check(status="ok")
 
     duties: list[Duty] = [lambda: sweep_sandboxes(hands, keeping.placements)]
-    checkpointer = keeping.checkpointer
-    if checkpointer is None:
+    checkpointer, blobs = keeping.checkpointer, keeping.blobs
+    if checkpointer is None or blobs is None:
         return Part(looks={"hands": look}, duties=duties)
 
     async def drain() -> None:
@@ -164,7 +197,7 @@ def hands_part(keeping: Keeping, hands: HandsClient) -> Part:
             log.warning("not every workspace could be copied before the end")
 
     return Part(
-        looks={"hands": look},
+        looks={"hands": look, "blobs": BlobsLook(blobs, clock)},
         duties=[*duties, lambda: _open_doors(hands), lambda: checkpointer.run(hands)],
         drain=drain,
     )

@@ -146,7 +146,7 @@ async def _open(ground: Ground, keys: KeysOfThisStart, stack: AsyncExitStack) ->
         ground.shared_bus.tell_only(node.roles_elsewhere)
     parts = [node_part(node, is_shared=config.is_postgres), store_part(ground, node)]
     if local is not None:
-        parts.append(hands_part(keeping, local))
+        parts.append(hands_part(keeping, local, ground.clock))
     if "egress" in roles:
         from corral.app.egress import egress_part
 

@@ -75,10 +75,9 @@ class LocalBlobs:
 
     async def get(self, key: str, *, start: int = 0, end: int | None = None) -> AsyncGenerator[bytes, None]:
         check_key(key)
-        try:
-            fd = await self._run(lambda: os.open(self._path(key), os.O_RDONLY | os.O_CLOEXEC))
-        except FileNotFoundError:
-            raise _no_blob(key) from None
+        fd = await self._run(lambda: self._opened(key))
+        if fd is None:
+            raise NotFound(f"There is no blob {key!r}.")
         try:
             position = start
             while end is None or position < end:
@@ -118,15 +117,13 @@ class LocalBlobs:
     # -- in a thread ------------------------------------------------------------------------------------
 
     async def _run(self, action: Callable[[], T]) -> T:
-        """Run it in a thread. Raises BlobUnavailable, and FileNotFoundError as it is."""
+        """Run it in a thread. Raises BlobUnavailable."""
         running = asyncio.ensure_future(asyncio.to_thread(action))
         try:
             return await asyncio.shield(running)
         except asyncio.CancelledError:
             await asyncio.wait([running])
             running.exception()
-            raise
-        except FileNotFoundError:
             raise
         except OSError as error:
             raise self._unavailable(error) from error
@@ -156,6 +153,14 @@ class LocalBlobs:
                     pass  # somebody writes it now
                 finally:
                     os.close(fd)
+
+    def _opened(self, key: str) -> int | None:
+        """A descriptor; None if there is no such blob."""
+        try:
+            return os.open(self._path(key), os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            self._incoming.stat()  # raises if it is the whole place that is gone: not mounted, perhaps
+            return None
 
     def _draft(self) -> tuple[int, Path]:
         """A new file for the bytes to come, locked: an `open` elsewhere leaves it alone."""
@@ -234,7 +239,3 @@ def _sync(directory: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
-
-
-def _no_blob(key: str) -> NotFound:
-    return NotFound(f"There is no blob {key!r}.")
