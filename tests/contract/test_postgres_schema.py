@@ -68,6 +68,15 @@ async def test_another_schema_is_refused(
     assert code == 1 and remedy in printed
 
 
+async def test_an_old_server_is_refused(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("corral.store.upgrade.POSTGRES_VERSION_MIN", 100)  # any server is old then
+    with pytest.raises(StoreUnavailable, match=r"is PostgreSQL \d+; Corral needs 100 or newer") as caught:
+        await Database.open(database_url)
+    assert not caught.value.retryable
+    with pytest.raises(StoreUnavailable, match="needs 100 or newer"):
+        await Database.open(database_url, migrate=True)
+
+
 async def test_a_server_that_is_not_there_is_said_to_be(database_url: str) -> None:
     password = database_url.split(":")[2].split("@")[0]
     nobody = f"postgresql://postgres:{password}@127.0.0.1:9/corral"

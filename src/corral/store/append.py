@@ -13,7 +13,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, delete, insert, select, tuple_, update
+from sqlalchemy import (
+    BigInteger,
+    Connection,
+    bindparam,
+    delete,
+    insert,
+    select,
+    tuple_,
+    type_coerce,
+    update,
+)
+from sqlalchemy.dialects.postgresql import psycopg
 from sqlalchemy.exc import IntegrityError
 
 from corral.kernel.errors import LeaseLost, NotFound, Stale
@@ -33,7 +44,7 @@ from corral.store.rows import (
     stored_event,
     thread_values,
 )
-from corral.store.schema import events, inbox, sessions, threads
+from corral.store.schema import events, from_us, inbox, sessions, threads
 
 LEASE_TTL_US = int(LEASE_TTL_SECONDS * 1_000_000)
 
@@ -47,15 +58,22 @@ _HEAD: AnySelect = (
         sessions.c.not_before,
         sessions.c.last_seq,
         sessions.c.last_arrival,
-        sessions.c.last_processed_at,
+        # As the database has them: on PostgreSQL the statement is text, and nothing would convert.
+        type_coerce(sessions.c.last_processed_at, BigInteger).label("last_processed_at"),
         sessions.c.needs_brain_since,
-        sessions.c.terminated_at,
+        type_coerce(sessions.c.terminated_at, BigInteger).label("terminated_at"),
     )
     .order_by(sessions.c.session_id)
     .with_for_update()
 )
 _HEADS = _HEAD.where(one_of(sessions.c.session_id, "session_ids"))
-_HEADS_POSTGRES = _HEAD.where(any_of(sessions.c.session_id, "session_ids"))
+# The same for PostgreSQL, as text: compiled once, because looking up the compiled statement for every batch
+# takes longer than the statement.
+_HEADS_POSTGRES = str(
+    _HEAD.where(any_of(sessions.c.session_id, "session_ids")).compile(
+        dialect=psycopg.dialect()  # type: ignore[no-untyped-call]  # SQLAlchemy has no types there
+    )
+)
 _TAKE = delete(inbox).where(
     inbox.c.session_id == bindparam("of_session_id"),
     inbox.c.arrival == bindparam("of_arrival"),
@@ -149,12 +167,7 @@ def _round(
     now_us: int,
 ) -> list[tuple[int, _Answer]]:
     """One append per session."""
-    is_postgres = connection.dialect.name == "postgresql"
-    locked = connection.execute(
-        _HEADS_POSTGRES if is_postgres else _HEADS,
-        {"session_ids": [session_id for session_id, _ in chosen]},
-    )
-    heads = {row.session_id: row for row in locked}
+    heads = _locked(connection, [session_id for session_id, _ in chosen])
     answers: list[tuple[int, _Answer]] = []
     granted: list[tuple[int, _Granted]] = []
     for session_id, number in chosen:
@@ -179,6 +192,16 @@ def _round(
     return answers
 
 
+def _locked(connection: Connection, session_ids: Sequence[SessionId]) -> dict[SessionId, AnyRow]:
+    """The rows of the sessions, locked until the commit."""
+    values = {"session_ids": session_ids}
+    if connection.dialect.name == "postgresql":
+        locked = connection.exec_driver_sql(_HEADS_POSTGRES, values)
+    else:
+        locked = connection.execute(_HEADS, values)
+    return {row.session_id: row for row in locked.all()}
+
+
 def _refusal(item: Prepared, head: AnyRow | None, now_us: int) -> Exception | None:
     append, lease = item.append, item.append.lease
     if head is None:
@@ -194,7 +217,7 @@ def _refusal(item: Prepared, head: AnyRow | None, now_us: int) -> Exception | No
         )
     if (head.last_seq, head.last_arrival) != (append.seen_seq, append.seen_arrival):
         return Stale(f"{append.session_id}: the log or the inbox has moved on")
-    last = head.last_processed_at
+    last = from_us(head.last_processed_at)
     for event in item.stored:
         if event.processed_at <= last:
             return AssertionError(f"{append.session_id}: processed_at of seq {event.seq} does not increase")

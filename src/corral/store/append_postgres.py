@@ -9,6 +9,7 @@ SQLite has no use for this: there a statement is a function call.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
 import orjson
@@ -69,14 +70,17 @@ class _Rows:
         def of_type(*types: type) -> list[str]:
             return [name for name in columns if isinstance(table.c[name].type, types)]
 
-        self._keys = [(name, f"of_{name}") for name in keys]
         self._moments = of_type(Moment)
         self._bytes: list[tuple[str, str, Callable[[Any], bytes]]] = [
             *((name, f"{name}_size", bytes) for name in of_type(LargeBinary)),
             *((name, f"{name}_size", orjson.dumps) for name in of_type(JsonBytes)),
         ]
         other = {*self._moments, *(name for name, _, _ in self._bytes)}
-        self._plain = [name for name in columns if name not in other]
+        plain = [name for name in columns if name not in other]
+        self._plain = (*keys, *plain)
+        # In one call, because this is done for every row; of several names, or it would return no tuple.
+        self._values_of = itemgetter(*(f"of_{name}" for name in keys), *plain)
+        assert len(self._plain) > 1
         every = [table.c[name] for name in (*keys, *columns)]
         self.names = ", ".join(column.name for column in every)
         self.values = ", ".join(map(_value, every))
@@ -91,9 +95,7 @@ class _Rows:
         return orjson.dumps([self._encoded(row, blob) for row in rows]).decode()
 
     def _encoded(self, row: Row, blob: _Blob) -> dict[str, Any]:
-        encoded = {name: row[name] for name in self._plain}
-        for name, key in self._keys:
-            encoded[name] = row[key]
+        encoded: dict[str, Any] = dict(zip(self._plain, self._values_of(row), strict=True))
         for name in self._moments:
             if (moment := row[name]) is not None:
                 encoded[name] = to_us(moment)

@@ -3,9 +3,13 @@
 Rules of this file:
 - The event loop collects what its tasks submit in one iteration and hands it over as one list; while
   a writer commits, lists pile up, and it takes all of them (at most WRITE_BATCH_MAX jobs) at once.
-- SQLite has one writer, PostgreSQL a few: threads with a connection each. No two transactions there, of
-  whatever process, wait for each other in a circle, because those with several jobs first lock all session
-  rows that these will touch, in the order of their ids, in one statement, and wait for nothing afterwards.
+- SQLite has one writer, PostgreSQL a few: threads with a connection each. One of these takes the merged
+  jobs, the others take the rest: while it commits, what comes next gathers and is one batch again. Two at
+  once would each take half, for the same price. If it is held up (a row lock of a node that was stopped),
+  what comes later goes to the others.
+- No two transactions on PostgreSQL, of whatever process, wait for each other in a circle, because those
+  with several jobs first lock all session rows that these will touch, in the order of their ids, in one
+  statement, and wait for nothing afterwards.
   A job that does not say what it locks (`locks`), or that may wait for something else (a unique key that
   others insert too), is alone in its transaction. What circles are left, the database finds; the
   transaction is run again.
@@ -20,6 +24,7 @@ Rules of this file:
 import asyncio
 import queue
 import threading
+import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
@@ -31,7 +36,12 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from corral.kernel.errors import CallerError, StoreUnavailable
 from corral.kernel.ids import SessionId
-from corral.kernel.limits import WRITE_BATCH_MAX, WRITE_SHARE_MIN, WRITES_QUEUED_MAX
+from corral.kernel.limits import (
+    WRITE_BATCH_MAX,
+    WRITE_HELD_UP_SECONDS,
+    WRITE_SHARE_MIN,
+    WRITES_QUEUED_MAX,
+)
 from corral.store.engine import unavailable
 from corral.store.locks import lock_sessions
 from corral.store.transact import Transactions
@@ -72,6 +82,7 @@ class _Job:
 
 
 _Outcome = tuple[_Job, Any, BaseException | None]
+_Queue = queue.SimpleQueue[list[_Job] | None]
 
 
 class GroupCommit:
@@ -84,13 +95,17 @@ class GroupCommit:
         self._loop = asyncio.get_running_loop()
         self._locks_rows = locks_rows
         self._submitted: list[_Job] = []
-        self._queue: queue.SimpleQueue[list[_Job] | None] = queue.SimpleQueue()
-        self._free: set[int] = set()  # threads that wait for work
+        first, *others = writers
+        self._queue: _Queue = queue.SimpleQueue()
+        self._merged: _Queue = queue.SimpleQueue() if others else self._queue
+        self._merged_since: float | None = None  # when its writer began what it does
+        self._free: set[int] = set()  # threads that wait for other work than merged jobs
         self._unresolved = 0
         self._is_closed = False
+        self._works = [(first, self._merged), *((writer, self._queue) for writer in others)]
         self._threads = [
-            threading.Thread(target=self._work, args=[writer], name=f"corral-store-writer-{n}", daemon=True)
-            for n, writer in enumerate(writers)
+            threading.Thread(target=self._work, args=work, name=f"corral-store-writer-{n}", daemon=True)
+            for n, work in enumerate(self._works)
         ]
         for thread in self._threads:
             thread.start()
@@ -139,8 +154,8 @@ class GroupCommit:
         if not self._is_closed:
             self._hand_over()
             self._is_closed = True
-            for _ in self._threads:
-                self._queue.put(None)
+            for _, jobs in self._works:
+                jobs.put(None)
         for thread in self._threads:
             await asyncio.to_thread(thread.join)
         await asyncio.sleep(0)  # let the last batch's callback run
@@ -162,17 +177,23 @@ class GroupCommit:
                 if job.locks is None:
                     self._queue.put([job])
             submitted = [job for job in submitted if job.locks is not None]
-        # Merged jobs are cheapest together. Others talk to the database one by one, each waiting for its
-        # answers, so what comes at once is spread over the writers.
         merged = [job for job in submitted if job.is_merged]
         bodies = [job for job in submitted if not job.is_merged] if len(merged) < len(submitted) else []
-        share = max(WRITE_SHARE_MIN, -(-len(bodies) // len(self._threads)))
-        if len(bodies) <= share:
+        # Bodies talk to the database one by one, each waiting for its answers, so what comes at once is
+        # spread over the writers; a few rather share the commit of merged jobs, if there are any.
+        others = max(1, len(self._threads) - 1)
+        share = max(WRITE_SHARE_MIN, -(-len(bodies) // others))
+        if merged and len(bodies) <= WRITE_SHARE_MIN:
             merged, bodies = submitted, []
         if merged:
-            self._queue.put(merged)
+            self._merged_queue().put(merged)
         for start in range(0, len(bodies), share):
             self._queue.put(bodies[start : start + share])
+
+    def _merged_queue(self) -> _Queue:
+        since = self._merged_since
+        is_held_up = since is not None and time.monotonic() - since > WRITE_HELD_UP_SECONDS
+        return self._queue if is_held_up else self._merged
 
     def _resolve(self, outcomes: Sequence[_Outcome]) -> None:
         self._unresolved -= len(outcomes)
@@ -188,21 +209,27 @@ class GroupCommit:
 
     # -- the writer threads ---------------------------------------------------------------------------
 
-    def _work(self, writer: Transactions) -> None:
+    def _work(self, writer: Transactions, waiting: _Queue) -> None:
+        is_for_merged = waiting is self._merged
         is_last = False
         while not is_last:
-            batches, is_last = self._next_batches()
+            batches, is_last = self._next_batches(waiting)
             for jobs in batches:
+                if is_for_merged:
+                    self._merged_since = time.monotonic()
                 outcomes = self._run(writer, jobs)
+                if is_for_merged:
+                    self._merged_since = None
                 with suppress(RuntimeError):  # the loop is gone, and so is everybody who waits
                     self._loop.call_soon_threadsafe(self._resolve, outcomes)
 
-    def _next_batches(self) -> tuple[list[list[_Job]], bool]:
+    def _next_batches(self, waiting: _Queue) -> tuple[list[list[_Job]], bool]:
         """What waits as one batch: all of it, up to a job that must be alone, unless another writer is free
         to take the rest. And whether to stop after it."""
-        me = threading.get_ident()
-        self._free.add(me)
-        first = self._queue.get()
+        me, shares = threading.get_ident(), waiting is not self._merged
+        if shares:
+            self._free.add(me)
+        first = waiting.get()
         self._free.discard(me)
         if first is None:
             return [], True
@@ -210,8 +237,8 @@ class GroupCommit:
             return [first], False
         jobs = first
         with suppress(queue.Empty):
-            while len(jobs) < WRITE_BATCH_MAX and not self._free:
-                more = self._queue.get_nowait()
+            while len(jobs) < WRITE_BATCH_MAX and not (shares and self._free):
+                more = waiting.get_nowait()
                 if more is None:
                     return [jobs], True
                 if self._is_alone(more):

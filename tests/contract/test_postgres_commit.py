@@ -1,0 +1,51 @@
+"""Several writers of one process: who commits what, and who goes on when one has to wait."""
+
+import asyncio
+from datetime import timedelta
+
+from corral.kernel.ids import Ids
+from corral.kernel.limits import WRITE_HELD_UP_SECONDS
+from corral.session.lease import Claim
+from corral.session.log import Append
+from corral.store.bus import LocalBus
+from corral.store.database import Database
+from corral.store.log import Log
+from corral.store.sessions import Sessions
+from corral.testing.clock import ManualClock
+from corral.testing.postgres import Postgres
+from corral.testing.sessions import Draft, agent_message, new_session
+
+WAITING_FOR_A_LOCK = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+TEST_SECONDS = 5.0  # less than a row lock is waited for
+
+
+async def test_appends_go_on_while_one_waits_for_a_row(postgres: Postgres, database_url: str) -> None:
+    clock, ids = ManualClock(), Ids()
+    database = await Database.open(database_url, clock=clock)
+    try:
+        log, sessions = Log(database, LocalBus()), Sessions(database, LocalBus(), clock)
+
+        async def first_append() -> Append:
+            record = await sessions.create(new_session(ids, clock.now()))
+            seen = await log.snapshot(record.session_id)
+            claim = Claim(session_id=record.session_id, owner="brain", epoch=1)
+            now = clock.now() + timedelta(seconds=1)
+            return Draft(seen=seen, lease=claim, now=now).append([agent_message(ids)])
+
+        held, other = await first_append(), await first_append()
+        with postgres.connect(database_url) as connection:
+            with connection.transaction():
+                connection.execute(
+                    "SELECT 1 FROM sessions WHERE session_id = %s FOR UPDATE", [held.session_id]
+                )
+                waiting = asyncio.create_task(log.append(held))
+                async with asyncio.timeout(TEST_SECONDS):
+                    while not connection.execute(WAITING_FOR_A_LOCK).fetchone()[0]:  # noqa: ASYNC110  # the server knows
+                        await asyncio.sleep(0.01)
+                    await asyncio.sleep(WRITE_HELD_UP_SECONDS)  # what comes sooner waits with it
+                    stored = await log.append(other)
+                assert [event.seq for event in stored] == [1]
+                assert not waiting.done()
+            assert [event.seq for event in await waiting] == [1]
+    finally:
+        await database.close()
