@@ -80,8 +80,8 @@ class LeaseStore(Protocol):
 
     async def waiting(self, *, limit: int) -> list[SessionId]:
         """Sessions that need a brain, have no live lease and are not backed off. The keys that created them
-        take turns: first the oldest need of each key, then the second oldest of each, and so on. Each
-        failure of a session moves it SUSPECT_TURNS back."""
+        take turns: first the oldest need of each key, then the second oldest of each, and so on. Sessions
+        that have failed take turns among those that failed as often, SUSPECT_TURNS later per failure."""
 
     async def failures(self, session_ids: Sequence[SessionId]) -> Mapping[SessionId, int]:
         """Those of these sessions that have failed, with how often; a lease past its time counts."""

@@ -88,13 +88,15 @@ def _is_free(now_us: int) -> ColumnElement[bool]:
 
 
 def _in_turn(now_us: int, limit: int) -> Any:
-    """Free sessions that need a brain: each key's oldest first, then each key's second, and so on."""
+    """Free sessions that need a brain: each key's oldest first, then each key's second, and so on. Those
+    that failed are counted apart: many that may not run at once would hide all that came after them."""
     oldest = (sessions.c.needs_brain_since, sessions.c.session_id)
+    alike = (sessions.c.api_key_id, sessions.c.failures)
     ranked = (
         select(
             *oldest,
             (
-                func.row_number().over(partition_by=sessions.c.api_key_id, order_by=oldest)
+                func.row_number().over(partition_by=alike, order_by=oldest)
                 + SUSPECT_TURNS * sessions.c.failures
             ).label("turn"),
         )

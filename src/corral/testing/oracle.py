@@ -268,12 +268,13 @@ class Oracle:
             for session_id, session in self.sessions.items()
             if session.needs_brain_since is not None and self._is_free(session)
         )
-        turns: dict[str | None, int] = {}
+        turns: dict[tuple[str | None, int], int] = {}
         in_turn = []
         for since, session_id in needing:
-            key = self.sessions[session_id].record.api_key_id
-            turns[key] = turns.get(key, 0) + 1
-            turn = turns[key] + SUSPECT_TURNS * self.sessions[session_id].failures
+            failures = self.sessions[session_id].failures
+            alike = self.sessions[session_id].record.api_key_id, failures
+            turns[alike] = turns.get(alike, 0) + 1
+            turn = turns[alike] + SUSPECT_TURNS * failures
             in_turn.append((turn, since, session_id))
         return [session_id for _, _, session_id in sorted(in_turn)]
 

@@ -14,6 +14,7 @@ from corral.catalog.models import ModelTable
 from corral.hands.client import HandsClient
 from corral.kernel.crash import intercepted
 from corral.kernel.ids import Ids, SessionId
+from corral.kernel.limits import CLAIM_BATCH_MAX
 from corral.orchestrator.worker import Worker
 from corral.session.lease import Lease
 from corral.session.record import SessionRecord
@@ -22,9 +23,10 @@ from corral.store.database import Database
 from corral.store.lease import Leases
 from corral.store.log import Log
 from corral.store.schema import inbox
+from corral.store.schema import sessions as sessions_table
 from corral.store.sessions import Sessions
 from corral.testing.clock import ManualClock
-from corral.testing.messages_api import MessagesApi
+from corral.testing.messages_api import MessagesApi, Request
 from corral.testing.messages_reply import Reply
 from corral.testing.sessions import new_session, user_message
 from tests.unit.orchestrator.brain import cluster, until
@@ -73,6 +75,26 @@ async def test_many_failing_sessions_do_not_hide_the_one_behind_them(tmp_path: P
     await dispatch.aclose()
     await hands.aclose()
     await database.close()
+
+
+async def test_suspects_that_may_not_run_at_once_do_not_hide_the_one_behind_them(tmp_path: Path) -> None:
+    """Their turns are long: those that wait for one go on waiting."""
+
+    def script(request: Request) -> Reply:
+        return Reply(content=Reply.text("never").content, hang_after_bytes=200)
+
+    async with MessagesApi(script) as api, cluster(api, tmp_path) as brains:
+        for _ in range(3 * CLAIM_BATCH_MAX):
+            await brains.session()
+        suspects = update(sessions_table).values(failures=3)
+        await brains.database.write(lambda connection: connection.execute(suspects))
+        last = await brains.session()
+        brains.worker("brain-1")
+
+        async def has_begun() -> bool:
+            return (await brains.sessions.read(last.session_id)).last_seq > 0
+
+        await until(has_begun)
 
 
 async def test_what_is_being_claimed_when_the_drain_begins_is_handed_over(tmp_path: Path) -> None:
