@@ -222,7 +222,7 @@ STORE_RETRY_SECONDS, STORE_RETRY_SECONDS_MAX = 0.02, 0.5  # between attempts, do
 STORE_CONFLICTS_MAX = 8  # deadlocks in a row of one transaction; our own locks are ordered, so one is rare
 POSTGRES_VERSION_MIN = 15  # the oldest that is tested and still maintained for years
 POSTGRES_WRITERS = (
-    3  # transactions committing at once: measured, more only take the processor from each other
+    3  # one for appends, two for all else: measured, more only take the processor from each other
 )
 POSTGRES_CONNECT_SECONDS = 5  # a server that does not answer by then is away
 POSTGRES_IDLE_SECONDS = 3.0  # our transactions never pause: a process stopped in one loses its row locks
