@@ -44,7 +44,7 @@ from corral.store.rows import (
     stored_event,
     thread_values,
 )
-from corral.store.schema import events, from_us, inbox, sessions, threads
+from corral.store.schema import NOT_HELD_BACK, events, from_us, inbox, sessions, threads
 
 LEASE_TTL_US = int(LEASE_TTL_SECONDS * 1_000_000)
 
@@ -229,6 +229,8 @@ def _free_from(head: AnyRow) -> int:
     """When the session may be claimed, as `store.lease` has it in SQL."""
     if head.owner is None:
         return int(head.not_before)
+    if head.not_before == NOT_HELD_BACK:
+        return int(head.lease_until)
     return int(head.lease_until) + int(session_backoff_seconds(head.failures + 1) * 1_000_000)
 
 
@@ -310,7 +312,7 @@ def _advanced(item: Prepared, head: AnyRow, now_us: int) -> Mapping[str, Any]:
         "epoch": append.lease.epoch,
         "lease_until": 0 if append.releases else now_us + LEASE_TTL_US if claims else head.lease_until,
         "failures": 0 if is_well else failures,
-        "not_before": 0 if is_well else head.not_before,
+        "not_before": 0 if is_well or claims else head.not_before,
         "last_seq": last.seq,
         "last_processed_at": last.processed_at,
         "needs_brain_since": (head.needs_brain_since or now_us) if needs_brain else None,

@@ -16,7 +16,7 @@ from corral.store.database import Database
 from corral.store.locks import lock_sessions
 from corral.store.reading import not_found
 from corral.store.rows import WAITING, inbox_entry, inbox_row, read_record
-from corral.store.schema import JsonBytes, inbox, sessions
+from corral.store.schema import NOT_HELD_BACK, JsonBytes, inbox, sessions
 
 __all__ = ["Kills"]
 
@@ -43,7 +43,7 @@ _TELL = (
     .values(
         last_arrival=bindparam("to_arrival"),
         needs_brain_since=func.coalesce(sessions.c.needs_brain_since, bindparam("since")),
-        not_before=0,  # stopping does not wait
+        not_before=NOT_HELD_BACK,  # stopping does not wait, not even for who let its lease pass
     )
 )
 

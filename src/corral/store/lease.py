@@ -15,7 +15,7 @@ from corral.kernel.limits import CLAIM_RIVALS, SESSION_BACKOFF_SECONDS_MAX, SUSP
 from corral.session.lease import Lease, session_backoff_seconds
 from corral.store.append import LEASE_TTL_US
 from corral.store.database import Database
-from corral.store.schema import sessions
+from corral.store.schema import NOT_HELD_BACK, sessions
 
 __all__ = ["Leases"]
 
@@ -33,7 +33,11 @@ _WAITS, _LONGEST = _backoffs()
 _BACKOFF = case(_WAITS, value=sessions.c.failures + 1, else_=_LONGEST)
 """How long the session waits after one failure more."""
 _IS_OVER = sessions.c.owner.is_not(None)
-_FREE_FROM = case((_IS_OVER, sessions.c.lease_until + _BACKOFF), else_=sessions.c.not_before)
+_FREE_FROM = case(
+    (_IS_OVER & (sessions.c.not_before == NOT_HELD_BACK), sessions.c.lease_until),
+    (_IS_OVER, sessions.c.lease_until + _BACKOFF),
+    else_=sessions.c.not_before,
+)
 _FAILURES = case((_IS_OVER, sessions.c.failures + 1), else_=sessions.c.failures)
 """Of a session that is free: a lease that nobody gave back is a failure."""
 
@@ -46,6 +50,7 @@ _GRANT = (
         epoch=sessions.c.epoch + 1,
         lease_until=bindparam("until"),
         failures=_FAILURES,
+        not_before=0,
     )
 )
 _HELD = (
@@ -60,7 +65,8 @@ _OF_LEASE = update(sessions).where(
     sessions.c.owner == bindparam("of_owner"),
     sessions.c.epoch == bindparam("of_epoch"),
 )
-_RELEASE = _OF_LEASE.values(owner=None, lease_until=0, failures=0, not_before=0)
+_RELEASE = _OF_LEASE.values(owner=None, lease_until=0, not_before=bindparam("free_from"))
+_RESTED = _OF_LEASE.values(owner=None, lease_until=0, failures=0, not_before=0)
 _REST = _OF_LEASE.where(
     sessions.c.last_seq == bindparam("seen_seq"), sessions.c.last_arrival == bindparam("seen_arrival")
 ).values(needs_brain_since=None)
@@ -175,18 +181,21 @@ class Leases:
         crash_point("store.renew.after")
         return renewed
 
-    async def release(self, leases: Sequence[Lease]) -> None:
-        if rows := _named(leases):
-            await self._database.write(
-                lambda connection: connection.execute(_RELEASE, rows), locks=_ids(leases)
-            )
+    async def release(self, leases: Sequence[Lease], *, pause_seconds: float = 0.0) -> None:
+        def body(connection: Connection) -> None:
+            pause_us = int(pause_seconds * 1_000_000)
+            free_from = self._database.now_us(connection) + pause_us if pause_us else 0
+            connection.execute(_RELEASE, [row | {"free_from": free_from} for row in _named(leases)])
+
+        if leases:
+            await self._database.write(body, locks=_ids(leases))
 
     async def rest(self, lease: Lease, *, seen_seq: int, seen_arrival: int) -> None:
         def body(connection: Connection) -> None:
             connection.execute(
                 _REST, _named([lease])[0] | {"seen_seq": seen_seq, "seen_arrival": seen_arrival}
             )
-            connection.execute(_RELEASE, _named([lease]))
+            connection.execute(_RESTED, _named([lease]))
 
         await self._database.write(body, locks=_ids([lease]))
 

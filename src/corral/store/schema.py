@@ -28,6 +28,9 @@ from sqlalchemy import (
 REVISION = "0002"
 """The Alembic revision that this file describes."""
 
+NOT_HELD_BACK = -1
+"""As `not_before`: it waits for the end of its lease, but for no backoff. The next claim ends that."""
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
@@ -79,7 +82,8 @@ sessions = Table(
     Column("owner", String),
     Column("epoch", BigInteger, nullable=False),
     Column("lease_until", BigInteger, nullable=False),
-    # brains that died at it since it last got on, and until when (database's clock, us) it waits
+    # brains that died at it since it last got on, and until when (database's clock, us) it waits; a lease
+    # that its holder let pass makes it wait as well, unless it is NOT_HELD_BACK
     Column("failures", Integer, nullable=False, server_default="0"),
     Column("not_before", BigInteger, nullable=False, server_default="0"),
     # ends of log and inbox

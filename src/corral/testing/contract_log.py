@@ -246,7 +246,14 @@ async def check_failures_are_counted(stores: Stores) -> None:
     assert await failures() == 3
     stores.clock.advance(2 * SESSION_BACKOFF_SECONDS)
     [lease] = await stores.leases.claim(owner="brain-3", limit=1, session_ids=[session_id])
-    await stores.leases.release([lease])
+    await stores.leases.release([lease], pause_seconds=1.0)
+    assert await failures() == 3, "whoever gives it back may not have got on with it"
+    assert await stores.leases.claim(owner="brain-3", limit=1, session_ids=[session_id]) == []
+    stores.clock.advance(1.0)
+    [lease] = await stores.leases.claim(owner="brain-3", limit=1, session_ids=[session_id])
+    assert lease.failures == 3
+    seen = await stores.log.snapshot(session_id)
+    await stores.leases.rest(lease, seen_seq=seen.record.last_seq, seen_arrival=seen.record.last_arrival)
     assert await failures() == 0
     assert await stores.leases.failures([session_id]) == {}
 

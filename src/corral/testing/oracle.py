@@ -188,7 +188,7 @@ class Oracle:
         session.record = replace(
             session.record, status="idle", running_since=None, blocked_on=[], threads=threads
         )
-        self.release([lease])
+        self._rested(lease)
         return stored
 
     def _check(self, session: OracleSession, append: Append) -> None:
@@ -234,18 +234,23 @@ class Oracle:
             self.sessions[lease.session_id].lease_until = self._clock.now() + _TTL
         return held
 
-    def release(self, leases: Sequence[Lease]) -> None:
+    def release(self, leases: Sequence[Lease], *, pause_seconds: float = 0.0) -> None:
         for lease in leases:
             if self._holds(lease):
                 session = self.sessions[lease.session_id]
-                session.owner, session.failures, session.not_before = None, 0, None
+                pause = timedelta(seconds=pause_seconds)
+                session.owner, session.not_before = None, self._clock.now() + pause if pause else None
+
+    def _rested(self, lease: Lease) -> None:
+        self.release([lease])
+        self.sessions[lease.session_id].failures = 0
 
     def rest(self, lease: Lease, *, seen_seq: int, seen_arrival: int) -> None:
         if self._holds(lease):
             session = self.sessions[lease.session_id]
             if (len(session.log), session.last_arrival) == (seen_seq, seen_arrival):
                 session.needs_brain_since = None
-            self.release([lease])
+            self._rested(lease)
 
     def fail(self, leases: Sequence[Lease]) -> None:
         for lease in leases:

@@ -115,8 +115,11 @@ class SimulatedLeases:
     async def renew(self, leases: Sequence[Lease]) -> list[Lease]:
         return await self._world.ask_store("renew", lambda: self._oracle.renew(leases))
 
-    async def release(self, leases: Sequence[Lease]) -> None:
-        await self._world.ask_store("release", lambda: self._oracle.release(leases))
+    async def release(self, leases: Sequence[Lease], *, pause_seconds: float = 0.0) -> None:
+        def release() -> None:
+            self._oracle.release(leases, pause_seconds=pause_seconds)
+
+        await self._world.ask_store("release", release)
 
     async def fail(self, leases: Sequence[Lease]) -> None:
         await self._world.ask_store("fail", lambda: self._oracle.fail(leases))
