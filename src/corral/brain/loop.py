@@ -87,15 +87,16 @@ class Gear:
 class Loop:
     """Runs one session until it has nothing to do, its lease is lost, or it is told to hand over.
 
-    `lease` is the one held now, trusted until `trusted_until` (the event loop's time; renewed by the
-    worker). The first append claims it, unless an earlier brain left work in flight: then `claim` asks
-    for it before anything else.
+    `lease` is the one held now: since `held_since`, trusted until `trusted_until` (the event loop's time;
+    renewed by the worker); whether it `got_on` under it. The first append claims it, unless an earlier
+    brain left work in flight: then `claim` asks for it before anything else.
     """
 
     def __init__(self, session_id: SessionId, gear: Gear) -> None:
         self.session_id = session_id
         self.lease: Lease | None = None
         self.trusted_until = 0.0
+        self.held_since, self.got_on = 0.0, False
         self.wants_claim = False  # `run` did nothing: only the sweep may begin with this session
         self._gear = gear
         self._state: State | None = None
@@ -122,6 +123,7 @@ class Loop:
         """This lease was claimed for it. A lease is trusted from when it was asked for, and for less time
         than the store gives it."""
         self.lease = lease
+        self.held_since, self.got_on = asked_at, False
         self.trusted_until = asked_at + LEASE_TRUST_SECONDS
 
     def trusts(self, epoch: int) -> bool:
@@ -275,7 +277,7 @@ class Loop:
         if append.releases:
             self.lease = None
         if append.gets_on:
-            self._failures = 0
+            self._failures, self.got_on = 0, True
         gear.dispatch.settled(self.session_id, draft.events, epoch=lease.epoch)
         return after
 

@@ -82,6 +82,13 @@ SESSION_BACKOFF_SECONDS, SESSION_BACKOFF_SECONDS_MAX = 1.0, 60.0  # a session wh
 SESSION_FAILURES_MAX = 5  # brains that died at a session in a row: the next one ends its turn
 # A brain that dies takes all its sessions with it; before the last counts only the guilty one may be there.
 SUSPECTS_AT_ONCE = {2: 64, 3: 8, 4: 1}  # sessions with so many failures (or more) at once in one brain
+# What kills its brain does so when it is folded, asked about or dispatched: whoever runs for so long hides
+# none of the next (a call may take hours).
+SUSPECT_SECONDS = 60.0
+STORE_BACK_SECONDS = 2 * SWEEP_SECONDS  # after an outage: who held sessions gives them back first
+STORE_LATE_SECONDS = 2.0  # a look at the store that took longer was an outage
+AWAKE_SECONDS = 2.0  # a brain that stood still for longer lost its leases by itself, not by the store
+REFUSED_SESSIONS_MAX = 1024  # sessions of a brain whose appends the store refused, with how often in a row
 FOLD_EVENTS_AT_ONCE = 500  # some 3 ms; then other sessions of the brain get a turn
 LOOK_AGAIN_SECONDS = 2.0  # a waiting loop reads the store this often, should a hint be lost
 CLEANUP_BATCH_MAX = 64  # ended sessions cleaned up per look; the next look is a second later

@@ -6,8 +6,11 @@ Rules of this file:
   batches, the keys in turn, before a loop folds anything. So a session that kills whoever looks at it is
   known after its first victim.
 * A brain that dies takes innocent sessions with it. The more often a session has failed, the fewer of its
-  kind run at once here (SUSPECTS_AT_ONCE): the last failure before the bound is its own.
+  kind run at once here (SUSPECTS_AT_ONCE): the last failure before the bound is its own. Who has run for
+  SUSPECT_SECONDS is none of them any more. Those that are only to be ended crowd out nobody of their kind.
 * A session whose loop fails is backed off alone, in the store; its lease is given back, its log intact.
+* A store that is away is nobody's failure: what ran is given back as soon as it is there again, and whoever
+  saw the outage claims nothing before others had the time to do so.
 """
 
 import asyncio
@@ -23,6 +26,7 @@ from corral.kernel.crash import crash_point
 from corral.kernel.errors import LeaseLost, NotFound, StoreUnavailable
 from corral.kernel.ids import SessionId
 from corral.kernel.limits import (
+    AWAKE_SECONDS,
     CLAIM_BATCH_MAX,
     DRAIN_SECONDS,
     IDLE_LOOPS_CHARS_MAX,
@@ -30,15 +34,19 @@ from corral.kernel.limits import (
     LEASE_CHECK_SECONDS,
     LEASE_RENEW_SECONDS,
     LEASE_TRUST_SECONDS,
+    REFUSED_SESSIONS_MAX,
     SESSION_FAILURES_MAX,
     SESSIONS_PER_BRAIN_MAX,
+    STORE_BACK_SECONDS,
+    STORE_LATE_SECONDS,
+    SUSPECT_SECONDS,
     SUSPECTS_AT_ONCE,
     SWEEP_PAUSE_SECONDS,
     SWEEP_SECONDS,
 )
 from corral.kernel.metrics import count, observe
 from corral.session.bus import Bus
-from corral.session.lease import Lease, LeaseStore
+from corral.session.lease import Lease, LeaseStore, session_backoff_seconds
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +78,14 @@ class Worker:
         self._look = asyncio.Event()
         self._claiming = asyncio.Lock()
         self._is_draining = False
+        self._cut: dict[
+            SessionId, _End
+        ] = {}  # loops that are being cancelled: as what they will have ended
+        self._looked_at = 0.0  # at the clock
+        self._unreturned: list[Lease] = []  # released, but the store was away
+        self._refused: OrderedDict[SessionId, int] = OrderedDict()  # how often in a row by the store alone
+        self._was_away = self._gives_way = False  # the store; this brain, until `_claims_from`
+        self._claims_from = 0.0
         self._swept_at = 0.0
         self._has_swept = asyncio.Event()
 
@@ -120,11 +136,14 @@ class Worker:
         while True:
             self._look.clear()
             if not self._is_draining:
-                with suppress(StoreUnavailable):
+                try:
                     async with self._claiming:
+                        await self._return_late()
                         await self._claim_waiting()
                     self._swept_at = clock()
                     self._has_swept.set()
+                except StoreUnavailable:
+                    self._was_away = True
             with suppress(TimeoutError):
                 async with asyncio.timeout(SWEEP_SECONDS):
                     await self._look.wait()
@@ -136,7 +155,16 @@ class Worker:
         if room <= 0:
             return  # a full brain is at work, not stuck
         fresh = sum(loop.lease is None for loop, _ in self._running.values())
+        clock = asyncio.get_running_loop().time
+        looked_at = clock()
         waiting = await self._leases.waiting(limit=2 * CLAIM_BATCH_MAX + fresh)
+        is_back = self._was_away or clock() - looked_at > STORE_LATE_SECONDS
+        self._was_away = False
+        if is_back and not self._gives_way:  # but not again and again: then it is only slow
+            self._gives_way, self._claims_from = True, clock() + STORE_BACK_SECONDS
+        if clock() < self._claims_from:
+            return  # others may have sessions to give back
+        self._gives_way = False
         waiting = [session_id for session_id in waiting if session_id not in self._running]
         if not waiting:
             self._has_backlog = False
@@ -151,19 +179,29 @@ class Worker:
             self._look.set()
 
     def _admitted(self, waiting: Sequence[SessionId], failures: Mapping[SessionId, int]) -> list[SessionId]:
-        """Those that may run beside the ones that run: not too many suspects at once."""
-        admitted = []
-        present = [loop.failures for loop, _ in self._running.values()]
-        for session_id in waiting:
+        """Those that may run beside the ones that run: not too many suspects at once.
+
+        Those to be ended are many at once, but not beside one that has its last chance: they might kill it.
+        """
+        admitted = set()
+        began_after = asyncio.get_running_loop().time() - SUSPECT_SECONDS
+        present = [loop.failures for loop, _ in self._running.values() if loop.held_since > began_after]
+        last_chance = range(max(SUSPECTS_AT_ONCE), SESSION_FAILURES_MAX)
+        by_end = sorted(waiting, key=lambda each: failures.get(each, 0) < SESSION_FAILURES_MAX)
+        for session_id in by_end:  # first: they are short, and each has its last chance but once
             failed = failures.get(session_id, 0)
-            if all(
-                sum(each >= level for each in present) < most
-                for level, most in SUSPECTS_AT_ONCE.items()
-                if failed >= level
-            ):
-                admitted.append(session_id)
+            if failed >= SESSION_FAILURES_MAX:
+                is_admitted = not any(each in last_chance for each in present)
+            else:
+                is_admitted = all(
+                    sum(each >= level for each in present) < most
+                    for level, most in SUSPECTS_AT_ONCE.items()
+                    if failed >= level
+                )
+            if is_admitted:
+                admitted.add(session_id)
                 present.append(failed)
-        return admitted
+        return [session_id for session_id in waiting if session_id in admitted]
 
     def _begin(self, lease: Lease, *, asked_at: float) -> None:
         """Run a session whose lease was claimed."""
@@ -193,12 +231,21 @@ class Worker:
         """Stop loops whose lease was not renewed in time, however long the store takes to say so."""
         while True:
             now = asyncio.get_running_loop().time()
+            end = self._cut_off()
+            self._looked_at = now
             for loop, task in list(self._running.values()):
-                if loop.lease is not None and now > loop.trusted_until:
+                if loop.lease is not None and now > loop.trusted_until and loop.session_id not in self._cut:
                     log.warning("session %s: its lease was not renewed in time", loop.session_id)
                     count("leases_lost")
+                    self._cut[loop.session_id] = end
                     task.cancel()
             await asyncio.sleep(LEASE_CHECK_SECONDS)
+
+    def _cut_off(self) -> _End:
+        """How a loop ends whose lease was not renewed in time. Who was awake has asked for it, so the store
+        was away; who stood still may have done so because of this session."""
+        is_awake = asyncio.get_running_loop().time() - self._looked_at < AWAKE_SECONDS
+        return "released" if is_awake else "failed"
 
     # -- loops ----------------------------------------------------------------------------------------
 
@@ -228,8 +275,7 @@ class Worker:
         try:
             ended = await self._run_to_end(loop)
         except asyncio.CancelledError:
-            if self._is_draining:
-                ended = "released"
+            ended = "released" if self._is_draining else self._cut.get(session_id, "failed")
             raise
         finally:
             try:
@@ -237,6 +283,7 @@ class Worker:
                     await self._give_back(loop, ended)
             finally:  # not before: a hint that comes meanwhile would begin a second loop in vain
                 del self._running[session_id]
+                self._cut.pop(session_id, None)
         if self._has_backlog or loop.wants_claim:
             self._look.set()
         if ended == "done":
@@ -254,14 +301,20 @@ class Worker:
                 return "released"
             await loop.run()
         except LeaseLost:
-            return "failed"  # somebody else goes on from here; if nobody does, it is backed off
+            # Somebody else goes on from here; if nobody does, it is backed off.
+            is_late = asyncio.get_running_loop().time() > loop.trusted_until
+            return self._cut.get(session_id) or (self._cut_off() if is_late else "failed")
         except NotFound:
             return "released"  # the session is gone
         except StoreUnavailable as error:
-            log.warning(
-                "session %s: the store is unavailable, will try again: %s", session_id, error.message
-            )
-            return "released" if error.retryable else "failed"
+            log.warning("session %s: the store is unavailable, will try again: %s", session_id, error)
+            if not error.retryable:
+                return "failed"
+            before = self._refused.pop(session_id, 0)
+            self._refused[session_id] = 1 if loop.got_on else before + 1
+            if len(self._refused) > REFUSED_SESSIONS_MAX:
+                self._refused.popitem(last=False)
+            return "released"
         except Exception:
             count("loops_failed")
             log.exception("session %s: its loop failed; its log is intact, will try again", session_id)
@@ -283,16 +336,29 @@ class Worker:
     async def _give_back(self, loop: Loop, ended: _End) -> None:
         lease, loop.lease = loop.lease, None
         assert lease is not None
-        with suppress(StoreUnavailable):
+        if ended == "done":
+            self._refused.pop(loop.session_id, None)
+        try:
             if ended == "failed":
                 await self._leases.fail([lease])
             elif ended == "done" and loop.rests_at is not None:
                 seen_seq, seen_arrival = loop.rests_at
                 await self._leases.rest(lease, seen_seq=seen_seq, seen_arrival=seen_arrival)
             else:
-                await self._leases.release([lease])
+                pause = session_backoff_seconds(self._refused.get(loop.session_id, 0))
+                await self._leases.release([lease], pause_seconds=pause)
                 if self._is_draining:
                     self._bus.wake(loop.session_id)  # for another brain
+        except StoreUnavailable:
+            if ended == "released":
+                self._unreturned.append(lease)
+
+    async def _return_late(self) -> None:
+        """Give back what was released while the store was away. Raises StoreUnavailable."""
+        if self._unreturned:
+            late = list(self._unreturned)
+            await self._leases.release(late)
+            del self._unreturned[: len(late)]
 
     def _keep(self, loop: Loop) -> None:
         """Keep the folded state for the next wake; the oldest make room."""

@@ -45,9 +45,9 @@ class LeaseStore(Protocol):
 
     A *failure* is a lease that ended otherwise than by its holder's release: its brain died, fell silent
     or failed. Failures are counted in the session's row (`SessionRecord.failures`) and set back to 0 by an
-    append that gets on (`Append.gets_on`) or ends the turn, and by `rest`. From the second one on the session waits
-    before it may be claimed again (`session_backoff_seconds`), alone; at SESSION_FAILURES_MAX the brain
-    that claims it ends the turn instead of going on with it.
+    append that gets on (`Append.gets_on`) or ends the turn, and by `rest`. From the second one on the
+    session waits before it may be claimed again (`session_backoff_seconds`), alone; at SESSION_FAILURES_MAX
+    the brain that claims it ends the turn instead of going on with it.
 
     A lease past its time is a failure from that time on, whoever notices it when: it is written down by
     the claim that follows it.
@@ -64,8 +64,8 @@ class LeaseStore(Protocol):
         """Extend these; returns the ones still held (others are lost for good)."""
 
     async def release(self, leases: Sequence[Lease], *, pause_seconds: float = 0.0) -> None:
-        """Give them back in good order: no failure, and no sign that the session gets on either. They may be
-        claimed again after `pause_seconds`. A lease already lost is ignored."""
+        """Give them back in good order: no failure, and no sign that the session gets on either. They may
+        be claimed again after `pause_seconds`. A lease already lost is ignored."""
 
     async def rest(self, lease: Lease, *, seen_seq: int, seen_arrival: int) -> None:
         """Its holder has looked and found nothing to write: release it, and note that the session needs no

@@ -1,20 +1,28 @@
 """Sessions that fail again and again: counted, kept apart, ended; their neighbours go on."""
 
+import asyncio
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import orjson
+import pytest
 from sqlalchemy import Connection, update
 
+from corral.kernel.errors import StoreUnavailable
 from corral.kernel.ids import SessionId
-from corral.kernel.limits import SUSPECTS_AT_ONCE
+from corral.kernel.limits import LEASE_CHECK_SECONDS, SESSION_FAILURES_MAX, SUSPECTS_AT_ONCE
+from corral.orchestrator.worker import Worker
 from corral.session.events import AgentCustomToolUse, SpanModelRequestStart
+from corral.session.lease import Lease
+from corral.store.database import Database
+from corral.store.lease import Leases
 from corral.store.schema import events, inbox, sessions
 from corral.testing.messages_api import MessagesApi, Request
 from corral.testing.messages_reply import Reply
 from corral.testing.sessions import Draft, user_message
-from tests.unit.orchestrator.brain import Cluster, cluster, until
+from tests.unit.orchestrator.brain import Cluster, SkippingLoop, cluster, until
 
 
 async def test_a_session_that_nobody_can_fold_is_ended_from_its_record(tmp_path: Path) -> None:
@@ -122,3 +130,87 @@ def _damage(connection: Connection, session_id: SessionId) -> None:
 async def _set_failures(brains: Cluster, session_ids: Sequence[SessionId], failures: int) -> None:
     statement = update(sessions).where(sessions.c.session_id.in_(session_ids)).values(failures=failures)
     await brains.database.write(lambda connection: connection.execute(statement))
+
+
+async def test_a_long_call_does_not_hold_the_place_of_the_suspects(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that has its last chance is alone for a while, not for as long as its turn takes."""
+    monkeypatch.setattr("corral.orchestrator.worker.SUSPECT_SECONDS", 1.5)
+    hangs = Reply(content=Reply.text("never").content, hang_after_bytes=200)
+    async with MessagesApi(lambda _: hangs) as api, cluster(api, tmp_path) as brains:
+        suspects = [await brains.session() for _ in range(2)]
+        await _set_failures(brains, [each.session_id for each in suspects], SESSION_FAILURES_MAX - 1)
+        worker = brains.worker("brain-1")
+        await api.request(1)
+        assert worker.running_sessions == 1
+        await api.request(2)
+        assert worker.running_sessions == 2
+
+
+async def test_those_that_are_only_ended_do_not_wait_for_each_other(tmp_path: Path) -> None:
+    async with MessagesApi([]) as api, cluster(api, tmp_path) as brains:
+        records = [await brains.session() for _ in range(4)]
+        await _set_failures(brains, [each.session_id for each in records], SESSION_FAILURES_MAX)
+        gear = brains.gear("brain-1")
+        claimed: list[int] = []
+
+        class Counted(Leases):
+            async def claim(self, **given: Any) -> list[Lease]:
+                leases = await super().claim(**given)
+                claimed.append(len(leases))
+                return leases
+
+        worker = Worker(gear, leases=Counted(brains.database), bus=gear.bus)
+        brains.tasks.append(asyncio.create_task(worker.run()))
+        for each in records:
+            await brains.settled(each.session_id)
+        assert claimed[0] == 4
+        assert not api.requests
+
+
+def test_a_store_that_was_away_is_no_failure_of_a_session(tmp_path: Path) -> None:
+    """A brain whose lease could not be renewed gives it back, as soon as that is possible."""
+    loop = SkippingLoop()
+    with asyncio.Runner(loop_factory=lambda: loop) as runner:
+        runner.run(_check_outage(loop, tmp_path))
+
+
+async def _check_outage(loop: SkippingLoop, tmp_path: Path) -> None:
+    hangs = Reply(content=Reply.text("never").content, hang_after_bytes=200)
+    async with MessagesApi(lambda _: hangs) as api, cluster(api, tmp_path) as brains:
+        record = await brains.session()
+        gear = brains.gear("brain-1")
+        is_away = False
+
+        class Leaving(Database):
+            """The same database, out of reach at times."""
+
+            async def write(self, *given: Any, **named: Any) -> Any:
+                if is_away:
+                    raise StoreUnavailable("away")
+                return await brains.database.write(*given, **named)
+
+        reach = Leaving.__new__(Leaving)
+        reach.__dict__ = brains.database.__dict__
+        worker = Worker(gear, leases=Leases(reach), bus=gear.bus)
+        brains.tasks.append(asyncio.create_task(worker.run()))
+        request = await api.request(1)
+        is_away = True
+        for _ in range(10):
+            loop.skipped += 1.0
+            brains.clock.advance(1.0)
+            await asyncio.sleep(LEASE_CHECK_SECONDS / 10)
+
+        async def has_stopped() -> bool:
+            return request.closed.is_set() and worker.running_sessions == 0
+
+        await until(has_stopped)
+        is_away = False
+
+        async def is_given_back() -> bool:
+            return await brains.leases.failures([record.session_id]) == {}  # a lease past its time is one
+
+        await until(is_given_back)
+        await api.request(2)
+        assert (await brains.sessions.read(record.session_id)).failures == 0
