@@ -28,6 +28,13 @@ with socket.create_server(("0.0.0.0", {PORT})) as server:
 """
 CLIENT = f"import socket, sys; socket.create_connection((sys.argv[1], {PORT}), timeout=1)"
 
+MADE = """
+from corral.chaos.network import network
+with network(["x"]) as made:
+    print(made.name, flush=True)
+    input()
+"""
+
 
 @pytest.fixture
 def net() -> Iterator[Network]:
@@ -58,6 +65,23 @@ async def test_a_pulled_machine_reaches_nobody_until_it_is_back(net: Network) ->
     finally:
         server.kill()
         await server.wait()
+
+
+def test_what_a_killed_run_left_is_cleared_away() -> None:
+    """Its namespaces and its bridge; what another run uses stays."""
+    left = subprocess.Popen([sys.executable, "-c", MADE], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        assert left.stdout
+        name = left.stdout.readline().decode().strip()
+        space, bridge = Path(f"/run/netns/{name}x"), Path(f"/sys/class/net/{name}")
+        with network.network(["a"]):
+            assert space.exists() and bridge.exists()
+    finally:
+        left.kill()
+        left.communicate()
+    assert space.exists() and bridge.exists()
+    with network.network(["a"]):
+        assert not space.exists() and not bridge.exists()
 
 
 @pytest.mark.timeout(600)

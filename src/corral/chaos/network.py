@@ -8,16 +8,19 @@ Needs root, and `ip` and `nsenter` (packages iproute2 and util-linux). This proc
 """
 
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 __all__ = ["Network", "missing", "network"]
 
 _PREFIX_BITS: Final = 24
+_OURS: Final = "corral"
 _COMMAND_SECONDS: Final = 10.0
 
 
@@ -58,14 +61,15 @@ class Network:
             _ip("link", "set", self._port(machine), "master", self.name)
 
     def _port(self, machine: str) -> str:
-        return f"{self.name}{list(self.addresses).index(machine)}"
+        return f"{self.name}-{list(self.addresses).index(machine)}"
 
 
 @contextmanager
 def network(machines: Sequence[str]) -> Iterator[Network]:
     """Make it; it is gone at the end. Raises subprocess.CalledProcessError where that is not allowed."""
+    _clear_up()
     number = os.getpid()
-    name = f"cc{number}"  # an interface's name has at most 15 characters
+    name = f"{_OURS}{number}"  # an interface's name has at most 15 characters
     subnet = f"10.{200 + number % 50}.{number // 50 % 250}"
     made = Network(
         name=name,
@@ -78,7 +82,7 @@ def network(machines: Sequence[str]) -> Iterator[Network]:
         _ip("address", "add", f"{made.address}/{_PREFIX_BITS}", "dev", name)
         _ip("link", "set", name, "up")
         for number, (machine, address) in enumerate(made.addresses.items()):
-            space, port = f"{name}{machine}", f"{name}{number}"
+            space, port = f"{name}{machine}", f"{name}-{number}"
             _ip("netns", "add", space)
             stack.callback(_ip, "netns", "del", space)  # and both ends of its cable with it
             _ip("link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", space)
@@ -87,6 +91,17 @@ def network(machines: Sequence[str]) -> Iterator[Network]:
             _ip("-n", space, "address", "add", f"{address}/{_PREFIX_BITS}", "dev", "eth0")
             _ip("-n", space, "link", "set", "eth0", "up")
         yield made
+
+
+def _clear_up() -> None:
+    """Remove what a process left that was killed."""
+    spaces = Path("/run/netns").glob(f"{_OURS}*") if Path("/run/netns").exists() else ()
+    for kind, found in (("netns", spaces), ("link", Path("/sys/class/net").glob(f"{_OURS}*"))):
+        for path in found:
+            number = re.match(rf"{_OURS}(\d+)", path.name)
+            if number is not None and not Path("/proc", number[1]).exists():
+                with suppress(subprocess.CalledProcessError):  # the other end of what went already
+                    _ip(kind, "del", path.name)
 
 
 def _ip(*words: str) -> None:

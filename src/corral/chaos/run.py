@@ -37,6 +37,7 @@ __all__ = ["Options", "Progress", "Report", "run"]
 
 SETTLE_SECONDS: Final = 90.0  # after the last fault; a lease is 10 s, hands are missed for 30 s
 COVER_SECONDS: Final = 240.0  # for the points that chance has not led to
+SCENARIO_SECONDS, ROUND_SECONDS = 300.0, 120.0  # at most, on a busy machine
 EVICTED: Final = 4  # sessions at a time
 READ_SECONDS: Final = 60.0  # for all that is read at the end
 _PR_SET_CHILD_SUBREAPER: Final = 36
@@ -226,7 +227,12 @@ class _Battle:
             seed=options.seed,
             figures=self._report.figures,
         )
-        await SCENARIOS[scenario](stage)
+        try:
+            async with asyncio.timeout(SCENARIO_SECONDS + stage.rounds * ROUND_SECONDS):
+                await SCENARIOS[scenario](stage)
+        except TimeoutError:
+            waiting = "; ".join(dialogue.doing for dialogue in self._clients.dialogues)
+            self.broken("every turn has ended", f"the scenario does not get on; its clients: {waiting}")
         self._phase = "reading"
         await self._read_all()
 

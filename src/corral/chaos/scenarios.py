@@ -155,6 +155,7 @@ async def _takeovers(
                 number += 1
     finally:
         await database.close()
+    assert seconds, "nothing was taken over"
     seconds.sort()
     stage.figures.update(
         {
