@@ -16,7 +16,9 @@ def egress_part(data_dir: Path) -> Part:
         try:
             await asyncio.to_thread(request, data_dir, "egress", "health")
         except (OSError, http.client.HTTPException, ValueError) as error:
-            return Check(status="failed", reason=f"the egress process does not answer ({error})")
+            return Check(
+                status="failed", reason=f"the egress process does not answer ({type(error).__name__})"
+            )
         return Check(status="ok")
 
     return Part(looks={"egress": look})

@@ -100,7 +100,7 @@ def open_reach(
     ground: Ground, keeping: Keeping, node: NodeDuty, local: HandsClient | None, stack: AsyncExitStack
 ) -> Reach:
     """With one node, its own host; `node` knows the others."""
-    if keeping.blobs is None:
+    if keeping.blobs is None or keeping.checkpointer is None:
         hands = local or open_local_hands(ground, stack)
 
         async def nothing(session_id: SessionId) -> None:
@@ -115,6 +115,7 @@ def open_reach(
         blobs=blobs,
         nodes=node.seen,
         connect=_connecting(ground, node),
+        copy=keeping.checkpointer.copy,
     )
     stack.push_async_callback(router.aclose)
     return Reach(
@@ -169,8 +170,13 @@ class BlobsLook:
             async with asyncio.timeout(READINESS_TIMEOUT_SECONDS / 2):
                 await self._blobs.probe()
             return Check(status="ok")
-        except (BlobUnavailable, OSError) as error:
-            reason = str(error) or reason  # a timeout says nothing
+        except BlobUnavailable as error:
+            reason = error.message
+            log.warning(
+                "workspaces cannot be copied: %s", error
+            )  # where the blobs are is for the log alone
+        except OSError as error:
+            reason = error.strerror or reason  # a timeout says nothing
         return Check(status="warning", reason=f"workspaces cannot be copied: {reason}")
 
 

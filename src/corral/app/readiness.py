@@ -5,6 +5,7 @@ A missing model key is reported and is not a failure: `replay` and `local` work 
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 
 from corral.api.dependencies import Check
@@ -14,6 +15,8 @@ from corral.kernel.limits import (
     READINESS_SECONDS,
     READINESS_TIMEOUT_SECONDS,
 )
+
+log = logging.getLogger(__name__)
 
 Look = Callable[[], Awaitable[Check]]
 
@@ -69,7 +72,14 @@ class Readiness:
                 try:
                     result = await look()
                 except CorralError as error:
-                    result = Check(status="failed", reason=str(error))
+                    result = Check(status="failed", reason=getattr(error, "message", f"{name} failed"))
+                    self._tell(name, error)
                 except OSError as error:  # a disk that is gone is news for whoever asks, not our end
-                    result = Check(status="failed", reason=f"{name}: {error}")
+                    result = Check(status="failed", reason=f"{name}: {error.strerror or 'failed'}")
+                    self._tell(name, error)
         self._results[name] = result
+
+    def _tell(self, name: str, error: Exception) -> None:
+        """The whole text is for the log, once: /readyz is open to all, and it may name hosts and paths."""
+        if self._results[name].status != "failed" or not self._checked.is_set():
+            log.warning("not ready: %s: %s", name, error)

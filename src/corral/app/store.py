@@ -64,5 +64,5 @@ def disk_free_bytes(data_dir: Path) -> int:
 def _free(data_dir: Path) -> Check:
     free = shutil.disk_usage(data_dir).free
     if free < DISK_FREE_BYTES_MIN:
-        return Check(status="failed", reason=f"only {free >> 20} MiB are free in {str(data_dir)!r}")
+        return Check(status="failed", reason=f"only {free >> 20} MiB are free in the data directory")
     return Check(status="ok")

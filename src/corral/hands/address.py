@@ -29,9 +29,10 @@ def client_of(address: str, *, is_same_machine: bool, tls: ssl.SSLContext | None
     if address.startswith(_UNIX):
         if not is_same_machine:
             raise HandsUnavailable(
-                f"the hands host at {address!r} is on another machine and listens on no network; set"
+                "the hands host is on another machine and listens on no network; set"
                 " CORRAL_HANDS_LISTEN there",
                 retryable=False,
+                detail=address,
             )
         path = Path(address.removeprefix(_UNIX))
         if not path.is_absolute() or path != socket_path(path.parent.parent.parent, "hands"):
@@ -39,13 +40,17 @@ def client_of(address: str, *, is_same_machine: bool, tls: ssl.SSLContext | None
         try:
             return HandsClient(path, token=path.with_name("token").read_text())
         except OSError as error:
-            raise HandsUnavailable(f"the hands host at {address!r}: {error}") from error
+            reason = error.strerror or type(error).__name__
+            raise HandsUnavailable(
+                f"the hands host's token cannot be read: {reason}", detail=address
+            ) from error
     if not _is_https(address):
         raise _unusable(address)
     if tls is None:
         raise HandsUnavailable(
-            f"the hands host at {address!r} asks for a certificate: set CORRAL_CLUSTER_CA, _CERT and _KEY",
+            "the hands host asks for a certificate: set CORRAL_CLUSTER_CA, _CERT and _KEY",
             retryable=False,
+            detail=address,
         )
     return HandsClient.over_tls(address, tls=tls)
 
@@ -63,7 +68,8 @@ def _is_https(address: str) -> bool:
 
 def _unusable(address: str) -> HandsUnavailable:
     return HandsUnavailable(
-        f"the hands host's address {address!r} cannot be used: it is neither the socket of one nor"
-        " https://host:port; see CORRAL_HANDS_ADDRESS there",
+        "the hands host's address cannot be used: it is neither the socket of one nor https://host:port;"
+        " see CORRAL_HANDS_ADDRESS there",
         retryable=False,
+        detail=repr(address),
     )

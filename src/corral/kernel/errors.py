@@ -83,10 +83,16 @@ class RateLimited(CallerError):
 
 
 class WorldError(CorralError):
-    """The world failed. `retryable`: the same call may succeed later. `written`: whether anything was."""
+    """The world failed. `retryable`: the same call may succeed later. `written`: whether anything was.
 
-    def __init__(self, message: str, *, retryable: bool = True, written: bool = False) -> None:
-        super().__init__(message)
+    `message` is for whoever asks, who may be anybody; `str()` has the `detail` as well (hosts, users,
+    paths), which is for logs and for who starts the server.
+    """
+
+    def __init__(
+        self, message: str, *, retryable: bool = True, written: bool = False, detail: str | None = None
+    ) -> None:
+        super().__init__(message if detail is None else f"{message} ({detail})")
         self.message = message
         self.retryable = retryable
         self.written = written

@@ -65,17 +65,17 @@ async def clean_up(
                     else:
                         await hands.release(work.session_id, delete_workspace=work.kind == "workspace")
                 except SandboxUnavailable as error:  # this one's workspace; the others need not wait
-                    log.warning("clean-up of %s will be tried again: %s", work.session_id, error.message)
+                    log.warning("clean-up of %s will be tried again: %s", work.session_id, error)
                 except (HandsUnavailable, BlobUnavailable) as error:  # away; what others need may not be
-                    log.debug("clean-up of %s waits: %s", work.session_id, error.message)
+                    log.debug("clean-up of %s waits: %s", work.session_id, error)
                 else:
                     done.append(work)
         except WorldError as error:
-            log.debug("clean-up waits: %s", error.message)
+            log.debug("clean-up waits: %s", error)
         finally:
             if done:
                 try:
                     await store.done(done)
                 except StoreUnavailable as error:
-                    log.debug("clean-up will be repeated: %s", error.message)
+                    log.debug("clean-up will be repeated: %s", error)
         await asyncio.sleep(SWEEP_SECONDS)

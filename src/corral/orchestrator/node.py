@@ -37,7 +37,7 @@ class NodeDuty:
             try:
                 await self.beat()
             except StoreUnavailable as error:
-                log.warning("the node cannot say that it lives: %s", error.message)
+                log.warning("the node cannot say that it lives: %s", error)
 
     async def beat(self) -> None:
         """Write our row, read everybody's. Raises StoreUnavailable."""
@@ -55,7 +55,7 @@ class NodeDuty:
         try:
             await self.beat()
         except StoreUnavailable as error:  # then the others notice by our silence
-            log.warning("the node cannot say that it stops: %s", error.message)
+            log.warning("the node cannot say that it stops: %s", error)
 
     async def leave(self) -> None:
         """It has stopped in good order. What it could not say, its silence will."""
@@ -63,7 +63,7 @@ class NodeDuty:
         try:
             await self._store.leave(node.node_id, owner=node.owner)
         except StoreUnavailable as error:
-            log.warning("the node cannot leave: %s", error.message)
+            log.warning("the node cannot leave: %s", error)
 
     @property
     def is_draining(self) -> bool:

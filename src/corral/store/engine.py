@@ -138,7 +138,8 @@ def sqlstate(error: DBAPIError) -> str | None:
 
 
 def unavailable(error: DBAPIError) -> StoreUnavailable:
-    """What the engine's error means for a caller. Never includes the statement or its values."""
+    """What the engine's error means for a caller. Never includes the statement or its values. What the driver
+    says, which names the host, the user and the database, is the detail."""
     earlier: BaseException | None = error
     while earlier is not None:  # SQLite may have rolled back by itself, so that undoing failed as well
         error = earlier if isinstance(earlier, DBAPIError) else error
@@ -146,12 +147,17 @@ def unavailable(error: DBAPIError) -> StoreUnavailable:
     reason = str(error.orig).partition("\n")[0]  # what follows is detail: values, parts of the statement
     if "malformed" in reason or "not a database" in reason:
         return StoreUnavailable(
-            f"The database file is damaged ({reason}). Stop the server, keep a copy, and restore a backup"
+            "The database file is damaged. Stop the server, keep a copy, and restore a backup"
             " or run `sqlite3 corral.db .recover`.",
             retryable=False,
+            detail=reason,
         )
     if "full" in reason or sqlstate(error) == "53100":
-        return StoreUnavailable(f"The store has no room ({reason}). Free disk space; nothing was written.")
+        return StoreUnavailable(
+            "The store has no room. Free disk space; nothing was written.", detail=reason
+        )
     return StoreUnavailable(
-        f"The store failed ({reason}). Nothing was written.", retryable=isinstance(error, OperationalError)
+        "The store failed or is out of reach. Nothing was written.",
+        retryable=isinstance(error, OperationalError),
+        detail=reason,
     )

@@ -46,7 +46,10 @@ async def test_what_the_place_says_is_told(tmp_path: Path, monkeypatch) -> None:
     assert check.status == "warning"
     with pytest.raises(BlobUnavailable) as caught:  # and nothing else, or the server would end
         await blobs.probe()
-    assert str(caught.value) in (check.reason or "")
+    assert caught.value.message in (check.reason or "")
+    assert str(tmp_path) in str(caught.value) and str(tmp_path) not in (check.reason or ""), (
+        "all may read it"
+    )
 
 
 async def test_a_directory_that_is_not_there_has_not_lost_a_blob(tmp_path: Path) -> None:

@@ -2,10 +2,18 @@
 
 import asyncio
 import shutil
+import socket
 from pathlib import Path
 
+import pytest
+from sqlalchemy import make_url
+from sqlalchemy.exc import DBAPIError
+
 from corral.api.dependencies import Check
+from corral.api.errors import error_response
 from corral.app.readiness import Readiness
+from corral.kernel.errors import StoreUnavailable
+from corral.store.engine import postgres_engine, unavailable
 
 
 async def fine() -> Check:
@@ -40,3 +48,35 @@ async def test_a_start_waits_for_this_node_and_not_for_others() -> None:
     await asyncio.sleep(0)
     assert not ready.done()
     ready.cancel()
+
+
+async def test_what_only_the_operator_may_know_is_in_the_log_alone(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Once, and not with every look. A real driver says it: the port is closed."""
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        port = closed.getsockname()[1]
+    engine = postgres_engine(
+        make_url(f"postgresql+psycopg://someone@127.0.0.1:{port}/ledger"), writes=False
+    )
+
+    async def store() -> Check:
+        try:
+            await asyncio.to_thread(engine.connect)
+        except DBAPIError as error:
+            raise unavailable(error) from error
+        return Check(status="ok")
+
+    readiness = Readiness({"store": store})
+    for _ in range(3):
+        await readiness.check()
+    reason = readiness.results()["store"].reason or ""
+    assert "out of reach" in reason and str(port) not in reason and "127.0.0.1" not in reason
+    assert [str(port) in each.getMessage() for each in caplog.records] == [True]
+    try:
+        await store()
+    except StoreUnavailable as error:
+        assert str(port) in str(error)
+        body = error_response(error, "req_1").body
+        assert str(port).encode() not in body and b"overloaded_error" in body

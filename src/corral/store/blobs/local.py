@@ -132,11 +132,12 @@ class LocalBlobs:
         where = f"{str(self._root)!r}"
         if error.errno in _FULL:
             return BlobUnavailable(
-                f"The blobs in {where} have no room ({error.strerror}). Free disk space."
+                f"The blobs have no room ({error.strerror}). Free disk space.", detail=where
             )
         return BlobUnavailable(
-            f"The blobs in {where} cannot be used ({error.strerror}). See that the directory is there and"
-            " belongs to the user who runs Corral, or set blob_url.",
+            f"The blobs cannot be used ({error.strerror}). See that the directory is there and belongs to"
+            " the user who runs Corral, or set blob_url.",
+            detail=where,
             retryable=error.errno not in (errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EROFS),
         )
 

@@ -190,19 +190,23 @@ class S3Blobs:
         where, code = f"The blob store s3://{self._bucket}/{self._prefix}", _code(error)
         if code == "NoSuchBucket":
             return BlobUnavailable(
-                f"{where} has no bucket {self._bucket!r}: make it, or mend blob_url.", retryable=False
+                "The blob store has no such bucket: make it, or mend blob_url.",
+                retryable=False,
+                detail=f"{self._bucket!r}, {where}",
             )
         if code in _REFUSALS:
             return BlobUnavailable(
-                f"{where} refuses us ({code}). Check CORRAL_S3_ACCESS_KEY_ID, CORRAL_S3_SECRET_ACCESS_KEY,"
-                " s3_region, and that the key may list, read, write and delete there.",
+                f"The blob store refuses us ({code}). Check CORRAL_S3_ACCESS_KEY_ID, "
+                "CORRAL_S3_SECRET_ACCESS_KEY, s3_region, and that the key may list, read, write and delete there.",
                 retryable=False,
+                detail=where,
             )
         if code == "PreconditionFailed":
-            return BlobUnavailable(f"{where}: the blob was replaced while it was read. Read it again.")
+            return BlobUnavailable("The blob was replaced while it was read. Read it again.", detail=where)
         return BlobUnavailable(
-            f"{where} does not answer as it should ({code or 'no answer'}, after {BLOB_RETRIES_MAX} more"
-            " attempts). Check that the service runs and that CORRAL_S3_ENDPOINT is its URL."
+            f"The blob store does not answer as it should ({code or 'no answer'}, after {BLOB_RETRIES_MAX}"
+            " more attempts). Check that the service runs and that CORRAL_S3_ENDPOINT is its URL.",
+            detail=where,
         )
 
 
