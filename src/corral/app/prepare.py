@@ -9,6 +9,9 @@ __all__ = ["prepare"]
 
 _ALWAYS: Final = (
     "uvloop",
+    "anyio._backends._asyncio",
+    "anyio.streams.tls",
+    "httpcore2",  # by a client of the hands when it is made, and what is around it when it first connects
     "uvicorn.lifespan.off",
     "uvicorn.protocols.http.httptools_impl",
     "corral.app.server",

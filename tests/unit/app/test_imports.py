@@ -41,3 +41,30 @@ def test_a_spare_has_nothing_left_to_import() -> None:
     )
     out = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
     assert out.split() == []
+
+
+def test_a_spare_reaches_hands_without_further_imports() -> None:
+    """An HTTP client imports its transport when it is made, and that when it first connects."""
+    program = """
+import asyncio, sys
+from pathlib import Path
+from corral.app.prepare import prepare
+prepare(["brain"])
+before = set(sys.modules)
+from corral.hands.client import HandsClient
+from corral.kernel.errors import HandsUnavailable
+
+async def ask() -> None:
+    client = HandsClient(Path("/nowhere/hands.sock"), token="t")
+    try:
+        await client.health()
+    except HandsUnavailable:
+        await client.aclose()
+    else:
+        raise AssertionError("somebody answered")
+
+asyncio.run(ask())
+print(*sorted(set(sys.modules) - before))
+"""
+    out = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert out.split() == []
