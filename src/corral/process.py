@@ -122,7 +122,8 @@ Prepare = Callable[[Sequence[str]], None]
 
 
 def begin(role: Role, *, prepare: Prepare | None = None) -> Start:
-    """The first thing a child does: close itself to other processes, and read how it is meant to start."""
+    """The first thing a child does: close itself to other processes, and read how it is meant to start.
+    Raises EOFError if the supervisor ended before it said so."""
     harden()
     raise_open_files()
     if role == "server":
@@ -153,7 +154,10 @@ def run(
     Conflict means that another process still has this role, which passes (EXIT_TAKEN: tried again); a
     store that is away for now likewise (EXIT_AGAIN); every other CorralError is for the user to mend.
     """
-    start = begin(role, prepare=prepare)
+    try:
+        start = begin(role, prepare=prepare)
+    except EOFError:  # a spare whose supervisor was killed: there is nothing to start, or to tell of
+        return 0
     if role == "server":  # a folded log is many objects and no garbage: looking for it costs a third again
         gc.freeze()
         gc.set_threshold(GC_ALLOCATIONS, 20, 100)

@@ -7,7 +7,7 @@ from starlette.responses import Response
 from corral import __version__
 from corral.api.auth import Authenticator
 from corral.api.dependencies import Operations
-from corral.api.errors import http_error_response
+from corral.api.errors import envelope, http_error_response
 from corral.api.gate import Gate
 from corral.api.routes.operations import operations_routes
 
@@ -19,6 +19,7 @@ def create_operations(operations: Operations) -> FastAPI:
     api = FastAPI(title="Corral", version=__version__, openapi_url=None, redirect_slashes=False)
     api.router.routes += operations_routes(operations).routes
     enclose(api, operations, Authenticator(operations.api_keys, operations.clock))
+    api.add_exception_handler(HTTPException, _elsewhere)
     return api
 
 
@@ -32,6 +33,19 @@ def enclose(api: FastAPI, operations: Operations, authenticator: Authenticator) 
         admission=operations.admission,
         allowed_hosts=operations.allowed_hosts,
     )
+
+
+async def _elsewhere(request: Request, error: Exception) -> Response:
+    """What this node does not serve, another one may."""
+    assert isinstance(error, HTTPException)
+    if error.status_code != 404:
+        return await _routing_error(request, error)
+    message = (
+        f"Not found: {request.url.path}: this node has no api role; use the url of one that has: see"
+        " `corral status`"
+    )
+    body = envelope("not_found_error", message, request.scope["corral.request_id"])
+    return Response(body, 404, media_type="application/json")
 
 
 async def _routing_error(request: Request, error: Exception) -> Response:

@@ -26,7 +26,7 @@ def main(command: Command = our_program, *, silent_seconds: float = CHILD_SILENT
     is_json = "--json" in sys.argv[1:]
 
     def show(url: str, api_key: Secret | None) -> None:
-        print(ready_json(url, api_key) if is_json else ready_text(config, url, api_key), flush=True)
+        print(ready_json(config, url, api_key) if is_json else ready_text(config, url, api_key), flush=True)
 
     try:
         # If there is a lock we wait for its holder, who has the port as well. A directory that cannot be

@@ -30,6 +30,8 @@ def ready_text(config: Config, url: str, api_key: Secret | None) -> str:
     corral = our_command()
     is_default = config.data_dir == default_data_dir(os.environ)
     option = "" if is_default else f" --data-dir {shlex.quote(str(config.data_dir))}"
+    if "api" not in config.roles:
+        return _without_api(config, url, f"{corral} status{option}")
     model = "" if config.anthropic_api_key else " --model local"
     lines = [
         f"Corral is ready on {url}",
@@ -44,6 +46,13 @@ def ready_text(config: Config, url: str, api_key: Secret | None) -> str:
         "  Or talk to an agent here:",
         f'    {corral} run "what is in this directory?" --workspace .{model}{option}',
     ]
+    if config.is_postgres and config.blob_url is None:
+        lines += [
+            "",
+            f"  Files are kept on this machine alone, in {config.data_dir / 'blobs'}.",
+            "  Before a second node starts, set CORRAL_BLOB_URL=s3://bucket/prefix on both,",
+            "  or file:///directory that they share.",
+        ]
     if not config.anthropic_api_key:
         lines += [
             "",
@@ -54,5 +63,18 @@ def ready_text(config: Config, url: str, api_key: Secret | None) -> str:
     return "\n".join([*lines, "", "  Sandboxes have no network yet, whatever an environment asks for.", ""])
 
 
-def ready_json(url: str, api_key: Secret | None) -> str:
-    return json.dumps({"url": url, "api_key": api_key.reveal() if api_key else None, "pid": os.getpid()})
+def _without_api(config: Config, url: str, status: str) -> str:
+    """What a node says that answers no client."""
+    lines = [
+        f"Corral is ready on {url}, as a node with the role {' and '.join(config.roles)}",
+        "",
+        "  This node has no API: clients, `corral run` and `corral keys` go to one that has.",
+        "  Which nodes there are, and where:",
+        f"    {status}",
+    ]
+    return "\n".join([*lines, ""])
+
+
+def ready_json(config: Config, url: str, api_key: Secret | None) -> str:
+    facts = {"url": url, "roles": list(config.roles), "api_key": api_key.reveal() if api_key else None}
+    return json.dumps({**facts, "pid": os.getpid()})

@@ -1,13 +1,15 @@
 """What is printed once everything serves: it can be typed as it stands."""
 
+import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from corral.config import Config, Secret
-from corral.supervisor.ready import our_command, ready_text
+from corral.supervisor.ready import our_command, ready_json, ready_text
 
 URL = "http://127.0.0.1:8420"
 
@@ -59,3 +61,37 @@ def test_without_a_model_key_it_says_so(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert "no model key" in said
     assert "export CORRAL_ANTHROPIC_API_KEY=..." in said
     assert "--workspace . --model local\n" in said
+
+
+@pytest.mark.usefixtures("clone")
+def test_a_node_without_an_api_sends_nobody_to_itself(tmp_path: Path) -> None:
+    postgres = Secret("postgresql://corral:canary@db/corral")
+    config = Config(
+        data_dir=tmp_path / "data", roles=("brain",), database_url=postgres, blob_url="file:///blobs"
+    )
+    said = ready_text(config, URL, None)
+    assert "with the role brain" in said and "has no API" in said
+    assert f".venv/bin/corral status --data-dir {tmp_path}/data" in said
+    assert "keys create" not in said and "ANTHROPIC_BASE_URL" not in said and "canary" not in said
+    assert json.loads(ready_json(config, URL, None))["roles"] == ["brain"]
+
+
+@pytest.mark.usefixtures("clone")
+def test_who_keeps_files_alone_on_a_shared_database_is_told(tmp_path: Path) -> None:
+    postgres = Secret("postgresql://corral:canary@db/corral")
+    assert "CORRAL_BLOB_URL" in ready_text(Config(data_dir=tmp_path, database_url=postgres), URL, None)
+    for config in (
+        Config(data_dir=tmp_path),
+        Config(data_dir=tmp_path, database_url=postgres, blob_url="s3://b"),
+    ):
+        assert "CORRAL_BLOB_URL" not in ready_text(config, URL, None)
+
+
+def test_a_spare_whose_supervisor_is_gone_ends_quietly() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "corral.app", "hands"],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=True,
+    )
+    assert (ended.stdout, ended.stderr) == (b"", b"")
