@@ -106,6 +106,9 @@ def cli() -> str:
         arguments = [p for p in command.params if p.param_type_name == "argument"]
         usage = " ".join([path, *(_argument(p) for p in arguments)])
         parts.append(f"### {path}\n\n{_prose(command.help)}\n\n```text\n{usage} [OPTIONS]\n```\n")
+        if arguments:
+            meant = [(f"`{_argument(p)}`", _prose(getattr(p, "help", ""))) for p in arguments]
+            parts.append(table(("argument", "what it is"), meant) + "\n")
         rows = [_option(p) for p in command.params if p.param_type_name == "option" and not p.hidden]
         rows = [row for row in rows if "`--help`" not in row[0]]
         if rows:

@@ -273,7 +273,12 @@ def status(
     config: ConfigFile = None,
     as_json: Json = False,
 ) -> int:
-    """Processes of this machine, all nodes that share its database, and the work that waits."""
+    """Processes of this machine, all nodes that share its database, and the work that waits.
+
+    What runs here is found by the data directory: --data-dir, CORRAL_DATA_DIR, or data_dir of the settings
+    file; its own key lies there. With --url the key is ANTHROPIC_API_KEY, if it is one of ours, or
+    CORRAL_API_KEY. ANTHROPIC_BASE_URL and CORRAL_DATABASE_URL are not looked at.
+    """
     from corral.cli.status import status
 
     return status(_config(config, data_dir=data_dir), url=url, as_json=as_json)
@@ -289,9 +294,11 @@ def backup(
     config: ConfigFile = None,
 ) -> int:
     """Copy the store and its blobs into one file, all of one moment."""
-    from corral.cli.backup import backup
+    from corral.cli.backup import backup, refuse_ignored
 
-    return backup(to, _config(config, data_dir=data_dir))
+    settings = _config(config, data_dir=data_dir)
+    refuse_ignored(settings, data_dir=data_dir)
+    return backup(to, settings)
 
 
 @app.command(

@@ -17,6 +17,10 @@ from corral.supervisor.datadir import read_state
 __all__ = ["collect", "status"]
 
 _STATUS = "/corral/v1/status"
+_NODE_HEADINGS = (
+    *("node", "url", "roles", "state", "version", "heard", "sessions", "leases", "sandboxes"),
+    "host",  # as `corral sandboxes list` has it
+)
 
 
 def collect(config: Config, *, url: str | None = None) -> dict[str, Any]:
@@ -124,8 +128,10 @@ def _show(found: Mapping[str, Any]) -> None:
         print_table(("role", "pid", "health", "version", "restarts"), rows)
     if found["nodes"]:
         print()
-        headings = ("node", "roles", "state", "version", "heard", "sessions", "leases", "sandboxes")
-        print_table(headings, [_row(each) for each in found["nodes"]])
+        print_table(_NODE_HEADINGS, [_row(each) for each in found["nodes"]])
+        for node in found["nodes"]:
+            if why := node.get("unreachable"):
+                print(safe(f"from here no call reaches the host of {node['node_id']}: {why}"))
     if backlog := found["backlog"]:
         print()
         print(_sentence(backlog))
@@ -138,7 +144,8 @@ def _row(node: Mapping[str, Any]) -> tuple[object, ...]:
     host = node.get("host")
     state = "lost" if node["is_lost"] else "draining" if node["is_draining"] else "live"
     return (
-        node["node_id"],
+        safe(node["node_id"]),
+        safe(node["url"]),
         ",".join(node["roles"]),
         state,
         node["version"],
@@ -146,13 +153,21 @@ def _row(node: Mapping[str, Any]) -> tuple[object, ...]:
         node["sessions"] if "brain" in node["roles"] else "-",
         node["leases"],
         f"{host['sandboxes']}/{host['capacity']}" if host else "-",
+        safe(host["host_id"]) if host else "-",
     )
 
 
 def _sentence(backlog: Mapping[str, Any]) -> str:
-    wait = f", the oldest for {backlog['oldest_wait_seconds']:.1f} s" if backlog["waiting"] else ""
+    """The oldest wait is of those that any brain may take: who is held back is meant to wait."""
+    needing, waiting, leases = backlog["needing"], backlog["waiting"], backlog["leases"]
+    wait = f", the oldest for {backlog['oldest_wait_seconds']:.1f} s" if waiting else ""
     return (
-        f"{backlog['needing']} sessions need a brain; {backlog['waiting']} wait for one{wait},"
-        f" {backlog['held_back']} held back after failures. {backlog['inbox']} inputs not taken."
-        f" {backlog['leases']} leases, {backlog['leases_ended']} past their time."
+        f"{_counted(needing, 'session')} {'needs' if needing == 1 else 'need'} a brain;"
+        f" {waiting} {'waits' if waiting == 1 else 'wait'} for one{wait}, {backlog['held_back']} held back"
+        f" after failures. {_counted(backlog['inbox'], 'input')} not taken. {_counted(leases, 'lease')},"
+        f" {backlog['leases_ended']} past their time."
     )
+
+
+def _counted(number: int, thing: str) -> str:
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
