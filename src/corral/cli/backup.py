@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from corral.cli.outcome import Exit, Problem
 from corral.config import Config
@@ -17,11 +18,12 @@ from corral.store.blobs import open_blobs
 from corral.store.restore import Restored
 from corral.store.restore import restore as restore_store
 
-__all__ = ["backup", "restore", "verify_only"]
+__all__ = ["backup", "refuse_ignored", "restore", "verify_only"]
 
 
 def backup(to: Path, config: Config) -> int:
     """Exit FAILED if blobs are missing: the archive is there, and says which."""
+    print(f"copying {_named_store(config)}, blobs from {_named_blobs(config)}", file=sys.stderr)
     now = datetime.now(UTC)
     path = to / f"corral-{now:%Y%m%dT%H%M%SZ}{SUFFIX}" if to.is_dir() else to
     with _said(), _shown() as told:
@@ -46,6 +48,7 @@ def backup(to: Path, config: Config) -> int:
 
 def restore(source: Path, config: Config) -> int:
     path = _newest(source)
+    print(f"restoring into {_named_store(config)}, blobs into {_named_blobs(config)}", file=sys.stderr)
     with _said(), contextlib.ExitStack() as stack:
         if not config.is_postgres:
             from corral.supervisor.datadir import lock_data_dir
@@ -97,6 +100,33 @@ async def _restore(config: Config, path: Path, told: Told) -> Restored:
 
 def _store(config: Config) -> str | Path:
     return config.database_url.reveal() if config.database_url else config.data_dir / "corral.db"
+
+
+def refuse_ignored(config: Config, *, data_dir: Path | None) -> None:
+    """Raises Problem if a data directory was named and what is in it would not be copied."""
+    if data_dir is None or not config.is_postgres:
+        return
+    if config.blob_url is not None or (config.data_dir / "corral.db").exists():
+        raise Problem(
+            f"--data-dir {str(data_dir)!r} is one store and CORRAL_DATABASE_URL another: `corral backup`"
+            f" would copy {_named_store(config)}. Leave --data-dir out, or unset CORRAL_DATABASE_URL",
+            exit=Exit.USAGE,
+        )
+
+
+def _named_store(config: Config) -> str:
+    """Without what is secret in a URL."""
+    if config.database_url is None:
+        return f"the SQLite file {config.data_dir / 'corral.db'}"
+    if not config.is_postgres:
+        return f"the SQLite file of CORRAL_DATABASE_URL, {urlsplit(config.database_url.reveal()).path}"
+    parts = urlsplit(config.database_url.reveal())
+    name, host = parts.path.lstrip("/") or "default", parts.hostname or "this machine"
+    return f"PostgreSQL {name} at {host} (CORRAL_DATABASE_URL)"
+
+
+def _named_blobs(config: Config) -> str:
+    return config.blob_url or str(config.data_dir / "blobs")
 
 
 def _hosts(config: Config) -> list[str]:
