@@ -416,7 +416,7 @@ async def test_no_call_starts_between_an_eviction_and_a_restore(journal):
     for _ in range(2):
         await journal.evict("s1", placed_at=5)
     assert await journal.held() == []
-    with pytest.raises(SandboxUnavailable):
+    with pytest.raises(WorkspaceMissing):
         await journal.start("s1", "c2")
     assert await journal.fence("s1", epoch=1, call_id="c2") is None  # it has not
     await journal.hold("s1", placed_at=6, news="restored")

@@ -18,6 +18,7 @@ from corral.hands.address import client_of, unix_address
 from corral.hands.client import HandsClient
 from corral.hands.news import NEWS_KEPT, NEWS_LOST, OUTCOME_UNKNOWN
 from corral.hands.router import MOVED, HandsRouter
+from corral.hands.wire import Restored
 from corral.kernel.clock import SystemClock
 from corral.kernel.errors import BlobUnavailable, Conflict, HandsUnavailable, NotFound
 from corral.kernel.ids import Ids, SessionId
@@ -124,6 +125,7 @@ class Cluster:
             blobs=self.blobs,
             nodes=self.nodes,
             connect=lambda seen: client_of(seen.node.host.address, is_same_machine=True, tls=None),
+            copy=self.checkpointer().copy,
         )
         self.stack.push_async_callback(router.aclose)
         return router
@@ -724,3 +726,66 @@ async def test_sessions_spread_over_hosts_by_their_room(cluster):
         cluster.host_of(await router.placement(await cluster.session())).data_dir.name for _ in "1234"
     }
     assert placed == {"b"}
+
+
+# -- who is behind an address; what has no copy; backups ------------------------------------------------
+
+
+async def test_another_host_behind_an_address_gets_nothing(cluster, caplog):
+    mine, other = await cluster.start("a"), await cluster.start("b")
+    facts = other.facts
+    other.facts = replace(facts, address=mine.facts.address)  # as in two containers
+    router, session_id = cluster.router(), await cluster.session()
+    await cluster.placements.place(session_id, host_id=other.facts.host_id, instead_of=None)
+    with pytest.raises(HandsUnavailable):
+        await router.placement(session_id)
+    assert await cluster.client(mine).held() == []
+    assert [r.levelname for r in caplog.records if "CORRAL_HANDS_LISTEN" in r.message] == ["WARNING"]
+    assert [host_id for host_id, _ in await AllHosts(router).clients()] == [mine.facts.host_id]
+    other.facts = facts
+    assert await cluster.run(router, session_id, "echo on") == ["on\n"]
+    assert router._left == []  # what was replaced is closed
+
+
+async def test_an_import_has_a_second_copy_at_once(cluster):
+    host = await cluster.start("a")
+    router, session_id = cluster.router(), await cluster.session()
+    (cluster.directory / "file").write_text("imported\n")
+    tar = await asyncio.create_subprocess_exec(
+        "tar", "-cC", str(cluster.directory), "file", stdout=asyncio.subprocess.PIPE
+    )
+    data, _ = await tar.communicate()
+
+    async def archive() -> AsyncIterator[bytes]:
+        yield data
+
+    await router.import_workspace(session_id, archive())
+    await cluster.start("b")
+    await host.kill()
+    host.age_seconds = NODE_LOST_SECONDS + 1
+    assert (await cluster.run(router, session_id, "cat file"))[-1] == "imported\n"
+
+
+async def test_files_without_a_copy_are_not_swept(cluster):
+    host = await cluster.start("a")
+    router, session_id = cluster.router(), await cluster.session()
+    await cluster.run(router, session_id, "echo x > file")
+    await cluster.start("b")
+    await host.kill()
+    host.age_seconds = NODE_LOST_SECONDS + 1
+    await cluster.run(router, session_id, "echo on")
+    host = await cluster.start("a")
+    assert await sweep_host(cluster.client(host), cluster.placements) == {}
+    assert (host.files(session_id) / "file").read_text() == "x\n"
+
+
+async def test_a_host_that_saw_a_later_placement_than_a_restored_database_goes_on(cluster):
+    host = await cluster.start("a")
+    router, session_id = cluster.router(), await cluster.session()
+    await cluster.run(router, session_id, "echo x > file")
+    await cluster.keep(host)
+    placed = await cluster.placements.find(session_id)
+    await cluster.client(host).restore(
+        session_id, None, placed_at=placed.placed_at + 1, restored=Restored(what="lost")
+    )
+    assert (await cluster.run(cluster.router(), session_id, "cat file"))[-1] == "x\n"

@@ -9,7 +9,7 @@ import contextlib
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.parse import urlencode
 
@@ -192,8 +192,9 @@ class HandsClient:
         """placed_at: only in the workspace of this placement; raises WorkspaceMissing."""
         return await self._call("/execute", call, epoch=epoch, placed_at=placed_at)
 
-    async def attach(self, call: ToolCall, *, epoch: int) -> ToolResult:
-        return await self._call("/attach", call, epoch=epoch)
+    async def attach(self, call: ToolCall, *, epoch: int, forbids: bool = False) -> ToolResult:
+        """forbids: if it raises NeverStarted, the call never will start there."""
+        return await self._call("/attach", call, epoch=epoch, forbids=forbids)
 
     async def cancel(self, session_id: SessionId, *, epoch: int, call_ids: Sequence[EventId]) -> None:
         await self._post("/cancel", {"session_id": session_id, "epoch": epoch, "call_ids": list(call_ids)})
@@ -250,7 +251,7 @@ class HandsClient:
     ) -> None:
         """Put the workspace of a placement in place; see `HandsHost.restore`. What `archive` raises ends it
         without a trace. Raises InvalidRequest, SandboxUnavailable, LeaseLost, HandsUnavailable."""
-        query = urlencode({"placed_at": placed_at, "what": restored.what, "taken_at": restored.taken_at})
+        query = urlencode({"placed_at": placed_at, **asdict(restored)})
         path = f"/packed/{session_id}?{query}"
         await self._send(self._work, "PUT", path, content=archive or b"", timeout=_WHENEVER)
 
@@ -319,9 +320,15 @@ class HandsClient:
                     yield chunk
 
     async def _call(
-        self, path: str, call: ToolCall, *, epoch: int, placed_at: int | None = None
+        self,
+        path: str,
+        call: ToolCall,
+        *,
+        epoch: int,
+        placed_at: int | None = None,
+        forbids: bool = False,
     ) -> ToolResult:
-        content = wire.encode_call(call, epoch=epoch, placed_at=placed_at)
+        content = wire.encode_call(call, epoch=epoch, placed_at=placed_at, forbids=forbids)
         return wire.decode_result(
             await self._send(self._work, "POST", path, content=content, timeout=_WHENEVER)
         )
@@ -355,7 +362,7 @@ class HandsClient:
         except httpx2.TransportError as error:
             self._placement = None  # the next host on this socket may keep another journal
             raise HandsUnavailable(
-                f"the hands host at {self._shown!r} does not answer ({type(error).__name__})"
+                f"the hands host does not answer ({type(error).__name__})", detail=self._shown
             ) from error
 
     def _learn(self, identity: dict[str, Json]) -> Placement:

@@ -14,7 +14,7 @@ Rules of this file:
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Sequence, Set
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -23,7 +23,7 @@ from weakref import WeakValueDictionary
 from corral.hands.calls import Calls
 from corral.hands.journal import Held, Journal
 from corral.hands.lifecycle import Sandboxes
-from corral.hands.news import NEWS_LOST, NEWS_RESTORED, OUTCOME_UNKNOWN
+from corral.hands.news import NEWS_FOUND, NEWS_LOST, NEWS_RESTORED, OUTCOME_UNKNOWN
 from corral.hands.ports import Probe, Provider, WorkspaceMissing
 from corral.hands.wire import HeldWorkspace, LiveSandbox, Restored, decode_result, encode_result
 from corral.hands.workspace import Workspaces
@@ -34,6 +34,7 @@ from corral.kernel.errors import (
     LeaseLost,
     NotFound,
     SandboxUnavailable,
+    WorldError,
 )
 from corral.kernel.ids import EventId, SessionId
 from corral.kernel.limits import (
@@ -85,7 +86,7 @@ class HandsHost:
         )
         self._tasks = asyncio.TaskGroup()
         self._calls = Calls(self._tasks, journal=journal, sandboxes=self._sandboxes)
-        self._imports: set[tuple[SessionId, asyncio.Timeout]] = set()  # a deletion cuts them short
+        self._imports: set[tuple[SessionId, asyncio.Timeout]] = set()  # deletion and moves cut them short
         self._reaper: asyncio.Task[None] | None = None
         self._is_draining = False
         self._sandboxes_max = sandboxes_max
@@ -97,6 +98,7 @@ class HandsHost:
     async def __aenter__(self) -> Self:
         await self._tasks.__aenter__()
         self._reaper = self._tasks.create_task(self._sandboxes.reap_forever())
+        self._tasks.create_task(self._finish_evictions())
         return self
 
     async def __aexit__(
@@ -144,8 +146,17 @@ class HandsHost:
         """
         return await self._outcome(call, epoch=epoch, may_start=True, placed_at=placed_at)
 
-    async def attach_encoded(self, call: ToolCall, *, epoch: int) -> bytes:
-        return await self._outcome(call, epoch=epoch, may_start=False)
+    async def attach_encoded(self, call: ToolCall, *, epoch: int, forbids: bool = False) -> bytes:
+        """`attach`. forbids: NeverStarted then means that it never will, whatever is on its way here."""
+        while True:
+            try:
+                return await self._outcome(call, epoch=epoch, may_start=False)
+            except NeverStarted:
+                if not forbids:
+                    raise
+                if await self._journal.forbid(call.session_id, [call.call_id], _INTERRUPTED_RESULT):
+                    raise
+                # It came in between: now there is something to attach to.
 
     async def cancel(self, session_id: SessionId, *, epoch: int, call_ids: Sequence[EventId]) -> None:
         await self.announce(session_id, epoch=epoch)
@@ -170,9 +181,7 @@ class HandsHost:
         self.workspaces.path(session_id)
         await self._journal.release(session_id, is_deleted=delete_workspace)
         if delete_workspace:
-            for running in [each for each in self._imports if each[0] == session_id]:
-                self._imports.discard(running)  # told once; it may take a while to unwind
-                running[1].reschedule(0)
+            self._cut_imports(session_id)
         await self._calls.interrupt(session_id)
         await self._sandboxes.destroy(session_id)
         if delete_workspace:
@@ -191,7 +200,7 @@ class HandsHost:
         for session_id in lying:  # from a time when the journal did not list them
             known.setdefault(session_id, _unlisted(session_id))
         used = await asyncio.to_thread(self.workspaces.disk_bytes, lying) if with_disk else {}
-        working = self._calls.sessions()
+        working = self._working()
         now = time.time()
         return [
             HeldWorkspace(
@@ -239,11 +248,18 @@ class HandsHost:
                 # From before anybody placed sessions: there is no other copy of it.
                 await self._journal.adopt(session_id, placed_at=placed_at)
                 return
+            lies_here = self.workspaces.path(session_id).exists()
+            if lies_here and await self._is_best(session_id, held, restored):
+                # changes: no copy has all of it.
+                await self._journal.hold(session_id, placed_at=placed_at, news=NEWS_FOUND, changes=1)
+                return
             crash_point("restore.before")
+            if lies_here or restored.what == "checkpoint":  # half a workspace, after a crash, is none
+                await self._journal.evict(session_id)
             await self._empty(session_id)
-            news = ""
+            news, copied = "", 0
             if restored.what == "checkpoint":
-                news = NEWS_RESTORED.format(taken_at=restored.taken_at)
+                news, copied = NEWS_RESTORED.format(taken_at=restored.taken_at), 1
                 try:
                     await self.workspaces.unpack(session_id, archive)
                 except BaseException:
@@ -251,7 +267,9 @@ class HandsHost:
                     raise
             elif restored.what == "lost":
                 news = NEWS_LOST
-            await self._journal.hold(session_id, placed_at=placed_at, news=news)
+            await self._journal.hold(
+                session_id, placed_at=placed_at, news=news, changes=copied, kept=copied
+            )
             crash_point("restore.after")
 
     def pack(self, session_id: SessionId) -> AsyncIterator[bytes]:
@@ -281,13 +299,30 @@ class HandsHost:
         async with self._placing.setdefault(session_id, asyncio.Lock()):
             if changes is not None:
                 self._require_idle(session_id)
+            if keeps_files and placed_at is not None:
+                held = await self._journal.held(session_id)
+                if held and held[0].placed_at != placed_at:
+                    raise Conflict(f"session {session_id!r} was placed here again", retryable=True)
             if not keeps_files:
                 await self._journal.evict(session_id, changes=changes, placed_at=placed_at)
                 crash_point("hands.evict")
-            await self._calls.interrupt(session_id)
+            if changes is None:
+                self._cut_imports(session_id)
+                await self._calls.interrupt(session_id)
+            # Else a call that came just before the mark finds it when it starts, and goes elsewhere.
             await self._sandboxes.destroy(session_id)
             if not keeps_files:
                 await self.workspaces.remove(session_id)
+
+    async def _finish_evictions(self) -> None:
+        """Those that a crash left half done: what still lies there is no whole workspace."""
+        try:
+            for session_id in await self._journal.evicted():
+                async with self._placing.setdefault(session_id, asyncio.Lock()):
+                    if self.workspaces.path(session_id).exists() and await self._is_evicted(session_id):
+                        await self.workspaces.remove(session_id)
+        except WorldError as error:  # a restore removes it, too
+            _log.warning("what an eviction left could not be removed: %s", error.message)
 
     async def drain(self, *, is_draining: bool) -> None:
         """Take no new sessions; those that are here go on."""
@@ -317,23 +352,29 @@ class HandsHost:
             return self._probe[1]
 
     async def import_workspace(self, session_id: SessionId, archive: AsyncIterator[bytes]) -> None:
-        """Unpack a tar stream into the workspace. Raises NotFound for a deleted session; as Workspaces."""
+        """Unpack a tar stream into the workspace. Raises NotFound for a deleted session, SandboxUnavailable
+        for one that left this host; as Workspaces."""
         await self._require_kept(session_id)
         try:
             async with asyncio.timeout(None) as timeout:
+                # Counted until the journal knows of the change: an eviction comes before all of it, which
+                # is seen here, or is refused.
                 self._imports.add(running := (session_id, timeout))
                 try:
+                    await self._journal.require_not_evicted(session_id)
                     await self.workspaces.import_archive(session_id, archive)
+                    await self._journal.changed(session_id)
                 finally:
                     self._imports.discard(running)
         except TimeoutError:
             await self._require_kept(session_id)
+            await self._journal.require_not_evicted(session_id)
             raise
         finally:
             if await self._journal.is_released(session_id):  # deleted meanwhile
                 await self.workspaces.remove(session_id)
+                await self._journal.forget(session_id, is_deleted=True)
         await self._require_kept(session_id)
-        await self._journal.changed(session_id)
 
     def export_workspace(self, session_id: SessionId) -> AsyncIterator[bytes]:
         """A tar stream of the workspace. Raises NotFound at once; as Workspaces."""
@@ -370,7 +411,12 @@ class HandsHost:
             self._calls.require_running()
             self.workspaces.require_space()
             running = self._calls.begin(call)
-        return await asyncio.shield(running.done)
+        try:
+            return await asyncio.shield(running.done)
+        except WorkspaceMissing:  # evicted in the moment that it came
+            if may_start:
+                raise
+            raise NeverStarted(call.call_id) from None
 
     async def _warm(self, session_id: SessionId, epoch: int, recipe: Recipe) -> None:
         try:
@@ -387,13 +433,34 @@ class HandsHost:
         if await self._journal.is_released(session_id):
             raise NotFound(f"session {session_id!r} was deleted")
 
+    async def _is_best(self, session_id: SessionId, held: Sequence[Held], restored: Restored) -> bool:
+        """Whether no copy is known that is newer than the files that lie here."""
+        if held:  # of an earlier placement: the session went on elsewhere, where nothing was copied
+            return restored.what != "checkpoint" and held[0].changes > held[0].kept
+        if await self._is_evicted(session_id):
+            return False
+        # The journal was lost. A copy that was made here has no more than what lies here.
+        return restored.what != "checkpoint" or restored.host_id == self._here.host_id
+
+    async def _is_evicted(self, session_id: SessionId) -> bool:
+        return session_id in await self._journal.evicted()
+
     async def _empty(self, session_id: SessionId) -> None:
         await self._sandboxes.destroy(session_id)
         await self.workspaces.remove(session_id)
 
     def _require_idle(self, session_id: SessionId) -> None:
-        if session_id in self._calls.sessions():
+        if session_id in self._working():
             raise Conflict(f"session {session_id!r} is at work", retryable=True)
+
+    def _working(self) -> Set[SessionId]:
+        """Sessions with a call or an import on its way."""
+        return self._calls.sessions() | {session_id for session_id, _ in self._imports}
+
+    def _cut_imports(self, session_id: SessionId) -> None:
+        for running in [each for each in self._imports if each[0] == session_id]:
+            self._imports.discard(running)  # told once; it may take a while to unwind
+            running[1].reschedule(0)
 
     def _require_room(self) -> None:
         """Raises SandboxUnavailable if no session may come here that is not here yet."""

@@ -66,6 +66,10 @@ _HELD: Final = (
     "SELECT session_id, placed_at, had, news, changes, kept, changed_at FROM held"
     " WHERE placed_at <> ? AND (? IS NULL OR session_id = ?) ORDER BY session_id"
 )
+_LOSE: Final = (
+    "INSERT INTO held (session_id, news, changed_at) VALUES (?, ?, ?) ON CONFLICT (session_id)"
+    " DO UPDATE SET placed_at = 0, had = 0, news = excluded.news"
+)
 _TOLD: Final = "UPDATE held SET news = '', had = ? WHERE session_id = ?"
 EVICTED: Final = -1  # held.placed_at of a workspace that is gone from here: only a restore brings it back
 
@@ -169,7 +173,7 @@ class Journal:
         """None: the effect may happen from now on. Else it must not: the result was there before it.
 
         Raises LeaseLost (the call was settled in this moment), SandboxUnavailable (too many calls),
-        HandsUnavailable: nothing written, do not act.
+        WorkspaceMissing (it was evicted in this moment), HandsUnavailable: nothing written, do not act.
         """
 
         def apply(db: sqlite3.Connection) -> bytes | None:
@@ -185,7 +189,7 @@ class Journal:
                 )
             held = db.execute("SELECT placed_at FROM held WHERE session_id = ?", (session_id,)).fetchone()
             if held is not None and held[0] == EVICTED:
-                raise SandboxUnavailable("the session's workspace has just been moved away from this host")
+                raise WorkspaceMissing("the session's workspace has just left this host", retryable=False)
             db.execute("INSERT INTO calls VALUES (?, ?, NULL, NULL)", (call_id, session_id))
             db.execute(_CHANGED, (session_id, True, time.time()))
             self._calls += 1
@@ -193,14 +197,17 @@ class Journal:
 
         return await self._do(apply)
 
-    async def forbid(self, session_id: SessionId, call_ids: Sequence[EventId], result: bytes) -> None:
-        """Give calls that are absent a result, so that they never start. Known ones stay as they are."""
+    async def forbid(self, session_id: SessionId, call_ids: Sequence[EventId], result: bytes) -> int:
+        """Give calls that are absent a result, so that they never start. Known ones stay as they are.
+        Returns how many were absent."""
 
-        def apply(db: sqlite3.Connection) -> None:
+        def apply(db: sqlite3.Connection) -> int:
             rows = [(call_id, session_id, result, time.time()) for call_id in call_ids]
-            self._calls += max(0, db.executemany(_FORBID, rows).rowcount)
+            absent = max(0, db.executemany(_FORBID, rows).rowcount)
+            self._calls += absent
+            return absent
 
-        await self._do(apply)
+        return await self._do(apply)
 
     async def finish(
         self, session_id: SessionId, call_id: EventId, result: bytes, *, told: bool | None = None
@@ -298,15 +305,26 @@ class Journal:
         """Raises WorkspaceMissing unless the workspace of this placement lies here."""
         await self._do(lambda db: _require_held(db, session_id, placed_at))
 
-    async def hold(self, session_id: SessionId, *, placed_at: int, news: str) -> None:
-        """The workspace of this placement is in place, as its newest checkpoint has it."""
+    async def hold(
+        self, session_id: SessionId, *, placed_at: int, news: str, changes: int = 0, kept: int = 0
+    ) -> None:
+        """The workspace of this placement is in place. changes, kept: as `Held`, to begin with."""
 
         def apply(db: sqlite3.Connection) -> None:
             db.execute(
                 "INSERT OR REPLACE INTO held (session_id, placed_at, had, news, changes, kept, changed_at)"
-                " VALUES (?, ?, 0, ?, 0, 0, ?)",
-                (session_id, placed_at, news, time.time()),
+                " VALUES (?, ?, 0, ?, ?, ?, ?)",
+                (session_id, placed_at, news, changes, kept, time.time()),
             )
+
+        await self._do(apply)
+
+    async def lose(self, session_ids: Sequence[SessionId], *, news: str) -> None:
+        """Workspaces that should be here and are not: the next sandbox of each begins with this news."""
+
+        def apply(db: sqlite3.Connection) -> None:
+            now = time.time()
+            db.executemany(_LOSE, [(session_id, news, now) for session_id in session_ids])
 
         await self._do(apply)
 
@@ -319,9 +337,10 @@ class Journal:
         await self._do(apply)
 
     async def changed(self, session_id: SessionId) -> None:
-        """Something other than a call changed the workspace."""
+        """Something other than a call changed the workspace. Raises SandboxUnavailable: it was evicted."""
 
         def apply(db: sqlite3.Connection) -> None:
+            _require_not_evicted(db, session_id)
             db.execute(_CHANGED, (session_id, False, time.time()))
 
         await self._do(apply)
@@ -362,6 +381,19 @@ class Journal:
             )
 
         await self._do(apply)
+
+    async def require_not_evicted(self, session_id: SessionId) -> None:
+        """Raises SandboxUnavailable (retryable) if only a restore brings the workspace back."""
+        await self._do(lambda db: _require_not_evicted(db, session_id))
+
+    async def evicted(self) -> list[SessionId]:
+        """Whose workspaces were evicted from here, or being put in place, and are not back."""
+        return await self._do(
+            lambda db: [
+                SessionId(row[0])
+                for row in db.execute("SELECT session_id FROM held WHERE placed_at = ?", (EVICTED,))
+            ]
+        )
 
     async def aclose(self) -> None:
         """Write what is queued, then close the file. Repeat: safe."""
@@ -438,6 +470,12 @@ def _require_held(db: sqlite3.Connection, session_id: SessionId, placed_at: int)
     row = db.execute("SELECT placed_at FROM held WHERE session_id = ?", (session_id,)).fetchone()
     if row is None or row[0] != placed_at:
         raise WorkspaceMissing(f"the workspace of {session_id!r} is not on this host", retryable=False)
+
+
+def _require_not_evicted(db: sqlite3.Connection, session_id: SessionId) -> None:
+    row = db.execute("SELECT placed_at FROM held WHERE session_id = ?", (session_id,)).fetchone()
+    if row is not None and row[0] == EVICTED:
+        raise SandboxUnavailable("the session's workspace has just left this host; try again")
 
 
 def _require_unchanged(db: sqlite3.Connection, session_id: SessionId, changes: int) -> None:

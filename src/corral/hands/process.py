@@ -22,13 +22,14 @@ from starlette.applications import Starlette
 from corral.daemon import listening, made_once, made_token, owned, socket_path
 from corral.hands.host import HandsHost
 from corral.hands.journal import Journal
+from corral.hands.news import NEWS_LOST
 from corral.hands.ports import Provider
 from corral.hands.rpc import Adoption, app
 from corral.hands.tls import ClusterTls, listening_tcp, server_context
-from corral.kernel.ids import Ids
+from corral.kernel.ids import Ids, SessionId
 from corral.kernel.limits import HANDS_DRAIN_SECONDS, HANDS_UNADOPTED_SECONDS, SANDBOXES_MAX
 
-__all__ = ["serve_hands"]
+__all__ = ["lose_workspaces", "serve_hands"]
 
 
 async def serve_hands(
@@ -78,6 +79,24 @@ async def serve_hands(
                     )
             finally:
                 await journal.aclose()
+
+
+async def lose_workspaces(data_dir: Path, session_ids: Sequence[SessionId]) -> None:
+    """Of these sessions, those whose files are not in `data_dir` are told so at their next call: by a host
+    that nobody places sessions on, nothing else tells it. Repeat: safe.
+
+    Raises: Conflict if the host runs; HandsUnavailable if its journal cannot be written.
+    """
+    workspaces = data_dir / "hands" / "workspaces"
+    lost = [session_id for session_id in session_ids if not (workspaces / session_id).exists()]
+    if not lost:
+        return
+    with owned(data_dir, "hands") as private:
+        journal = Journal(private / "journal.sqlite")
+        try:
+            await journal.lose(lost, news=NEWS_LOST)
+        finally:
+            await journal.aclose()
 
 
 def _server(application: Starlette, tls: ssl.SSLContext | None = None) -> "_Server":

@@ -20,8 +20,8 @@ import logging
 import random
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import aclosing, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
@@ -36,11 +36,14 @@ from corral.hands.wire import Restored
 from corral.kernel.clock import rfc3339
 from corral.kernel.errors import (
     BlobUnavailable,
+    CallerError,
     HandsUnavailable,
     InvalidRequest,
+    LeaseLost,
     NotFound,
     RequestTooLarge,
     SandboxUnavailable,
+    WorldError,
 )
 from corral.kernel.ids import EventId, SessionId
 from corral.kernel.limits import (
@@ -75,6 +78,7 @@ class _Link:
     client: HandsClient
     address: str
     users: int = 0
+    is_told: bool = False  # that another host is behind the address
     away_since: float | None = None
     failed_at: float = 0.0
 
@@ -100,15 +104,19 @@ class HandsRouter:
         blobs: BlobStore,
         nodes: Callable[[], Sequence[SeenNode]],
         connect: Callable[[SeenNode], HandsClient],
+        copy: Callable[[HandsClient, SessionId], Awaitable[None]],
     ) -> None:
         """nodes: every node that was heard of, as of now; from memory.
-        connect: a client of a node's host; raises HandsUnavailable if there is no way to it from here."""
+        connect: a client of a node's host; raises HandsUnavailable if there is no way to it from here.
+        copy: take a checkpoint of what was imported: no call of it is in the log, to tell of its loss."""
         self._placements = placements
         self._checkpoints = checkpoints
         self._blobs = blobs
         self._nodes = nodes
         self._connect = connect
+        self._copy = copy
         self._links: OrderedDict[str, _Link] = OrderedDict()
+        self._left: list[_Link] = []  # replaced, while somebody waits for an answer
         self._unlisted_since: dict[str, float] = {}
         self._sent: dict[str, list[float]] = {}  # sessions placed by us that the list does not count yet
         self._placed: OrderedDict[SessionId, Placed] = OrderedDict()
@@ -121,6 +129,7 @@ class HandsRouter:
     async def placement(self, session_id: SessionId) -> Placement:
         """Raises NotFound for a deleted session, too."""
         refusing: set[str] = set()
+        is_renewed = False
         placed = await self._placements.find(session_id)
         while True:
             if placed is not None and placed.host_id not in refusing:
@@ -132,6 +141,16 @@ class HandsRouter:
                     if not self._is_gone(placed.host_id):
                         raise
                     log.warning("session %s leaves host %s, which is lost", session_id, placed.host_id)
+                except LeaseLost:  # the host saw a later placement than this
+                    if is_renewed:
+                        raise
+                    is_renewed = True
+                    stale, placed = placed, await self._placements.find(session_id)
+                    if placed == stale:  # so the database is of before that: restored from a backup
+                        placed = await self._placements.place(
+                            session_id, host_id=stale.host_id, instead_of=stale.host_id
+                        )
+                    continue
                 refusing.add(placed.host_id)
             host_id = self._choose(refusing)
             placed = await self._placements.place(
@@ -169,19 +188,19 @@ class HandsRouter:
                     return _unknown()
                 raise
         try:
-            return await self.attach(call, epoch=epoch)
-        except NeverStarted:
             # A request that was given up on may still be on its way there, to files that are nobody's now.
-            cancel = self._link(host_id).client.cancel(
-                call.session_id, epoch=epoch, call_ids=[call.call_id]
-            )
-            await self._through(host_id, cancel)
+            return await self._attach(call, epoch=epoch, forbids=True)
+        except NeverStarted:
             return ToolResult.text(MOVED, is_error=True)
 
     async def attach(self, call: ToolCall, *, epoch: int) -> ToolResult:
+        return await self._attach(call, epoch=epoch, forbids=False)
+
+    async def _attach(self, call: ToolCall, *, epoch: int, forbids: bool) -> ToolResult:
         host_id = call.placement.host_id
         try:
-            return await self._call(call, self._link(host_id).client.attach(call, epoch=epoch))
+            attach = self._link(host_id).client.attach(call, epoch=epoch, forbids=forbids)
+            return await self._call(call, attach)
         except HandsUnavailable:
             if self._is_lost(host_id):
                 return _unknown()
@@ -222,26 +241,31 @@ class HandsRouter:
             await self._placements.remove(session_id, host_id=placed.host_id)
 
     async def import_workspace(self, session_id: SessionId, archive: AsyncIterator[bytes]) -> None:
-        placement = await self.placement(session_id)
-        await self._link(placement.host_id).client.import_workspace(session_id, archive)
+        async with self._lent((await self.placement(session_id)).host_id) as client:
+            await client.import_workspace(session_id, archive)
+            try:
+                await self._copy(client, session_id)
+            except (CallerError, WorldError) as error:  # it is there; a later look copies it
+                log.warning("session %s: its import has no second copy yet: %s", session_id, error)
 
     async def export_workspace(self, session_id: SessionId) -> AsyncIterator[bytes]:
         is_placed = await self._placements.find(session_id) is not None
         if not is_placed and await self._checkpoints.newest(session_id) is None:
             raise NotFound(f"session {session_id!r} has no workspace yet")
-        placement = await self.placement(session_id)
-        export = self._link(placement.host_id).client.export_workspace(session_id)
-        async with aclosing(export) as chunks:  # type: ignore[type-var]  # a generator
-            async for chunk in chunks:
-                yield chunk
+        async with self._lent((await self.placement(session_id)).host_id) as client:
+            export = client.export_workspace(session_id)
+            async with aclosing(export) as chunks:  # type: ignore[type-var]  # a generator
+                async for chunk in chunks:
+                    yield chunk
 
     async def probe(self) -> Probe:
         """Whether some host can make a sandbox. Raises HandsUnavailable if none answers."""
         unavailable: Probe | None = None
         for seen in self._live():
             with suppress(HandsUnavailable, TimeoutError):
+                host_id = _facts(seen).host_id
                 async with asyncio.timeout(HANDS_CONNECT_SECONDS):
-                    probe = await self._link(_facts(seen).host_id).client.probe()
+                    probe = await self._through(host_id, self._link(host_id).client.probe())
                 if probe.is_available:
                     return probe
                 unavailable = probe
@@ -249,9 +273,10 @@ class HandsRouter:
             raise HandsUnavailable("no hands host answers; see `corral status`")
         return unavailable
 
-    def client(self, host_id: str) -> HandsClient:
+    async def client(self, host_id: str) -> HandsClient:
         """Raises HandsUnavailable if there is no way to the host."""
-        return self._link(host_id).client
+        async with self._lent(host_id) as client:
+            return client
 
     def hosts(self) -> Sequence[HostFacts]:
         """Of all live nodes."""
@@ -259,8 +284,9 @@ class HandsRouter:
 
     async def aclose(self) -> None:
         """Close every connection. Calls go on."""
-        links = list(self._links.values())
+        links = [*self._links.values(), *self._left]
         self._links.clear()
+        self._left.clear()
         for link in links:
             await link.client.aclose()
 
@@ -276,7 +302,7 @@ class HandsRouter:
         except WorkspaceMissing:
             await self._restore(placed)
             placement = await self._hold(placed)
-        if placement.host_id != placed.host_id:  # another data directory behind the same address
+        if placement.host_id != placed.host_id:  # it changed since it was asked who it is
             raise HandsUnavailable(f"{placed.host_id} is not the hands host at its address any more")
         self._placed[placed.session_id] = placed
         self._placed.move_to_end(placed.session_id)
@@ -297,19 +323,21 @@ class HandsRouter:
     async def _restore(self, placed: Placed) -> None:
         """Bring the newest checkpoint to the host, or what there is. Raises HandsUnavailable,
         SandboxUnavailable, LeaseLost."""
-        session_id, client = placed.session_id, self._link(placed.host_id).client
+        session_id = placed.session_id
         had_checkpoint, broken = False, ""
         while (checkpoint := await self._checkpoints.newest(session_id)) is not None:
             had_checkpoint = True
             if checkpoint.blob_key == broken:
                 break
             try:
-                await client.restore(
-                    session_id,
-                    unpacked(self._blobs, checkpoint),
-                    placed_at=placed.placed_at,
-                    restored=Restored(what="checkpoint", taken_at=rfc3339(checkpoint.taken_at)),
+                found = Restored(
+                    what="checkpoint",
+                    taken_at=rfc3339(checkpoint.taken_at),
+                    host_id=checkpoint.host_id,
                 )
+                archive = unpacked(self._blobs, checkpoint)
+                async with self._lent(placed.host_id) as client:
+                    await client.restore(session_id, archive, placed_at=placed.placed_at, restored=found)
                 return
             except BlobUnavailable as error:  # it may come back, and then nothing is lost
                 raise HandsUnavailable(f"a checkpoint cannot be read: {error.message}") from error
@@ -319,7 +347,8 @@ class HandsRouter:
                 broken = checkpoint.blob_key
         is_lost = had_checkpoint or await self._placements.has_acted(session_id)
         restored = Restored(what="lost" if is_lost else "nothing")
-        await client.restore(session_id, None, placed_at=placed.placed_at, restored=restored)
+        async with self._lent(placed.host_id) as client:
+            await client.restore(session_id, None, placed_at=placed.placed_at, restored=restored)
 
     def _choose(self, refusing: set[str]) -> str:
         """The host with most room, as far as we know. Raises HandsUnavailable if none takes sessions."""
@@ -379,9 +408,21 @@ class HandsRouter:
             return link
         address = _facts(seen).address
         if link is None or link.address != address:
-            link = self._links[host_id] = _Link(client=self._connect(seen), address=address)
+            replaced, client = link, self._connect(seen)
+            self._prune()
+            link = self._links[host_id] = _Link(client=client, address=address)
+            if replaced is not None:  # closed once nobody waits for it any more
+                self._left.append(replaced)
         self._links.move_to_end(host_id)
         return link
+
+    def _prune(self) -> None:
+        """Forget what was counted of hosts that no node has any more."""
+        listed = {_facts(seen).host_id for seen in self._nodes() if seen.node.host is not None}
+        for host_id in self._sent.keys() - listed:
+            del self._sent[host_id]
+        for host_id in self._unlisted_since.keys() - self._links.keys():
+            del self._unlisted_since[host_id]
 
     async def _call(self, call: ToolCall, request: Coroutine[Any, Any, T]) -> T:
         self._calls[call.call_id] = call.placement.host_id
@@ -393,16 +434,17 @@ class HandsRouter:
         """Await a request to the host, but not one that is lost. Raises HandsUnavailable."""
         link = self._links[host_id]
         link.users += 1
-        task = asyncio.ensure_future(request)
+        task = asyncio.ensure_future(self._checked(host_id, link, request))
         try:
             while True:
                 await asyncio.wait({task}, timeout=HOST_LOOK_SECONDS)
                 if task.done():
                     break
-                if self._is_lost(host_id) and not await _answers(link.client):
+                if self._is_lost(host_id) and not await _answers(link.client, host_id):
                     raise HandsUnavailable(f"the hands host {host_id!r} is lost")
             if not isinstance(task.exception(), HandsUnavailable):  # an answer, if not a welcome one
                 link.away_since = None
+                self._unlisted_since.pop(host_id, None)
             return task.result()
         except HandsUnavailable:
             link.failed()
@@ -412,8 +454,46 @@ class HandsRouter:
             link.users -= 1
             await self._forget_links()
 
+    @asynccontextmanager
+    async def _lent(self, host_id: str) -> AsyncIterator[HandsClient]:
+        """For requests that stream: a client of the host, known to be that host's. Raises
+        HandsUnavailable."""
+        link = self._link(host_id)
+        await self._through(host_id, link.client.placement(SessionId("")))
+        link.users += 1
+        try:
+            yield link.client
+        finally:
+            link.users -= 1
+
+    async def _checked(self, host_id: str, link: _Link, request: Coroutine[Any, Any, T]) -> T:
+        """Await a request once the host behind the link has said that it is the one: containers of one
+        machine may have one boot id and one path, and then a node finds its own host under each of them.
+        Asked once for each connection. Raises HandsUnavailable."""
+        try:
+            found = (await link.client.placement(SessionId(""))).host_id
+            if found != host_id:  # it may be another one by now
+                found = str((await link.client.health())["host_id"])
+            if found != host_id:
+                if not link.is_told:
+                    link.is_told = True
+                    log.warning(
+                        "hands host %s is at %s, where we find host %s: nodes that share no sockets need"
+                        " CORRAL_HANDS_LISTEN on each of them",
+                        host_id,
+                        link.address,
+                        found,
+                    )
+                raise HandsUnavailable(f"another hands host is at the address of {host_id!r}")
+            return await request
+        finally:
+            request.close()  # if it was never awaited
+
     async def _forget_links(self) -> None:
-        """Close what was not used for longest, once there are too many."""
+        """Close what was not used for longest, once there are too many; and what was replaced."""
+        for link in [left for left in self._left if left.users == 0]:
+            self._left.remove(link)
+            await link.client.aclose()
         if len(self._links) > HOST_CLIENTS_MAX:
             oldest = next((h for h, link in self._links.items() if link.users == 0), None)
             if oldest is not None:
@@ -435,11 +515,10 @@ class HandsRouter:
         return found
 
 
-async def _answers(client: HandsClient) -> bool:
+async def _answers(client: HandsClient, host_id: str) -> bool:
     with suppress(HandsUnavailable, TimeoutError):
         async with asyncio.timeout(HANDS_CONNECT_SECONDS):
-            await client.health()
-            return True
+            return bool((await client.health())["host_id"] == host_id)
     return False
 
 

@@ -91,8 +91,10 @@ def app(host: HandsHost, *, token: str | None, adoption: Adoption) -> Starlette:
         return _json(await host.execute_encoded(call, epoch=epoch, placed_at=placed_at))
 
     async def attach(request: Request) -> Response:
-        call, epoch = await _read(request, wire.decode_call)
-        return _json(await host.attach_encoded(call, epoch=epoch))
+        (call, epoch), forbids = await _read(
+            request, lambda body: (wire.decode_call(body), body.get("forbids") is True)
+        )
+        return _json(await host.attach_encoded(call, epoch=epoch, forbids=forbids))
 
     async def announce(request: Request) -> Response:
         session_id, epoch = await _read(request, lambda body: (_session(body), _epoch(body)))
@@ -137,11 +139,14 @@ def app(host: HandsHost, *, token: str | None, adoption: Adoption) -> Starlette:
     async def restore(request: Request) -> Response:
         query = request.query_params
         try:
-            placed_at = int(query["placed_at"])
-            restored = wire.Restored.decode(query["what"], query.get("taken_at", ""))
-        except (KeyError, ValueError) as error:
+            placed_at = wire.decode_placed_at({"placed_at": int(query["placed_at"])})
+            restored = wire.Restored.decode(
+                query["what"], query.get("taken_at", ""), query.get("host_id", "")
+            )
+        except (KeyError, TypeError, ValueError) as error:
             raise InvalidRequest(f"malformed request: {error}") from error
         session_id = SessionId(request.path_params["session_id"])
+        assert placed_at is not None
         await host.restore(session_id, request.stream(), placed_at=placed_at, restored=restored)
         return _json(b"{}")
 

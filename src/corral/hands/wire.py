@@ -64,17 +64,18 @@ class HeldWorkspace:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Restored:
     """What a workspace begins with. nothing: it is the session's first one. checkpoint: the files of
-    `taken_at` (RFC 3339). lost: it had one that is gone."""
+    `taken_at` (RFC 3339), copied on `host_id`. lost: it had one that is gone."""
 
     what: Literal["nothing", "checkpoint", "lost"]
     taken_at: str = ""
+    host_id: str = ""
 
     @classmethod
-    def decode(cls, what: str, taken_at: str) -> "Restored":
+    def decode(cls, what: str, taken_at: str, host_id: str) -> "Restored":
         """Raises ValueError."""
         for known in get_args(cls.__annotations__["what"]):
             if known == what:
-                return cls(what=known, taken_at=taken_at)
+                return cls(what=known, taken_at=taken_at, host_id=host_id)
         raise ValueError(what)
 
 
@@ -84,8 +85,10 @@ def decode_known(kind: type[T], body: dict[str, Json]) -> T:
     return kind(**{name: value for name, value in body.items() if name in names})
 
 
-def encode_call(call: ToolCall, *, epoch: int, placed_at: int | None = None) -> bytes:
-    return orjson.dumps({"epoch": epoch, "call": call, "placed_at": placed_at})
+def encode_call(
+    call: ToolCall, *, epoch: int, placed_at: int | None = None, forbids: bool = False
+) -> bytes:
+    return orjson.dumps({"epoch": epoch, "call": call, "placed_at": placed_at, "forbids": forbids})
 
 
 def decode_call(body: dict[str, Json]) -> tuple[ToolCall, int]:

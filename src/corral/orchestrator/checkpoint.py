@@ -19,7 +19,7 @@ from corral.hands.client import HandsClient
 from corral.hands.wire import HeldWorkspace
 from corral.kernel.clock import Clock
 from corral.kernel.crash import crash_point
-from corral.kernel.errors import CallerError, Conflict, RequestTooLarge, WorldError
+from corral.kernel.errors import CallerError, Conflict, NotFound, RequestTooLarge, WorldError
 from corral.kernel.ids import Ids, SessionId
 from corral.kernel.limits import (
     CHECKPOINT_IDLE_SECONDS,
@@ -101,6 +101,15 @@ class Checkpointer:
             for held in due:
                 group.create_task(take(held))
         return failed
+
+    async def copy(self, hands: HandsClient, session_id: SessionId) -> None:
+        """Take a checkpoint of one workspace as it is now. Raises as `take`."""
+        host_id = (await hands.placement(SessionId(""))).host_id
+        for held in await hands.held():
+            if held.session_id == session_id:
+                await self.take(hands, held, host_id=host_id)
+                return
+        raise NotFound(f"session {session_id!r} has no workspace on host {host_id!r}")
 
     async def take(self, hands: HandsClient, held: HeldWorkspace, *, host_id: str) -> Checkpoint | None:
         """Copy the workspace as it is, and make that the session's newest checkpoint. None if the session

@@ -63,7 +63,7 @@ class AllHosts:
         found = []
         for host in self._router.hosts():
             with suppress(HandsUnavailable):
-                found.append((host.host_id, self._router.client(host.host_id)))
+                found.append((host.host_id, await self._router.client(host.host_id)))
         return found
 
 
@@ -174,8 +174,8 @@ async def sweep_host(hands: HandsClient, placements: PlacementStore) -> dict[Ses
         batch = listed[start : start + SANDBOX_SWEEP_BATCH_MAX]
         for session_id, why in (await placements.misplaced(host_id, batch)).items():
             try:
-                placed_at = held[session_id].placed_at if session_id in held else None
-                if await _rid(hands, session_id, why, placed_at, is_live=session_id in live):
+                is_live = session_id in live
+                if await _rid(hands, session_id, why, held.get(session_id), is_live=is_live):
                     found[session_id] = why
                     log.info("session %s (%s): swept from this hands host", session_id, why)
             except (CallerError, LeaseLost, SandboxUnavailable) as error:
@@ -184,13 +184,18 @@ async def sweep_host(hands: HandsClient, placements: PlacementStore) -> dict[Ses
 
 
 async def _rid(
-    hands: HandsClient, session_id: SessionId, why: Why, placed_at: int | None, *, is_live: bool
+    hands: HandsClient, session_id: SessionId, why: Why, held: HeldWorkspace | None, *, is_live: bool
 ) -> bool:
+    has_no_copy = held is not None and held.changes > 0 and held.kept == 0
     match why:
         case "deleted":
             await hands.release(session_id, delete_workspace=True)
-        case "elsewhere" if placed_at is not None:  # it went on there: what lies here is nobody's
-            await hands.evict(session_id, placed_at=placed_at)
+        case "elsewhere" if has_no_copy and is_live:  # too large for one, or too young: for its user
+            assert held is not None
+            await hands.evict(session_id, placed_at=held.placed_at, keeps_files=True)
+            log.warning("session %s went on elsewhere; its files here have no copy, and stay", session_id)
+        case "elsewhere" if held is not None and not has_no_copy:  # what lies here is nobody's
+            await hands.evict(session_id, placed_at=held.placed_at)
         case "ended" if is_live:
             await hands.release(session_id, delete_workspace=False)
         case "unknown" if is_live:  # of another database? Its files are not ours to delete

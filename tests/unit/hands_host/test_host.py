@@ -11,7 +11,16 @@ import pytest
 
 from corral.hands import calls as calls_module
 from corral.hands.news import NEWS_KEPT, OUTCOME_UNKNOWN, SANDBOX_STOPPED
-from corral.kernel.errors import HandsUnavailable, InvalidRequest, LeaseLost, NotFound, SandboxUnavailable
+from corral.hands.ports import WorkspaceMissing
+from corral.hands.wire import Restored
+from corral.kernel.errors import (
+    Conflict,
+    HandsUnavailable,
+    InvalidRequest,
+    LeaseLost,
+    NotFound,
+    SandboxUnavailable,
+)
 from corral.kernel.limits import CANCEL_GRACE_SECONDS
 from corral.session.call import INTERRUPTED, NeverStarted, Recipe
 
@@ -386,3 +395,70 @@ async def test_a_stopping_host_answers_what_runs_and_takes_nothing_new(
 async def test_a_probe_is_believed_for_seconds(host, provider):
     probes = await asyncio.gather(host.probe(), host.probe(), host.probe())
     assert provider.probes == 1 and all(probe.is_available for probe in probes)
+
+
+# -- evictions meet what is on its way ------------------------------------------------------------------
+
+
+async def test_an_import_is_work_and_no_eviction_takes_its_files(host, tmp_path):
+    coming, go = asyncio.Event(), asyncio.Event()
+
+    async def archive():
+        coming.set()
+        await go.wait()
+        data = io.BytesIO()
+        with tarfile.open(fileobj=data, mode="w") as tar:
+            tar.addfile(tarfile.TarInfo("file"))
+        yield data.getvalue()
+
+    importing = asyncio.create_task(host.import_workspace(SESSION, archive()))
+    await coming.wait()
+    [held] = await host.held()
+    assert held.is_busy
+    with pytest.raises(Conflict):
+        await host.evict(SESSION, changes=0)
+    go.set()
+    await importing
+    assert (workspace(tmp_path) / "file").exists()
+    with pytest.raises(Conflict):
+        await host.evict(SESSION, changes=0)
+    await host.evict(SESSION, changes=1)
+    with pytest.raises(SandboxUnavailable):
+        await host.import_workspace(SESSION, archive())
+    assert not workspace(tmp_path).exists()
+
+
+async def test_a_call_that_meets_an_eviction_did_not_start_and_is_not_called_interrupted(
+    host, bash, tmp_path, provider, monkeypatch
+):
+    await host.restore(SESSION, _nothing(), placed_at=7, restored=Restored(what="nothing"))
+    creating, go, create = asyncio.Event(), asyncio.Event(), provider.create
+
+    async def slowly(**arguments):
+        creating.set()
+        await go.wait()
+        return await create(**arguments)
+
+    evict = host._journal.evict
+
+    async def marked(*arguments, **conditions):  # the call comes after the look for calls
+        nonlocal calling
+        calling = asyncio.create_task(host.execute_encoded(call, epoch=1, placed_at=7))
+        await creating.wait()
+        await evict(*arguments, **conditions)
+        go.set()
+
+    calling, call = None, bash("c1", "touch ran")
+    monkeypatch.setattr(provider, "create", slowly)
+    monkeypatch.setattr(host._journal, "evict", marked)
+    await host.evict(SESSION, changes=0)
+    with pytest.raises(WorkspaceMissing):
+        await calling
+    with pytest.raises(NeverStarted):
+        await host.attach(call, epoch=1)
+    assert not (workspace(tmp_path) / "ran").exists()
+
+
+async def _nothing():
+    for chunk in ():
+        yield chunk

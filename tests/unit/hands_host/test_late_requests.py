@@ -4,9 +4,10 @@ import asyncio
 
 import pytest
 
-from corral.brain.dispatch import Dispatch
+from corral.brain.dispatch import RESTORED, Dispatch
+from corral.hands.wire import decode_result
 from corral.kernel.errors import HandsUnavailable
-from corral.session.call import INTERRUPTED
+from corral.session.call import INTERRUPTED, NeverStarted
 
 SESSION = "sesn_1"
 
@@ -51,3 +52,31 @@ async def test_a_lost_request_alone_changes_nothing(host, bash):
     answer = await Dispatch(wire)._until_answered(call, epoch=1, attach=False, stop=asyncio.Event())
     assert answer.content[0]["text"] == "ran\n"
     assert await wire.deliver() == answer
+
+
+async def test_a_backup_does_not_know_that_a_call_never_started(host, bash, tmp_path):
+    call, answering = bash("c1", "touch ran"), Dispatch(host)._until_answered
+    answer = await answering(call, epoch=9, attach=True, stop=asyncio.Event(), is_restored=True)
+    assert (answer.content[0]["text"], answer.is_error) == (RESTORED, True)
+    assert not (tmp_path / "workspaces" / SESSION / "ran").exists()
+
+
+async def test_a_call_that_attach_forbids_never_starts(host, bash, tmp_path):
+    call = bash("c1", "touch ran")
+    with pytest.raises(NeverStarted):
+        await host.attach_encoded(call, epoch=1, forbids=True)
+    assert (await host.execute(call, epoch=1)).content[0]["text"] == INTERRUPTED
+    assert not (tmp_path / "workspaces" / SESSION / "ran").exists()
+
+
+async def test_a_call_that_comes_before_it_is_forbidden_has_its_result(host, bash, journal, monkeypatch):
+    """Between the look that did not find it and the row that would forbid it."""
+    call, forbid = bash("c1", "echo ran"), journal.forbid
+
+    async def late(*arguments):
+        await host.execute(call, epoch=1)
+        return await forbid(*arguments)
+
+    monkeypatch.setattr(journal, "forbid", late)
+    result = decode_result(await host.attach_encoded(call, epoch=1, forbids=True))
+    assert result.content[0]["text"] == "ran\n"

@@ -6,8 +6,9 @@ import pytest
 
 from corral.hands.host import HandsHost
 from corral.hands.journal import Journal
-from corral.hands.news import NEWS_KEPT, NEWS_LOST, NEWS_RESTORED, SANDBOX_STOPPED
+from corral.hands.news import NEWS_FOUND, NEWS_KEPT, NEWS_LOST, NEWS_RESTORED, SANDBOX_STOPPED
 from corral.hands.ports import WorkspaceMissing
+from corral.hands.process import lose_workspaces
 from corral.hands.wire import Restored
 from corral.kernel.errors import LeaseLost, SandboxUnavailable
 from corral.session.call import INTERRUPTED, Recipe
@@ -152,3 +153,70 @@ async def test_a_workspace_from_before_placements_is_adopted_as_it_lies(host, ba
     await host.restore(SESSION, stream(), placed_at=7, restored=Restored(what="lost"))
     await host.hold(SESSION, placed_at=7)
     assert texts(await host.execute(bash("c2", "cat file"), epoch=1)) == ["x\n"]
+
+
+async def packed_with(provider, tmp_path, **files: str) -> bytes:
+    workspace = tmp_path / "workspaces" / "sesn_other"
+    await provider.prepare_workspace(workspace)
+    for name, content in files.items():
+        (workspace / name).write_text(content)
+    return b"".join([chunk async for chunk in provider.pack(workspace)])
+
+
+@pytest.mark.parametrize("copied_on", ["", "host_1", "host_2"])
+async def test_files_whose_journal_was_lost_stay_unless_a_copy_may_be_newer(
+    host, bash, provider, tmp_path, copied_on
+):
+    (tmp_path / "workspaces" / SESSION).mkdir()
+    (tmp_path / "workspaces" / SESSION / "file").write_text("here\n")
+    packed = await packed_with(provider, tmp_path, file="copy\n")
+    what = "checkpoint" if copied_on else "lost"
+    restored = Restored(what=what, taken_at="now", host_id=copied_on)
+    await host.restore(SESSION, stream(packed), placed_at=7, restored=restored)
+    expected = [NEWS_FOUND, "here\n"]
+    if copied_on == "host_2":
+        expected = [NEWS_RESTORED.format(taken_at="now"), "copy\n"]
+    assert texts(await host.execute(bash("c1", "cat file"), epoch=1)) == expected
+    [held] = [held for held in await host.held() if held.session_id == SESSION]
+    assert held.changes > held.kept  # it is copied soon
+
+
+async def test_what_went_on_elsewhere_without_a_copy_is_found_again(host, bash, provider, tmp_path):
+    await host.restore(SESSION, stream(), placed_at=7, restored=Restored(what="nothing"))
+    await host.execute(bash("c1", "echo here > file"), epoch=1)
+    await host.restore(SESSION, stream(), placed_at=9, restored=Restored(what="lost"))
+    assert texts(await host.execute(bash("c2", "cat file"), epoch=1)) == ["here\n"]
+    packed = await packed_with(provider, tmp_path, file="copy\n")
+    restored = Restored(what="checkpoint", taken_at="now", host_id="host_1")
+    await host.restore(SESSION, stream(packed), placed_at=11, restored=restored)
+    assert texts(await host.execute(bash("c3", "cat file"), epoch=1))[-1] == "copy\n"
+
+
+async def test_half_a_restored_workspace_is_not_found_again(open_host, bash, provider, tmp_path, journal):
+    """As a crash leaves it: the mark and some files."""
+    async with open_host() as host:
+        await journal.evict(SESSION)
+        (tmp_path / "workspaces" / SESSION).mkdir()
+        (tmp_path / "workspaces" / SESSION / "half").touch()
+        await host.restore(SESSION, stream(), placed_at=7, restored=Restored(what="lost"))
+        assert texts(await host.execute(bash("c1", "ls; echo on"), epoch=1)) == [NEWS_LOST, "on\n"]
+        await journal.evict("sesn_2")
+        (tmp_path / "workspaces" / "sesn_2").mkdir()
+    async with open_host():
+        await until(lambda: not (tmp_path / "workspaces" / "sesn_2").exists())
+
+
+async def test_a_session_whose_files_a_restore_did_not_bring_is_told(provider, bash, tmp_path):
+    (tmp_path / "hands" / "workspaces" / "sesn_here").mkdir(parents=True)
+    for _ in range(2):
+        await lose_workspaces(tmp_path, [SESSION, "sesn_here"])
+    journal = Journal(tmp_path / "hands" / "private" / "journal.sqlite")
+    async with HandsHost(provider, journal=journal, host_id="host_1", state_dir=tmp_path / "hands") as host:
+        for call_id, session_id, expected in (
+            ("c1", SESSION, [NEWS_LOST, "x\n"]),
+            ("c2", SESSION, ["x\n"]),
+            ("c3", "sesn_here", ["x\n"]),
+        ):
+            call = bash(call_id, "echo x", session_id=session_id, journal_id=journal.journal_id)
+            assert texts(await host.execute(call, epoch=1)) == expected
+    await journal.aclose()
