@@ -24,6 +24,7 @@ from corral.kernel.limits import (
     HANDS_AWAY_SECONDS_MAX,
     HANDS_CONNECT_SECONDS,
     HANDS_RETRY_SECONDS,
+    RESTORE_EPOCH_STEP,
 )
 from corral.kernel.metrics import count, observe
 from corral.session.call import INTERRUPTED, Placement, Recipe, ToolCall
@@ -34,6 +35,10 @@ from corral.session.log import NewEvent
 OUTCOME_UNKNOWN = (
     "The machine that ran this tool call cannot be reached, so its outcome is unknown: it may have"
     " happened, in part or in full. Check before you repeat it."
+)
+RESTORED = (
+    "This session was restored from a backup that may be older than the answer to this tool call, so its"
+    " outcome is unknown: it may have happened, in part or in full. Check before you repeat it."
 )
 NO_SANDBOX = "No sandbox could be started, so this tool call did not run. {reason}"
 
@@ -78,7 +83,10 @@ class Dispatch:
             placement=pending.placement,
         )
         asked_at = asyncio.get_running_loop().time()
-        running = asyncio.ensure_future(self._until_answered(call, epoch=epoch, attach=attach, stop=stop))
+        is_restored = epoch - pending.epoch >= RESTORE_EPOCH_STEP
+        running = asyncio.ensure_future(
+            self._until_answered(call, epoch=epoch, attach=attach, stop=stop, is_restored=is_restored)
+        )
         stopping = asyncio.ensure_future(stop.wait())
         try:
             await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -95,8 +103,16 @@ class Dispatch:
             stopping.cancel()
 
     async def _until_answered(
-        self, call: ToolCall, *, epoch: int, attach: bool, stop: asyncio.Event
+        self,
+        call: ToolCall,
+        *,
+        epoch: int,
+        attach: bool,
+        stop: asyncio.Event,
+        is_restored: bool = False,
     ) -> ToolResult:
+        """is_restored: the intent is in a backup, which may be older than the answer; its host forgets
+        answered calls after a while, so it cannot know that the call never started."""
         clock = asyncio.get_running_loop().time
         away_since: float | None = None
         is_lost = is_refused = False  # lost: a request of ours may still be on its way
@@ -107,6 +123,8 @@ class Dispatch:
                     try:
                         return await self._hands.attach(call, epoch=epoch)
                     except NeverStarted:
+                        if is_restored:
+                            return ToolResult.text(RESTORED, is_error=True)
                         if stop.is_set() or is_refused:
                             return await self._forbid(call, epoch=epoch)
                 return await self._hands.execute(call, epoch=epoch)

@@ -43,7 +43,13 @@ class _DispatchThatRunsAgain(Dispatch):
     """Executes anew, on whatever host is there, instead of attaching to where the call was sent."""
 
     async def _until_answered(
-        self, call: ToolCall, *, epoch: int, attach: bool, stop: asyncio.Event
+        self,
+        call: ToolCall,
+        *,
+        epoch: int,
+        attach: bool,
+        stop: asyncio.Event,
+        is_restored: bool = False,
     ) -> ToolResult:
         while True:
             try:
@@ -71,7 +77,13 @@ class _DispatchThatGuesses(Dispatch):
     """A connection that broke is taken for a call that failed."""
 
     async def _until_answered(
-        self, call: ToolCall, *, epoch: int, attach: bool, stop: asyncio.Event
+        self,
+        call: ToolCall,
+        *,
+        epoch: int,
+        attach: bool,
+        stop: asyncio.Event,
+        is_restored: bool = False,
     ) -> ToolResult:
         try:
             return await self._hands.execute(call, epoch=epoch)
