@@ -18,7 +18,10 @@ _PRUNE = delete(idempotency).where(idempotency.c.created_at <= bindparam("until"
 
 def record_answer(connection: Connection, request: Idempotent, result: Any, *, now: datetime) -> None:
     """Store the answer to `request`; expired records make room. Raises Conflict if a twin was first, which
-    undoes the effect with it."""
+    undoes the effect with it.
+
+    now: by the database's clock. A node whose own clock is ahead would forget what others have to remember.
+    """
     answer = request.render(result)
     connection.execute(_PRUNE, {"until": now - timedelta(seconds=IDEMPOTENCY_SECONDS)})
     try:

@@ -21,7 +21,7 @@ from corral.kernel.limits import POSTGRES_WRITERS, STORE_READERS
 from corral.store.answers import record_answer
 from corral.store.commit import Body, GroupCommit, Item, Merged
 from corral.store.engine import postgres_engine, sqlite_engine, target, unavailable
-from corral.store.schema import to_us
+from corral.store.schema import from_us, to_us
 from corral.store.transact import (
     CLOCK_US,
     NOW_US,
@@ -182,7 +182,7 @@ class Database:
                     return refusal
                 raise
             if request is not None:
-                record_answer(connection, request, result, now=self.clock.now())
+                record_answer(connection, request, result, now=from_us(self.now_us(connection)))
                 crash_point("store.keyed.written")
             return result
 

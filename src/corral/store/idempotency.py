@@ -2,13 +2,14 @@
 
 from datetime import timedelta
 
-from sqlalchemy import bindparam, select
+from sqlalchemy import Connection, bindparam, select
 
 from corral.catalog.idempotency import Answer
 from corral.kernel.errors import Conflict
 from corral.kernel.limits import IDEMPOTENCY_SECONDS
 from corral.store.database import Database
-from corral.store.schema import idempotency
+from corral.store.rows import AnyRow
+from corral.store.schema import from_us, idempotency
 
 __all__ = ["Idempotency"]
 
@@ -27,12 +28,13 @@ class Idempotency:
         self._database = database
 
     async def find(self, *, api_key_id: str, path: str, key: str, request_sha256: bytes) -> Answer | None:
-        after = self._database.clock.now() - timedelta(seconds=IDEMPOTENCY_SECONDS)
-        row = await self._database.read(
-            lambda connection: connection.execute(
-                _FIND, {"of_api_key_id": api_key_id, "of_path": path, "of_key": key, "after": after}
-            ).first()
-        )
+        def body(connection: Connection) -> AnyRow | None:
+            now = from_us(self._database.now_us(connection))
+            after = now - timedelta(seconds=IDEMPOTENCY_SECONDS)
+            values = {"of_api_key_id": api_key_id, "of_path": path, "of_key": key, "after": after}
+            return connection.execute(_FIND, values).first()
+
+        row = await self._database.read(body)
         if row is None:
             return None
         if bytes(row.request_sha256) != request_sha256:

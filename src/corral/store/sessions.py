@@ -29,6 +29,7 @@ from corral.store.rows import insert_threads, read_record
 from corral.store.schema import (
     checkpoints,
     events,
+    from_us,
     inbox,
     session_details,
     sessions,
@@ -177,9 +178,10 @@ class Sessions:
             now = self._clock.now()
             for table in (inbox, events, sessions):  # details and threads go with their session
                 connection.execute(delete(table).where(table.c.session_id == session_id))
-            old = now - timedelta(seconds=TOMBSTONE_SECONDS)
+            deleted_at = from_us(self._database.now_us(connection))  # all nodes forget by one clock
+            old = deleted_at - timedelta(seconds=TOMBSTONE_SECONDS)
             connection.execute(delete(tombstones).where(tombstones.c.deleted_at < old))
-            connection.execute(insert(tombstones), {"session_id": session_id, "deleted_at": now})
+            connection.execute(insert(tombstones), {"session_id": session_id, "deleted_at": deleted_at})
             # Its placement stays until the host has done the work: it says which host that is.
             queue_cleanup(connection, session_id, "workspace", now=now)
             if connection.scalar(_CHECKPOINT, {"of_session_id": session_id}) is not None:
