@@ -32,7 +32,7 @@ from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from sqlalchemy import Connection
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 
 from corral.kernel.errors import CallerError, StoreUnavailable
 from corral.kernel.ids import SessionId
@@ -255,7 +255,7 @@ class GroupCommit:
                 return writer(partial(self._run_all, jobs=jobs, careful=False))
             except _Failed as failed:
                 if len(jobs) == 1 and not jobs[0].is_merged:
-                    return [(jobs[0], None, failed.__cause__)]
+                    return [(jobs[0], None, _own(failed.__cause__))]
                 return writer(partial(self._run_all, jobs=jobs, careful=True))
         except DBAPIError as error:
             return [(job, None, unavailable(error)) for job in jobs]
@@ -293,15 +293,20 @@ def _run_all(connection: Connection, jobs: Sequence[_Job], *, careful: bool) -> 
 
 def _isolated(
     connection: Connection, run: Callable[[], Any], *, careful: bool
-) -> tuple[Any, Exception | None]:
+) -> tuple[Any, BaseException | None]:
     """Result or error of `run`; if not careful, an error raises _Failed. The database's errors are raised,
-    but for a broken constraint, which is the job's own."""
+    but for a broken constraint and a value that it does not take, which are the job's own."""
     try:
         with connection.begin_nested() if careful else nullcontext():
             return run(), None
     except Exception as error:
-        if isinstance(error, DBAPIError) and not isinstance(error, IntegrityError):
+        if isinstance(error, DBAPIError) and not isinstance(error, IntegrityError | DataError):
             raise
         if not careful:
             raise _Failed from error
-        return None, error
+        return None, _own(error)
+
+
+def _own(error: BaseException | None) -> BaseException | None:
+    """A job's own error, as its caller shall have it."""
+    return unavailable(error) if isinstance(error, DataError) else error

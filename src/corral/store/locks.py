@@ -35,5 +35,8 @@ def lock_sessions(connection: Connection, session_ids: Collection[SessionId]) ->
     once does not always: PostgreSQL re-reads only the row that it waited for, not those joined to it. So
     what is read under the lock is read after it. On SQLite the transaction itself is the lock.
     """
-    if session_ids and connection.dialect.name == "postgresql":
-        connection.execute(_LOCK, {"session_ids": sorted(session_ids)})
+    if connection.dialect.name == "postgresql":
+        # What a caller made up may be no text for the server: whose it is will learn that by itself.
+        possible = sorted(each for each in session_ids if each.isascii() and "\0" not in each)
+        if possible:
+            connection.execute(_LOCK, {"session_ids": possible})

@@ -15,9 +15,10 @@ from corral.kernel.limits import WRITES_QUEUED_MAX
 from corral.store.bus import LocalBus
 from corral.store.database import Database
 from corral.store.log import Log
-from corral.store.schema import tombstones
+from corral.store.schema import inbox, tombstones
 from corral.testing.clock import ManualClock
 from corral.testing.sessions import user_message
+from tests.unit.store.opened import Opened
 
 NOW = ManualClock().now()
 
@@ -227,3 +228,22 @@ async def test_a_reader_sees_one_snapshot(database: Database) -> None:
 async def test_a_reader_cannot_write(database: Database) -> None:
     with pytest.raises(StoreUnavailable, match="readonly"):
         await database.read(lambda connection: write(connection, "sesn_1"))
+
+
+@pytest.mark.parametrize("session_id", ["sesn_\0", "sesn_\udcff"])
+async def test_an_id_that_no_database_takes_is_refused_alone(opened: Opened, session_id: str) -> None:
+    """PostgreSQL has no text with a NUL, and nobody can encode half a character."""
+    database = opened.database
+    records = [await opened.stores.session() for _ in range(2)]
+    ids, now = opened.stores.ids, opened.stores.clock.now()
+    accepted = await asyncio.gather(
+        opened.stores.log.accept(records[0].session_id, [user_message(ids)], now=now),
+        opened.stores.log.accept(SessionId(session_id), [user_message(ids)], now=now),
+        opened.stores.log.accept(records[1].session_id, [user_message(ids)], now=now),
+        return_exceptions=True,
+    )
+    assert [isinstance(each, BaseException) for each in accepted] == [False, True, False]
+    assert isinstance(accepted[1], NotFound | StoreUnavailable | UnicodeError)
+    with pytest.raises((NotFound, StoreUnavailable, UnicodeError)):
+        await opened.stores.log.accept(SessionId(session_id), [user_message(ids)], now=now)
+    assert await count(database, inbox) == 2
