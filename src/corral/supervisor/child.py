@@ -107,5 +107,11 @@ class Child:
             self.process.stdin.write(line)
 
     @property
+    def is_promotable(self) -> bool:
+        """Whether it runs and still has a way to report. Who has closed that is ending, reaped or not."""
+        process = self.process
+        return bool(process and process.stdout and not process.stdout.closed and process.poll() is None)
+
+    @property
     def is_up(self) -> bool:
         return self.adoption is not None if self.outlives else self.process is not None and self.is_ready

@@ -172,7 +172,7 @@ class Supervisor:
             )
         each.version, each.started_at = __version__, time.monotonic()
         each.restarts += 1
-        if is_server and self._spare.process is not None and self._spare.process.poll() is None:
+        if is_server and self._spare.is_promotable:
             self._promote(start)
             return
         each.spawn(
