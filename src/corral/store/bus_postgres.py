@@ -11,6 +11,8 @@ Rules of this file:
 
 import asyncio
 import logging
+import random
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Set
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import Any
@@ -194,10 +196,10 @@ class _Link:
         self.has_tried = asyncio.Event()
         self._does = does
         self._wait = BUS_RETRY_SECONDS
+        self._up_at = 0.0
 
     def up(self) -> None:
-        self.is_up = True
-        self._wait = BUS_RETRY_SECONDS
+        self.is_up, self._up_at = True, time.monotonic()
         self.has_tried.set()
 
     async def keep(self, work: Callable[[_Connection], Awaitable[None]], settings: dict[str, Any]) -> None:
@@ -212,9 +214,12 @@ class _Link:
             except (psycopg.Error, OSError) as error:
                 if self.is_up or not self.has_tried.is_set():
                     log.warning("the bus does not %s other nodes for now: %s", self._does, _reason(error))
+            if self.is_up and time.monotonic() - self._up_at > BUS_RETRY_SECONDS_MAX:
+                self._wait = BUS_RETRY_SECONDS  # it was well; one that flaps is asked ever more rarely
             self.is_up = False
             self.has_tried.set()
-            await asyncio.sleep(self._wait)
+            # Jitter: all nodes lose a server at the same moment.
+            await asyncio.sleep(random.uniform(self._wait / 2, self._wait))
             self._wait = min(self._wait * 2, BUS_RETRY_SECONDS_MAX)
 
 
