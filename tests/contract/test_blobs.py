@@ -195,7 +195,7 @@ async def test_a_refused_key_is_said_and_not_shown(s3: S3) -> None:
 
 
 async def test_a_missing_bucket_is_no_missing_blob(s3: S3) -> None:
-    with pytest.raises(BlobUnavailable, match="has no such bucket.*'nowhere'"):
+    with pytest.raises(BlobUnavailable, match=r"has no such bucket.*'nowhere'"):
         await read(s3_blobs(s3, bucket="nowhere"), "a")
     with pytest.raises(NotFound, match="no blob 'a'"):
         await read(s3_blobs(s3, bucket="corral"), "a")

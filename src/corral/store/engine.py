@@ -138,8 +138,8 @@ def sqlstate(error: DBAPIError) -> str | None:
 
 
 def unavailable(error: DBAPIError) -> StoreUnavailable:
-    """What the engine's error means for a caller. Never includes the statement or its values. What the driver
-    says, which names the host, the user and the database, is the detail."""
+    """What the engine's error means for a caller. Never includes the statement or its values. What the
+    driver says, which names the host, the user and the database, is the detail."""
     earlier: BaseException | None = error
     while earlier is not None:  # SQLite may have rolled back by itself, so that undoing failed as well
         error = earlier if isinstance(earlier, DBAPIError) else error

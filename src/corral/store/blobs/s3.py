@@ -196,8 +196,9 @@ class S3Blobs:
             )
         if code in _REFUSALS:
             return BlobUnavailable(
-                f"The blob store refuses us ({code}). Check CORRAL_S3_ACCESS_KEY_ID, "
-                "CORRAL_S3_SECRET_ACCESS_KEY, s3_region, and that the key may list, read, write and delete there.",
+                f"The blob store refuses us ({code}). Check CORRAL_S3_ACCESS_KEY_ID,"
+                " CORRAL_S3_SECRET_ACCESS_KEY, s3_region, and that the key may list, read, write and delete"
+                " there.",
                 retryable=False,
                 detail=where,
             )
