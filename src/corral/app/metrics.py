@@ -1,5 +1,6 @@
 """`/metrics`: what `kernel.metrics` declares, as Prometheus reads it; the registry is our own."""
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -15,12 +16,12 @@ from corral.app.part import Part
 from corral.app.readiness import Readiness
 from corral.cluster.node import SeenNode
 from corral.kernel.errors import StoreUnavailable
-from corral.kernel.limits import METRICS_FRESH_SECONDS
+from corral.kernel.limits import METRICS_FRESH_SECONDS, METRICS_READ_SECONDS
 from corral.kernel.metrics import INSTRUMENTS
 from corral.orchestrator.node import NodeDuty
 from corral.session.backlog import Backlog, BacklogStore
 
-__all__ = ["Exposition", "PrometheusRecorder", "gauges_of"]
+__all__ = ["Exposition", "OneCount", "PrometheusRecorder", "gauges_of"]
 
 _PREFIX: Final = "corral_"
 Labels = tuple[str, ...]
@@ -97,6 +98,30 @@ class _Gauges(Collector):
             yield family
 
 
+class OneCount:
+    """Counts what the store has: once at a time, however many ask, and waited for METRICS_READ_SECONDS. So
+    a store that is away holds up no scrape, and none piles up behind the one before."""
+
+    def __init__(self, backlogs: BacklogStore) -> None:
+        self._backlogs = backlogs
+        self._counting: asyncio.Task[Backlog] | None = None
+
+    async def __call__(self) -> Backlog | None:
+        """None: the store is away, or has not answered yet."""
+        counting = self._counting = self._counting or asyncio.create_task(self._count())
+        await asyncio.wait([counting], timeout=METRICS_READ_SECONDS)
+        if not counting.done():
+            return None
+        if self._counting is counting:
+            self._counting = None
+        with suppress(StoreUnavailable):
+            return counting.result()
+        return None
+
+    async def _count(self) -> Backlog:
+        return await self._backlogs.count()
+
+
 def gauges_of(
     ground: Ground,
     node: NodeDuty,
@@ -105,6 +130,7 @@ def gauges_of(
     backlogs: BacklogStore,
 ) -> Callable[[], Awaitable[Gauges]]:
     """Reads every gauge that this node has. Without a store, those of the cluster are left out."""
+    count = OneCount(backlogs)
 
     async def read() -> Gauges:
         config = ground.config
@@ -126,8 +152,8 @@ def gauges_of(
                 "sandboxes_max": {(): own.host.capacity},
                 "tool_calls_running": {(): own.host.calls},
             }
-        with suppress(StoreUnavailable):  # what this process knows by itself is wanted all the more
-            gauges |= _of_backlog(await backlogs.count())
+        if (backlog := await count()) is not None:  # else what this process knows is wanted all the more
+            gauges |= _of_backlog(backlog)
         return gauges
 
     return read

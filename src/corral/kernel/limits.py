@@ -187,6 +187,8 @@ NODE_LOST_SECONDS = 5.0  # silent for longer: nothing new is placed there, and i
 NODE_FORGET_SECONDS = 600.0  # then it is no longer listed
 BACKLOG_COUNT_MAX = 100_000  # inbox entries counted for the status; more is simply very many
 HOST_LOOK_SECONDS = 1.0  # how often a waiting call looks whether its host is still listed
+HOST_UNREACHABLE_SECONDS = 3.0  # a host whose certificate does not fit is not tried again for so long
+HOST_WARNING_SECONDS = 600.0  # between warnings about one host for one reason
 HOST_SILENT_SECONDS = 15  # a connection to a machine that vanished is given up on (TCP keep-alive)
 HOST_CLIENTS_MAX = 256  # hosts that one process talks to; the longest unused is let go
 PLACEMENTS_CACHED_MAX = 10_000  # sessions whose host a brain remembers; the database knows all
@@ -257,6 +259,7 @@ READY_PATIENCE_SECONDS = 5.0  # how long the ready line waits for them; what fai
 READINESS_TIMEOUT_SECONDS = 10.0  # a check that takes longer has failed
 SWEEP_STALE_SECONDS = 10.0  # a brain that has not swept for this long is not claiming
 METRICS_FRESH_SECONDS = 1.0  # /metrics is open to all: what costs a query is asked at most this often
+METRICS_READ_SECONDS = 2.0  # a scrape waits no longer for what costs a query
 STREAMS_END_SECONDS = 3  # open connections at shutdown
 
 # -- command line ---------------------------------------------------------------------------------

@@ -1,13 +1,15 @@
 """`/metrics`: what was counted is shown under the declared names, and nothing else is."""
 
+import asyncio
 import re
 from collections.abc import Iterator
 
 import pytest
 
-from corral.app.metrics import Exposition, Gauges
+from corral.app.metrics import Exposition, Gauges, OneCount
 from corral.kernel import metrics
 from corral.kernel.limits import METRICS_FRESH_SECONDS
+from corral.session.backlog import Backlog
 from corral.testing.clock import ManualClock
 
 
@@ -73,3 +75,37 @@ async def test_two_processes_do_not_share_what_they_count(exposition: Exposition
 async def test_without_a_recorder_nothing_happens() -> None:
     metrics.count("events_appended")
     metrics.observe("append_seconds", 1.0)
+
+
+AT_REST = Backlog(
+    needing=0,
+    waiting=0,
+    held_back=0,
+    oldest_wait_seconds=0.0,
+    inbox=0,
+    leases={},
+    leases_ended=0,
+    stalest_lease_seconds=0.0,
+)
+
+
+async def test_a_store_that_hangs_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("corral.app.metrics.METRICS_READ_SECONDS", 0.02)
+    asked, may_answer, backlog = list[bool](), asyncio.Event(), AT_REST
+
+    class Hanging:
+        async def count(self) -> Backlog:
+            asked.append(True)
+            await may_answer.wait()
+            return backlog
+
+    count = OneCount(Hanging())
+    async with asyncio.timeout(5):
+        assert await asyncio.gather(*(count() for _ in range(5))) == [None] * 5
+        assert await count() is None
+        assert len(asked) == 1
+        may_answer.set()
+        assert await asyncio.gather(count(), count()) == [backlog] * 2
+        assert len(asked) == 1
+        await count()
+    assert len(asked) == 2
