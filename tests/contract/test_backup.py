@@ -5,7 +5,7 @@ import random
 import signal
 import stat
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -22,8 +22,9 @@ from sqlalchemy import insert, select, update
 from corral.catalog.idempotency import Answer, Idempotent, scope
 from corral.catalog.keys import as_record
 from corral.kernel.errors import Conflict, InvalidRequest, StoreUnavailable
-from corral.kernel.ids import Ids
+from corral.kernel.ids import Ids, SessionId
 from corral.kernel.limits import RESTORE_EPOCH_STEP
+from corral.session.events import AgentToolResult
 from corral.session.record import SessionRecord
 from corral.store import schema
 from corral.store.archive import FORMAT, ArchiveWriter, Manifest, verify
@@ -79,10 +80,17 @@ class Store:
             self.clock.advance(1)
             seen = await self.log.snapshot(record.session_id)
             draft = Draft(seen=seen, lease=lease, now=self.clock.now())
+            result = AgentToolResult(
+                id=self.ids.event(),
+                type=AgentToolResult.TYPE,
+                tool_use_id=self.ids.event(),
+                content=[],
+                is_error=False,
+            )
             is_last = ends and number == rounds - 1
             await self.log.append(
                 draft.append(
-                    [agent_message(self.ids, f"{number} 🐂 \0"), custom_tool_use(self.ids)],
+                    [agent_message(self.ids, f"{number} 🐂 \0"), custom_tool_use(self.ids), result],
                     takes=seen.inbox,
                     status="idle" if is_last else "running",
                     needs_brain=not is_last,
@@ -221,7 +229,17 @@ async def test_every_row_and_blob_comes_back(
             name: len(rows) for name, rows in before.items()
         }
     where, blobs = places.new(target), await places.blobs()
-    restored = await restore(path, where, blobs, known_hosts=["host_here"])
+    acted: list[SessionId] = []
+
+    async def before_live(session_ids: Sequence[SessionId]) -> None:
+        with pytest.raises(StoreUnavailable):
+            async with places.open(where, blobs):
+                """Not yet."""
+        acted.extend(session_ids)
+
+    restored = await restore(path, where, blobs, known_hosts=["host_here"], before_live=before_live)
+    results = [row for row in before["events"] if row["type"] == "agent.tool_result"]
+    assert results and sorted(acted) == sorted({row["session_id"] for row in results})
     assert (restored.blobs, restored.unplaced, restored.missing) == (2, 2, ())
     assert contents(where) == expected(before, hosts=("host_here",))
     for row in before["checkpoints"]:

@@ -5,11 +5,13 @@ import contextlib
 import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from corral.cli.outcome import Exit, Problem
 from corral.config import Config
+from corral.hands.process import lose_workspaces
 from corral.kernel.errors import CorralError
 from corral.kernel.limits import BACKUP_NAMED_MAX
 from corral.store.archive import SUFFIX, Manifest, Told, silent, verify
@@ -93,7 +95,14 @@ async def _restore(config: Config, path: Path, told: Told) -> Restored:
     blobs = await open_blobs(config)
     try:
         await blobs.probe()  # before anything is changed
-        return await restore_store(path, _store(config), blobs, known_hosts=_hosts(config), told=told)
+        return await restore_store(
+            path,
+            _store(config),
+            blobs,
+            known_hosts=_hosts(config),
+            told=told,
+            before_live=None if config.is_postgres else partial(lose_workspaces, config.data_dir),
+        )
     finally:
         await blobs.aclose()
 

@@ -12,7 +12,7 @@
 
 import asyncio
 from base64 import b64decode
-from collections.abc import AsyncIterator, Callable, Collection, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from hashlib import sha256
@@ -24,6 +24,7 @@ from sqlalchemy import Connection, Engine, LargeBinary, delete, func, insert, se
 
 from corral.catalog.blobs import BlobStore
 from corral.kernel.errors import Conflict, InvalidRequest
+from corral.kernel.ids import SessionId
 from corral.kernel.limits import RESTORE_EPOCH_STEP
 from corral.store import schema
 from corral.store.archive import BlobEnd, Manifest, TableSum, Told, members, silent, verify
@@ -56,10 +57,12 @@ async def restore(
     *,
     known_hosts: Collection[str] = (),
     told: Told = silent,
+    before_live: Callable[[Sequence[SessionId]], Awaitable[None]] | None = None,
 ) -> Restored:
     """Load an archive into the empty store at `where` (made if it is not there), check it, make it live.
 
     known_hosts: ids of hands hosts that still have the workspaces of sessions that were placed there.
+    before_live: told of every session that had a workspace, before anybody can go on with one.
     Repeat: after a failure or a kill it begins anew. Raises InvalidRequest (the archive), Conflict (the
     store is not empty), StoreUnavailable, BlobUnavailable.
     """
@@ -82,6 +85,8 @@ async def restore(
         loader = _Loader(engine, blobs, told)
         await loader.load(path)
         await asyncio.to_thread(_write, engine, lambda connection: _check(connection, manifest, told))
+        if before_live is not None:
+            await before_live(await asyncio.to_thread(_write, engine, _acted))
         unplaced = await asyncio.to_thread(
             _write, engine, lambda connection: loader.go_live(connection, known_hosts)
         )
@@ -224,6 +229,13 @@ def _check(connection: Connection, manifest: Manifest, told: Told) -> None:
                 f" {expected.rows}, or their contents differ. The store stays marked as not whole; restore"
                 " again."
             )
+
+
+def _acted(connection: Connection) -> list[SessionId]:
+    """As `Placements.has_acted`."""
+    events = schema.events
+    acted = select(events.c.session_id).where(events.c.type == "agent.tool_result").distinct()
+    return [SessionId(session_id) for session_id in connection.scalars(acted)]
 
 
 def _decoded(line: bytes, binary: list[str]) -> dict[str, Any]:
