@@ -173,6 +173,12 @@ class Dispatch:
             left = [new for new in answers if new.private is not None and new.private.get("left")]
             self._hint(self._settle(session_id, _calls(answers), left=_calls(left), epoch=epoch))
 
+    def left_behind(self, session_id: SessionId, call_ids: Sequence[EventId], *, epoch: int) -> None:
+        """These calls were answered for a turn that nobody could go on with: what still runs of them is
+        killed, and the journal may forget them. In the background; a hint."""
+        if call_ids:
+            self._hint(self._settle(session_id, call_ids, left=call_ids, epoch=epoch))
+
     async def _settle(
         self, session_id: SessionId, call_ids: Sequence[EventId], *, left: Sequence[EventId], epoch: int
     ) -> None:

@@ -326,7 +326,11 @@ class Worker:
     async def _close(self, lease: Lease) -> None:
         """The last resort: even the brains that only wanted to end its turn have died."""
         log.error("session %s: %d brains failed at it, its turn is ended", lease.session_id, lease.failures)
-        await self._gear.log.close_turn(lease, message=poisoned(lease.failures), now=self._gear.clock.now())
+        stored = await self._gear.log.close_turn(
+            lease, message=poisoned(lease.failures), now=self._gear.clock.now()
+        )
+        left = [event.answers for event in stored if event.answers is not None]
+        self._gear.dispatch.left_behind(lease.session_id, left, epoch=lease.epoch)
 
     async def _blame(self, loop: Loop) -> None:
         """It failed before it had a lease: take one, so that the failure can be counted."""

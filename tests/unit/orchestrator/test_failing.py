@@ -10,8 +10,9 @@ import orjson
 import pytest
 from sqlalchemy import Connection, update
 
+from corral.hands.client import HandsClient
 from corral.kernel.errors import StoreUnavailable
-from corral.kernel.ids import SessionId
+from corral.kernel.ids import EventId, SessionId
 from corral.kernel.limits import LEASE_CHECK_SECONDS, SESSION_FAILURES_MAX, SUSPECTS_AT_ONCE
 from corral.orchestrator.worker import Worker
 from corral.session.events import AgentCustomToolUse, SpanModelRequestStart
@@ -214,3 +215,33 @@ async def _check_outage(loop: SkippingLoop, tmp_path: Path) -> None:
         await until(is_given_back)
         await api.request(2)
         assert (await brains.sessions.read(record.session_id)).failures == 0
+
+
+async def test_what_a_poisoned_turn_left_running_is_killed_and_settled(tmp_path: Path) -> None:
+    told: list[tuple[str, list[str]]] = []
+
+    class Noting(HandsClient):
+        async def cancel(self, session_id: SessionId, *, epoch: int, call_ids: Sequence[EventId]) -> None:
+            told.append((f"cancel under epoch {epoch}", list(call_ids)))
+
+        async def settle(self, session_id: SessionId, *, call_ids: Sequence[EventId]) -> None:
+            told.append(("settle", list(call_ids)))
+
+    async with MessagesApi([]) as api, cluster(api, tmp_path) as brains:
+        record = await brains.session()
+        [lease] = await brains.leases.claim(owner="dead", limit=1, session_ids=[record.session_id])
+        seen = await brains.log.snapshot(record.session_id)
+        use = AgentCustomToolUse(id=brains.ids.event(), name="lookup", input={})
+        draft = Draft(seen=seen, lease=lease, now=brains.clock.now())
+        await brains.log.append(draft.append([use], takes=seen.inbox))
+        await brains.leases.release([lease])
+        await _set_failures(brains, [record.session_id], SESSION_FAILURES_MAX + 1)
+        brains.hands = Noting(tmp_path / "nobody.sock", token="none")
+        brains.worker("brain-1")
+        await brains.settled(record.session_id)
+
+        async def was_told() -> bool:
+            return len(told) == 2
+
+        await until(was_told)
+        assert told == [("cancel under epoch 2", [use.id]), ("settle", [use.id])]
