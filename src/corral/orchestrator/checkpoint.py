@@ -67,9 +67,12 @@ class Checkpointer:
         Raises HandsUnavailable."""
         failures = {} if failed_at is None else failed_at
         recently = time.monotonic() - CHECKPOINT_RETRY_SECONDS
+        there = await hands.held()
+        for gone in failures.keys() - {held.session_id for held in there}:
+            del failures[gone]
         due = [
             held
-            for held in await hands.held()
+            for held in there
             if held.changes > held.kept
             and not held.is_busy
             and held.idle_seconds >= idle_seconds
