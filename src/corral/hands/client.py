@@ -18,6 +18,7 @@ import orjson
 
 from corral.hands import wire
 from corral.hands.ports import Probe
+from corral.hands.unreachable import why_tls_failed
 from corral.hands.wire import HeldWorkspace, LiveSandbox
 from corral.kernel.errors import HandsUnavailable
 from corral.kernel.ids import EventId, SessionId
@@ -361,6 +362,8 @@ class HandsClient:
             yield
         except httpx2.TransportError as error:
             self._placement = None  # the next host on this socket may keep another journal
+            if (untrusted := why_tls_failed(error, self._shown)) is not None:
+                raise untrusted from error
             raise HandsUnavailable(
                 f"the hands host does not answer ({type(error).__name__})", detail=self._shown
             ) from error

@@ -20,7 +20,7 @@ import logging
 import random
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
@@ -32,6 +32,7 @@ from corral.hands.archive import BrokenCheckpoint, unpacked
 from corral.hands.client import HandsClient
 from corral.hands.news import OUTCOME_UNKNOWN
 from corral.hands.ports import Probe, WorkspaceMissing
+from corral.hands.unreachable import Unreachable
 from corral.hands.wire import Restored
 from corral.kernel.clock import rfc3339
 from corral.kernel.errors import (
@@ -118,6 +119,7 @@ class HandsRouter:
         self._links: OrderedDict[str, _Link] = OrderedDict()
         self._left: list[_Link] = []  # replaced, while somebody waits for an answer
         self._unlisted_since: dict[str, float] = {}
+        self._unreachable = Unreachable()
         self._sent: dict[str, list[float]] = {}  # sessions placed by us that the list does not count yet
         self._placed: OrderedDict[SessionId, Placed] = OrderedDict()
         self._calls: OrderedDict[EventId, str] = (
@@ -129,7 +131,7 @@ class HandsRouter:
     async def placement(self, session_id: SessionId) -> Placement:
         """Raises NotFound for a deleted session, too."""
         refusing: set[str] = set()
-        is_renewed = False
+        is_renewed = leaves = False
         placed = await self._placements.find(session_id)
         while True:
             if placed is not None and placed.host_id not in refusing:
@@ -140,7 +142,7 @@ class HandsRouter:
                 except HandsUnavailable:
                     if not self._is_gone(placed.host_id):
                         raise
-                    log.warning("session %s leaves host %s, which is lost", session_id, placed.host_id)
+                    leaves = True
                 except LeaseLost:  # the host saw a later placement than this
                     if is_renewed:
                         raise
@@ -153,6 +155,9 @@ class HandsRouter:
                     continue
                 refusing.add(placed.host_id)
             host_id = self._choose(refusing)
+            if leaves and placed is not None:  # told here: until there is another host, it goes nowhere
+                log.warning("session %s leaves host %s, which is lost to us", session_id, placed.host_id)
+                leaves = False
             placed = await self._placements.place(
                 session_id, host_id=host_id, instead_of=placed.host_id if placed else None
             )
@@ -270,7 +275,7 @@ class HandsRouter:
                     return probe
                 unavailable = probe
         if unavailable is None:
-            raise HandsUnavailable("no hands host answers; see `corral status`")
+            raise HandsUnavailable(f"no hands host answers{self._why_not()}; see `corral status`")
         return unavailable
 
     async def client(self, host_id: str) -> HandsClient:
@@ -281,6 +286,13 @@ class HandsRouter:
     def hosts(self) -> Sequence[HostFacts]:
         """Of all live nodes."""
         return [_facts(seen) for seen in self._live()]
+
+    def unreachable(self) -> Mapping[str, str]:
+        """Why no call from here reaches a host that is listed as live, by its id."""
+        live = {host.host_id for host in self.hosts()}
+        return {
+            host_id: str(error) for host_id, error in self._unreachable.why().items() if host_id in live
+        }
 
     async def aclose(self) -> None:
         """Close every connection. Calls go on."""
@@ -359,6 +371,8 @@ class HandsRouter:
             is_full = host.disk_free_bytes < DISK_FREE_BYTES_MIN
             if host.host_id in refusing or seen.node.is_draining or host.is_draining or is_full:
                 continue
+            if self._unreachable.blocks(host.host_id):
+                continue
             try:
                 if self._link(host.host_id).is_away:
                     continue
@@ -368,7 +382,9 @@ class HandsRouter:
             self._sent[host.host_id] = sent
             rooms.append((host.capacity - host.sandboxes - len(sent), random.random(), host.host_id))
         if not rooms:
-            raise HandsUnavailable("no hands host takes new sessions now; see `corral status`")
+            raise HandsUnavailable(
+                f"no hands host takes new sessions now{self._why_not()}; see `corral status`"
+            )
         host_id = max(rooms)[2]
         self._sent[host_id].append(now)
         return host_id
@@ -376,13 +392,32 @@ class HandsRouter:
     def _live(self) -> list[SeenNode]:
         return [seen for seen in self._nodes() if seen.node.host is not None and not seen.is_lost]
 
+    def _why_not(self) -> str:
+        """For a message to anybody: what keeps us from live hosts, without their addresses."""
+        live = {host.host_id for host in self.hosts()}
+        whys = {error.message for host_id, error in self._unreachable.why().items() if host_id in live}
+        return "".join(f": {why}" for why in sorted(whys))
+
     def _is_gone(self, host_id: str) -> bool:
         """Whether sessions of a host that does not answer us go elsewhere."""
+        if self._has_left(host_id) or self._unreachable.is_given_up(host_id):
+            return True
         link = self._links.get(host_id)
         is_away = link is not None and link.away_since is not None
         if is_away and link and time.monotonic() - (link.away_since or 0) > NODE_LOST_SECONDS:
             return any(not seen.is_lost for seen in self._nodes())
         return self._is_lost(host_id)
+
+    def _has_left(self, host_id: str) -> bool:
+        """Whether its node has stopped in good order, or does so: it has copied the workspaces, and there
+        is no silence to wait out. For where sessions go: a call of it is asked for until it is lost."""
+        live = [seen for seen in self._nodes() if not seen.is_lost]
+        if not live or any("hands" in seen.node.roles and seen.node.host is None for seen in live):
+            return False  # we are cut off; or a node that has just begun has not named its host yet
+        for seen in self._nodes():
+            if seen.node.host is not None and seen.node.host.host_id == host_id:
+                return seen.node.is_draining or seen.node.host.is_draining
+        return True
 
     def _is_lost(self, host_id: str) -> bool:
         """Whether a host that does not answer us will not be waited for: all nodes know it as lost."""
@@ -408,7 +443,12 @@ class HandsRouter:
             return link
         address = _facts(seen).address
         if link is None or link.address != address:
-            replaced, client = link, self._connect(seen)
+            replaced = link
+            try:
+                client = self._connect(seen)
+            except HandsUnavailable as error:
+                self._unreachable.failed(host_id, address, error)
+                raise
             self._prune()
             link = self._links[host_id] = _Link(client=client, address=address)
             if replaced is not None:  # closed once nobody waits for it any more
@@ -421,6 +461,7 @@ class HandsRouter:
         listed = {_facts(seen).host_id for seen in self._nodes() if seen.node.host is not None}
         for host_id in self._sent.keys() - listed:
             del self._sent[host_id]
+        self._unreachable.forget(listed)
         for host_id in self._unlisted_since.keys() - self._links.keys():
             del self._unlisted_since[host_id]
 
@@ -433,6 +474,9 @@ class HandsRouter:
     async def _through(self, host_id: str, request: Coroutine[Any, Any, T]) -> T:
         """Await a request to the host, but not one that is lost. Raises HandsUnavailable."""
         link = self._links[host_id]
+        if (untrusted := self._unreachable.blocks(host_id)) is not None:
+            request.close()
+            raise untrusted
         link.users += 1
         task = asyncio.ensure_future(self._checked(host_id, link, request))
         try:
@@ -445,9 +489,11 @@ class HandsRouter:
             if not isinstance(task.exception(), HandsUnavailable):  # an answer, if not a welcome one
                 link.away_since = None
                 self._unlisted_since.pop(host_id, None)
+                self._unreachable.answered(host_id)
             return task.result()
-        except HandsUnavailable:
+        except HandsUnavailable as error:
             link.failed()
+            self._unreachable.failed(host_id, link.address, error)
             raise
         finally:
             task.cancel()

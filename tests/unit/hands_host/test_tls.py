@@ -110,6 +110,31 @@ async def test_a_host_of_another_authority_or_of_another_name_is_not_trusted(lis
         await client.aclose()
 
 
+async def refused(address, tls) -> HandsUnavailable:
+    client = HandsClient.over_tls(address, tls=client_context(tls))
+    try:
+        with pytest.raises(HandsUnavailable) as caught:
+            await client.health()
+        return caught.value
+    finally:
+        await client.aclose()
+
+
+async def test_a_certificate_that_names_another_address_says_which_is_missing(listening_host):
+    address, tls = listening_host
+    error = await refused(address.replace("127.0.0.1", "localhost"), tls)
+    assert not error.retryable
+    assert "the certificate does not name localhost: make one with `corral certs DIR --host" in str(error)
+    assert "localhost" not in error.message, "what anybody may read"
+
+
+async def test_a_certificate_of_another_authority_is_said_to_be_one(listening_host, tmp_path):
+    address, _ = listening_host
+    error = await refused(address, certs(tmp_path / "other", "127.0.0.1"))
+    assert not error.retryable
+    assert "CORRAL_CLUSTER_CA" in error.message
+
+
 async def test_the_socket_still_asks_for_the_token(listening_host, tmp_path):
     wrong = HandsClient(socket_path(tmp_path, "hands"), token="wrong")
     with pytest.raises(HandsUnavailable):
