@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -66,11 +66,13 @@ class Keeping:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reach:
-    """What brain and API act through. forget_blobs: of a session that was deleted."""
+    """What brain and API act through. forget_blobs: of a session that was deleted. unreachable: why no call
+    from here reaches a host that is listed as live, by its id."""
 
     hands: SessionHands
     desk: SandboxDesk
     forget_blobs: Callable[[SessionId], Awaitable[None]]
+    unreachable: Callable[[], Mapping[str, str]] = dict
 
 
 async def open_keeping(ground: Ground, stack: AsyncExitStack) -> Keeping:
@@ -127,6 +129,7 @@ def open_reach(
             placements=keeping.placements,
         ),
         forget_blobs=lambda session_id: forget_checkpoint(session_id, keeping.checkpoints, blobs),
+        unreachable=router.unreachable,
     )
 
 

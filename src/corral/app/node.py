@@ -99,15 +99,28 @@ def _address(config: Config) -> str:
 
 
 def status_of(
-    ground: Ground, duty: NodeDuty, backlogs: BacklogStore, sessions: Callable[[], int]
+    ground: Ground,
+    duty: NodeDuty,
+    backlogs: BacklogStore,
+    sessions: Callable[[], int],
+    *,
+    unreachable: Callable[[], Mapping[str, str]] = dict,
 ) -> Callable[[], Awaitable[Mapping[str, Json]]]:
-    """What `GET /corral/v1/status` answers: this process, every node, the work that waits."""
+    """What `GET /corral/v1/status` answers: this process, every node, the work that waits. unreachable: why
+    no call from here reaches a live host, by its id."""
 
     async def status() -> Mapping[str, Json]:
         if not ground.config.is_postgres:
             await duty.beat()
         backlog = await backlogs.count()
-        nodes = [_shown(each.node, each.age_seconds, each.is_lost, backlog.leases) for each in duty.seen()]
+        whys = unreachable()
+        nodes = [
+            {
+                **_shown(each.node, each.age_seconds, each.is_lost, backlog.leases),
+                "unreachable": whys.get(each.node.host.host_id) if each.node.host else None,
+            }
+            for each in duty.seen()
+        ]
         return {
             "role": "server",
             "roles": list(ground.config.roles),

@@ -18,7 +18,7 @@ import asyncio
 import logging
 import signal
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager
 
 import uvicorn
@@ -32,6 +32,7 @@ from corral.app.hands import hands_part, open_keeping, open_local_hands, open_re
 from corral.app.keys import KeysOfThisStart, bootstrap
 from corral.app.metrics import Exposition, gauges_of
 from corral.app.node import node_part, open_node, status_of
+from corral.app.own_files import own_files_part, refuse_own_files
 from corral.app.part import Part
 from corral.app.readiness import Readiness
 from corral.app.store import store_part
@@ -42,6 +43,7 @@ from corral.orchestrator.node import NodeDuty
 from corral.process import Start, report_drained, report_ready, supervisor_gone
 from corral.store.backlog import Backlogs
 from corral.store.keys import ApiKeys
+from corral.store.nodes import Nodes
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +52,7 @@ async def serve(start: Start) -> None:
     """Serve until SIGTERM, or until the supervisor is gone; then hand running sessions over."""
     async with AsyncExitStack() as stack:
         ground = await open_ground(start, stack)
+        await refuse_own_files(start.config, Nodes(ground.database), node_id=start.node)
         for session_id in ground.orphans:  # any brain may take them, before we are ready ourselves
             ground.bus.wake(session_id)
         keys = KeysOfThisStart(
@@ -139,12 +142,16 @@ async def _open(ground: Ground, keys: KeysOfThisStart, stack: AsyncExitStack) ->
     def sessions() -> int:
         return sum(part.sessions() for part in parts)
 
+    def unreachable() -> Mapping[str, str]:
+        return reach.unreachable() if roles & {"api", "brain"} else {}
+
     keeping = await open_keeping(ground, stack)
     local = open_local_hands(ground, stack) if "hands" in roles else None
     node = open_node(ground, local, sessions)
     if ground.shared_bus is not None:
         ground.shared_bus.tell_only(node.roles_elsewhere)
     parts = [node_part(node, is_shared=config.is_postgres), store_part(ground, node)]
+    parts.append(own_files_part(config, node, node_id=ground.start.node))
     if local is not None:
         parts.append(hands_part(keeping, local, ground.clock))
     if "egress" in roles:
@@ -180,7 +187,7 @@ async def _open(ground: Ground, keys: KeysOfThisStart, stack: AsyncExitStack) ->
         ids=ground.ids,
         clock=ground.clock,
         readiness=readiness.results,
-        status=status_of(ground, node, backlogs, sessions),
+        status=status_of(ground, node, backlogs, sessions, unreachable=unreachable),
         metrics=exposition.text,
         allowed_hosts=_allowed_hosts(config),
         admission=admission,
