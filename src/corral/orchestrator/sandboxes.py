@@ -60,11 +60,14 @@ class AllHosts:
         self._router = router
 
     async def clients(self) -> Sequence[tuple[str, HandsClient]]:
-        found = []
-        for host in self._router.hosts():
-            with suppress(HandsUnavailable):
-                found.append((host.host_id, await self._router.client(host.host_id)))
-        return found
+        async def reach(host_id: str) -> tuple[str, HandsClient] | None:
+            with suppress(HandsUnavailable, TimeoutError):
+                async with asyncio.timeout(HANDS_REPLY_SECONDS):
+                    return host_id, await self._router.client(host_id)
+            return None
+
+        found = await asyncio.gather(*(reach(host.host_id) for host in self._router.hosts()))
+        return [each for each in found if each is not None]
 
 
 class Desk:
