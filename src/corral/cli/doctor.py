@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
@@ -21,6 +21,8 @@ from rich.text import Text
 
 from corral import __version__
 from corral.brain.models.local_install import is_installed
+from corral.cli.doctor_cluster import examine_cluster
+from corral.cli.finding import Finding
 from corral.cli.models import directory_of
 from corral.cli.outcome import Exit
 from corral.cli.render import safe
@@ -39,16 +41,6 @@ __all__ = ["Finding", "doctor", "examine"]
 
 _FSYNCS = 20
 _SQLITE_MIN = (3, 35)  # RETURNING
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Finding:
-    """One check. `remedy`: what to do, unless it is ok. A warning does not fail the doctor."""
-
-    name: str
-    state: str  # ok | warning | failed
-    detail: str
-    remedy: str = ""
 
 
 def doctor(config: Config, *, as_json: bool) -> Exit:
@@ -79,6 +71,7 @@ def examine(config: Config) -> Iterator[Finding]:
     )  # fmt: skip
     for check in checks:
         yield check(config)
+    yield from examine_cluster(config)
 
 
 def _versions(config: Config) -> Finding:

@@ -20,10 +20,12 @@ __all__ = [
     "MIGRATIONS",
     "RESTORING",
     "Schema",
+    "ServerFacts",
     "mark",
     "require",
     "revision",
     "schema",
+    "server_facts",
     "upgrade",
     "weakness",
 ]
@@ -89,6 +91,24 @@ def weakness(engine: Engine) -> str | None:
         if connection.exec_driver_sql("SHOW fsync").scalar() == "off":
             return "The server has fsync off: a power cut may lose or damage everything. Turn it on."
     return None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ServerFacts:
+    """now: its clock, seconds since 1970. connections_max: of all clients together."""
+
+    now: float
+    connections_max: int
+
+
+def server_facts(engine: Engine) -> ServerFacts:
+    """Of a PostgreSQL: SQLite has neither a clock nor connections of its own."""
+    with engine.connect() as connection:
+        row = connection.exec_driver_sql(
+            "SELECT extract(epoch FROM clock_timestamp())::float8, current_setting('max_connections')::int"
+            " - current_setting('superuser_reserved_connections')::int"
+        ).one()
+    return ServerFacts(now=float(row[0]), connections_max=int(row[1]))
 
 
 def upgrade(engine: Engine) -> str | None:
