@@ -173,7 +173,7 @@ def _node(name: str, host: HostFacts | None) -> Node:
         owner=f"{name}.1",
         machine="m",
         version="0",
-        roles=("hands",),
+        roles=("hands",) if host else ("brain",),
         url="",
         pid=1,
         host=host,
@@ -285,6 +285,45 @@ async def test_a_host_that_only_restarts_keeps_its_sessions(cluster):
         await router.placement(session_id)
     await cluster.start("a")
     assert await cluster.run(router, session_id, "cat file") == [NEWS_KEPT, "x\n"]
+
+
+@pytest.mark.parametrize("is_listed", [True, False], ids=["draining", "left"])
+async def test_a_host_that_stops_in_good_order_is_replaced_at_once(cluster, is_listed):
+    host = await cluster.start("a")
+    router, session_id = cluster.router(), await cluster.session()
+    assert await cluster.run(router, session_id, "echo x > file; echo done") == ["done\n"]
+    await cluster.keep(host)
+    await cluster.start("b")
+    await host.kill()
+    if is_listed:
+        host.facts = replace(host.facts, is_draining=True)
+    else:
+        del cluster.hosts["a"]
+    placement = await router.placement(session_id)  # the first try: nothing is waited out
+    assert cluster.host_of(placement) is cluster.hosts["b"]
+    assert (await cluster.run(router, session_id, "cat file"))[-1] == "x\n"
+
+
+async def test_a_live_host_without_a_way_to_it_is_told_of_once(cluster, monkeypatch, caplog):
+    host = await cluster.start("a")
+    router, session_id = cluster.router(), await cluster.session()
+    tried = 0
+
+    def connect(seen: SeenNode) -> HandsClient:
+        nonlocal tried
+        tried += 1
+        return client_of("https://10.0.0.5:8421", is_same_machine=False, tls=None)
+
+    monkeypatch.setattr(router, "_connect", connect)
+    for _ in range(20):
+        with pytest.raises(HandsUnavailable, match="asks for a certificate") as caught:
+            await router.placement(session_id)
+        assert "10.0.0.5" not in caught.value.message, "it may be shown to anybody"
+    with pytest.raises(HandsUnavailable, match="asks for a certificate"):
+        await router.probe()
+    assert tried <= 2
+    assert len([record for record in caplog.records if "asks for a certificate" in record.message]) == 1
+    assert "https://10.0.0.5:8421" in router.unreachable()[host.facts.host_id]
 
 
 async def test_without_a_checkpoint_the_model_is_told_that_nothing_is_left(cluster, monkeypatch):
