@@ -41,8 +41,8 @@ async def refuse_own_files(config: Config, nodes: NodeStore, *, node_id: str) ->
             return
         await asyncio.sleep(NODE_BEAT_SECONDS)
     raise InvalidRequest(
-        f"{' and '.join(others)} share this database, and files that this node keeps in its data directory"
-        f" would be lost to them: {_REMEDY}"
+        f"other nodes share this database ({', '.join(others)}), and do not find files that this one keeps"
+        f" in its data directory: {_REMEDY}"
     )
 
 
@@ -60,7 +60,7 @@ def own_files_part(config: Config, duty: NodeDuty, *, node_id: str) -> Part:
             f"this node keeps files in its data directory, where other nodes do not find them: {_REMEDY}"
         )
         if not warned:
-            log.warning("%s share the database: %s", " and ".join(others), reason)
+            log.warning("other nodes share this database (%s): %s", ", ".join(others), reason)
             warned.extend(others)
         return Check(status="warning", reason=reason)
 

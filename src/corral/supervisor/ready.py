@@ -66,13 +66,17 @@ def ready_text(config: Config, url: str, api_key: Secret | None) -> str:
 def _without_api(config: Config, url: str, status: str) -> str:
     """What a node says that answers no client."""
     lines = [
-        f"Corral is ready on {url}, as a node with the role {' and '.join(config.roles)}",
+        f"Corral is ready on {url}, as a node with the {_roles(config)}",
         "",
         "  This node has no API: clients, `corral run` and `corral keys` go to one that has.",
         "  Which nodes there are, and where:",
         f"    {status}",
     ]
     return "\n".join([*lines, ""])
+
+
+def _roles(config: Config) -> str:
+    return f"role{'' if len(config.roles) == 1 else 's'} {' and '.join(config.roles)}"
 
 
 def ready_json(config: Config, url: str, api_key: Secret | None) -> str:

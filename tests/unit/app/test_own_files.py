@@ -51,7 +51,7 @@ async def test_a_newcomer_with_files_of_its_own_is_refused_beside_others(
     monkeypatch.setattr(own_files, "NODE_BEAT_SECONDS", 0.01)
     monkeypatch.setattr(own_files, "NODE_LOST_SECONDS", 0.05)
     there = Listed(SeenNode(node=OTHER, age_seconds=0.5))
-    with pytest.raises(InvalidRequest, match=r"http://box:1 share.*set CORRAL_BLOB_URL="):
+    with pytest.raises(InvalidRequest, match=r"\(http://box:1\).*set CORRAL_BLOB_URL="):
         await refuse_own_files(config, there, node_id="node_1")
     await refuse_own_files(replace(config, blob_url="s3://b"), there, node_id="node_1")
     await refuse_own_files(replace(config, database_url=None), there, node_id="node_1")
