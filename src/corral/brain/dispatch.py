@@ -23,7 +23,9 @@ from corral.kernel.limits import (
     CANCEL_GRACE_SECONDS,
     HANDS_AWAY_SECONDS_MAX,
     HANDS_CONNECT_SECONDS,
+    HANDS_PATIENCE_SECONDS,
     HANDS_RETRY_SECONDS,
+    HANDS_RETRY_SECONDS_MAX,
     RESTORE_EPOCH_STEP,
 )
 from corral.kernel.metrics import count, observe
@@ -52,14 +54,18 @@ class Dispatch:
 
     async def placement(self, session_id: SessionId, *, patience_seconds: float) -> Placement | None:
         """Where calls logged now will go; None if no host is found in time."""
-        deadline = asyncio.get_running_loop().time() + patience_seconds
+        clock = asyncio.get_running_loop().time
+        asked_at = clock()
         while True:
             try:
                 return await self._hands.placement(session_id)
             except HandsUnavailable:
-                if asyncio.get_running_loop().time() > deadline:
+                waited = clock() - asked_at
+                if waited > patience_seconds:
                     return None
-                await asyncio.sleep(HANDS_RETRY_SECONDS)
+                # A host that restarts is back soon; to wait longer for one is a question to the store each.
+                is_soon = waited < HANDS_PATIENCE_SECONDS
+                await asyncio.sleep(HANDS_RETRY_SECONDS if is_soon else HANDS_RETRY_SECONDS_MAX)
 
     async def announce(self, session_id: SessionId, *, epoch: int) -> None:
         """Fence older brains off the session's hands. A host that is away has nothing to fence."""

@@ -252,6 +252,7 @@ TOMBSTONE_SECONDS = 24 * 3600  # how long a deleted session is remembered as del
 HANDS_AWAY_SECONDS_MAX = 30.0  # a host that stays away longer makes its calls' outcome unknown
 HANDS_PATIENCE_SECONDS = 2.0  # where the whole loop waits for a host: a restart takes under one
 HANDS_RETRY_SECONDS = 0.1  # between looks for a host that is away; its supervisor restarts it
+HANDS_RETRY_SECONDS_MAX = 1.0  # once it has been away for HANDS_PATIENCE_SECONDS
 
 # -- the server process -------------------------------------------------------------------------------
 GC_ALLOCATIONS = 50_000  # between two looks of Python's garbage collector; its default is 700
