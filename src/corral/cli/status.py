@@ -158,9 +158,10 @@ def _row(node: Mapping[str, Any]) -> tuple[object, ...]:
 
 
 def _sentence(backlog: Mapping[str, Any]) -> str:
-    """The oldest wait is of those that any brain may take: who is held back is meant to wait."""
+    """The oldest of those that any brain may take: who is held back is meant to wait. Its time counts from
+    when it needed a brain first, also while it had one that died."""
     needing, waiting, leases = backlog["needing"], backlog["waiting"], backlog["leases"]
-    wait = f", the oldest for {backlog['oldest_wait_seconds']:.1f} s" if waiting else ""
+    wait = f" (the oldest has needed one for {backlog['oldest_wait_seconds']:.1f} s)" if waiting else ""
     return (
         f"{_counted(needing, 'session')} {'needs' if needing == 1 else 'need'} a brain;"
         f" {waiting} {'waits' if waiting == 1 else 'wait'} for one{wait}, {backlog['held_back']} held back"
