@@ -15,8 +15,8 @@ NODE = {
 
 def test_one_is_one() -> None:
     assert _sentence(BACKLOG) == (
-        "1 session needs a brain; 1 waits for one (the oldest has needed one for 2.0 s), 0 held back after failures."
-        " 1 input not taken. 1 lease, 0 past their time."
+        "1 session needs a brain; 1 waits for one (the oldest has needed one for 2.0 s), 0 held back after"
+        " failures. 1 input not taken. 1 lease, 0 past their time."
     )
     many = {**BACKLOG, "needing": 2, "waiting": 0, "inbox": 0, "leases": 2}
     assert _sentence(many) == (
