@@ -213,7 +213,7 @@ BLOB_SILENCE_SECONDS = 30.0  # no byte of an answer for this long: the request h
 BLOB_REQUEST_SECONDS = 120.0  # one part at 70 KB/s; whoever is slower cannot be worked with
 BLOB_RETRIES_MAX = 3  # of one request, within BLOB_RETRY_SECONDS: a restarted gateway is back by then
 BLOB_RETRY_SECONDS = 20.0
-BLOB_PROBE_SECONDS = 30.0  # what /readyz says of the blob store is at most this old; a probe is three requests
+BLOB_PROBE_SECONDS = 30.0  # what /readyz says of the blob store is at most this old: three requests
 BLOB_BACKOFF_SECONDS, BLOB_BACKOFF_SECONDS_MAX = 0.2, 5.0  # with jitter
 
 # -- backup ---------------------------------------------------------------------------------------
