@@ -135,11 +135,17 @@ class Clients:
     async def take(self, dialogue: Dialogue, orders: Sequence[Turn]) -> None:
         """Send these messages and see them through to their end, answering what is asked."""
         began, watch = time.monotonic(), dialogue.watch
-        waits_for = set()
-        for turn in orders:
-            dialogue.calls |= {call.token: call for call in turn.calls}
-            event = {"type": "user.message", "content": [{"type": "text", "text": turn.text}]}
-            waits_for.add(await self.send(dialogue, event, key=turn.token))
+        dialogue.calls |= {call.token: call for turn in orders for call in turn.calls}
+        messages = [
+            {"type": "user.message", "content": [{"type": "text", "text": turn.text}]} for turn in orders
+        ]
+        if any(dialogue.asks or call.tool == "lookup" for turn in orders for call in turn.calls):
+            # One may ask us something before a later one is there, which is then rightly refused.
+            waits_for = set(await self.send(dialogue, *messages, key=orders[0].token))
+        else:
+            waits_for = set()
+            for turn, message in zip(orders, messages, strict=True):
+                waits_for |= set(await self.send(dialogue, message, key=turn.token))
         interrupt = next((turn for turn in orders if turn.kind == "interrupt"), None)
 
         def may_interrupt() -> bool:
@@ -158,7 +164,7 @@ class Clients:
             if interrupt is not None and may_interrupt():
                 await asyncio.sleep(random.uniform(0.0, 0.3))
                 key = f"{interrupt.token} interrupt"
-                waits_for.add(await self.send(dialogue, {"type": "user.interrupt"}, key=key))
+                waits_for |= set(await self.send(dialogue, {"type": "user.interrupt"}, key=key))
                 interrupt = None
         dialogue.turns_done += len(orders)
         self.turn_seconds.append(time.monotonic() - began)
@@ -195,21 +201,24 @@ class Clients:
         await self.send(dialogue, event, key=use["id"])
         dialogue.confirmed.add(use["id"])
 
-    async def send(self, dialogue: Dialogue, event: Mapping[str, Json], *, key: str) -> str:
-        """Send one event until it is acknowledged; returns its id. Raises Refused."""
-        dialogue.doing = f"sends {event['type']} {key}"
+    async def send(self, dialogue: Dialogue, *events: Mapping[str, Json], key: str) -> list[str]:
+        """Send events in one request until it is acknowledged; returns their ids. Raises Refused."""
+        dialogue.doing = f"sends {events[0]['type']} {key}"
         taken = await self._surely(
             f"{dialogue.session_id} {key}",
             lambda api, headers: api.beta.sessions.events.send(
                 dialogue.session_id,
-                events=[event],  # type: ignore[list-item]  # the SDK's parameter types
+                events=list(events),  # type: ignore[arg-type]  # the SDK's parameter types
                 extra_headers=headers,
             ),
         )
         assert taken.data
-        sent = Sent(event_id=taken.data[0].id, event=event)
-        dialogue.sent.append(sent)
-        return sent.event_id
+        sent = [
+            Sent(event_id=taken_as.id, event=event)
+            for taken_as, event in zip(taken.data, events, strict=True)
+        ]
+        dialogue.sent += sent
+        return [each.event_id for each in sent]
 
     async def _surely(
         self, key: str, ask: Callable[[anthropic.AsyncAnthropic, dict[str, str]], Awaitable[T]]

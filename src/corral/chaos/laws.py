@@ -8,7 +8,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import cached_property
 from itertools import pairwise
 from typing import Final
@@ -46,6 +46,7 @@ class Frame:
     cursor: str
     event: Mapping[str, Json]
     connection: int
+    at: float = 0.0  # when it came, seconds since 1970 by a clock that nobody steps; 0 if unknown
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,6 +88,21 @@ class History:
     @cached_property
     def bodies(self) -> Sequence[Mapping[str, Json]]:
         return [json.loads(event.body) for event in self.events]
+
+    @cached_property
+    def _shown_at(self) -> Mapping[str, datetime]:
+        """When each event was first shown as processed."""
+        shown: dict[str, datetime] = {}
+        for frame in self.frames or ():
+            if frame.cursor and frame.at and frame.event["processed_at"] is not None:
+                shown.setdefault(frame.event["id"], datetime.fromtimestamp(frame.at, UTC))
+        return shown
+
+    def between(self, event: StoredEvent) -> tuple[datetime, datetime]:
+        """From when to when it may have been written. Its stamp is as wrong as its writer's clock may be,
+        and a stream shows it only afterwards."""
+        shown_at = self._shown_at.get(event.event_id, event.processed_at)
+        return min(event.processed_at, shown_at), max(event.processed_at, shown_at)
 
     def of(self, *types: str) -> Iterator[tuple[StoredEvent, Mapping[str, Json]]]:
         return (pair for pair in zip(self.events, self.bodies, strict=True) if pair[0].type in types)
@@ -267,8 +283,8 @@ def _was_set_back(history: History, use: StoredEvent, result: StoredEvent) -> bo
         _host(history, later) not in (None, host_id)
         and any(
             trouble.host_id == host_id
-            and trouble.begin <= later.processed_at
-            and trouble.end >= result.processed_at
+            and trouble.begin <= history.between(later)[1]
+            and trouble.end >= history.between(result)[0]
             for trouble in history.troubles
         )
         for later, _ in history.of("agent.tool_use")
@@ -287,8 +303,8 @@ def _host(history: History, use: StoredEvent) -> str | None:
 def _in_trouble(history: History, use: StoredEvent, result: StoredEvent) -> bool:
     host_id = _host(history, use)
     return any(
-        trouble.begin <= result.processed_at
-        and trouble.end >= use.processed_at
+        trouble.begin <= history.between(result)[1]
+        and trouble.end >= history.between(use)[0]
         and host_id in (None, trouble.host_id)
         for trouble in history.troubles
     )

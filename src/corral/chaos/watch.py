@@ -3,6 +3,7 @@
 import asyncio
 import json
 import random
+import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Final
@@ -92,14 +93,14 @@ class Watch:
     def shown(self) -> Sequence[Frame]:
         """Everything, in the order received."""
         return [
-            Frame(cursor=cursor, event=event, connection=connection)
-            for cursor, event, connection in self._frames
+            Frame(cursor=cursor, event=event, connection=connection, at=at)
+            for cursor, event, connection, at in self._frames
         ]
 
     def take(self, cursor: str, event: Mapping[str, Json]) -> None:
         """What the stream brought next. cursor: empty for a preview."""
         self._cursor = cursor or self._cursor
-        self._frames.append((cursor, event, self.connections))
+        self._frames.append((cursor, event, self.connections, time.time()))
         kind = event["type"]
         if kind in _PREVIEWS:
             return

@@ -156,6 +156,17 @@ def test_unknown_is_true_when_the_host_was_in_trouble() -> None:
         assert list(judge(replace(good(result=UNKNOWN, is_error=True), troubles=[trouble], ran=ran))) == []
 
 
+def test_what_a_stepped_clock_has_stamped_is_placed_by_when_it_was_shown() -> None:
+    """The host was in trouble minutes before the stamps say that the call was made and answered."""
+    early = timedelta(seconds=-180)
+    trouble = Trouble(host_id="host_1", begin=BEGAN + early, end=BEGAN + early + timedelta(seconds=60))
+    history = replace(good(result=UNKNOWN, is_error=True), troubles=[trouble])
+    assert {each.law for each in judge(history)} == {"results are true"}
+    shown_at = (BEGAN + early + timedelta(seconds=30)).timestamp()
+    frames = [replace(frame, at=shown_at) for frame in history.frames or ()]
+    assert list(judge(replace(history, frames=frames))) == []
+
+
 BROKEN: dict[str, tuple[str, Callable[[History], History]]] = {
     "an event is missing": ("seqs are gap-free", without("m2")),
     "an event is there twice": ("seqs are gap-free", lambda h: twice(h, "m2")),
