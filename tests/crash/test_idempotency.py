@@ -220,8 +220,11 @@ async def test_a_new_api_key_is_never_made_for_a_key_that_could_not_be_kept(node
 
 
 @pytest_asyncio.fixture(loop_scope="module")
-async def servers(database_url: str) -> AsyncIterator[list[Served]]:
-    settings = {"database_url": Secret(database_url), "roles": ("api",)}
+async def servers(
+    database_url: str, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[list[Served]]:
+    blob_url = tmp_path_factory.mktemp("blobs").as_uri()  # nodes of one database share their files
+    settings = {"database_url": Secret(database_url), "roles": ("api",), "blob_url": blob_url}
     async with AsyncExitStack() as stack:
         yield [await stack.enter_async_context(served(crashing=True, settings=settings)) for _ in range(2)]
 

@@ -92,7 +92,7 @@ async def test_a_draining_brain_loses_and_repeats_no_model_call(
         stopping = asyncio.create_task(brain.stop())
         await until(lambda brain=brain: (seen := listed(api, brain)) is None or seen["is_draining"])
         await stopping
-        assert listed(api, brain) is None  # it left in good order
+        await until(lambda brain=brain: listed(api, brain) is None)  # it left in good order
         for session_id in session_ids:
             events = await nodes.rested(session_id, turns=turn)
             assert types(events).count("agent.message") == turn
@@ -164,6 +164,7 @@ async def test_nodes_of_two_versions_work_together(
         assert types(await nodes.rested(session_id, turns=turn)).count("agent.message") == turn
         await leaving.stop()
         if turn == 1:
+            await until(lambda leaving=leaving: listed(api, leaving) is None)
             assert [each["version"] for each in status(api)["nodes"] if "brain" in each["roles"]] == [
                 "0.2.0"
             ]
