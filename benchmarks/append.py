@@ -20,6 +20,7 @@ from benchmarks.postgres import migrated
 from benchmarks.stack import durable_directory
 from corral.kernel.clock import SystemClock
 from corral.kernel.ids import SESSION, THREAD, EnvironmentId, Ids, SessionId, ThreadId
+from corral.process import look_for_garbage_rarely
 from corral.session.events import AgentMessage
 from corral.session.lease import Claim, Lease
 from corral.session.log import Append, Derived, NewEvent
@@ -115,6 +116,7 @@ async def writer(log: Log, sessions: Sessions, leases: Leases, ids: Ids) -> Writ
 
 
 async def measure(runs: int) -> list[Figure]:
+    look_for_garbage_rarely()  # as the server does
     with tempfile.TemporaryDirectory(prefix="corral-bench-", dir=durable_directory()) as name:
         directory = Path(name)
         with contextlib.closing(Disk(directory)) as disk:

@@ -42,6 +42,7 @@ __all__ = [
     "end_with_parent",
     "harden",
     "log_to_stderr",
+    "look_for_garbage_rarely",
     "prepare_line",
     "raise_open_files",
     "report_drained",
@@ -158,9 +159,8 @@ def run(
         start = begin(role, prepare=prepare)
     except EOFError:  # a spare whose supervisor was killed: there is nothing to start, or to tell of
         return 0
-    if role == "server":  # a folded log is many objects and no garbage: looking for it costs a third again
-        gc.freeze()
-        gc.set_threshold(GC_ALLOCATIONS, 20, 100)
+    if role == "server":
+        look_for_garbage_rarely()
     try:
         if role == "egress":  # the smallest process: it has no use for a fast loop yet
             asyncio.run(serve(start))
@@ -181,6 +181,12 @@ def run(
         report_failed(str(error))
         return EXIT_FAILED
     return 0
+
+
+def look_for_garbage_rarely() -> None:
+    """For the server: a folded log is many objects and no garbage; looking for it costs a third again."""
+    gc.freeze()
+    gc.set_threshold(GC_ALLOCATIONS, 20, 100)
 
 
 def report_ready(**facts: object) -> None:
