@@ -18,9 +18,12 @@ from corral.chaos.scenarios import SCENARIOS
 from corral.chaos.schedule import KINDS, Kind, read_schedule
 from corral.chaos.show import PlainProgress, as_json, summary
 from corral.cli.outcome import Exit, Problem
+from corral.config import load
 from corral.testing import postgres
 
 __all__ = ["Asked", "chaos"]
+
+_GIVEN = "database"  # --cluster of a PostgreSQL that somebody else runs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,13 +63,15 @@ def chaos(asked: Asked, *, shows_json: bool) -> Exit:
 def _options(asked: Asked) -> Options:
     if asked.replay is not None:
         return _replayed(asked.replay)
-    if asked.cluster not in CLUSTER_KINDS and not asked.cluster.startswith("postgresql://"):
-        raise Problem(f"--cluster: {' or '.join(CLUSTER_KINDS)}, not {asked.cluster!r}", exit=Exit.USAGE)
+    if asked.cluster not in (*CLUSTER_KINDS, _GIVEN):
+        shown = "a URL, which others could read here" if "://" in asked.cluster else repr(asked.cluster)
+        kinds = ", ".join((*CLUSTER_KINDS, f"{_GIVEN} (the empty one of CORRAL_DATABASE_URL)"))
+        raise Problem(f"--cluster: one of {kinds}; not {shown}", exit=Exit.USAGE)
     if asked.crash_points not in ("all", "none"):
         raise Problem("--crash-points: all or none", exit=Exit.USAGE)
     if asked.scenario not in (None, *SCENARIOS):
         raise Problem(f"--scenario: {', '.join(SCENARIOS)}, not {asked.scenario!r}", exit=Exit.USAGE)
-    url = asked.cluster if asked.cluster.startswith("postgresql://") else None
+    url = _given_url() if asked.cluster == _GIVEN else None
     if asked.cluster == "postgres" and (reason := postgres.missing()) is not None:
         raise Problem(f"no PostgreSQL can be started here: {reason}")
     if os.name != "posix" or not Path("/proc/self").exists():
@@ -86,6 +91,14 @@ def _options(asked: Asked) -> Options:
         has_small_disk=_has_small_disk(asked),
         has_network=_has_network(asked),
     )
+
+
+def _given_url() -> str:
+    """From the environment: a password in an argument can be read by everybody on the machine."""
+    config = load()
+    if config.database_url is None or not config.is_postgres:
+        raise Problem(f"--cluster {_GIVEN}: set CORRAL_DATABASE_URL=postgresql://...", exit=Exit.USAGE)
+    return config.database_url.reveal()
 
 
 def _has_small_disk(asked: Asked) -> bool:

@@ -225,7 +225,7 @@ def chaos(
         str,
         typer.Option(
             help="local: one `corral serve` on SQLite. postgres: six nodes on a PostgreSQL of its own. "
-            "postgresql://...: six nodes on this one, whose database must be empty."
+            "database: six nodes on the one of CORRAL_DATABASE_URL, which must be empty."
         ),
     ] = "local",
     seconds: Annotated[float | None, typer.Option(min=1, help="Break things for so long. [120]")] = None,

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from corral.store.database import Database
-from tests.unit.store.opened import Opened
+from tests.opened import Opened
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from corral.store.log import Log
 from corral.store.schema import inbox, tombstones
 from corral.testing.clock import ManualClock
 from corral.testing.sessions import user_message
-from tests.unit.store.opened import Opened
+from tests.opened import Opened
 
 NOW = ManualClock().now()
 

@@ -6,7 +6,7 @@ from corral.kernel.limits import LEASE_TTL_SECONDS
 from corral.session.kill import KillTarget
 from corral.store.kill import Kills
 from corral.testing.sessions import user_message
-from tests.unit.store.opened import Opened
+from tests.opened import Opened
 
 
 @pytest.mark.parametrize("is_past", [True, False])

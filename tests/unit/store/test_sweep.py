@@ -15,7 +15,7 @@ from corral.store.schema import inbox, sessions
 from corral.store.sweep import Sweeps
 from corral.testing.sessions import agent_message, user_message
 from corral.testing.stores import Stores
-from tests.unit.store.opened import Opened
+from tests.opened import Opened
 
 
 async def _break(opened: Opened, record: SessionRecord, **values: Any) -> None:
