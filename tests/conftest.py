@@ -1,5 +1,6 @@
-"""What tests of several folders share: a PostgreSQL, and a fresh database in it."""
+"""What tests of several folders share: PostgreSQL, a fresh database in it, and signals as at a terminal."""
 
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -8,6 +9,10 @@ from sqlalchemy import URL
 from corral.store.engine import postgres_engine, target
 from corral.store.upgrade import upgrade
 from corral.testing.postgres import Postgres, missing
+
+# A shell that has no job control starts what goes to the background with SIGINT ignored, and whoever is
+# started there inherits that: a command that the tests interrupt would rightly go on.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def migrated(url: str) -> None:
