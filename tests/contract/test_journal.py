@@ -79,7 +79,7 @@ async def test_a_settled_call_starts_no_more_and_takes_no_room(path, monkeypatch
 
 async def test_settled_calls_are_forgotten_in_time_a_few_at_once(journal, monkeypatch):
     def known() -> int:
-        return journal._db.execute("SELECT count(*) FROM settled").fetchone()[0]
+        return journal._writer._db.execute("SELECT count(*) FROM settled").fetchone()[0]
 
     journal.settle([f"c{n}" for n in range(10)])
     assert await journal.fence(S, epoch=1) is None
@@ -218,10 +218,10 @@ async def test_a_newer_format_is_left_alone(journal, path):
 
 
 async def test_a_broken_disk_fails_the_operation_and_writes_nothing(journal, path):
-    journal._db.execute("PRAGMA query_only = ON")  # what a disk turned read-only looks like
+    journal._writer._db.execute("PRAGMA query_only = ON")  # what a disk turned read-only looks like
     with pytest.raises(HandsUnavailable, match="cannot be written"):
         await journal.start(S, "c1")
-    journal._db.execute("PRAGMA query_only = OFF")
+    journal._writer._db.execute("PRAGMA query_only = OFF")
     assert await journal.fence(S, epoch=1, call_id="c1") is None
 
 
@@ -331,7 +331,7 @@ async def test_concurrent_operations_share_their_fsyncs(journal):
         nonlocal commits
         commits += statement == "COMMIT"
 
-    journal._db.set_trace_callback(count)
+    journal._writer._db.set_trace_callback(count)
     await asyncio.gather(*(journal.start(S, f"c{n}") for n in range(64)))
     assert 1 <= commits <= 16
 
@@ -355,9 +355,10 @@ async def test_a_journal_of_the_second_format_goes_on(path):
     journal = Journal(path)
     assert journal.journal_id == "hjrn_old"
     assert await journal.fence("s1", epoch=1, call_id="c1") == Row(result=b"{}")
-    assert await journal.held() == []
+    assert await journal.held.rows() == []
     await journal.start("s1", "c2")
-    assert [(held.session_id, held.had, held.changes) for held in await journal.held()] == [("s1", True, 1)]
+    [held] = await journal.held.rows()
+    assert (held.session_id, held.had, held.changes) == ("s1", True, 1)
     await journal.aclose()
 
 
@@ -380,7 +381,7 @@ async def test_a_journal_of_the_third_format_goes_on(path):
 async def test_a_workspace_belongs_to_its_placement(journal):
     with pytest.raises(WorkspaceMissing):
         await journal.fence("s1", epoch=1, call_id="c1", placed_at=5)
-    await journal.hold("s1", placed_at=5, news="")
+    await journal.held.hold("s1", placed_at=5, news="")
     assert await journal.fence("s1", epoch=1, call_id="c1", placed_at=5) is None
     for other in (4, 6):
         with pytest.raises(WorkspaceMissing):
@@ -392,52 +393,52 @@ async def test_a_workspace_belongs_to_its_placement(journal):
 
 
 async def test_changes_count_calls_and_a_checkpoint_covers_those_before_it(journal):
-    await journal.hold("s1", placed_at=5, news="")
+    await journal.held.hold("s1", placed_at=5, news="")
     await journal.start("s1", "c1")
     await journal.finish("s1", "c1", b"x")
-    [held] = await journal.held("s1")
+    [held] = await journal.held.rows("s1")
     assert (held.changes, held.kept) == (2, 0)
     with pytest.raises(Conflict):
-        await journal.keep("s1", changes=1)
-    await journal.keep("s1", changes=2, only_check=True)
-    assert (await journal.held("s1"))[0].kept == 0
-    await journal.keep("s1", changes=2)
-    assert (await journal.held("s1"))[0].kept == 2
-    await journal.changed("s1")
-    assert (await journal.held("s1"))[0].changes == 3
+        await journal.held.keep("s1", changes=1)
+    await journal.held.keep("s1", changes=2, only_check=True)
+    assert (await journal.held.rows("s1"))[0].kept == 0
+    await journal.held.keep("s1", changes=2)
+    assert (await journal.held.rows("s1"))[0].kept == 2
+    await journal.held.changed("s1")
+    assert (await journal.held.rows("s1"))[0].changes == 3
 
 
 async def test_no_call_starts_between_an_eviction_and_a_restore(journal):
-    await journal.hold("s1", placed_at=5, news="")
+    await journal.held.hold("s1", placed_at=5, news="")
     await journal.start("s1", "c1")
     for condition in ({"changes": 0}, {"placed_at": 4}):
         with pytest.raises(Conflict):
-            await journal.evict("s1", **condition)
+            await journal.held.evict("s1", **condition)
     for _ in range(2):
-        await journal.evict("s1", placed_at=5)
-    assert await journal.held() == []
+        await journal.held.evict("s1", placed_at=5)
+    assert await journal.held.rows() == []
     with pytest.raises(WorkspaceMissing):
         await journal.start("s1", "c2")
     assert await journal.fence("s1", epoch=1, call_id="c2") is None  # it has not
-    await journal.hold("s1", placed_at=6, news="restored")
+    await journal.held.hold("s1", placed_at=6, news="restored")
     assert await journal.start("s1", "c2") is None
 
 
 async def test_news_are_there_until_they_were_told(path):
     journal = Journal(path)
-    await journal.hold("s1", placed_at=5, news="restored")
+    await journal.held.hold("s1", placed_at=5, news="restored")
     await journal.start("s1", "c1")
     await journal.aclose()  # before c1 could tell
     journal = Journal(path)
-    assert (await journal.held("s1"))[0].news == "restored"
+    assert (await journal.held.rows("s1"))[0].news == "restored"
     await journal.start("s1", "c2")
     await journal.finish("s1", "c2", b"x", told=True)
-    [held] = await journal.held("s1")
+    [held] = await journal.held.rows("s1")
     assert (held.news, held.had) == ("", True)
     await journal.finish("s1", "c1", b"x", told=False)  # it also said that the sandbox is gone
-    assert not (await journal.held("s1"))[0].had
+    assert not (await journal.held.rows("s1"))[0].had
     await journal.forget("s1", is_deleted=False)
-    assert await journal.held() != []
+    assert await journal.held.rows() != []
     await journal.forget("s1", is_deleted=True)
-    assert await journal.held() == []
+    assert await journal.held.rows() == []
     await journal.aclose()

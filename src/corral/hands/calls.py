@@ -193,7 +193,7 @@ class Calls:
     async def _look_for_news(self, session_id: SessionId) -> None:
         """What the model must be told of a fresh sandbox; before its first call counts as one."""
         if self._sandboxes.news(session_id) is None:
-            held = await self._journal.held(session_id)
+            held = await self._journal.held.rows(session_id)
             news = "" if not held else held[0].news or (NEWS_KEPT if held[0].had else "")
             if self._sandboxes.news(session_id) is None:  # no other call was faster
                 self._sandboxes.set_news(session_id, news)

@@ -250,8 +250,8 @@ class HandsClient:
         placed_at: int,
         restored: wire.Restored,
     ) -> None:
-        """Put the workspace of a placement in place; see `HandsHost.restore`. What `archive` raises ends it
-        without a trace. Raises InvalidRequest, SandboxUnavailable, LeaseLost, HandsUnavailable."""
+        """Put the workspace of a placement in place; see `HeldWorkspaces.restore`. What `archive` raises
+        ends it without a trace. Raises InvalidRequest, SandboxUnavailable, LeaseLost, HandsUnavailable."""
         query = urlencode({"placed_at": placed_at, **asdict(restored)})
         path = f"/packed/{session_id}?{query}"
         await self._send(self._work, "PUT", path, content=archive or b"", timeout=_WHENEVER)
@@ -280,7 +280,7 @@ class HandsClient:
         placed_at: int | None = None,
         keeps_files: bool = False,
     ) -> None:
-        """See `HandsHost.evict`. Raises Conflict, HandsUnavailable."""
+        """See `HeldWorkspaces.evict`. Raises Conflict, HandsUnavailable."""
         body = {
             "session_id": session_id,
             "changes": changes,

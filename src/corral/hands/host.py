@@ -13,29 +13,22 @@ Rules of this file:
 
 import asyncio
 import logging
-import time
-from collections.abc import AsyncIterator, Sequence, Set
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
-from weakref import WeakValueDictionary
 
 from corral.hands.calls import Calls
-from corral.hands.journal import Held, Journal
+from corral.hands.held import HeldWorkspaces
+from corral.hands.journal import Journal
 from corral.hands.lifecycle import Sandboxes
-from corral.hands.news import NEWS_FOUND, NEWS_LOST, NEWS_RESTORED, OUTCOME_UNKNOWN
+from corral.hands.news import OUTCOME_UNKNOWN
 from corral.hands.ports import Probe, Provider, WorkspaceMissing
-from corral.hands.wire import HeldWorkspace, LiveSandbox, Restored, decode_result, encode_result
+from corral.hands.wire import LiveSandbox, decode_result, encode_result
 from corral.hands.workspace import Workspaces
 from corral.kernel.clock import Clock, SystemClock
 from corral.kernel.crash import crash_point
-from corral.kernel.errors import (
-    Conflict,
-    LeaseLost,
-    NotFound,
-    SandboxUnavailable,
-    WorldError,
-)
+from corral.kernel.errors import LeaseLost, SandboxUnavailable
 from corral.kernel.ids import EventId, SessionId
 from corral.kernel.limits import (
     DISK_FREE_BYTES_MIN,
@@ -86,19 +79,23 @@ class HandsHost:
         )
         self._tasks = asyncio.TaskGroup()
         self._calls = Calls(self._tasks, journal=journal, sandboxes=self._sandboxes)
-        self._imports: set[tuple[SessionId, asyncio.Timeout]] = set()  # deletion and moves cut them short
+        self.held = HeldWorkspaces(
+            host_id=host_id,
+            journal=journal,
+            calls=self._calls,
+            sandboxes=self._sandboxes,
+            workspaces=self.workspaces,
+            sandboxes_max=sandboxes_max,
+        )
         self._reaper: asyncio.Task[None] | None = None
-        self._is_draining = False
         self._sandboxes_max = sandboxes_max
-        # One restore or eviction of a session at a time; a lock lives while somebody is at it.
-        self._placing: WeakValueDictionary[SessionId, asyncio.Lock] = WeakValueDictionary()
         self._probe: tuple[float, Probe] | None = None
         self._probing = asyncio.Lock()
 
     async def __aenter__(self) -> Self:
         await self._tasks.__aenter__()
         self._reaper = self._tasks.create_task(self._sandboxes.reap_forever())
-        self._tasks.create_task(self._finish_evictions())
+        self._tasks.create_task(self.held.finish_evictions())
         return self
 
     async def __aexit__(
@@ -181,7 +178,7 @@ class HandsHost:
         self.workspaces.path(session_id)
         await self._journal.release(session_id, is_deleted=delete_workspace)
         if delete_workspace:
-            self._cut_imports(session_id)
+            self.held.cut_imports(session_id)
         await self._calls.interrupt(session_id)
         await self._sandboxes.destroy(session_id)
         if delete_workspace:
@@ -192,141 +189,9 @@ class HandsHost:
     def sandboxes(self) -> list[LiveSandbox]:
         return self._sandboxes.live()
 
-    async def held(self, *, with_disk: bool = False) -> list[HeldWorkspace]:
-        """Every workspace that lies here. with_disk: measured, which takes a while."""
-        live = {sandbox.session_id: sandbox for sandbox in self.sandboxes()}
-        known = {held.session_id: held for held in await self._journal.held()}
-        lying = await asyncio.to_thread(self.workspaces.all)
-        for session_id in lying:  # from a time when the journal did not list them
-            known.setdefault(session_id, _unlisted(session_id))
-        used = await asyncio.to_thread(self.workspaces.disk_bytes, lying) if with_disk else {}
-        working = self._working()
-        now = time.time()
-        return [
-            HeldWorkspace(
-                session_id=held.session_id,
-                placed_at=held.placed_at,
-                provider=live[held.session_id].provider if held.session_id in live else None,
-                is_busy=held.session_id in working
-                or (held.session_id in live and live[held.session_id].is_busy),
-                idle_seconds=max(0.0, now - held.changed_at),
-                changes=held.changes,
-                kept=held.kept,
-                disk_bytes=used.get(held.session_id, 0),
-            )
-            for held in known.values()
-        ]
-
-    async def hold(self, session_id: SessionId, *, placed_at: int) -> None:
-        """Whether the next call may come. Raises WorkspaceMissing if this placement's workspace has to be
-        restored first; SandboxUnavailable (retryable) if it does not lie here and no new one is taken."""
-        self.workspaces.path(session_id)
-        self._calls.require_running()
-        try:
-            await self._journal.require_held(session_id, placed_at=placed_at)
-        except WorkspaceMissing:
-            self._require_room()
-            raise
-
-    async def restore(
-        self, session_id: SessionId, archive: AsyncIterator[bytes], *, placed_at: int, restored: Restored
-    ) -> None:
-        """Put the workspace of a placement in place, of which nothing may run yet. What lay here of an
-        earlier placement goes. An archive that breaks leaves nothing behind.
-
-        Repeat: does nothing, and reads nothing of the archive. Raises LeaseLost for an older placement.
-        """
-        async with self._placing.setdefault(session_id, asyncio.Lock()):
-            held = await self._journal.held(session_id)
-            if held and held[0].placed_at >= placed_at:
-                if held[0].placed_at == placed_at:
-                    return
-                raise LeaseLost(f"session {session_id!r} was placed here again meanwhile")
-            await self._require_kept(session_id)
-            self._require_room()
-            if held and held[0].placed_at == 0 and restored.what != "checkpoint":
-                # From before anybody placed sessions: there is no other copy of it.
-                await self._journal.adopt(session_id, placed_at=placed_at)
-                return
-            lies_here = self.workspaces.path(session_id).exists()
-            if lies_here and await self._is_best(session_id, held, restored):
-                # changes: no copy has all of it.
-                await self._journal.hold(session_id, placed_at=placed_at, news=NEWS_FOUND, changes=1)
-                return
-            crash_point("restore.before")
-            if lies_here or restored.what == "checkpoint":  # half a workspace, after a crash, is none
-                await self._journal.evict(session_id)
-            await self._empty(session_id)
-            news, copied = "", 0
-            if restored.what == "checkpoint":
-                news, copied = NEWS_RESTORED.format(taken_at=restored.taken_at), 1
-                try:
-                    await self.workspaces.unpack(session_id, archive)
-                except BaseException:
-                    await self.workspaces.remove(session_id)
-                    raise
-            elif restored.what == "lost":
-                news = NEWS_LOST
-            await self._journal.hold(
-                session_id, placed_at=placed_at, news=news, changes=copied, kept=copied
-            )
-            crash_point("restore.after")
-
-    def pack(self, session_id: SessionId) -> AsyncIterator[bytes]:
-        """What `restore` takes. Raises NotFound at once."""
-        return self.workspaces.pack(session_id)
-
-    async def keep(self, session_id: SessionId, *, changes: int, only_check: bool = False) -> None:
-        """A checkpoint covers so many changes. Raises Conflict if there were more meanwhile."""
-        self._require_idle(session_id)
-        await self._journal.keep(session_id, changes=changes, only_check=only_check)
-
-    async def evict(
-        self,
-        session_id: SessionId,
-        *,
-        changes: int | None = None,
-        placed_at: int | None = None,
-        keeps_files: bool = False,
-    ) -> None:
-        """Destroy the sandbox and remove the workspace of a session that lives on: only a restore brings it
-        back. keeps_files: the workspace stays.
-
-        changes: only if there were no more than these, and no call runs: raises Conflict. None: whatever
-        runs, because it is not the session any more. placed_at: only the workspace of this placement.
-        Repeat: safe.
-        """
-        async with self._placing.setdefault(session_id, asyncio.Lock()):
-            if changes is not None:
-                self._require_idle(session_id)
-            if keeps_files and placed_at is not None:
-                held = await self._journal.held(session_id)
-                if held and held[0].placed_at != placed_at:
-                    raise Conflict(f"session {session_id!r} was placed here again", retryable=True)
-            if not keeps_files:
-                await self._journal.evict(session_id, changes=changes, placed_at=placed_at)
-                crash_point("hands.evict")
-            if changes is None:
-                self._cut_imports(session_id)
-                await self._calls.interrupt(session_id)
-            # Else a call that came just before the mark finds it when it starts, and goes elsewhere.
-            await self._sandboxes.destroy(session_id)
-            if not keeps_files:
-                await self.workspaces.remove(session_id)
-
-    async def _finish_evictions(self) -> None:
-        """Those that a crash left half done: what still lies there is no whole workspace."""
-        try:
-            for session_id in await self._journal.evicted():
-                async with self._placing.setdefault(session_id, asyncio.Lock()):
-                    if self.workspaces.path(session_id).exists() and await self._is_evicted(session_id):
-                        await self.workspaces.remove(session_id)
-        except WorldError as error:  # a restore removes it, too
-            _log.warning("what an eviction left could not be removed: %s", error.message)
-
     async def drain(self, *, is_draining: bool) -> None:
         """Take no new sessions; those that are here go on."""
-        self._is_draining = is_draining
+        self.held.is_draining = is_draining
         crash_point("hands.drain")
 
     def facts(self) -> dict[str, int | bool]:
@@ -336,7 +201,7 @@ class HandsHost:
             "sandboxes": len(self.sandboxes()),
             "calls": self.calls_running,
             "disk_free_bytes": self.workspaces.free_bytes(),
-            "is_draining": self._is_draining or self._calls.is_stopping,
+            "is_draining": self.held.is_draining or self._calls.is_stopping,
         }
 
     @property
@@ -350,35 +215,6 @@ class HandsHost:
             if self._probe is None or now - self._probe[0] > SANDBOX_PROBE_SECONDS:
                 self._probe = (now, await self._provider.probe())
             return self._probe[1]
-
-    async def import_workspace(self, session_id: SessionId, archive: AsyncIterator[bytes]) -> None:
-        """Unpack a tar stream into the workspace. Raises NotFound for a deleted session, SandboxUnavailable
-        for one that left this host; as Workspaces."""
-        await self._require_kept(session_id)
-        try:
-            async with asyncio.timeout(None) as timeout:
-                # Counted until the journal knows of the change: an eviction comes before all of it, which
-                # is seen here, or is refused.
-                self._imports.add(running := (session_id, timeout))
-                try:
-                    await self._journal.require_not_evicted(session_id)
-                    await self.workspaces.import_archive(session_id, archive)
-                    await self._journal.changed(session_id)
-                finally:
-                    self._imports.discard(running)
-        except TimeoutError:
-            await self._require_kept(session_id)
-            await self._journal.require_not_evicted(session_id)
-            raise
-        finally:
-            if await self._journal.is_released(session_id):  # deleted meanwhile
-                await self.workspaces.remove(session_id)
-                await self._journal.forget(session_id, is_deleted=True)
-        await self._require_kept(session_id)
-
-    def export_workspace(self, session_id: SessionId) -> AsyncIterator[bytes]:
-        """A tar stream of the workspace. Raises NotFound at once; as Workspaces."""
-        return self.workspaces.export_archive(session_id)
 
     # -- one call -----------------------------------------------------------------------------------
 
@@ -428,51 +264,3 @@ class HandsHost:
             pass  # a hint; the first call raises it
         except Exception:  # the boundary of a hint: a provider's bug must not end the host and its calls
             _log.exception("warming up a sandbox for %s failed", session_id)
-
-    async def _require_kept(self, session_id: SessionId) -> None:
-        if await self._journal.is_released(session_id):
-            raise NotFound(f"session {session_id!r} was deleted")
-
-    async def _is_best(self, session_id: SessionId, held: Sequence[Held], restored: Restored) -> bool:
-        """Whether no copy is known that is newer than the files that lie here."""
-        if held:  # of an earlier placement: the session went on elsewhere, where nothing was copied
-            return restored.what != "checkpoint" and held[0].changes > held[0].kept
-        if await self._is_evicted(session_id):
-            return False
-        # The journal was lost. A copy that was made here has no more than what lies here.
-        return restored.what != "checkpoint" or restored.host_id == self._here.host_id
-
-    async def _is_evicted(self, session_id: SessionId) -> bool:
-        return session_id in await self._journal.evicted()
-
-    async def _empty(self, session_id: SessionId) -> None:
-        await self._sandboxes.destroy(session_id)
-        await self.workspaces.remove(session_id)
-
-    def _require_idle(self, session_id: SessionId) -> None:
-        if session_id in self._working():
-            raise Conflict(f"session {session_id!r} is at work", retryable=True)
-
-    def _working(self) -> Set[SessionId]:
-        """Sessions with a call or an import on its way."""
-        return self._calls.sessions() | {session_id for session_id, _ in self._imports}
-
-    def _cut_imports(self, session_id: SessionId) -> None:
-        for running in [each for each in self._imports if each[0] == session_id]:
-            self._imports.discard(running)  # told once; it may take a while to unwind
-            running[1].reschedule(0)
-
-    def _require_room(self) -> None:
-        """Raises SandboxUnavailable if no session may come here that is not here yet."""
-        if self._is_draining:
-            raise SandboxUnavailable("the hands host takes no new sessions: it is being drained")
-        self.workspaces.require_space()
-        busy = sum(sandbox.is_busy for sandbox in self.sandboxes())
-        if busy >= self._sandboxes_max:
-            raise SandboxUnavailable(f"all {busy} sandboxes of the hands host are busy")
-
-
-def _unlisted(session_id: SessionId) -> Held:
-    return Held(
-        session_id=session_id, placed_at=0, had=True, news="", changes=0, kept=0, changed_at=time.time()
-    )

@@ -1,24 +1,17 @@
 """The hands host's journal: what was started, what came out, and who may ask.
 
 Rules of this file:
-- A future resolves only after the fsync of the transaction that holds its operation.
-- One thread owns the connection. Operations that arrive while it is in an fsync share the next one;
-  a batch that wrote nothing costs none.
-- Row of a workspace (`held`): written with the calls that change it, so it costs no fsync of its own.
+- What a method promises is on disk when it returns (`journal_writer.py`).
 - Row of a call: absent -> started -> result -> settled -> absent; or absent -> result (never to start); or
   absent -> settled (answered without us). A settled call has no result any more, but stays known for
   JOURNAL_SETTLED_SECONDS: a request that a broken connection delivers late must not start it again.
 - A settle may be lost: results of a session that has been idle since, or has ended, go by their age. By
   then no request is on its way, or its epoch has ended, so nothing of them needs to stay.
 
-Its file: `journal_file.py`.
+Its file: `journal_file.py`. The workspaces in it: `journal_held.py`.
 """
 
-import asyncio
-import contextlib
-import queue
 import sqlite3
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -26,8 +19,9 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from corral.hands.journal_file import open_journal
-from corral.hands.ports import WorkspaceMissing
-from corral.kernel.errors import Conflict, HandsUnavailable, LeaseLost, SandboxUnavailable, WorldError
+from corral.hands.journal_held import JournalHeld, begin_call, end_call, forget_held, require_held
+from corral.hands.journal_writer import JournalWriter
+from corral.kernel.errors import LeaseLost, SandboxUnavailable
 from corral.kernel.ids import EventId, Ids, SessionId
 from corral.kernel.limits import (
     JOURNAL_BATCH_MAX,
@@ -36,7 +30,7 @@ from corral.kernel.limits import (
     JOURNAL_SETTLED_SECONDS,
 )
 
-__all__ = ["EVICTED", "Held", "Journal", "Row"]
+__all__ = ["Journal", "Row"]
 
 RELEASED: Final = 2**62  # the epoch of a deleted session: higher than every lease, so all are fenced
 RELEASED_SECONDS: Final = 24 * 3600  # how long an ended session stays fenced; as its tombstone in the log
@@ -58,40 +52,7 @@ _PRUNE_SETTLED: Final = (
 )
 _SETTLE_OLD: Final = "DELETE FROM calls WHERE session_id = ? AND finished_at <= ?"
 
-_CHANGED: Final = (
-    "INSERT INTO held (session_id, had, changes, changed_at) VALUES (?, ?, 1, ?) ON CONFLICT (session_id)"
-    " DO UPDATE SET had = max(had, excluded.had), changes = changes + 1, changed_at = excluded.changed_at"
-)
-_HELD: Final = (
-    "SELECT session_id, placed_at, had, news, changes, kept, changed_at FROM held"
-    " WHERE placed_at <> ? AND (? IS NULL OR session_id = ?) ORDER BY session_id"
-)
-_LOSE: Final = (
-    "INSERT INTO held (session_id, news, changed_at) VALUES (?, ?, ?) ON CONFLICT (session_id)"
-    " DO UPDATE SET placed_at = 0, had = 0, news = excluded.news"
-)
-_TOLD: Final = "UPDATE held SET news = '', had = ? WHERE session_id = ?"
-EVICTED: Final = -1  # held.placed_at of a workspace that is gone from here: only a restore brings it back
-
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Held:
-    """A session's workspace on this host, as the journal knows it.
-
-    placed_at: the placement it belongs to, 0 where nobody places. had: a sandbox of it was used before.
-    news: what its next sandbox must tell the model, or "". changes, kept: so many calls and imports, and
-    how many of them the newest checkpoint covers. changed_at: seconds since 1970.
-    """
-
-    session_id: SessionId
-    placed_at: int
-    had: bool
-    news: str
-    changes: int
-    kept: int
-    changed_at: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -103,28 +64,21 @@ class Row:
     is_settled: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class _Operation:
-    """A piece of a transaction. `settle`: pays for no fsync of its own, joins the next batch that does."""
-
-    apply: Callable[[sqlite3.Connection], object]
-    done: "asyncio.Future[object] | None"
-
-
 class Journal:
     """Open, use and close it on one event loop."""
 
     def __init__(self, path: Path, *, ids: Ids | None = None) -> None:
         """Open or create it. Raises HandsUnavailable if the disk refuses or the format is newer."""
-        self._db = open_journal(path, ids or Ids())
-        (self.journal_id,) = self._db.execute("SELECT journal_id FROM meta").fetchone()
-        (self._calls,) = self._db.execute("SELECT count(*) FROM calls").fetchone()
-        self._operations: queue.SimpleQueue[_Operation | None] = queue.SimpleQueue()
+        db = open_journal(path, ids or Ids())
+        self._take(db, JournalWriter(db, on_end=self._on_end))
+
+    def _take(self, db: sqlite3.Connection, writer: JournalWriter) -> None:
+        (self.journal_id,) = db.execute("SELECT journal_id FROM meta").fetchone()
+        (self._calls,) = db.execute("SELECT count(*) FROM calls").fetchone()
+        self._calls_committed = self._calls
+        self._writer = writer
         self._settled: list[EventId] = []
-        self._is_closed = False
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread = threading.Thread(target=self._work, name="journal", daemon=True)
-        self._thread.start()
+        self.held = JournalHeld(self._do)
 
     async def fence(
         self,
@@ -155,7 +109,7 @@ class Journal:
                 if db.execute(_IS_SETTLED, (call_id,)).fetchone():
                     return Row(result=None, is_settled=True)
             if placed_at is not None:
-                _require_held(db, session_id, placed_at)
+                require_held(db, session_id, placed_at)
             return None
 
         return await self._do(apply)
@@ -187,11 +141,8 @@ class Journal:
                 raise SandboxUnavailable(
                     f"the hands host already holds {JOURNAL_CALLS_MAX} unsettled tool calls"
                 )
-            held = db.execute("SELECT placed_at FROM held WHERE session_id = ?", (session_id,)).fetchone()
-            if held is not None and held[0] == EVICTED:
-                raise WorkspaceMissing("the session's workspace has just left this host", retryable=False)
+            begin_call(db, session_id)
             db.execute("INSERT INTO calls VALUES (?, ?, NULL, NULL)", (call_id, session_id))
-            db.execute(_CHANGED, (session_id, True, time.time()))
             self._calls += 1
             return None
 
@@ -234,12 +185,7 @@ class Journal:
             else:
                 kept: bytes = row[0]
                 return kept
-            db.execute(
-                "UPDATE held SET changes = changes + 1, changed_at = ? WHERE session_id = ?",
-                (time.time(), session_id),
-            )
-            if told is not None:
-                db.execute(_TOLD, (told, session_id))
+            end_call(db, session_id, told=told)
             return result
 
         return await self._do(apply)
@@ -249,7 +195,7 @@ class Journal:
         the next batch; a crash may keep them until `settle_old`."""
         self._settled.extend(call_ids)
         if len(self._settled) >= JOURNAL_BATCH_MAX:
-            self._operations.put(_Operation(self._take_settled(), None))
+            self._writer.put(self._take_settled())
 
     def settle_old(self, session_id: SessionId, *, seconds: float = JOURNAL_RESULT_SECONDS) -> None:
         """Drop the session's results that are at least this old, soon; never a call without a result."""
@@ -257,7 +203,7 @@ class Journal:
         def apply(db: sqlite3.Connection) -> None:
             self._calls -= db.execute(_SETTLE_OLD, (session_id, time.time() - seconds)).rowcount
 
-        self._operations.put(_Operation(apply, None))
+        self._writer.put(apply)
 
     async def release(self, session_id: SessionId, *, is_deleted: bool) -> None:
         """Fence the brains of an ended session: all so far, or for good if it was deleted. Repeat: safe."""
@@ -275,143 +221,25 @@ class Journal:
         def apply(db: sqlite3.Connection) -> None:
             self._calls -= db.execute("DELETE FROM calls WHERE session_id = ?", (session_id,)).rowcount
             if is_deleted:
-                db.execute("DELETE FROM held WHERE session_id = ?", (session_id,))
+                forget_held(db, session_id)
 
         await self._do(apply)
-
-    # -- workspaces ---------------------------------------------------------------------------------
-
-    async def held(self, session_id: SessionId | None = None) -> list[Held]:
-        """Every workspace that lies here, or the one of this session: [] if it has none."""
-
-        def apply(db: sqlite3.Connection) -> list[Held]:
-            rows = db.execute(_HELD, (EVICTED, session_id, session_id))
-            return [
-                Held(
-                    session_id=SessionId(row[0]),
-                    placed_at=row[1],
-                    had=bool(row[2]),
-                    news=row[3],
-                    changes=row[4],
-                    kept=row[5],
-                    changed_at=row[6],
-                )
-                for row in rows
-            ]
-
-        return await self._do(apply)
-
-    async def require_held(self, session_id: SessionId, *, placed_at: int) -> None:
-        """Raises WorkspaceMissing unless the workspace of this placement lies here."""
-        await self._do(lambda db: _require_held(db, session_id, placed_at))
-
-    async def hold(
-        self, session_id: SessionId, *, placed_at: int, news: str, changes: int = 0, kept: int = 0
-    ) -> None:
-        """The workspace of this placement is in place. changes, kept: as `Held`, to begin with."""
-
-        def apply(db: sqlite3.Connection) -> None:
-            db.execute(
-                "INSERT OR REPLACE INTO held (session_id, placed_at, had, news, changes, kept, changed_at)"
-                " VALUES (?, ?, 0, ?, ?, ?, ?)",
-                (session_id, placed_at, news, changes, kept, time.time()),
-            )
-
-        await self._do(apply)
-
-    async def lose(self, session_ids: Sequence[SessionId], *, news: str) -> None:
-        """Workspaces that should be here and are not: the next sandbox of each begins with this news."""
-
-        def apply(db: sqlite3.Connection) -> None:
-            now = time.time()
-            db.executemany(_LOSE, [(session_id, news, now) for session_id in session_ids])
-
-        await self._do(apply)
-
-    async def adopt(self, session_id: SessionId, *, placed_at: int) -> None:
-        """The workspace as it lies here is the one of this placement."""
-
-        def apply(db: sqlite3.Connection) -> None:
-            db.execute("UPDATE held SET placed_at = ? WHERE session_id = ?", (placed_at, session_id))
-
-        await self._do(apply)
-
-    async def changed(self, session_id: SessionId) -> None:
-        """Something other than a call changed the workspace. Raises SandboxUnavailable: it was evicted."""
-
-        def apply(db: sqlite3.Connection) -> None:
-            _require_not_evicted(db, session_id)
-            db.execute(_CHANGED, (session_id, False, time.time()))
-
-        await self._do(apply)
-
-    async def keep(self, session_id: SessionId, *, changes: int, only_check: bool = False) -> None:
-        """A checkpoint covers so many changes. Raises Conflict if there were more since."""
-
-        def apply(db: sqlite3.Connection) -> None:
-            _require_unchanged(db, session_id, changes)
-            if not only_check:
-                db.execute("UPDATE held SET kept = changes WHERE session_id = ?", (session_id,))
-
-        await self._do(apply)
-
-    async def evict(
-        self, session_id: SessionId, *, changes: int | None = None, placed_at: int | None = None
-    ) -> None:
-        """The workspace goes: from now on no call starts before it is restored. Repeat: safe.
-
-        changes: raises Conflict if there were more. placed_at: if it is of another placement by now.
-        """
-
-        def apply(db: sqlite3.Connection) -> None:
-            row = db.execute("SELECT placed_at FROM held WHERE session_id = ?", (session_id,)).fetchone()
-            if placed_at is not None and row is not None and row[0] not in (placed_at, EVICTED):
-                raise Conflict(f"session {session_id!r} was placed here again", retryable=True)
-            if changes is not None:
-                _require_unchanged(db, session_id, changes)
-            db.execute("DELETE FROM held WHERE session_id = ?", (session_id,))
-            now = time.time()
-            # The mark is for a call that is on its way at this moment; later ones ask before they come.
-            db.execute(
-                "DELETE FROM held WHERE placed_at = ? AND changed_at < ?", (EVICTED, now - RELEASED_SECONDS)
-            )
-            db.execute(
-                "INSERT INTO held (session_id, placed_at, changed_at) VALUES (?, ?, ?)",
-                (session_id, EVICTED, now),
-            )
-
-        await self._do(apply)
-
-    async def require_not_evicted(self, session_id: SessionId) -> None:
-        """Raises SandboxUnavailable (retryable) if only a restore brings the workspace back."""
-        await self._do(lambda db: _require_not_evicted(db, session_id))
-
-    async def evicted(self) -> list[SessionId]:
-        """Whose workspaces were evicted from here, or being put in place, and are not back."""
-        return await self._do(
-            lambda db: [
-                SessionId(row[0])
-                for row in db.execute("SELECT session_id FROM held WHERE placed_at = ?", (EVICTED,))
-            ]
-        )
 
     async def aclose(self) -> None:
         """Write what is queued, then close the file. Repeat: safe."""
-        if not self._is_closed:
-            self._is_closed = True
-            self._operations.put(_Operation(self._take_settled(), None))
-            self._operations.put(None)
-        await asyncio.to_thread(self._thread.join)
+        await self._writer.aclose(last=self._take_settled())
 
     async def _do(self, apply: Callable[[sqlite3.Connection], T]) -> T:
-        if self._is_closed:
-            raise HandsUnavailable("the hands host is stopping")
-        self._loop = asyncio.get_running_loop()
-        done: asyncio.Future[object] = self._loop.create_future()
-        if self._settled:
-            self._operations.put(_Operation(self._take_settled(), None))
-        self._operations.put(_Operation(apply, done))
-        return await done  # type: ignore[return-value]  # resolved with what `apply` returned
+        if self._settled:  # they pay for no fsync of their own
+            self._writer.put(self._take_settled())
+        return await self._writer.do(apply)
+
+    def _on_end(self, is_committed: bool) -> None:
+        """A batch ended, on the writer's thread."""
+        if is_committed:
+            self._calls_committed = self._calls
+        else:
+            self._calls = self._calls_committed
 
     def _take_settled(self) -> Callable[[sqlite3.Connection], None]:
         call_ids, self._settled = self._settled, []
@@ -427,68 +255,3 @@ class Journal:
             db.execute(_PRUNE_SETTLED, (now - JOURNAL_SETTLED_SECONDS, 2 * len(call_ids)))
 
         return apply
-
-    # -- the thread ---------------------------------------------------------------------------------
-
-    def _work(self) -> None:
-        is_open = True
-        while is_open:
-            batch = [self._operations.get()]
-            with contextlib.suppress(queue.Empty):
-                while len(batch) < JOURNAL_BATCH_MAX:
-                    batch.append(self._operations.get_nowait())
-            is_open = None not in batch
-            outcomes = self._commit([operation for operation in batch if operation])
-            if outcomes and self._loop:
-                with contextlib.suppress(RuntimeError):  # the loop ended without aclose: nobody waits
-                    self._loop.call_soon_threadsafe(_resolve, outcomes)
-        self._db.close()
-
-    def _commit(self, batch: list[_Operation]) -> "list[tuple[asyncio.Future[object], object]]":
-        """One transaction. An operation may refuse alone, before it writes; a broken disk fails all."""
-        calls_before, outcomes = self._calls, []
-        try:
-            self._db.execute("BEGIN")
-            for operation in batch:
-                try:
-                    outcome = operation.apply(self._db)
-                except (LeaseLost, Conflict, WorldError) as refusal:
-                    outcome = refusal
-                if operation.done:
-                    outcomes.append((operation.done, outcome))
-            self._db.execute("COMMIT")
-        except Exception as error:  # the thread's outer loop: without it everybody would wait for ever
-            self._calls = calls_before
-            with contextlib.suppress(sqlite3.Error):
-                self._db.execute("ROLLBACK")
-            broken = HandsUnavailable(f"the journal of the hands host cannot be written: {error}")
-            return [(operation.done, broken) for operation in batch if operation.done]
-        return outcomes
-
-
-def _require_held(db: sqlite3.Connection, session_id: SessionId, placed_at: int) -> None:
-    row = db.execute("SELECT placed_at FROM held WHERE session_id = ?", (session_id,)).fetchone()
-    if row is None or row[0] != placed_at:
-        raise WorkspaceMissing(f"the workspace of {session_id!r} is not on this host", retryable=False)
-
-
-def _require_not_evicted(db: sqlite3.Connection, session_id: SessionId) -> None:
-    row = db.execute("SELECT placed_at FROM held WHERE session_id = ?", (session_id,)).fetchone()
-    if row is not None and row[0] == EVICTED:
-        raise SandboxUnavailable("the session's workspace has just left this host; try again")
-
-
-def _require_unchanged(db: sqlite3.Connection, session_id: SessionId, changes: int) -> None:
-    row = db.execute("SELECT changes FROM held WHERE session_id = ?", (session_id,)).fetchone()
-    if row is not None and row[0] != changes:
-        raise Conflict(f"session {session_id!r} is at work again", retryable=True)
-
-
-def _resolve(outcomes: "list[tuple[asyncio.Future[object], object]]") -> None:
-    for done, outcome in outcomes:
-        if done.done():  # its caller was cancelled
-            continue
-        if isinstance(outcome, Exception):
-            done.set_exception(outcome)
-        else:
-            done.set_result(outcome)

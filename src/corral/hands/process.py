@@ -94,7 +94,7 @@ async def lose_workspaces(data_dir: Path, session_ids: Sequence[SessionId]) -> N
     with owned(data_dir, "hands") as private:
         journal = Journal(private / "journal.sqlite")
         try:
-            await journal.lose(lost, news=NEWS_LOST)
+            await journal.held.lose(lost, news=NEWS_LOST)
         finally:
             await journal.aclose()
 

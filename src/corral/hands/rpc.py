@@ -133,7 +133,7 @@ def app(host: HandsHost, *, token: str | None, adoption: Adoption) -> Starlette:
         session_id, placed_at = await _read(
             request, lambda body: (_session(body), wire.decode_placed_at(body))
         )
-        await host.hold(session_id, placed_at=placed_at or 0)
+        await host.held.hold(session_id, placed_at=placed_at or 0)
         return _json(orjson.dumps(await identity()))
 
     async def restore(request: Request) -> Response:
@@ -147,18 +147,18 @@ def app(host: HandsHost, *, token: str | None, adoption: Adoption) -> Starlette:
             raise InvalidRequest(f"malformed request: {error}") from error
         session_id = SessionId(request.path_params["session_id"])
         assert placed_at is not None
-        await host.restore(session_id, request.stream(), placed_at=placed_at, restored=restored)
+        await host.held.restore(session_id, request.stream(), placed_at=placed_at, restored=restored)
         return _json(b"{}")
 
     async def pack(request: Request) -> Response:
-        archive = host.pack(SessionId(request.path_params["session_id"]))
+        archive = host.held.pack(SessionId(request.path_params["session_id"]))
         return StreamingResponse(archive, media_type="application/x-tar")
 
     async def keep(request: Request) -> Response:
         session_id, changes, only_check = await _read(
             request, lambda body: (_session(body), int(body["changes"]), body["only_check"] is True)
         )
-        await host.keep(session_id, changes=changes, only_check=only_check)
+        await host.held.keep(session_id, changes=changes, only_check=only_check)
         return _json(b"{}")
 
     async def evict(request: Request) -> Response:
@@ -173,7 +173,7 @@ def app(host: HandsHost, *, token: str | None, adoption: Adoption) -> Starlette:
                 body["keeps_files"] is True,
             ),
         )
-        await host.evict(session_id, **numbers, keeps_files=keeps_files)
+        await host.held.evict(session_id, **numbers, keeps_files=keeps_files)
         return _json(b"{}")
 
     async def drain(request: Request) -> Response:
@@ -181,7 +181,7 @@ def app(host: HandsHost, *, token: str | None, adoption: Adoption) -> Starlette:
         return _json(b"{}")
 
     async def held(request: Request) -> Response:
-        workspaces = await host.held(with_disk=request.query_params.get("disk") == "1")
+        workspaces = await host.held.all(with_disk=request.query_params.get("disk") == "1")
         return _json(orjson.dumps({"data": [asdict(workspace) for workspace in workspaces]}))
 
     async def health(request: Request) -> Response:
@@ -205,11 +205,11 @@ def app(host: HandsHost, *, token: str | None, adoption: Adoption) -> Starlette:
         return StreamingResponse(adoption.hold(orjson.dumps(await identity()) + b"\n"))
 
     async def import_workspace(request: Request) -> Response:
-        await host.import_workspace(SessionId(request.path_params["session_id"]), request.stream())
+        await host.held.import_workspace(SessionId(request.path_params["session_id"]), request.stream())
         return _json(b"{}")
 
     async def export_workspace(request: Request) -> Response:
-        archive = host.export_workspace(SessionId(request.path_params["session_id"]))
+        archive = host.held.export_workspace(SessionId(request.path_params["session_id"]))
         return StreamingResponse(archive, media_type="application/x-tar")
 
     routes: list[tuple[str, str, Endpoint]] = [  # scanned in order: the hot ones first

@@ -68,6 +68,8 @@ class LocalSandbox:
             raise SandboxLost("gone before the call")
         command = await _spawn("/bin/bash", "-c", str(call.input["command"]), cwd=self._workspace)
         self._commands[call.call_id] = command
+        if call.call_id in self._cancelled:  # while it was started
+            _kill(command)
         try:
             reading = asyncio.ensure_future(command.communicate())
             dying = asyncio.ensure_future(self._anchor.wait())
@@ -84,9 +86,10 @@ class LocalSandbox:
             del self._commands[call.call_id]
 
     async def cancel(self, call_id: str) -> None:
-        if not self.ignores_cancel and (command := self._commands.get(call_id)):
+        if not self.ignores_cancel:
             self._cancelled.add(call_id)
-            _kill(command)
+            if command := self._commands.get(call_id):
+                _kill(command)
 
     async def destroy(self) -> None:
         _kill(self._anchor)

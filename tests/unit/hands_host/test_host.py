@@ -366,7 +366,7 @@ async def test_a_deletion_cuts_an_upload_short_and_leaves_nothing_of_it(host, tm
         await deleted.wait()
         yield packed.getvalue()[600:]
 
-    uploading = asyncio.create_task(host.import_workspace(SESSION, slowly()))
+    uploading = asyncio.create_task(host.held.import_workspace(SESSION, slowly()))
     await begun.wait()
     await host.release(SESSION, delete_workspace=True)
     deleted.set()
@@ -411,27 +411,27 @@ async def test_an_import_is_work_and_no_eviction_takes_its_files(host, tmp_path)
             tar.addfile(tarfile.TarInfo("file"))
         yield data.getvalue()
 
-    importing = asyncio.create_task(host.import_workspace(SESSION, archive()))
+    importing = asyncio.create_task(host.held.import_workspace(SESSION, archive()))
     await coming.wait()
-    [held] = await host.held()
+    [held] = await host.held.all()
     assert held.is_busy
     with pytest.raises(Conflict):
-        await host.evict(SESSION, changes=0)
+        await host.held.evict(SESSION, changes=0)
     go.set()
     await importing
     assert (workspace(tmp_path) / "file").exists()
     with pytest.raises(Conflict):
-        await host.evict(SESSION, changes=0)
-    await host.evict(SESSION, changes=1)
+        await host.held.evict(SESSION, changes=0)
+    await host.held.evict(SESSION, changes=1)
     with pytest.raises(SandboxUnavailable):
-        await host.import_workspace(SESSION, archive())
+        await host.held.import_workspace(SESSION, archive())
     assert not workspace(tmp_path).exists()
 
 
 async def test_a_call_that_meets_an_eviction_did_not_start_and_is_not_called_interrupted(
     host, bash, tmp_path, provider, monkeypatch
 ):
-    await host.restore(SESSION, _nothing(), placed_at=7, restored=Restored(what="nothing"))
+    await host.held.restore(SESSION, _nothing(), placed_at=7, restored=Restored(what="nothing"))
     creating, go, create = asyncio.Event(), asyncio.Event(), provider.create
 
     async def slowly(**arguments):
@@ -439,7 +439,7 @@ async def test_a_call_that_meets_an_eviction_did_not_start_and_is_not_called_int
         await go.wait()
         return await create(**arguments)
 
-    evict = host._journal.evict
+    evict = host._journal.held.evict
 
     async def marked(*arguments, **conditions):  # the call comes after the look for calls
         nonlocal calling
@@ -450,8 +450,8 @@ async def test_a_call_that_meets_an_eviction_did_not_start_and_is_not_called_int
 
     calling, call = None, bash("c1", "touch ran")
     monkeypatch.setattr(provider, "create", slowly)
-    monkeypatch.setattr(host._journal, "evict", marked)
-    await host.evict(SESSION, changes=0)
+    monkeypatch.setattr(host._journal.held, "evict", marked)
+    await host.held.evict(SESSION, changes=0)
     with pytest.raises(WorkspaceMissing):
         await calling
     with pytest.raises(NeverStarted):

@@ -41,7 +41,7 @@ async def test_files_that_came_before_the_first_sandbox_are_no_news(host, bash, 
     await provider.prepare_workspace(tmp_path / "workspaces" / "sesn_other")
     (tmp_path / "workspaces" / "sesn_other" / "file").write_text("x\n")
     packed = b"".join([c async for c in provider.export_archive(tmp_path / "workspaces" / "sesn_other")])
-    await host.import_workspace(SESSION, stream(packed))
+    await host.held.import_workspace(SESSION, stream(packed))
     assert texts(await host.execute(bash("c1", "cat file"), epoch=1)) == ["x\n"]
 
 
@@ -99,15 +99,15 @@ async def test_what_a_workspace_began_with_is_told(host, bash, provider, tmp_pat
     await provider.prepare_workspace(tmp_path / "workspaces" / "sesn_other")
     packed = b"".join([c async for c in provider.pack(tmp_path / "workspaces" / "sesn_other")])
     with pytest.raises(WorkspaceMissing):
-        await host.hold(SESSION, placed_at=7)
+        await host.held.hold(SESSION, placed_at=7)
     for _ in range(2):  # the second one does nothing
-        await host.restore(SESSION, stream(packed), placed_at=7, restored=restored)
-    await host.hold(SESSION, placed_at=7)
+        await host.held.restore(SESSION, stream(packed), placed_at=7, restored=restored)
+    await host.held.hold(SESSION, placed_at=7)
     call = bash("c1", "echo x")
     encoded = await host.execute_encoded(call, epoch=1, placed_at=7)
     assert texts(await host.attach(call, epoch=1)) == [*news, "x\n"] and encoded
     with pytest.raises(LeaseLost):
-        await host.restore(SESSION, stream(packed), placed_at=6, restored=restored)
+        await host.held.restore(SESSION, stream(packed), placed_at=6, restored=restored)
     with pytest.raises(WorkspaceMissing):
         await host.execute_encoded(bash("c2", "echo x"), epoch=1, placed_at=8)
 
@@ -119,39 +119,39 @@ async def test_a_restore_that_breaks_leaves_nothing_and_may_be_repeated(host, ba
 
     checkpoint = Restored(what="checkpoint", taken_at="now")
     with pytest.raises(RuntimeError):
-        await host.restore(SESSION, broken(), placed_at=7, restored=checkpoint)
+        await host.held.restore(SESSION, broken(), placed_at=7, restored=checkpoint)
     assert not (tmp_path / "workspaces" / SESSION).exists()
     with pytest.raises(WorkspaceMissing):
-        await host.hold(SESSION, placed_at=7)
-    await host.restore(SESSION, stream(), placed_at=7, restored=Restored(what="nothing"))
+        await host.held.hold(SESSION, placed_at=7)
+    await host.held.restore(SESSION, stream(), placed_at=7, restored=Restored(what="nothing"))
     await host.execute_encoded(bash("c1", "echo x"), epoch=1, placed_at=7)
 
 
 async def test_a_full_host_takes_no_session_that_is_not_there(open_host, bash, tmp_path):
     async with open_host(sandboxes_max=1) as host:
-        await host.restore(SESSION, stream(), placed_at=7, restored=Restored(what="nothing"))
+        await host.held.restore(SESSION, stream(), placed_at=7, restored=Restored(what="nothing"))
         call = bash("c1", "touch begun; while [ ! -e go ]; do sleep 0.01; done")
         running = asyncio.create_task(host.execute(call, epoch=1))
         await until((tmp_path / "workspaces" / SESSION / "begun").exists)
-        await host.hold(SESSION, placed_at=7)
+        await host.held.hold(SESSION, placed_at=7)
         with pytest.raises(SandboxUnavailable, match="busy") as caught:
-            await host.hold("sesn_2", placed_at=8)
+            await host.held.hold("sesn_2", placed_at=8)
         assert caught.value.retryable
         (tmp_path / "workspaces" / SESSION / "go").touch()
         await running
         with pytest.raises(WorkspaceMissing):  # an idle sandbox makes room
-            await host.hold("sesn_2", placed_at=8)
+            await host.held.hold("sesn_2", placed_at=8)
         await host.drain(is_draining=True)
-        await host.hold(SESSION, placed_at=7)
+        await host.held.hold(SESSION, placed_at=7)
         with pytest.raises(SandboxUnavailable, match="drained"):
-            await host.hold("sesn_2", placed_at=8)
+            await host.held.hold("sesn_2", placed_at=8)
         assert host.facts()["is_draining"] and host.facts()["capacity"] == 1
 
 
 async def test_a_workspace_from_before_placements_is_adopted_as_it_lies(host, bash):
     await host.execute(bash("c1", "echo x > file"), epoch=1)
-    await host.restore(SESSION, stream(), placed_at=7, restored=Restored(what="lost"))
-    await host.hold(SESSION, placed_at=7)
+    await host.held.restore(SESSION, stream(), placed_at=7, restored=Restored(what="lost"))
+    await host.held.hold(SESSION, placed_at=7)
     assert texts(await host.execute(bash("c2", "cat file"), epoch=1)) == ["x\n"]
 
 
@@ -172,35 +172,35 @@ async def test_files_whose_journal_was_lost_stay_unless_a_copy_may_be_newer(
     packed = await packed_with(provider, tmp_path, file="copy\n")
     what = "checkpoint" if copied_on else "lost"
     restored = Restored(what=what, taken_at="now", host_id=copied_on)
-    await host.restore(SESSION, stream(packed), placed_at=7, restored=restored)
+    await host.held.restore(SESSION, stream(packed), placed_at=7, restored=restored)
     expected = [NEWS_FOUND, "here\n"]
     if copied_on == "host_2":
         expected = [NEWS_RESTORED.format(taken_at="now"), "copy\n"]
     assert texts(await host.execute(bash("c1", "cat file"), epoch=1)) == expected
-    [held] = [held for held in await host.held() if held.session_id == SESSION]
+    [held] = [held for held in await host.held.all() if held.session_id == SESSION]
     assert held.changes > held.kept  # it is copied soon
 
 
 async def test_what_went_on_elsewhere_without_a_copy_is_found_again(host, bash, provider, tmp_path):
-    await host.restore(SESSION, stream(), placed_at=7, restored=Restored(what="nothing"))
+    await host.held.restore(SESSION, stream(), placed_at=7, restored=Restored(what="nothing"))
     await host.execute(bash("c1", "echo here > file"), epoch=1)
-    await host.restore(SESSION, stream(), placed_at=9, restored=Restored(what="lost"))
+    await host.held.restore(SESSION, stream(), placed_at=9, restored=Restored(what="lost"))
     assert texts(await host.execute(bash("c2", "cat file"), epoch=1)) == ["here\n"]
     packed = await packed_with(provider, tmp_path, file="copy\n")
     restored = Restored(what="checkpoint", taken_at="now", host_id="host_1")
-    await host.restore(SESSION, stream(packed), placed_at=11, restored=restored)
+    await host.held.restore(SESSION, stream(packed), placed_at=11, restored=restored)
     assert texts(await host.execute(bash("c3", "cat file"), epoch=1))[-1] == "copy\n"
 
 
 async def test_half_a_restored_workspace_is_not_found_again(open_host, bash, provider, tmp_path, journal):
     """As a crash leaves it: the mark and some files."""
     async with open_host() as host:
-        await journal.evict(SESSION)
+        await journal.held.evict(SESSION)
         (tmp_path / "workspaces" / SESSION).mkdir()
         (tmp_path / "workspaces" / SESSION / "half").touch()
-        await host.restore(SESSION, stream(), placed_at=7, restored=Restored(what="lost"))
+        await host.held.restore(SESSION, stream(), placed_at=7, restored=Restored(what="lost"))
         assert texts(await host.execute(bash("c1", "ls; echo on"), epoch=1)) == [NEWS_LOST, "on\n"]
-        await journal.evict("sesn_2")
+        await journal.held.evict("sesn_2")
         (tmp_path / "workspaces" / "sesn_2").mkdir()
     async with open_host():
         await until(lambda: not (tmp_path / "workspaces" / "sesn_2").exists())

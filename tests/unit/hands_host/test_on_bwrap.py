@@ -94,10 +94,10 @@ async def test_a_workspace_goes_in_and_comes_out(host, bash):
     async def stream() -> AsyncIterator[bytes]:
         yield packed.getvalue()
 
-    await host.import_workspace(SESSION, stream())
+    await host.held.import_workspace(SESSION, stream())
     result = await host.execute(bash("c1", "cat /workspace/in.txt; echo def > /workspace/out.txt"), epoch=1)
     assert text(result) == "abc"
-    data = b"".join([chunk async for chunk in host.export_workspace(SESSION)])
+    data = b"".join([chunk async for chunk in host.held.export_workspace(SESSION)])
     with tarfile.open(fileobj=io.BytesIO(data)) as archive:
         names = {name.removeprefix("./"): name for name in archive.getnames()}
         member = archive.extractfile(names["out.txt"])

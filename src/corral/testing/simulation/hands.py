@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from corral.hands.host import HandsHost
-from corral.hands.journal import Journal, _Operation, _resolve
+from corral.hands.journal import Journal
 from corral.hands.journal_file import SCHEMA
+from corral.hands.journal_writer import JournalWriter, Operation, resolve
 from corral.hands.ports import Capabilities, Probe, SandboxLost
 from corral.hands.wire import decode_result
 from corral.kernel.errors import HandsUnavailable, SandboxUnavailable
@@ -45,26 +46,31 @@ class MemoryJournal(Journal):
     simulation. Batches commit in order, after a while; what has not when the host dies is lost."""
 
     def __init__(self, world: World, db: sqlite3.Connection) -> None:
+        self._take(db, _Writer(db, world, on_end=self._on_end))
+
+
+class _Writer(JournalWriter):
+    """Its queue is the simulation's: batches commit as that thread commits them."""
+
+    def __init__(self, db: sqlite3.Connection, world: World, *, on_end: Callable[[bool], None]) -> None:
         self._db = db
-        (self.journal_id,) = db.execute("SELECT journal_id FROM meta").fetchone()
-        (self._calls,) = db.execute("SELECT count(*) FROM calls").fetchone()
+        self._on_end = on_end
         self._operations = _Disk(self, world)  # type: ignore[assignment]  # the queue that its thread reads
-        self._settled: list[EventId] = []
         self._is_closed = False
 
-    async def aclose(self) -> None:
+    async def aclose(self, last: Callable[[sqlite3.Connection], object]) -> None:
         self._is_closed = True
 
 
 class _Disk:
-    """Takes operations as the queue of the journal's thread does, and commits them as that thread does."""
+    """Takes operations as the queue of the writer's thread does."""
 
-    def __init__(self, journal: MemoryJournal, world: World) -> None:
-        self._journal = journal
+    def __init__(self, writer: _Writer, world: World) -> None:
+        self._writer = writer
         self._world = world
-        self._batch: list[_Operation] = []
+        self._batch: list[Operation] = []
 
-    def put(self, operation: _Operation) -> None:
+    def put(self, operation: Operation) -> None:
         self._batch.append(operation)
         if len(self._batch) == 1:
             self._world.loop.post(CURRENT.get(), self._commit, after=self._world.delay())
@@ -72,7 +78,7 @@ class _Disk:
     def _commit(self) -> None:
         batch, self._batch = self._batch, []
         if CURRENT.get().is_alive or self._world.chance.random() < 0.5:  # the fsync was on its way
-            _resolve(self._journal._commit(batch))
+            resolve(self._writer.commit(batch))
 
 
 class _Sandbox:
