@@ -66,7 +66,7 @@ class Writer:
             running_since=self._last,
             blocked_on=(),
             needs_brain=True,
-            threads=self._record.threads,
+            threads=(),  # what the agent says changes no thread
         )
         await self._log.append(
             Append(

@@ -12,8 +12,12 @@ from corral.session.record import ThreadRecord
 from corral.session.tokens import Tokens
 
 
-def derive(state: State, models: ModelTable, *, needs_brain: bool) -> Derived:
-    """The columns as of the last folded event."""
+def derive(state: State, models: ModelTable, *, needs_brain: bool, before: State | None = None) -> Derived:
+    """The columns as of the last folded event; of the threads those that differ from `before`."""
+    threads = [_thread(thread, models) for thread in state.threads.values()]
+    if before is not None:
+        known = [_thread(thread, models) for thread in before.threads.values()]
+        threads = [thread for thread in threads if thread not in known]
     return Derived(
         status=state.status,
         usage=usage(state, models, at=state.last_at),
@@ -21,7 +25,7 @@ def derive(state: State, models: ModelTable, *, needs_brain: bool) -> Derived:
         running_since=state.running_since,
         blocked_on=state.blocked_on,
         needs_brain=needs_brain,
-        threads=[_thread(thread, models) for thread in state.threads.values()],
+        threads=threads,
     )
 
 

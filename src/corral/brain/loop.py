@@ -258,7 +258,7 @@ class Loop:
             seen_arrival=state.arrival,
             events=draft.events,
             consumes=draft.consumes,
-            derived=derive(after, gear.models, needs_brain=is_working),
+            derived=derive(after, gear.models, needs_brain=is_working, before=state),
             releases=not is_working,
             gets_on=any(isinstance(completion, Replied | Ran) for completion in finished),
         )

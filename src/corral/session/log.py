@@ -59,7 +59,7 @@ class NewEvent:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Derived:
-    """Columns that repeat the fold, as of the append that carries them."""
+    """Columns that repeat the fold, as of the append that carries them. `threads`: those it changes."""
 
     status: Status
     usage: Mapping[str, Json]

@@ -11,7 +11,7 @@ Rules of this file:
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import (
     BigInteger,
@@ -34,10 +34,10 @@ from corral.session.lease import Claim, session_backoff_seconds
 from corral.session.log import Append, StoredEvent
 from corral.store.append_postgres import SESSION_COLUMNS, THREAD_COLUMNS, write_at_once
 from corral.store.cleanup import queue_cleanup
+from corral.store.driver import fetch
 from corral.store.locks import any_of, one_of
 from corral.store.rows import (
     STORED,
-    AnyRow,
     AnySelect,
     event_row,
     insert_threads,
@@ -98,6 +98,22 @@ _KNOWN_THREADS = select(threads.c.session_id, threads.c.thread_id).where(
 _BY_IDS = STORED.where(events.c.event_id.in_(bindparam("event_ids", expanding=True)))
 
 
+class _Head(NamedTuple):
+    """What an append needs to know of its session; of a row of `_HEAD`. Times in microseconds."""
+
+    session_id: SessionId
+    owner: str | None
+    epoch: int
+    lease_until: int
+    failures: int
+    not_before: int
+    last_seq: int
+    last_arrival: int
+    last_processed_at: int
+    needs_brain_since: int | None
+    terminated_at: int | None
+
+
 class _InputGone(Exception):
     """A consumed input is not in the inbox."""
 
@@ -133,7 +149,7 @@ def prepare(append: Append) -> Prepared:
 
 
 _Answer = Sequence[StoredEvent] | Exception
-_Granted = tuple[Prepared, AnyRow]
+_Granted = tuple[Prepared, _Head]
 
 
 def append_all(
@@ -192,17 +208,18 @@ def _round(
     return answers
 
 
-def _locked(connection: Connection, session_ids: Sequence[SessionId]) -> dict[SessionId, AnyRow]:
+def _locked(connection: Connection, session_ids: Sequence[SessionId]) -> dict[SessionId, _Head]:
     """The rows of the sessions, locked until the commit."""
     values = {"session_ids": session_ids}
+    rows: Sequence[Any]
     if connection.dialect.name == "postgresql":
-        locked = connection.exec_driver_sql(_HEADS_POSTGRES, values)
+        rows = fetch(connection, _HEADS_POSTGRES, values)
     else:
-        locked = connection.execute(_HEADS, values)
-    return {row.session_id: row for row in locked.all()}
+        rows = connection.execute(_HEADS, values).all()
+    return {row[0]: _Head(*row) for row in rows}
 
 
-def _refusal(item: Prepared, head: AnyRow | None, now_us: int) -> Exception | None:
+def _refusal(item: Prepared, head: _Head | None, now_us: int) -> Exception | None:
     append, lease = item.append, item.append.lease
     if head is None:
         return NotFound(f"Session {append.session_id!r} was not found.")
@@ -225,7 +242,7 @@ def _refusal(item: Prepared, head: AnyRow | None, now_us: int) -> Exception | No
     return None
 
 
-def _free_from(head: AnyRow) -> int:
+def _free_from(head: _Head) -> int:
     """When the session may be claimed, as `store.lease` has it in SQL."""
     if head.owner is None:
         return int(head.not_before)
@@ -299,7 +316,7 @@ def _write(connection: Connection, granted: Sequence[_Granted], now_us: int) -> 
             queue_cleanup(connection, item.append.session_id, "sandbox", now=item.stored[-1].processed_at)
 
 
-def _advanced(item: Prepared, head: AnyRow, now_us: int) -> Mapping[str, Any]:
+def _advanced(item: Prepared, head: _Head, now_us: int) -> Mapping[str, Any]:
     append, derived, last = item.append, item.append.derived, item.stored[-1]
     claims = isinstance(append.lease, Claim)
     is_terminated = derived.status == "terminated"

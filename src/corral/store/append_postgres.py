@@ -4,7 +4,9 @@ There a statement is a message to the server and back, and one that is repeated 
 processor than the rows do. So four writes are one statement, and the rows of a batch travel as one JSON
 text per table, which both sides read quickly (arrays, one per column, are built element by element in
 Python). What is bytes in the table, such as the bodies of events, travels beside it in one piece,
-unescaped; the JSON says where each begins and how long it is. Columns and types come from the schema.
+unescaped; the JSON says where each begins and how long it is. JSON that holds nothing but what we count
+and mint is part of it (what others wrote may hold a NUL, which PostgreSQL's JSON does not take). Columns
+and types come from the schema.
 SQLite has no use for this: there a statement is a function call.
 """
 
@@ -15,6 +17,7 @@ from typing import Any
 import orjson
 from sqlalchemy import Column, Connection, Float, Integer, LargeBinary, Table
 
+from corral.store.driver import fetch
 from corral.store.schema import JsonBytes, Moment, events, inbox, sessions, threads, to_us
 
 __all__ = ["SESSION_COLUMNS", "THREAD_COLUMNS", "write_at_once"]
@@ -41,6 +44,7 @@ SESSION_COLUMNS = (
 """What an append changes of its session."""
 THREAD_COLUMNS = ("status", "usage", "active_seconds", "running_since", "updated_at", "archived_at")
 """And of its threads."""
+_OUR_JSON = ("usage", "blocked_on")
 
 
 class _Blob:
@@ -73,7 +77,7 @@ class _Rows:
         self._moments = of_type(Moment)
         self._bytes: list[tuple[str, str, Callable[[Any], bytes]]] = [
             *((name, f"{name}_size", bytes) for name in of_type(LargeBinary)),
-            *((name, f"{name}_size", orjson.dumps) for name in of_type(JsonBytes)),
+            *((name, f"{name}_size", orjson.dumps) for name in of_type(JsonBytes) if name not in _OUR_JSON),
         ]
         other = {*self._moments, *(name for name, _, _ in self._bytes)}
         plain = [name for name in columns if name not in other]
@@ -107,11 +111,13 @@ class _Rows:
 
 
 def _is_bytes(column: Column[Any]) -> bool:
-    return isinstance(column.type, JsonBytes | LargeBinary)
+    return isinstance(column.type, JsonBytes | LargeBinary) and column.name not in _OUR_JSON
 
 
 def _typed(column: Column[Any]) -> str:
     """Its name and type in the JSON; what is left out there is null."""
+    if column.name in _OUR_JSON:
+        return f"{column.name} json"
     if _is_bytes(column):
         return f"{column.name} integer, {column.name}_size integer"
     if isinstance(column.type, Moment | Integer):
@@ -120,6 +126,8 @@ def _typed(column: Column[Any]) -> str:
 
 
 def _value(column: Column[Any]) -> str:
+    if column.name in _OUR_JSON:
+        return f"convert_to(t.{column.name}::text, 'UTF8')"
     if _is_bytes(column):
         return f"substring(%(blob)b::bytea FROM t.{column.name} FOR t.{column.name}_size)"
     return f"t.{column.name}"
@@ -162,5 +170,5 @@ def write_at_once(
         "sessions": _SESSIONS.json(advanced, blob),
         "threads": _THREADS.json(changed, blob),
     }
-    counts = connection.exec_driver_sql(_WRITE, {**rows, "blob": blob.whole()}).one()
-    return counts[0], counts[1]
+    [(inputs_taken, threads_changed)] = fetch(connection, _WRITE, {**rows, "blob": blob.whole()})
+    return inputs_taken, threads_changed

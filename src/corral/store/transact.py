@@ -32,6 +32,7 @@ from corral.kernel.limits import (
     WRITER_ROW_VERSIONS_MAX,
     WRITERS_FORGET_SECONDS,
 )
+from corral.store.driver import fetch
 from corral.store.engine import sqlstate, unavailable
 
 __all__ = [
@@ -221,14 +222,14 @@ class PostgresWriter:
 
     def _sign(self, connection: Connection, number: int, change: str, then: str) -> int:
         """Write our row; returns the server's clock. Without parameters, or it could not be one message."""
-        signed = connection.exec_driver_sql(
+        [(now_us,)] = fetch(
+            connection,
             "INSERT INTO writers (writer_id, number, used_at)"  # noqa: S608  # hex and numbers of ours
             f" VALUES ('{self._writer_id}', {number}, {CLOCK_US})"
             f" ON CONFLICT (writer_id) DO UPDATE SET {change}used_at = excluded.used_at"
             f" RETURNING used_at{then}",
-            execution_options={"no_parameters": True},
         )
-        return int(signed.scalar_one())
+        return int(now_us)
 
 
 def _new_id() -> str:

@@ -59,6 +59,10 @@ async def check_append_adds_new_threads(stores: Stores) -> None:
     append = (await stores.draft(lease)).append([agent_message(stores.ids)])
     await stores.log.append(replace(append, derived=replace(append.derived, threads=())))
     assert list((await stores.sessions.read(lease.session_id)).threads) == threads
+    append = (await stores.draft(lease)).append([agent_message(stores.ids)])
+    busy = replace(helper, status="running", updated_at=append.events[-1].processed_at)
+    await stores.log.append(replace(append, derived=replace(append.derived, threads=[busy])))
+    assert list((await stores.sessions.read(lease.session_id)).threads) == [threads[0], busy]
 
 
 async def check_append_takes_inputs_from_the_inbox(stores: Stores) -> None:

@@ -25,13 +25,19 @@ from corral.session.events import (
 from corral.session.inbox import View, admit, referenced
 from corral.session.lease import Claim, Lease, session_backoff_seconds
 from corral.session.log import Append, InboxEntry, Snapshot, StoredEvent
-from corral.session.record import SessionRecord
+from corral.session.record import SessionRecord, ThreadRecord
 
 _TTL = timedelta(seconds=LEASE_TTL_SECONDS)
 
 
 def _backoff(failures: int) -> timedelta:
     return timedelta(seconds=session_backoff_seconds(failures))
+
+
+def _changed(threads: Sequence[ThreadRecord], changes: Sequence[ThreadRecord]) -> list[ThreadRecord]:
+    """`threads` with what an append changes of them, and those that begin with it."""
+    by_id = {thread.thread_id: thread for thread in (*threads, *changes)}
+    return list(by_id.values())
 
 
 @dataclass(kw_only=True)
@@ -154,7 +160,7 @@ class Oracle:
             active_seconds=derived.active_seconds,
             running_since=derived.running_since,
             blocked_on=derived.blocked_on,
-            threads=derived.threads or session.record.threads,
+            threads=_changed(session.record.threads, derived.threads),
         )
         return ids
 

@@ -202,10 +202,16 @@ def _derived_columns_repeat_the_fold(
 ) -> Iterator[str]:
     snapshot = world.oracle.snapshot(session_id)
     state = begin(snapshot.record)
-    for stored in snapshot.events[: last.seen_seq + len(last.events)]:
+    for stored in snapshot.events[: last.seen_seq]:
         fold_stored(state, stored)
-    if derive(state, models, needs_brain=last.derived.needs_brain) != last.derived:
+    before = state.fork()
+    for stored in snapshot.events[last.seen_seq :][: len(last.events)]:
+        fold_stored(state, stored)
+    if derive(state, models, needs_brain=last.derived.needs_brain, before=before) != last.derived:
         yield "the derived columns are not those of the log"
+    is_last = len(snapshot.events) == last.seen_seq + len(last.events)
+    if is_last and list(snapshot.record.threads) != derive(state, models, needs_brain=False).threads:
+        yield "the threads are not those of the log"
 
 
 LAWS: Sequence[Law] = (
