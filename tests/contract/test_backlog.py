@@ -1,42 +1,17 @@
 """Counting work that waits: every number is one that something made."""
 
-from collections.abc import AsyncIterator
-from pathlib import Path
-
 import pytest
 
 from corral.kernel.ids import Ids
 from corral.kernel.limits import LEASE_TTL_SECONDS
 from corral.store.backlog import Backlogs
-from corral.store.bus import LocalBus
-from corral.store.database import Database
-from corral.store.lease import Leases
-from corral.store.log import Log
-from corral.store.sessions import Sessions
-from corral.testing.clock import ManualClock
 from corral.testing.sessions import new_session, user_message
+from tests.opened import Opened
 
 
-@pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
-
-
-@pytest.fixture(params=["sqlite", "postgres"])
-async def database(
-    request: pytest.FixtureRequest, tmp_path: Path, clock: ManualClock
-) -> AsyncIterator[Database]:
-    is_sqlite = request.param == "sqlite"
-    where = tmp_path / "corral.db" if is_sqlite else request.getfixturevalue("database_url")
-    database = await Database.open(where, clock=clock)
-    yield database
-    await database.close()
-
-
-async def test_what_waits_and_who_works(database: Database, clock: ManualClock) -> None:
-    ids, bus = Ids(), LocalBus()
-    backlogs, leases, log = Backlogs(database), Leases(database), Log(database, bus)
-    sessions = Sessions(database, bus, clock)
+async def test_what_waits_and_who_works(opened: Opened) -> None:
+    ids, clock, backlogs = Ids(), opened.stores.clock, Backlogs(opened.database)
+    leases, log, sessions = opened.stores.leases, opened.stores.log, opened.stores.sessions
     nothing = await backlogs.count()
     assert (nothing.needing, nothing.waiting, nothing.inbox, nothing.leases) == (0, 0, 0, {})
     assert (nothing.oldest_wait_seconds, nothing.stalest_lease_seconds) == (0, 0)

@@ -1,40 +1,20 @@
 """The list of nodes on a database; rows that another version wrote."""
 
-from collections.abc import AsyncIterator
-from pathlib import Path
-
 import pytest
 from sqlalchemy import Connection, insert
 
-from corral.store.database import Database
 from corral.store.nodes import Nodes
 from corral.store.schema import nodes
-from corral.testing.clock import ManualClock
 from corral.testing.contract_nodes import CHECKS, Check, some_node
-
-
-@pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
-
-
-@pytest.fixture(params=["sqlite", "postgres"])
-async def database(
-    request: pytest.FixtureRequest, tmp_path: Path, clock: ManualClock
-) -> AsyncIterator[Database]:
-    is_sqlite = request.param == "sqlite"
-    where = tmp_path / "corral.db" if is_sqlite else request.getfixturevalue("database_url")
-    database = await Database.open(where, clock=clock)
-    yield database
-    await database.close()
+from tests.opened import Opened
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
-async def test_contract(check: Check, database: Database, clock: ManualClock) -> None:
-    await check(Nodes(database), clock)
+async def test_contract(check: Check, opened: Opened) -> None:
+    await check(Nodes(opened.database), opened.stores.clock)
 
 
-async def test_a_row_of_another_version_is_read(database: Database) -> None:
+async def test_a_row_of_another_version_is_read(opened: Opened) -> None:
     """A later version says more, and has roles that we do not know; an earlier one said less."""
     later = {
         "machine": "m",
@@ -47,6 +27,8 @@ async def test_a_row_of_another_version_is_read(database: Database) -> None:
     }
     unreadable = {"said": "nothing of use"}
     hostless = {**later, "host": {"gpus": 8}}
+
+    database = opened.database
 
     def write(connection: Connection) -> None:
         for node_id, body in (("node_a", later), ("node_b", unreadable), ("node_c", hostless)):
