@@ -7,7 +7,6 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -20,7 +19,7 @@ from corral.hands.news import NEWS_KEPT, NEWS_LOST, OUTCOME_UNKNOWN
 from corral.hands.router import MOVED, HandsRouter
 from corral.hands.wire import Restored
 from corral.kernel.clock import SystemClock
-from corral.kernel.errors import BlobUnavailable, Conflict, HandsUnavailable, NotFound
+from corral.kernel.errors import Conflict, HandsUnavailable, NotFound
 from corral.kernel.ids import Ids, SessionId
 from corral.kernel.limits import NODE_LOST_SECONDS
 from corral.orchestrator.checkpoint import Checkpointer
@@ -28,14 +27,16 @@ from corral.orchestrator.cleanup import forget_checkpoint
 from corral.orchestrator.sandboxes import AllHosts, Desk, drain_host, sweep_host
 from corral.session.call import NeverStarted, Placement, Recipe, ToolCall
 from corral.session.content import ToolResult
+from corral.session.events import AgentToolResult, AgentToolUse
+from corral.session.lease import Claim
 from corral.store.blobs import LocalBlobs
 from corral.store.bus import LocalBus
 from corral.store.checkpoints import Checkpoints
 from corral.store.database import Database
+from corral.store.log import Log
 from corral.store.placements import Placements
 from corral.store.sessions import Sessions
-from corral.testing.clock import ManualClock
-from corral.testing.sessions import new_session
+from corral.testing.sessions import Draft, new_session, user_message
 
 LOCAL_HOST = Path(__file__).parents[1] / "unit" / "hands_host" / "local_host.py"
 WORK = "echo ran >> log; touch begun; while [ ! -e go ]; do sleep 0.01; done; echo true result"
@@ -63,18 +64,31 @@ class Cluster:
 
     directory: Path
     sessions: Sessions
+    log: Log
     placements: Placements
     checkpoints: Checkpoints
     blobs: LocalBlobs
     hosts: dict[str, Host] = field(default_factory=dict)
     stack: contextlib.AsyncExitStack
     calls: int = 0
+    silence_seconds: float = 0.0  # since the list of nodes was last written, for us who read it
 
     async def __aenter__(self) -> "Cluster":
         return self
 
     async def session(self) -> SessionId:
         return (await self.sessions.create(new_session(Ids(), SystemClock().now()))).session_id
+
+    async def acted(self, session_id: SessionId) -> None:
+        """Its log says that a tool of it has run."""
+        ids = Ids()
+        await self.log.accept(session_id, [user_message(ids)], now=SystemClock().now())
+        seen = await self.log.snapshot(session_id)
+        use = AgentToolUse(id=ids.event(), type=AgentToolUse.TYPE, name="bash", input={"command": "true"})
+        result = AgentToolResult(id=ids.event(), type=AgentToolResult.TYPE, tool_use_id=use.id)
+        claim = Claim(session_id=session_id, owner="us", epoch=seen.record.epoch + 1)
+        draft = Draft(seen=seen, lease=claim, now=SystemClock().now())
+        await self.log.append(draft.append([use, result], takes=seen.inbox, answers={result.id: use.id}))
 
     async def start(self, name: str, *, crash_at: str = "") -> Host:
         """Start a host, or start it again."""
@@ -110,21 +124,23 @@ class Cluster:
         """What the list of nodes says; a node without hands is always there: this one."""
         us = _node("brain", None)
         return [
-            SeenNode(node=us, age_seconds=0.0),
+            SeenNode(node=us, age_seconds=self.silence_seconds),
             *(
-                SeenNode(node=_node(name, host.facts), age_seconds=host.age_seconds)
+                SeenNode(node=_node(name, host.facts), age_seconds=host.age_seconds + self.silence_seconds)
                 for name, host in self.hosts.items()
             ),
         ]
 
-    def router(self) -> HandsRouter:
+    def router(self, *, is_same_machine: bool = True) -> HandsRouter:
         """What one brain has."""
         router = HandsRouter(
             placements=self.placements,
             checkpoints=self.checkpoints,
             blobs=self.blobs,
             nodes=self.nodes,
-            connect=lambda seen: client_of(seen.node.host.address, is_same_machine=True, tls=None),
+            connect=lambda seen: client_of(
+                seen.node.host.address, is_same_machine=is_same_machine, tls=None
+            ),
             copy=self.checkpointer().copy,
         )
         self.stack.push_async_callback(router.aclose)
@@ -194,6 +210,7 @@ async def cluster(tmp_path: Path) -> AsyncIterator[Cluster]:
         yield Cluster(
             directory=tmp_path,
             sessions=Sessions(database, LocalBus(), SystemClock()),
+            log=Log(database, LocalBus()),
             placements=Placements(database),
             checkpoints=Checkpoints(database),
             blobs=await LocalBlobs.open(tmp_path / "blobs"),
@@ -248,7 +265,7 @@ async def test_a_host_lost_during_a_call_one_unknown_result_and_the_session_goes
 
 async def test_a_call_is_not_waited_for_when_its_host_is_lost_and_silent(cluster, monkeypatch):
     """Stopped, not dead: the connection stands and nothing comes, as of a machine behind a partition."""
-    monkeypatch.setattr("corral.hands.router.HANDS_CONNECT_SECONDS", 0.2)
+    monkeypatch.setattr("corral.hands.hosts.HANDS_CONNECT_SECONDS", 0.2)
     host = await cluster.start("a")
     router, session_id = cluster.router(), await cluster.session()
     call = cluster.bash(session_id, await router.placement(session_id), WORK)
@@ -260,7 +277,7 @@ async def test_a_call_is_not_waited_for_when_its_host_is_lost_and_silent(cluster
 
 
 async def test_a_missed_heartbeat_does_not_end_a_call_whose_host_answers(cluster, monkeypatch):
-    monkeypatch.setattr("corral.hands.router.HOST_LOOK_SECONDS", 0.02)
+    monkeypatch.setattr("corral.hands.hosts.HOST_LOOK_SECONDS", 0.02)
     host = await cluster.start("a")
     router, session_id = cluster.router(), await cluster.session()
     call = cluster.bash(session_id, await router.placement(session_id), WORK)
@@ -304,36 +321,25 @@ async def test_a_host_that_stops_in_good_order_is_replaced_at_once(cluster, is_l
     assert (await cluster.run(router, session_id, "cat file"))[-1] == "x\n"
 
 
-async def test_a_live_host_without_a_way_to_it_is_told_of_once(cluster, monkeypatch, caplog):
+async def test_a_live_host_without_a_way_to_it_is_told_of_once(cluster, caplog):
     host = await cluster.start("a")
-    router, session_id = cluster.router(), await cluster.session()
-    tried = 0
-
-    def connect(seen: SeenNode) -> HandsClient:
-        nonlocal tried
-        tried += 1
-        return client_of("https://10.0.0.5:8421", is_same_machine=False, tls=None)
-
-    monkeypatch.setattr(router, "_connect", connect)
+    host.facts = replace(host.facts, address="https://10.0.0.5:8421")
+    router, session_id = cluster.router(is_same_machine=False), await cluster.session()
     for _ in range(20):
         with pytest.raises(HandsUnavailable, match="asks for a certificate") as caught:
             await router.placement(session_id)
         assert "10.0.0.5" not in caught.value.message, "it may be shown to anybody"
     with pytest.raises(HandsUnavailable, match="asks for a certificate"):
         await router.probe()
-    assert tried <= 2
     assert len([record for record in caplog.records if "asks for a certificate" in record.message]) == 1
     assert "https://10.0.0.5:8421" in router.unreachable()[host.facts.host_id]
 
 
-async def test_without_a_checkpoint_the_model_is_told_that_nothing_is_left(cluster, monkeypatch):
-    async def has_acted(session_id):
-        return True  # what its log says; there is none here
-
+async def test_without_a_checkpoint_the_model_is_told_that_nothing_is_left(cluster):
     host = await cluster.start("a")
     router, session_id = cluster.router(), await cluster.session()
     assert await cluster.run(router, session_id, "echo x > file; echo done") == ["done\n"]
-    monkeypatch.setattr(cluster.placements, "has_acted", has_acted)
+    await cluster.acted(session_id)
     await cluster.start("b")
     await host.kill()
     host.age_seconds = NODE_LOST_SECONDS + 1
@@ -379,15 +385,16 @@ async def test_a_lost_host_that_comes_back_runs_nothing_and_is_swept(cluster):
     assert not (back.files(session_id) / "log").exists()
 
 
-async def test_cut_off_from_the_list_nobody_is_given_up_on(cluster, monkeypatch):
+async def test_cut_off_from_the_list_nobody_is_given_up_on(cluster):
     host = await cluster.start("a")
     router, session_id = cluster.router(), await cluster.session()
     call = cluster.bash(session_id, await router.placement(session_id), "true")
     await host.kill()
-    old = [replace(seen, age_seconds=NODE_LOST_SECONDS + 1) for seen in cluster.nodes()]
-    monkeypatch.setattr(router, "_nodes", lambda: old)
+    cluster.silence_seconds = NODE_LOST_SECONDS + 1
     with pytest.raises(HandsUnavailable):
         await router.attach(call, epoch=1)
+    cluster.silence_seconds, host.age_seconds = 0.0, NODE_LOST_SECONDS + 1  # it is the host that is cut off
+    assert unknown(await router.attach(call, epoch=1))
 
 
 # -- restores and checkpoints at every crash point -----------------------------------------------------
@@ -425,16 +432,22 @@ async def test_a_brain_that_dies_between_placing_and_restoring_leaves_the_rest_t
 
 
 _TAKER = """
-import asyncio, sys
+import asyncio, os, signal, sys
+from contextlib import nullcontext
 from pathlib import Path
 from corral.daemon import socket_path, token_path
 from corral.hands.client import HandsClient
 from corral.kernel.clock import SystemClock
+from corral.kernel.crash import intercepted
 from corral.kernel.ids import Ids
 from corral.orchestrator.checkpoint import Checkpointer
 from corral.store.blobs import LocalBlobs
 from corral.store.checkpoints import Checkpoints
 from corral.store.database import Database
+
+def stop(point):
+    if point == sys.argv[3]:
+        os.kill(os.getpid(), signal.SIGSTOP)
 
 async def main():
     directory, data_dir = Path(sys.argv[1]), Path(sys.argv[2])
@@ -442,10 +455,41 @@ async def main():
     client = HandsClient(socket_path(data_dir, "hands"), token=token_path(data_dir, "hands").read_text())
     blobs = await LocalBlobs.open(directory / "blobs")
     taker = Checkpointer(Checkpoints(database), blobs, clock=SystemClock(), ids=Ids())
-    await taker.look(client, idle_seconds=0)
+    host_id = (await client.placement("")).host_id
+    for held in await client.held():
+        print(await taker.take(client, held, host_id=host_id) is not None)
 
-asyncio.run(main())
+with intercepted(stop) if len(sys.argv) > 3 else nullcontext():
+    asyncio.run(main())
 """
+
+
+@dataclass(kw_only=True)
+class Taker:
+    """A server that takes checkpoints of a host, as a process."""
+
+    process: asyncio.subprocess.Process
+
+    async def stopped(self) -> None:
+        """Until it has stopped itself. No signal tells us: asyncio waits for the end of our children."""
+        stat = Path(f"/proc/{self.process.pid}/stat")
+        await until(lambda: stat.read_text().rpartition(")")[2].split()[0] == "T")
+
+    async def has_taken(self) -> bool:
+        """Whether its copy counts, once it goes on."""
+        self.process.send_signal(signal.SIGCONT)
+        said, _ = await asyncio.wait_for(self.process.communicate(), SECONDS)
+        assert self.process.returncode == 0
+        return said == b"True\n"
+
+
+async def taking(cluster: Cluster, host: Host, *stops_at: str, **environment: str) -> Taker:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", _TAKER, str(cluster.directory), str(host.data_dir), *stops_at,
+        env={**os.environ, **environment}, stdout=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    cluster.stack.push_async_callback(_end, process)
+    return Taker(process=process)
 
 
 @pytest.mark.parametrize("point", ["checkpoint.before", "checkpoint.after"])
@@ -456,11 +500,8 @@ async def test_a_server_killed_while_it_takes_a_checkpoint(cluster, point):
     await cluster.keep(host)
     first = await cluster.checkpoints.newest(session_id)
     await cluster.run(router, session_id, "echo two > file")
-    taker = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", _TAKER, str(cluster.directory), str(host.data_dir),
-        env={**os.environ, "CORRAL_CRASH_AT": point},
-    )  # fmt: skip
-    assert await asyncio.wait_for(taker.wait(), SECONDS) == -signal.SIGKILL
+    taker = await taking(cluster, host, CORRAL_CRASH_AT=point)
+    assert await asyncio.wait_for(taker.process.wait(), SECONDS) == -signal.SIGKILL
     assert await cluster.checkpoints.newest(session_id) == first
     assert first and [c async for c in cluster.blobs.get(first.blob_key)]
     await cluster.keep(host)  # the next server
@@ -498,7 +539,7 @@ async def test_a_broken_checkpoint_does_not_block_its_session(cluster, harm):
     assert await cluster.run(router, session_id, "ls; echo on") == [NEWS_LOST, "on\n"]
 
 
-async def test_a_blob_store_that_is_away_is_waited_for(cluster, monkeypatch):
+async def test_a_blob_store_that_is_away_is_waited_for(cluster):
     host = await cluster.start("a")
     router, session_id = cluster.router(), await cluster.session()
     await cluster.run(router, session_id, "echo x > file")
@@ -506,15 +547,11 @@ async def test_a_blob_store_that_is_away_is_waited_for(cluster, monkeypatch):
     await cluster.start("b")
     await host.kill()
     host.age_seconds = NODE_LOST_SECONDS + 1
-
-    async def away(key, **_):
-        raise BlobUnavailable("the service does not answer")
-        yield
-
-    with monkeypatch.context() as patch:
-        patch.setattr(cluster.blobs, "get", away)
-        with pytest.raises(HandsUnavailable, match="checkpoint"):
-            await router.placement(session_id)
+    there = cluster.directory / "blobs"
+    there.rename(cluster.directory / "not mounted")
+    with pytest.raises(HandsUnavailable, match="checkpoint"):
+        await router.placement(session_id)
+    (cluster.directory / "not mounted").rename(there)
     assert (await cluster.run(router, session_id, "cat file"))[-1] == "x\n"
 
 
@@ -534,38 +571,15 @@ async def test_a_workspace_that_changes_while_it_is_copied_is_not_kept(cluster):
     assert held.changes == held.kept > 0
 
 
-class _Held(Checkpoints):
-    """Waits before it keeps."""
-
-    def __init__(self, database: Database) -> None:
-        super().__init__(database)
-        self.came, self.go = asyncio.Event(), asyncio.Event()
-
-    async def keep(self, checkpoint, **instead_of):
-        self.came.set()
-        await self.go.wait()
-        return await super().keep(checkpoint, **instead_of)
-
-
 async def test_of_two_copies_the_one_begun_later_stays_whatever_the_clocks_say(cluster):
     host = await cluster.start("a")
     router, session_id = cluster.router(), await cluster.session()
     await cluster.run(router, session_id, "echo one > file")
-    client = cluster.client(host)
-    [held] = await client.held()
-    slow = _Held(cluster.checkpoints._database)
-    ahead = ManualClock(SystemClock().now() + timedelta(hours=1))
-    early = asyncio.create_task(
-        Checkpointer(slow, cluster.blobs, clock=ahead, ids=Ids()).take(
-            client, held, host_id=host.facts.host_id
-        )
-    )
-    await asyncio.wait_for(slow.came.wait(), SECONDS)
-    await cluster.run(router, session_id, "echo two > file")
-    await cluster.keep(host)
+    early = await taking(cluster, host, "checkpoint.after", CORRAL_FAULTS="clock.step=3600")
+    await early.stopped()
+    await cluster.keep(host)  # of the same files: the host has nothing against either
     newest = await cluster.checkpoints.newest(session_id)
-    slow.go.set()
-    assert await early is None
+    assert not await early.has_taken()
     assert newest and await cluster.checkpoints.newest(session_id) == newest
     assert [blob.key async for blob in cluster.blobs.keys("checkpoints/")] == [newest.blob_key]
 
@@ -591,16 +605,11 @@ async def test_a_copy_that_came_too_late_is_not_what_the_host_relies_on(cluster)
     host = await cluster.start("a")
     router, session_id = cluster.router(), await cluster.session()
     await cluster.run(router, session_id, "echo one > file")
-    client = cluster.client(host)
-    [held] = await client.held()
-    slow = _Held(cluster.checkpoints._database)
-    taker = Checkpointer(slow, cluster.blobs, clock=SystemClock(), ids=Ids())
-    taking = asyncio.create_task(taker.take(client, held, host_id=host.facts.host_id))
-    await asyncio.wait_for(slow.came.wait(), SECONDS)
+    late = await taking(cluster, host, "checkpoint.after")
+    await late.stopped()
     await cluster.placements.place(session_id, host_id="host_z", instead_of=host.facts.host_id)
-    slow.go.set()
-    assert await taking is None
-    [held] = await client.held()
+    assert not await late.has_taken()
+    [held] = await cluster.client(host).held()
     assert held.kept == 0 and await cluster.checkpoints.newest(session_id) is None
 
 
@@ -783,7 +792,6 @@ async def test_another_host_behind_an_address_gets_nothing(cluster, caplog):
     assert [host_id for host_id, _ in await AllHosts(router).clients()] == [mine.facts.host_id]
     other.facts = facts
     assert await cluster.run(router, session_id, "echo on") == ["on\n"]
-    assert router._left == []  # what was replaced is closed
 
 
 async def test_an_import_has_a_second_copy_at_once(cluster):

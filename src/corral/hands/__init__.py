@@ -6,6 +6,7 @@ outlive sandboxes and hosts), and a journal (what was started, what came out, wh
 
     call:     absent -> started -> result -> absent       (journal.py; each arrow durable, settled last)
     sandbox:  absent -> idle <-> busy -> absent           (lifecycle.py; the reaper alone destroys)
+    files:    absent -> here -> changed -> copied -> absent  (held.py; evicted by the journal first)
 
 When things fail:
 - the brain dies: the call runs on; the next brain attaches to it by its id and gets the true result.
@@ -15,5 +16,6 @@ When things fail:
 - the supervisor dies: the next one adopts the host; unadopted, it ends with its sandboxes.
 
 `host` decides, `rpc` and `client` carry, `process` lives, `providers/` make sandboxes, and what runs
-inside of those is `sandbox_agent/`, which trusts nobody and imports nothing of ours.
+inside of those is `sandbox_agent/`, which trusts nobody and imports nothing of ours. Where there are many
+hosts, `router` sends each call to its own: `placer` knows which that is, `hosts` how it is reached.
 """
