@@ -19,9 +19,9 @@ import uvloop
 from corral.hands.providers.binary import find_bwrap
 from corral.hands.providers.bwrap import BwrapProvider
 from corral.kernel.errors import SandboxUnavailable
-from corral.testing.contract_provider import (
+from corral.testing.contract_provider import ProviderContract
+from corral.testing.lab import (
     Lab,
-    ProviderContract,
     archive_of,
     in_chunks,
     is_running,
@@ -42,7 +42,7 @@ SCRIPT = """
 import asyncio, sys
 from pathlib import Path
 from corral.hands.providers.bwrap import BwrapProvider
-from corral.testing.contract_provider import Lab
+from corral.testing.lab import Lab
 """
 
 

@@ -34,7 +34,7 @@ from corral.hands.providers.binary import find_python
 from corral.hands.providers.bwrap import BwrapProvider
 from corral.hands.providers.launch import environment
 from corral.kernel.limits import TOOL_PREVIEW_CHARS
-from corral.testing.contract_provider import Lab, until
+from corral.testing.lab import Lab, until
 
 SEED = int(os.environ.get("CORRAL_TEST_SEED") or random.SystemRandom().randrange(10**6))
 SEQUENCES, STEPS = 8, 45

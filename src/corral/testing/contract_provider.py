@@ -6,165 +6,40 @@
             async with Lab.open(MyProvider(state_dir=tmp_path), root=tmp_path) as lab:
                 yield lab
 
-`root` exists and is on the file system that the provider expects workspaces on. The checks use the port
-and, to see whether anything was left running, the host's process table.
+The checks use the port and, to see whether anything was left running, the host's process table. Those of
+the walls are in `contract_isolation`.
 """
 
 import asyncio
 import contextlib
 import io
-import itertools
 import os
-import secrets
 import tarfile
 import time
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 
-from corral.hands.ports import Provider, Sandbox, SandboxLost
+from corral.hands.ports import SandboxLost
 from corral.kernel.errors import InvalidRequest
-from corral.kernel.ids import EventId, SessionId, ThreadId
-from corral.kernel.limits import (
-    CANCEL_GRACE_SECONDS,
-    SANDBOX_PROCESSES_MAX,
-    TOOL_OUTPUT_CHARS_MAX,
-    TOOL_PREVIEW_CHARS,
+from corral.kernel.limits import CANCEL_GRACE_SECONDS, TOOL_OUTPUT_CHARS_MAX, TOOL_PREVIEW_CHARS
+from corral.session.call import INTERRUPTED
+from corral.session.content import Json
+from corral.testing.contract_isolation import IsolationContract
+from corral.testing.lab import (
+    Lab,
+    archive_of,
+    in_chunks,
+    is_gone,
+    is_running,
+    member,
+    new_mark,
+    text_of,
+    until,
 )
-from corral.session.call import INTERRUPTED, Placement, Recipe, ToolCall
-from corral.session.content import Json, ToolResult
 
-__all__ = ["Lab", "ProviderContract", "archive_of", "is_running", "until"]
-
-_RECIPE = Recipe(environment={"type": "cloud"})
-_PLACEMENT = Placement(host_id="lab", journal_id="lab")
-_WAIT_SECONDS = 10.0
+__all__ = ["Lab", "ProviderContract"]
 
 
-@dataclass(kw_only=True, slots=True)
-class Lab:
-    """A provider at work: sessions, calls, and what came back."""
-
-    provider: Provider
-    root: Path
-    _numbers: "itertools.count[int]" = field(default_factory=itertools.count)
-    _sandboxes: list[Sandbox] = field(default_factory=list)
-
-    @classmethod
-    @contextlib.asynccontextmanager
-    async def open(cls, provider: Provider, *, root: Path) -> "AsyncIterator[Lab]":
-        workspaces = root / "workspaces"
-        workspaces.mkdir(mode=0o711)
-        lab = cls(provider=provider, root=workspaces)
-        try:
-            yield lab
-        finally:
-            await asyncio.gather(*(sandbox.destroy() for sandbox in lab._sandboxes))
-            for workspace in workspaces.iterdir():
-                await provider.remove_workspace(workspace)
-            await provider.aclose()
-
-    async def workspace(self, session: str = "sesn_1") -> Path:
-        path = self.root / session
-        await self.provider.prepare_workspace(path)
-        return path
-
-    async def sandbox(self, session: str = "sesn_1") -> Sandbox:
-        sandbox = await self.provider.create(
-            session_id=session, workspace=await self.workspace(session), recipe=_RECIPE
-        )
-        self._sandboxes.append(sandbox)
-        return sandbox
-
-    def call(self, name: str, *, thread: str = "sthr_1", **fields: Json) -> ToolCall:
-        return ToolCall(
-            session_id=SessionId("sesn_1"),
-            thread_id=ThreadId(thread),
-            call_id=EventId(f"sevt_{next(self._numbers)}"),
-            name=name,
-            input=fields,
-            recipe=_RECIPE,
-            placement=_PLACEMENT,
-        )
-
-    async def bash(self, sandbox: Sandbox, command: str, **fields: Json) -> str:
-        """The output of a command that must succeed."""
-        result = await sandbox.run(self.call("bash", command=command, **fields))
-        assert not result.is_error, text_of(result)
-        return text_of(result)
-
-    async def fails(self, sandbox: Sandbox, command: str, **fields: Json) -> str:
-        """The output of a command that must not succeed."""
-        result = await sandbox.run(self.call("bash", command=command, **fields))
-        assert result.is_error, f"{command!r} worked: {text_of(result)}"
-        return text_of(result)
-
-    async def started(self, sandbox: Sandbox, call: ToolCall, mark: str) -> "asyncio.Task[ToolResult]":
-        """The call as a task, once the host sees `mark` in a process's arguments."""
-        task = asyncio.create_task(sandbox.run(call))
-        await until(lambda: is_running(mark) or task.done())
-        assert not task.done(), text_of(task.result())
-        return task
-
-
-def text_of(result: ToolResult) -> str:
-    assert len(result.content) == 1, result.content
-    return str(result.content[0]["text"])
-
-
-def new_mark() -> str:
-    """An argument of `sleep` that no other process has."""
-    return f"{3000 + secrets.randbelow(1000)}.{secrets.randbelow(10**9):09}"
-
-
-def is_running(mark: str) -> bool:
-    """Whether a living process of this machine, sandboxes included, has the mark in its arguments."""
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit():
-            with contextlib.suppress(OSError):
-                if mark.encode() in (folder / "cmdline").read_bytes():
-                    return True
-    return False
-
-
-def is_gone(mark: str) -> bool:
-    return not is_running(mark)
-
-
-async def until(is_true: Callable[[], bool], seconds: float = _WAIT_SECONDS) -> None:
-    """Wait for a fact. Fails after the deadline."""
-    async with asyncio.timeout(seconds):
-        while not is_true():  # noqa: ASYNC110  (the process table sends no events)
-            await asyncio.sleep(0.01)
-
-
-def archive_of(*members: tuple[tarfile.TarInfo, bytes]) -> bytes:
-    packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w") as archive:
-        for info, data in members:
-            info.size = len(data)
-            archive.addfile(info, io.BytesIO(data))
-    return packed.getvalue()
-
-
-def member(
-    name: str, kind: bytes = tarfile.REGTYPE, *, link: str = "", mode: int = 0o644, hole_bytes: int = 0
-) -> tarfile.TarInfo:
-    """hole_bytes: how much nothing a sparse file has in front of its one byte of data."""
-    info = tarfile.TarInfo(name)
-    info.type, info.linkname, info.mode = kind, link, mode
-    if hole_bytes:
-        info.pax_headers = {"GNU.sparse.map": f"{hole_bytes},1", "GNU.sparse.size": f"{hole_bytes + 1}"}
-    return info
-
-
-async def in_chunks(data: bytes, size: int = 1000) -> AsyncIterator[bytes]:
-    for start in range(0, len(data), size):
-        yield data[start : start + size]
-
-
-class ProviderContract:
+class ProviderContract(IsolationContract):
     """Subclass it, give it a `lab` fixture, and pytest runs every check."""
 
     # -- tools --------------------------------------------------------------------------------------
@@ -467,131 +342,3 @@ class ProviderContract:
             raise AssertionError("a broken archive was accepted")
         assert not outside.exists()
         assert not list(lab.root.parent.glob("**/escaped"))
-
-    # -- walls --------------------------------------------------------------------------------------
-
-    async def test_the_host_cannot_be_seen(self, lab: Lab) -> None:
-        secret = secrets.token_hex(8)
-        os.environ["CORRAL_TEST_SECRET"] = secret
-        try:
-            other = await lab.sandbox("sesn_other")
-            await lab.bash(other, f"echo {secret} > mine")
-            box = await lab.sandbox()
-        finally:
-            del os.environ["CORRAL_TEST_SECRET"]
-        for path in ["/home", "/etc/shadow", "/sys/kernel", "/var/log", str(lab.root), str(Path.cwd())]:
-            await lab.fails(box, f"ls -d {path}")
-        found = f"grep -rl {secret} /proc/*/environ /tmp /workspace /mnt /run /etc 2>/dev/null"
-        assert await lab.fails(box, found) == "(no output)"
-        users = await lab.bash(box, "cut -d: -f1 /etc/passwd | sort | xargs; id -u; hostname")
-        assert users == "agent root\n1000\ncorral"
-
-    async def test_only_own_processes_are_seen(self, lab: Lab) -> None:
-        box, other, mark = await lab.sandbox(), await lab.sandbox("sesn_other"), new_mark()
-        await lab.bash(other, f"sleep {mark} &")
-        pids = [int(pid) for pid in (await lab.bash(box, "cd /proc; echo [0-9]*; cd")).split()]
-        assert len(pids) < 6
-        assert mark not in await lab.bash(box, "cat /proc/*/cmdline | tr '\\0' ' '")
-
-    async def test_there_is_no_network(self, lab: Lab) -> None:
-        box = await lab.sandbox()
-        assert (await lab.bash(box, "tail -n +3 /proc/net/dev | cut -d: -f1 | xargs")) in (
-            "lo",
-            "(no output)",
-        )
-        connect = "import socket; socket.create_connection(({!r}, {}), 2)"
-        await lab.fails(box, f'python3 -c "{connect.format("192.0.2.1", 80)}"')
-        server = await asyncio.start_server(lambda _r, w: w.close(), "127.0.0.1", 0)
-        async with server:
-            port = server.sockets[0].getsockname()[1]
-            assert "refused" in await lab.fails(box, f'python3 -c "{connect.format("127.0.0.1", port)}"')
-        await lab.fails(box, "python3 -c 'import socket; socket.socket(40, 1)'")  # AF_VSOCK
-
-    async def test_privileges_cannot_be_gained(self, lab: Lab) -> None:
-        box = await lab.sandbox()
-        for attempt in [
-            "unshare -U true", "unshare -m true", "unshare -n true", "mount -t tmpfs x /tmp",
-            "mount -t proc proc /proc", "chroot / true", "su -c true", "setpriv --reuid=0 true",
-            "echo 1 > /proc/sys/kernel/core_pattern", "echo x > /proc/sysrq-trigger",
-            "touch /usr/bin/x", "touch /x", "mknod d b 8 0", "ls /proc/1/fd/", "cat /proc/1/environ",
-            "cat /proc/1/mem", "nsenter -t 1 -a true",
-            "python3 -c 'import ctypes; raise SystemExit(ctypes.CDLL(None).ptrace(16, 1, 0, 0) != 0)'",
-            "python3 -c 'import ctypes; raise SystemExit(ctypes.CDLL(None).syscall(435, 0, 0) < 0)'",
-        ]:  # fmt: skip
-            await lab.fails(box, attempt)
-        status = await lab.bash(
-            box, "grep -E 'CapEff|CapBnd|NoNewPrivs|Seccomp:' /proc/self/status | xargs"
-        )
-        assert status.split()[1::2] == ["0" * 16, "0" * 16, "1", "2"]
-        setuid = "cp /bin/bash s; chmod u+s s; ./s -p -c 'id -u'"
-        assert await lab.bash(box, setuid) == "1000"
-
-    async def test_killing_everything_inside_is_survived_or_reported(self, lab: Lab) -> None:
-        """`kill -9 -1` takes the shell; the sandbox goes on or is lost, and never hangs."""
-        box = await lab.sandbox()
-        await lab.bash(box, "echo kept > a")
-        results = await asyncio.gather(
-            box.run(lab.call("bash", command="kill -9 1 -1 $$; sleep 1; echo here", timeout_ms=5000)),
-            return_exceptions=True,
-        )
-        if isinstance(results[0], SandboxLost):
-            box = await lab.sandbox()
-        else:
-            assert isinstance(results[0], ToolResult) and results[0].is_error
-            await box.run(lab.call("bash", restart=True))
-        assert await lab.bash(box, "cat a") == "kept"
-
-    async def test_planted_links_lead_nowhere(self, lab: Lab) -> None:
-        """CVE-2026-87766: links where a later start might make mount points."""
-        outside = lab.root.parent / "target"
-        outside.mkdir(mode=0o777)
-        outside.chmod(0o777)
-        box = await lab.sandbox()
-        names = "mnt tmp proc dev usr etc run session outputs tool-outputs skills workspace"
-        for place in ["/workspace", "/mnt/session/outputs", "/mnt/session/tool-outputs"]:
-            await lab.bash(box, f"cd {place}; for n in {names}; do ln -s {outside} $n; done")
-            await lab.fails(box, f"rmdir {place} || mv {place} /tmp/moved")
-        await box.destroy()
-        again = await lab.sandbox()
-        await lab.bash(again, "ls -l /workspace /mnt/session/outputs")
-        await again.run(lab.call("write", file_path="mnt/escaped", content="x"))
-        packed = [c async for c in lab.provider.export_archive(await lab.workspace())]
-        assert packed
-        await again.destroy()
-        await lab.provider.remove_workspace(await lab.workspace())
-        assert list(outside.iterdir()) == []
-
-    async def test_a_fork_bomb_is_bounded(self, lab: Lab) -> None:
-        box, calm = await lab.sandbox(), await lab.sandbox("sesn_calm")
-        before = _process_count()
-        call = lab.call("bash", command="bomb() { bomb | bomb & }; bomb; sleep 60")
-        task = asyncio.create_task(box.run(call))
-        await until(lambda: _process_count() > before + SANDBOX_PROCESSES_MAX // 4, 30)
-        assert await lab.bash(calm, "echo calm") == "calm"
-        assert _process_count() < before + SANDBOX_PROCESSES_MAX + 50
-        await box.cancel(call.call_id)
-        async with asyncio.timeout(2 * CANCEL_GRACE_SECONDS):
-            assert text_of(await task) == INTERRUPTED
-        await box.destroy()
-        await until(lambda: _process_count() < before + SANDBOX_PROCESSES_MAX // 8)
-
-    async def test_a_memory_hog_is_bounded(self, lab: Lab) -> None:
-        box = await lab.sandbox()
-        await lab.fails(box, "python3 -c 'x = bytearray(3 << 30)'", timeout_ms=30_000)
-        await lab.fails(box, "head -c 2G /dev/zero > /tmp/full", timeout_ms=30_000)
-        await lab.bash(box, "rm -f /tmp/full")
-        if lab.provider.capabilities.memory_limit:
-            hogs = "for i in 1 2 3 4; do python3 -c 'x = bytearray(900 << 20); print(len(x))' & done; wait"
-            results = await asyncio.gather(
-                box.run(lab.call("bash", command=hogs, timeout_ms=60_000)), return_exceptions=True
-            )
-            if isinstance(results[0], ToolResult):
-                assert text_of(results[0]).count(str(900 << 20)) < 4
-            else:
-                assert isinstance(results[0], SandboxLost)
-        calm = await lab.sandbox("sesn_calm")
-        assert await lab.bash(calm, "echo calm") == "calm"
-
-
-def _process_count() -> int:
-    return sum(folder.name.isdigit() for folder in Path("/proc").iterdir())

@@ -14,22 +14,19 @@ kernel refuses the rename if there is anything to lose. A session that already h
 
 import asyncio
 import contextlib
-import hashlib
 import os
 import secrets
 import shutil
-import signal
-import subprocess
 import tempfile
 import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from corral.hands import sandbox_agent
 from corral.hands.ports import Capabilities, Probe, Sandbox, SandboxLost
-from corral.hands.providers.binary import PythonInside, find_bwrap, find_python, remedy_for
+from corral.hands.providers.binary import find_bwrap, find_python, remedy_for
 from corral.hands.providers.cgroup import Cgroups, Group
+from corral.hands.providers.inside import install
 from corral.hands.providers.launch import (
     AGENT,
     HOST_UID,
@@ -39,6 +36,7 @@ from corral.hands.providers.launch import (
     environment,
     launch_command,
 )
+from corral.hands.providers.leftovers import clear_stages, clear_state, end_orphans, remove_empty
 from corral.hands.providers.process import BwrapProcess
 from corral.hands.providers.seccomp import seccomp_filter
 from corral.hands.sandbox import AgentSandbox, start_message
@@ -53,12 +51,6 @@ _CHUNK_BYTES: Final = 256 * 1024
 _REASON_BYTES_MAX: Final = 4096
 _SIGNALLED: Final = 128  # an exit code above: what ran inside was killed
 _KEPT: Final = " ".join(place.lstrip("/") for place in PATHS.values())  # below /
-_ETC: Final = {
-    "passwd": "root:x:0:0:root:/root:/usr/sbin/nologin\nagent:x:1000:1000:agent:/tmp:/bin/bash\n",
-    "group": "root:x:0:\nagent:x:1000:\n",
-    "hosts": "127.0.0.1 localhost corral\n::1 localhost\n",
-    "nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\n",
-}
 
 
 class BwrapProvider:
@@ -156,7 +148,7 @@ class BwrapProvider:
             await self._filling  # a boot that is cut off half-way would have no owner
         await asyncio.gather(*(sandbox.destroy() for sandbox in list(self._living)))
         for home, _ in self._pool:
-            self._remove_empty(home)
+            remove_empty(home)
         self._pool.clear()
         with contextlib.suppress(OSError):
             self._pool_dir.rmdir()
@@ -228,20 +220,13 @@ class BwrapProvider:
             try:
                 warm = await self._boot(home)
             except (WorldError, OSError):  # who needs a sandbox now will get the error, with its remedy
-                self._remove_empty(home)
+                remove_empty(home)
                 return
             self._pool.append((home, warm))
 
     async def _discard(self, home: Path, sandbox: AgentSandbox) -> None:
         await sandbox.destroy()
-        self._remove_empty(home)
-
-    def _remove_empty(self, home: Path) -> bool:
-        """Remove a workspace in which no file was ever made."""
-        for folder in [*(home / name for name in PATHS), home]:
-            with contextlib.suppress(OSError):
-                folder.rmdir()
-        return not home.exists()
+        remove_empty(home)
 
     # -- workspaces ---------------------------------------------------------------------------------
 
@@ -320,7 +305,7 @@ class BwrapProvider:
             raise SandboxUnavailable(f"no sandbox: {complaint}; {remedy}", retryable=False)
 
     async def remove_workspace(self, workspace: Path) -> None:
-        if not workspace.exists() or self._remove_empty(workspace):
+        if not workspace.exists() or remove_empty(workspace):
             return
         await self._set_up()
         self._lay_out(workspace)
@@ -332,7 +317,7 @@ class BwrapProvider:
             self._raise_if_not_started(process)
         finally:
             await process.close()
-        if not self._remove_empty(workspace):
+        if not remove_empty(workspace):
             raise SandboxUnavailable(f"the workspace {workspace} could not be emptied")
 
     def _lay_out(self, home: Path) -> None:
@@ -363,28 +348,17 @@ class BwrapProvider:
             return self._blueprint
 
     def _make_blueprint(self) -> Blueprint:
-        for stale in self._state_dir.glob("pool-*"):  # of hosts that were killed
-            if not _is_running(int(stale.name.split("-")[1])):
-                for home in stale.iterdir():
-                    self._remove_empty(home)
-                stale.rmdir()
-        for stale in self._state_dir.glob("probe-*-*"):  # no agent ever wrote there
-            if not _is_running(int(stale.name.split("-")[1])):
-                shutil.rmtree(stale, ignore_errors=True)
+        clear_state(self._state_dir)
         marks = [str(self._state_dir)]
         bwrap, python = find_bwrap(HOST_UID if self._drops_uid else None), find_python()
         stage = None
         if self._drops_uid:
             where = Path("/run") if os.access("/run", os.W_OK) else Path(tempfile.gettempdir())
-            for stale in where.glob("corral-stage-*"):  # empty: what was in it ended with its sandbox
-                if not _is_running(int(stale.name.split("-")[2])):
-                    marks.append(str(stale))
-                    with contextlib.suppress(OSError):
-                        stale.rmdir()
+            marks += clear_stages(where)
             stage = Path(tempfile.mkdtemp(prefix=f"corral-stage-{os.getpid()}-", dir=where))
             stage.chmod(0o711)
-        _end_orphans(marks)
-        return Blueprint(bwrap=bwrap, python=python, inside=_install(self._state_dir, python), stage=stage)
+        end_orphans(marks)
+        return Blueprint(bwrap=bwrap, python=python, inside=install(self._state_dir, python), stage=stage)
 
     def _hidden(self, blueprint: Blueprint) -> list[Path]:
         """Host paths that must not exist inside, unless the Python that we bind lies below one."""
@@ -393,77 +367,7 @@ class BwrapProvider:
         return [path for path in hidden if not prefix.is_relative_to(path)]
 
 
-def _install(state_dir: Path, python: PythonInside) -> Path:
-    """The agent program, compiled by the Python that will run it, and a few lines of /etc.
-
-    Compiled, because that is most of a cold start; copied, because our package may be unreadable to others.
-    """
-    source = Path(sandbox_agent.__file__).parent
-    files = {f"agent/sandbox_agent/{path.name}": path.read_text() for path in sorted(source.glob("*.py"))}
-    files["agent/__main__.py"] = "import runpy\nrunpy.run_module('sandbox_agent')\n"
-    files.update({f"etc/{name}": text for name, text in _ETC.items()})
-    digest = hashlib.sha256(repr((files, str(python.path.resolve()))).encode()).hexdigest()[:16]
-    installed = state_dir / f"inside-{digest}"
-    if installed.is_dir():
-        return installed
-    fresh = Path(tempfile.mkdtemp(prefix="inside-new-", dir=state_dir))
-    for name, text in files.items():
-        (fresh / name).parent.mkdir(parents=True, exist_ok=True)
-        (fresh / name).write_text(text)
-    compiler = ["-IS", "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash", str(fresh)]
-    subprocess.run([python.path, *compiler], check=False, capture_output=True)  # without it: only slower
-    for path in [fresh, *fresh.rglob("*")]:
-        path.chmod(0o755 if path.is_dir() else 0o644)
-    try:
-        fresh.rename(installed)
-    except OSError:  # another process was faster
-        shutil.rmtree(fresh)
-    return installed
-
-
 def _is_mapped(uid: int) -> bool:
     """Whether this user namespace knows the uid. In one that does not, "root" is an ordinary user."""
     ranges = [line.split() for line in Path("/proc/self/uid_map").read_text().splitlines()]
     return any(int(first) <= uid < int(first) + int(count) for first, _, count in ranges)
-
-
-def _end_orphans(marks: Sequence[str]) -> None:
-    """Kill what a killed host has left of its boots: `--die-with-parent` ends bwrap, but the init that it
-    was about to release waits for its word for ever. Nothing of an agent runs in one.
-
-    marks: paths that only our own commands hold.
-    """
-    for folder in Path("/proc").iterdir():
-        with contextlib.suppress(OSError):
-            if folder.name.isdigit() and (folder / "comm").read_text() == "bwrap\n":
-                command = (folder / "cmdline").read_bytes().decode(errors="replace")
-                if any(mark in command for mark in marks) and not _has_host(int(folder.name)):
-                    os.kill(int(folder.name), signal.SIGKILL)
-
-
-def _has_host(pid: int) -> bool:
-    """Whether a process other than bwrap and process 1 is above it. Raises OSError when it is gone.
-
-    Where orphans go to another process than 1 (a service manager, a container's init), that one is above
-    them; but the bwrap that a host started begins a session, and theirs has lost it.
-    """
-    if (session := os.getsid(pid)) != pid and _has_ended(session):
-        return False
-    while pid > 1:
-        name, _, rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")
-        if not name.endswith("(bwrap"):
-            return True
-        pid = int(rest.split()[1])
-    return False
-
-
-def _has_ended(pid: int) -> bool:
-    """Whether a process is gone, or is only waited for."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
-    except OSError:
-        return True
-
-
-def _is_running(pid: int) -> bool:
-    return Path(f"/proc/{pid}").exists()

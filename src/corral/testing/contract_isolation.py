@@ -1,0 +1,142 @@
+"""The walls of a sandbox: what runs inside sees, reaches and takes no more than it is given. A part of
+`corral.testing.contract_provider`, which every provider is held to.
+"""
+
+import asyncio
+import os
+import secrets
+from pathlib import Path
+
+from corral.hands.ports import SandboxLost
+from corral.kernel.limits import CANCEL_GRACE_SECONDS, SANDBOX_PROCESSES_MAX
+from corral.session.call import INTERRUPTED
+from corral.session.content import ToolResult
+from corral.testing.lab import Lab, new_mark, process_count, text_of, until
+
+__all__ = ["IsolationContract"]
+
+
+class IsolationContract:
+    """As `ProviderContract`."""
+
+    async def test_the_host_cannot_be_seen(self, lab: Lab) -> None:
+        secret = secrets.token_hex(8)
+        os.environ["CORRAL_TEST_SECRET"] = secret
+        try:
+            other = await lab.sandbox("sesn_other")
+            await lab.bash(other, f"echo {secret} > mine")
+            box = await lab.sandbox()
+        finally:
+            del os.environ["CORRAL_TEST_SECRET"]
+        for path in ["/home", "/etc/shadow", "/sys/kernel", "/var/log", str(lab.root), str(Path.cwd())]:
+            await lab.fails(box, f"ls -d {path}")
+        found = f"grep -rl {secret} /proc/*/environ /tmp /workspace /mnt /run /etc 2>/dev/null"
+        assert await lab.fails(box, found) == "(no output)"
+        users = await lab.bash(box, "cut -d: -f1 /etc/passwd | sort | xargs; id -u; hostname")
+        assert users == "agent root\n1000\ncorral"
+
+    async def test_only_own_processes_are_seen(self, lab: Lab) -> None:
+        box, other, mark = await lab.sandbox(), await lab.sandbox("sesn_other"), new_mark()
+        await lab.bash(other, f"sleep {mark} &")
+        pids = [int(pid) for pid in (await lab.bash(box, "cd /proc; echo [0-9]*; cd")).split()]
+        assert len(pids) < 6
+        assert mark not in await lab.bash(box, "cat /proc/*/cmdline | tr '\\0' ' '")
+
+    async def test_there_is_no_network(self, lab: Lab) -> None:
+        box = await lab.sandbox()
+        assert (await lab.bash(box, "tail -n +3 /proc/net/dev | cut -d: -f1 | xargs")) in (
+            "lo",
+            "(no output)",
+        )
+        connect = "import socket; socket.create_connection(({!r}, {}), 2)"
+        await lab.fails(box, f'python3 -c "{connect.format("192.0.2.1", 80)}"')
+        server = await asyncio.start_server(lambda _r, w: w.close(), "127.0.0.1", 0)
+        async with server:
+            port = server.sockets[0].getsockname()[1]
+            assert "refused" in await lab.fails(box, f'python3 -c "{connect.format("127.0.0.1", port)}"')
+        await lab.fails(box, "python3 -c 'import socket; socket.socket(40, 1)'")  # AF_VSOCK
+
+    async def test_privileges_cannot_be_gained(self, lab: Lab) -> None:
+        box = await lab.sandbox()
+        for attempt in [
+            "unshare -U true", "unshare -m true", "unshare -n true", "mount -t tmpfs x /tmp",
+            "mount -t proc proc /proc", "chroot / true", "su -c true", "setpriv --reuid=0 true",
+            "echo 1 > /proc/sys/kernel/core_pattern", "echo x > /proc/sysrq-trigger",
+            "touch /usr/bin/x", "touch /x", "mknod d b 8 0", "ls /proc/1/fd/", "cat /proc/1/environ",
+            "cat /proc/1/mem", "nsenter -t 1 -a true",
+            "python3 -c 'import ctypes; raise SystemExit(ctypes.CDLL(None).ptrace(16, 1, 0, 0) != 0)'",
+            "python3 -c 'import ctypes; raise SystemExit(ctypes.CDLL(None).syscall(435, 0, 0) < 0)'",
+        ]:  # fmt: skip
+            await lab.fails(box, attempt)
+        status = await lab.bash(
+            box, "grep -E 'CapEff|CapBnd|NoNewPrivs|Seccomp:' /proc/self/status | xargs"
+        )
+        assert status.split()[1::2] == ["0" * 16, "0" * 16, "1", "2"]
+        setuid = "cp /bin/bash s; chmod u+s s; ./s -p -c 'id -u'"
+        assert await lab.bash(box, setuid) == "1000"
+
+    async def test_killing_everything_inside_is_survived_or_reported(self, lab: Lab) -> None:
+        """`kill -9 -1` takes the shell; the sandbox goes on or is lost, and never hangs."""
+        box = await lab.sandbox()
+        await lab.bash(box, "echo kept > a")
+        results = await asyncio.gather(
+            box.run(lab.call("bash", command="kill -9 1 -1 $$; sleep 1; echo here", timeout_ms=5000)),
+            return_exceptions=True,
+        )
+        if isinstance(results[0], SandboxLost):
+            box = await lab.sandbox()
+        else:
+            assert isinstance(results[0], ToolResult) and results[0].is_error
+            await box.run(lab.call("bash", restart=True))
+        assert await lab.bash(box, "cat a") == "kept"
+
+    async def test_planted_links_lead_nowhere(self, lab: Lab) -> None:
+        """CVE-2026-87766: links where a later start might make mount points."""
+        outside = lab.root.parent / "target"
+        outside.mkdir(mode=0o777)
+        outside.chmod(0o777)
+        box = await lab.sandbox()
+        names = "mnt tmp proc dev usr etc run session outputs tool-outputs skills workspace"
+        for place in ["/workspace", "/mnt/session/outputs", "/mnt/session/tool-outputs"]:
+            await lab.bash(box, f"cd {place}; for n in {names}; do ln -s {outside} $n; done")
+            await lab.fails(box, f"rmdir {place} || mv {place} /tmp/moved")
+        await box.destroy()
+        again = await lab.sandbox()
+        await lab.bash(again, "ls -l /workspace /mnt/session/outputs")
+        await again.run(lab.call("write", file_path="mnt/escaped", content="x"))
+        packed = [c async for c in lab.provider.export_archive(await lab.workspace())]
+        assert packed
+        await again.destroy()
+        await lab.provider.remove_workspace(await lab.workspace())
+        assert list(outside.iterdir()) == []
+
+    async def test_a_fork_bomb_is_bounded(self, lab: Lab) -> None:
+        box, calm = await lab.sandbox(), await lab.sandbox("sesn_calm")
+        before = process_count()
+        call = lab.call("bash", command="bomb() { bomb | bomb & }; bomb; sleep 60")
+        task = asyncio.create_task(box.run(call))
+        await until(lambda: process_count() > before + SANDBOX_PROCESSES_MAX // 4, 30)
+        assert await lab.bash(calm, "echo calm") == "calm"
+        assert process_count() < before + SANDBOX_PROCESSES_MAX + 50
+        await box.cancel(call.call_id)
+        async with asyncio.timeout(2 * CANCEL_GRACE_SECONDS):
+            assert text_of(await task) == INTERRUPTED
+        await box.destroy()
+        await until(lambda: process_count() < before + SANDBOX_PROCESSES_MAX // 8)
+
+    async def test_a_memory_hog_is_bounded(self, lab: Lab) -> None:
+        box = await lab.sandbox()
+        await lab.fails(box, "python3 -c 'x = bytearray(3 << 30)'", timeout_ms=30_000)
+        await lab.fails(box, "head -c 2G /dev/zero > /tmp/full", timeout_ms=30_000)
+        await lab.bash(box, "rm -f /tmp/full")
+        if lab.provider.capabilities.memory_limit:
+            hogs = "for i in 1 2 3 4; do python3 -c 'x = bytearray(900 << 20); print(len(x))' & done; wait"
+            results = await asyncio.gather(
+                box.run(lab.call("bash", command=hogs, timeout_ms=60_000)), return_exceptions=True
+            )
+            if isinstance(results[0], ToolResult):
+                assert text_of(results[0]).count(str(900 << 20)) < 4
+            else:
+                assert isinstance(results[0], SandboxLost)
+        calm = await lab.sandbox("sesn_calm")
+        assert await lab.bash(calm, "echo calm") == "calm"

@@ -1,0 +1,167 @@
+"""A provider of sandboxes at work in a test, and what a test looks at.
+
+    async with Lab.open(MyProvider(state_dir=tmp_path), root=tmp_path) as lab:
+        box = await lab.sandbox()
+        assert await lab.bash(box, "echo hello") == "hello"
+
+`root` exists and is on the file system that the provider expects workspaces on.
+"""
+
+import asyncio
+import contextlib
+import io
+import itertools
+import secrets
+import tarfile
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from corral.hands.ports import Provider, Sandbox
+from corral.kernel.ids import EventId, SessionId, ThreadId
+from corral.session.call import Placement, Recipe, ToolCall
+from corral.session.content import Json, ToolResult
+
+__all__ = [
+    "Lab",
+    "archive_of",
+    "in_chunks",
+    "is_gone",
+    "is_running",
+    "member",
+    "new_mark",
+    "process_count",
+    "text_of",
+    "until",
+]
+
+_RECIPE = Recipe(environment={"type": "cloud"})
+_PLACEMENT = Placement(host_id="lab", journal_id="lab")
+_WAIT_SECONDS = 10.0
+
+
+@dataclass(kw_only=True, slots=True)
+class Lab:
+    """A provider at work: sessions, calls, and what came back."""
+
+    provider: Provider
+    root: Path
+    _numbers: "itertools.count[int]" = field(default_factory=itertools.count)
+    _sandboxes: list[Sandbox] = field(default_factory=list)
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def open(cls, provider: Provider, *, root: Path) -> "AsyncIterator[Lab]":
+        workspaces = root / "workspaces"
+        workspaces.mkdir(mode=0o711)
+        lab = cls(provider=provider, root=workspaces)
+        try:
+            yield lab
+        finally:
+            await asyncio.gather(*(sandbox.destroy() for sandbox in lab._sandboxes))
+            for workspace in workspaces.iterdir():
+                await provider.remove_workspace(workspace)
+            await provider.aclose()
+
+    async def workspace(self, session: str = "sesn_1") -> Path:
+        path = self.root / session
+        await self.provider.prepare_workspace(path)
+        return path
+
+    async def sandbox(self, session: str = "sesn_1") -> Sandbox:
+        sandbox = await self.provider.create(
+            session_id=session, workspace=await self.workspace(session), recipe=_RECIPE
+        )
+        self._sandboxes.append(sandbox)
+        return sandbox
+
+    def call(self, name: str, *, thread: str = "sthr_1", **fields: Json) -> ToolCall:
+        return ToolCall(
+            session_id=SessionId("sesn_1"),
+            thread_id=ThreadId(thread),
+            call_id=EventId(f"sevt_{next(self._numbers)}"),
+            name=name,
+            input=fields,
+            recipe=_RECIPE,
+            placement=_PLACEMENT,
+        )
+
+    async def bash(self, sandbox: Sandbox, command: str, **fields: Json) -> str:
+        """The output of a command that must succeed."""
+        result = await sandbox.run(self.call("bash", command=command, **fields))
+        assert not result.is_error, text_of(result)
+        return text_of(result)
+
+    async def fails(self, sandbox: Sandbox, command: str, **fields: Json) -> str:
+        """The output of a command that must not succeed."""
+        result = await sandbox.run(self.call("bash", command=command, **fields))
+        assert result.is_error, f"{command!r} worked: {text_of(result)}"
+        return text_of(result)
+
+    async def started(self, sandbox: Sandbox, call: ToolCall, mark: str) -> "asyncio.Task[ToolResult]":
+        """The call as a task, once the host sees `mark` in a process's arguments."""
+        task = asyncio.create_task(sandbox.run(call))
+        await until(lambda: is_running(mark) or task.done())
+        assert not task.done(), text_of(task.result())
+        return task
+
+
+def text_of(result: ToolResult) -> str:
+    assert len(result.content) == 1, result.content
+    return str(result.content[0]["text"])
+
+
+def new_mark() -> str:
+    """An argument of `sleep` that no other process has."""
+    return f"{3000 + secrets.randbelow(1000)}.{secrets.randbelow(10**9):09}"
+
+
+def is_running(mark: str) -> bool:
+    """Whether a living process of this machine, sandboxes included, has the mark in its arguments."""
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            with contextlib.suppress(OSError):
+                if mark.encode() in (folder / "cmdline").read_bytes():
+                    return True
+    return False
+
+
+def is_gone(mark: str) -> bool:
+    return not is_running(mark)
+
+
+async def until(is_true: Callable[[], bool], seconds: float = _WAIT_SECONDS) -> None:
+    """Wait for a fact. Fails after the deadline."""
+    async with asyncio.timeout(seconds):
+        while not is_true():  # noqa: ASYNC110  (the process table sends no events)
+            await asyncio.sleep(0.01)
+
+
+def archive_of(*members: tuple[tarfile.TarInfo, bytes]) -> bytes:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as archive:
+        for info, data in members:
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return packed.getvalue()
+
+
+def member(
+    name: str, kind: bytes = tarfile.REGTYPE, *, link: str = "", mode: int = 0o644, hole_bytes: int = 0
+) -> tarfile.TarInfo:
+    """hole_bytes: how much nothing a sparse file has in front of its one byte of data."""
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname, info.mode = kind, link, mode
+    if hole_bytes:
+        info.pax_headers = {"GNU.sparse.map": f"{hole_bytes},1", "GNU.sparse.size": f"{hole_bytes + 1}"}
+    return info
+
+
+async def in_chunks(data: bytes, size: int = 1000) -> AsyncIterator[bytes]:
+    for start in range(0, len(data), size):
+        yield data[start : start + size]
+
+
+def process_count() -> int:
+    """How many processes there are on this machine, sandboxes included."""
+    return sum(folder.name.isdigit() for folder in Path("/proc").iterdir())
