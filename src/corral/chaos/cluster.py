@@ -87,6 +87,11 @@ def _small_disk(path: Path) -> Iterator[None]:
         subprocess.run(["umount", "--lazy", path], check=True)
 
 
+async def _stop(nodes: Sequence[Node]) -> None:
+    """All at once: who has pressed Ctrl-C waits for it."""
+    await asyncio.gather(*(node.stop() for node in nodes))
+
+
 async def _known_to_others(directory: Path, host: str) -> Mapping[str, str]:
     """Settings of a node with a certificate for this name or address, made as a user would."""
     command = (sys.executable, "-m", "corral.cli", "certs", str(directory), "--host", host)
@@ -172,7 +177,7 @@ async def cluster(
                 options=[word for role in roles for word in ("--role", role)],
                 prefix=net.inside(name) if net is not None and is_apart else (),
             )
-            stack.push_async_callback(nodes[name].stop)
+        stack.push_async_callback(_stop, list(nodes.values()))
         yield Cluster(
             kind=kind,
             root=root,

@@ -14,7 +14,7 @@ from typing import Any, Final, TypeVar
 import anthropic
 import httpx2
 
-from corral.chaos.laws import Sent
+from corral.chaos.history import Sent
 from corral.chaos.plan import Call, Kind, Turn, lookup_tool, turns
 from corral.chaos.watch import Watch
 from corral.session.content import Json

@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
-from corral.chaos.laws import Trouble
+from corral.chaos.history import Trouble
 from corral.kernel.limits import SERVER_DRAIN_SECONDS
 from corral.supervisor.datadir import read_state
 

@@ -1,26 +1,28 @@
-"""What should be gone when everything has stopped: processes, mounts, sockets, groups; and what should
-never have been anywhere: secrets."""
+"""What should be gone when everything has stopped: processes, mounts, sockets; and what should never have
+been anywhere: secrets."""
 
 import contextlib
 import os
 import stat
+import time
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
 import psutil  # type: ignore[import-untyped]
 
-__all__ = ["SMALL_DISK", "left_behind", "orphans", "reap", "secrets_in"]
+__all__ = ["SMALL_DISK", "end", "left_behind", "orphans", "reap", "secrets_in"]
 
 SMALL_DISK: Final = "corral-chaos"  # the source of the one mount that is ours, see `cluster`
 _CHUNK_BYTES: Final = 1024 * 1024
+_COMMAND_CHARS: Final = 100  # shown of each end of a command: what it is, and what it was to run
 
 
 def left_behind(root: Path) -> Iterator[str]:
     """Sentences about what is still there of the nodes below `root`, all of which have been stopped."""
     for process in orphans(root):
         with contextlib.suppress(psutil.Error):
-            yield f"process {process.pid} still runs: {' '.join(process.cmdline())[:200]}"
+            yield f"process {process.pid} still runs{_whose(process, root)}: {_shown(process)}"
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         if str(root) in line and SMALL_DISK not in line:
             yield f"still mounted: {line}"
@@ -40,6 +42,30 @@ def orphans(root: Path) -> list[psutil.Process]:
         found.setdefault(process.pid, process)
     found.pop(os.getpid(), None)
     return list(found.values())
+
+
+def end(root: Path) -> None:
+    """Kill what `left_behind` has named: it is in the report, and is of no use to anybody."""
+    for process in orphans(root):
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+
+
+def _whose(process: psutil.Process, root: Path) -> str:
+    """How old it is, and which node's."""
+    age = f" after {time.time() - process.create_time():.0f} s"
+    for word in [process.cwd(), *process.cmdline()]:
+        if str(root) in word:
+            path = f"{word.partition(str(root))[2].lstrip('/')}/"
+            return f"{age}, of {path.partition('/')[0]}"
+    return age
+
+
+def _shown(process: psutil.Process) -> str:
+    command = " ".join(process.cmdline())
+    if len(command) <= 2 * _COMMAND_CHARS:
+        return command
+    return f"{command[:_COMMAND_CHARS]} ... {command[-_COMMAND_CHARS:]}"
 
 
 def _adopted() -> list[psutil.Process]:

@@ -3,120 +3,43 @@
 import asyncio
 import contextlib
 import ctypes
-import io
-import json
 import os
 import random
 import resource
-import tarfile
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-import anthropic
 import httpx2
 
 from corral.chaos import plan
-from corral.chaos.cluster import Cluster, ClusterKind, cluster
-from corral.chaos.driver import Clients, Dialogue
+from corral.chaos.cluster import Cluster, cluster
+from corral.chaos.driver import Clients
 from corral.chaos.faults import Faults
-from corral.chaos.laws import Broken, History, Trouble, judge
 from corral.chaos.node import Node
-from corral.chaos.packed import Packed
-from corral.chaos.residue import left_behind, reap, secrets_in
+from corral.chaos.reading import READ_SECONDS, Reading, read_all
+from corral.chaos.report import Options, Progress, Report
+from corral.chaos.residue import reap
 from corral.chaos.scenarios import ROUNDS, SCENARIOS, Stage
-from corral.chaos.schedule import DATABASE, KINDS, Fault, Kind, Lane, points_of, write_schedule
-from corral.chaos.store import snapshots
+from corral.chaos.schedule import DATABASE, Fault, Kind, Lane, points_of, write_schedule
+from corral.chaos.verdict import judge_remains, judge_sessions
 from corral.kernel.crash import POINTS
 from corral.testing.messages_api import MessagesApi
 
-__all__ = ["Options", "Progress", "Report", "run"]
+__all__ = ["run"]
 
 SETTLE_SECONDS: Final = 90.0  # after the last fault; a lease is 10 s, hands are missed for 30 s
 COVER_SECONDS: Final = 240.0  # for the points that chance has not led to
 SCENARIO_SECONDS, ROUND_SECONDS = 300.0, 120.0  # at most, on a busy machine
 EVICTED: Final = 4  # sessions at a time
-READ_SECONDS: Final = 60.0  # for all that is read at the end
 _PR_SET_CHILD_SUBREAPER: Final = 36
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """What a run is asked for. Faults end after `seconds`, or once there were `kills`, if that is given."""
-
-    cluster: ClusterKind = "local"
-    seconds: float = 120.0
-    kills: int | None = None
-    sessions: int = 12
-    seed: int = 0
-    faults: Sequence[Kind] = tuple(KINDS)
-    turns: Sequence[plan.Kind] = plan.KINDS
-    crash_points: bool = True
-    database_url: str | None = None
-    has_small_disk: bool = False  # of the one node, so that it can be filled
-    has_network: bool = False  # of its own, with a cable to each machine that can be pulled
-    scenario: str | None = None  # of `scenarios`, `kills` times, instead of a schedule
-    schedule: Sequence[Fault] | None = None  # of an earlier run; None: from the seed
-
-    def to_json(self) -> dict[str, object]:
-        data = asdict(self)
-        del data["schedule"], data["database_url"]
-        return data
-
-
-@dataclass(frozen=True, kw_only=True)
-class Progress:
-    """How far a run is; for whoever shows it."""
-
-    phase: str
-    seconds: float
-    kills: int
-    turns: int
-    sessions: int
-    points_hit: int
-    points: int
-
-
-@dataclass(kw_only=True)
-class Report:
-    """What came of it. `is_whole` is the answer."""
-
-    options: Options
-    seconds: float = 0.0
-    faults: Counter[str] = field(default_factory=Counter)
-    hits: dict[str, int] = field(default_factory=dict)
-    not_here: dict[str, str] = field(default_factory=dict)  # crash points that cannot be hit, and why
-    kills: int = 0
-    sessions: int = 0
-    turns: int = 0
-    calls: int = 0
-    unknown: int = 0  # calls whose outcome nobody knows, as they say
-    given_up: int = 0  # turns that ended with retries_exhausted
-    events: int = 0
-    attempts_failed: int = 0
-    reconnects: int = 0
-    turn_seconds: Sequence[float] = ()
-    figures: dict[str, float] = field(default_factory=dict)  # of a scenario
-    load: float = 0.0  # of the machine at the end, as `uptime` says it: times mean nothing without it
-    memory_bytes: int = 0  # of this process at most
-    violations: list[Broken] = field(default_factory=list)
-    schedule_path: Path | None = None
-
-    @property
-    def is_whole(self) -> bool:
-        return not self.violations
-
-    @property
-    def missed(self) -> list[str]:
-        return [point for point, count in self.hits.items() if not count]
 
 
 async def run(options: Options, *, root: Path, show: Callable[[Progress], None]) -> Report:
     """Do it all below `root`, which exists and is empty. What it started has ended when it returns."""
-    report = Report(options=options)
+    report, began = Report(options=options), time.monotonic()
+    show(Progress(phase="starting"))
     root.chmod(0o711)  # sandboxes and the database have users of their own, who pass through
     with _reaping():
         async with (
@@ -131,11 +54,15 @@ async def run(options: Options, *, root: Path, show: Callable[[Progress], None])
             ) as under_test,
         ):
             model.api_key = under_test.secrets.model_key
-            battle = _Battle(options, under_test, report, show)
-            await battle.fight()
-            await battle.stop()
-            await battle.judge()
-            await battle.clear_up(root)
+            await asyncio.gather(*(node.start() for node in under_test.nodes.values()))
+            battle = _Battle(options, under_test, report, show, began=began)
+            try:
+                await battle.fight()
+                await battle.stop()
+                await battle.judge()
+            except asyncio.CancelledError:  # by Ctrl-C
+                battle.enter("stopping")
+                raise
     report.schedule_path = root / f"chaos-{options.seed}.json"
     write_schedule(report.schedule_path, options=options.to_json(), faults=battle.faults.done)
     return report
@@ -147,15 +74,24 @@ def _has_points(options: Options) -> bool:
 
 class _Battle:
     def __init__(
-        self, options: Options, cluster: Cluster, report: Report, show: Callable[[Progress], None]
+        self,
+        options: Options,
+        cluster: Cluster,
+        report: Report,
+        show: Callable[[Progress], None],
+        *,
+        began: float,
     ) -> None:
         self._options = options
         self._cluster = cluster
         self._report = report
         self._show = show
-        self._began = time.monotonic()
-        self._phase = "starting"
-        self._read: dict[str, _Read] = {}
+        self._began = began
+        self._phase = ""
+        self._clients = Clients(
+            cluster.urls, api_key=cluster.secrets.api_key, seed=options.seed, kinds=options.turns
+        )
+        self._readings: Mapping[str, Reading] = {}
         self.faults = Faults(cluster, evict=self._evict, progress=self._progress)
         self._points = [
             point
@@ -166,22 +102,18 @@ class _Battle:
     def _points_of(self, name: str) -> list[str]:
         return points_of(self._cluster.roles.get(name, ()), shares=self._cluster.kind == "postgres")
 
-    def broken(self, law: str, detail: str, *, session_id: str = "") -> None:
-        self._report.violations.append(Broken(law=law, session_id=session_id, detail=detail))
+    def enter(self, phase: str) -> None:
+        """Say at once what happens from here on."""
+        self._phase = phase
+        self._show_progress()
 
     # -- while it lasts ------------------------------------------------------------------------------------
 
     async def fight(self) -> None:
         options = self._options
-        await asyncio.gather(*(node.start() for node in self._cluster.nodes.values()))
-        self._clients = Clients(
-            self._cluster.urls,
-            api_key=self._cluster.secrets.api_key,
-            seed=options.seed,
-            kinds=options.turns,
-        )
         enough, calm = asyncio.Event(), asyncio.Event()
         showing = asyncio.create_task(self._keep_showing())
+        self.enter("preparing")
         try:
             await self._clients.prepare()
             if options.scenario is not None:
@@ -191,7 +123,7 @@ class _Battle:
                 asyncio.create_task(self._clients.run(number, enough=enough), name=f"client {number}")
                 for number in range(options.sessions)
             ]
-            self._phase = "breaking"
+            self.enter("breaking")
             lanes = [
                 asyncio.create_task(self.faults.run(faults, enough=calm), name="lane")
                 for faults in self._lanes()
@@ -201,23 +133,21 @@ class _Battle:
             await asyncio.gather(*lanes)
             if options.schedule is None:
                 await self._cover()
-            self._phase = "settling"
+            self.enter("settling")
             await self.faults.mend()
             enough.set()
             await self._settle(clients)
-            self._phase = "reading"
-            await self._read_all()
+            await self._read()
         finally:
             showing.cancel()
             for task in asyncio.all_tasks():
                 if task.get_name().startswith(("client ", "lane", "watch ")):
                     task.cancel()
             await self._clients.aclose()
-        self._phase = "judging"
 
     async def _play(self, scenario: str) -> None:
         options = self._options
-        self._phase = scenario
+        self.enter(scenario)
         stage = Stage(
             cluster=self._cluster,
             clients=self._clients,
@@ -232,9 +162,10 @@ class _Battle:
                 await SCENARIOS[scenario](stage)
         except TimeoutError:
             waiting = "; ".join(dialogue.doing for dialogue in self._clients.dialogues)
-            self.broken("every turn has ended", f"the scenario does not get on; its clients: {waiting}")
-        self._phase = "reading"
-        await self._read_all()
+            self._report.broken(
+                "every turn has ended", f"the scenario does not get on; its clients: {waiting}"
+            )
+        await self._read()
 
     def _lanes(self) -> Iterator[Iterator[Fault]]:
         options = self._options
@@ -282,7 +213,7 @@ class _Battle:
         """Every crash point is hit at least once: those that chance has not led to are insisted on."""
         if "crash-point" not in self._options.faults:
             return
-        self._phase = "covering"
+        self.enter("covering")
         until = time.monotonic() + COVER_SECONDS
         able = {
             point: [name for name in self._cluster.roles if point in self._points_of(name)]
@@ -332,94 +263,67 @@ class _Battle:
         await asyncio.gather(*clients, return_exceptions=True)
         for dialogue in self._clients.dialogues:
             if not dialogue.is_over and not dialogue.refused:
-                self.broken(
+                self._report.broken(
                     "every turn has ended",
                     f"{SETTLE_SECONDS:.0f} s after the last fault its client still waits: {dialogue.doing}",
                     session_id=dialogue.session_id,
                 )
 
+    def _show_progress(self) -> None:
+        self._show(
+            Progress(
+                phase=self._phase,
+                seconds=time.monotonic() - self._began,
+                kills=self.faults.kills,
+                turns=sum(dialogue.turns_done for dialogue in self._clients.dialogues),
+                sessions=len(self._clients.dialogues),
+                points_hit=sum(1 for point in self._points if self.faults.hits[point]),
+                points=len(self._points),
+            )
+        )
+
     async def _keep_showing(self) -> None:
         while True:
-            self._show(
-                Progress(
-                    phase=self._phase,
-                    seconds=time.monotonic() - self._began,
-                    kills=self.faults.kills,
-                    turns=sum(dialogue.turns_done for dialogue in self._clients.dialogues),
-                    sessions=len(self._clients.dialogues),
-                    points_hit=sum(1 for point in self._points if self.faults.hits[point]),
-                    points=len(self._points),
-                )
-            )
+            self._show_progress()
             reap({node.started_pid for node in self._cluster.nodes.values()})
             await asyncio.sleep(0.5)
 
     # -- afterwards ----------------------------------------------------------------------------------------
 
-    async def _read_all(self) -> None:
+    async def _read(self) -> None:
         """What clients can read, while the servers still run."""
-        gate = asyncio.Semaphore(8)
-        url, key = self._cluster.urls[0], self._cluster.secrets.api_key
-        async with (
-            anthropic.AsyncAnthropic(base_url=url, api_key=key, max_retries=3, timeout=READ_SECONDS) as api,
-            httpx2.AsyncClient(base_url=url, headers={"x-api-key": key}, timeout=READ_SECONDS) as http,
-        ):
-
-            async def read(dialogue: Dialogue) -> None:
-                async with gate:
-                    self._read[dialogue.session_id] = await _read(api, http, dialogue.session_id)
-
-            await asyncio.gather(*(read(dialogue) for dialogue in self._clients.dialogues))
+        self.enter("reading")
+        self._readings = await read_all(
+            self._cluster.urls[0],
+            api_key=self._cluster.secrets.api_key,
+            session_ids=[dialogue.session_id for dialogue in self._clients.dialogues],
+        )
 
     async def stop(self) -> None:
         """SIGTERM for every node, all at once."""
-        self._phase = "stopping"
+        self.enter("stopping")
 
         async def stop(node: Node) -> None:
             try:
                 await node.stop()
             except TimeoutError:
-                self.broken("nothing is left behind", f"{node.name} did not stop when it was asked to")
+                self._report.broken(
+                    "nothing is left behind", f"{node.name} did not stop when it was asked to"
+                )
 
         await asyncio.gather(*(stop(node) for node in self._cluster.nodes.values()))
 
     async def judge(self) -> None:
-        """Every session by every law; and what is left of the cluster, which has been stopped."""
-        report, clients = self._report, self._clients
-        troubles: list[Trouble] = []
-        for node in self._cluster.nodes.values():
-            troubles += node.troubles
-        async for dialogue, snapshot in snapshots(self._cluster, clients.dialogues):
-            read = self._read[dialogue.session_id]
-            history = History(
-                session_id=dialogue.session_id,
-                snapshot=snapshot,
-                asks=dialogue.asks,
-                sent=dialogue.sent,
-                listed=list(read.listed),
-                usage=read.usage,
-                frames=dialogue.watch.shown(),
-                ran=read.ran,
-                calls=dialogue.calls,
-                troubles=troubles,
-            )
-            broken = list(judge(history))
-            report.violations += broken
-            if broken:
-                self._keep(history)
-            self._count(history)
-            for refusal in [*dialogue.refused, *dialogue.watch.refusals]:
-                self.broken("nothing good is refused", refusal, session_id=dialogue.session_id)
-            report.reconnects += max(0, dialogue.watch.connections - 1)
+        """Of the cluster, which has been stopped; and the figures of the report."""
+        self.enter("judging")
+        report = self._report
+        await judge_sessions(report, cluster=self._cluster, clients=self._clients, readings=self._readings)
         for failure in self.faults.failed:
-            self.broken("what dies comes up again", failure)
+            report.broken("what dies comes up again", failure)
         report.seconds = time.monotonic() - self._began
         report.faults, report.kills = self.faults.counts, self.faults.kills
         report.load = os.getloadavg()[1]
         report.memory_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        report.sessions = len(clients.dialogues)
-        report.turns = sum(dialogue.turns_done for dialogue in clients.dialogues)
-        report.attempts_failed, report.turn_seconds = clients.attempts_failed, clients.turn_seconds
         report.hits = {point: self.faults.hits[point] for point in self._points}
         kind = self._cluster.kind
         report.not_here = {
@@ -427,85 +331,7 @@ class _Battle:
             for point in POINTS
             if _has_points(self._options) and point not in self._points
         }
-
-    def _keep(self, history: History) -> None:
-        """All that is known of a session that broke a law, beside the schedule."""
-        known = {
-            "log": [
-                {"seq": event.seq, "private": event.private, **body}
-                for event, body in zip(history.events, history.bodies, strict=True)
-            ],
-            "ran": history.ran,
-            "troubles": [asdict(trouble) for trouble in history.troubles],
-            "frames": [asdict(frame) for frame in history.frames or ()],
-        }
-        path = self._cluster.root / f"{history.session_id}.json"
-        path.write_text(json.dumps(known, indent=1, default=str))
-
-    def _count(self, history: History) -> None:
-        report = self._report
-        report.events += len(history.events)
-        report.calls += sum(1 for _ in history.of("agent.tool_use", "agent.custom_tool_use"))
-        report.unknown += sum(
-            "outcome is unknown" in str(body) for _, body in history.of("agent.tool_result")
-        )
-        report.given_up += sum(
-            body["stop_reason"]["type"] == "retries_exhausted"
-            for _, body in history.of("session.status_idle")
-        )
-
-    async def clear_up(self, root: Path) -> None:
-        """Look for what the stopped cluster has left, once it has had a moment to go."""
-        deadline = time.monotonic() + 5.0
-        while (left := list(left_behind(root))) and time.monotonic() < deadline:  # noqa: ASYNC110
-            await asyncio.sleep(0.2)
-        for sentence in left:
-            self.broken("nothing is left behind", sentence)
-        known = self._cluster.secrets
-        wanted = {
-            "the API key": known.api_key,
-            "the model's key": known.model_key,
-            "a variable of the operator": known.variable,
-        }
-        for sentence in await asyncio.to_thread(lambda: list(secrets_in(root, wanted))):
-            self.broken("secrets are nowhere", sentence)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Read:
-    listed: Packed
-    usage: dict[str, object]
-    ran: Sequence[str] | None
-
-
-async def _read(api: anthropic.AsyncAnthropic, http: httpx2.AsyncClient, session_id: str) -> _Read:
-    listed = Packed()
-    page = ""
-    while True:
-        query = {"limit": "1000", "order": "asc", **({"page": page} if page else {})}
-        answer = (
-            (await http.get(f"/v1/sessions/{session_id}/events", params=query)).raise_for_status().json()
-        )
-        for event in answer["data"]:
-            listed.append(event)
-        page = answer.get("next_page") or ""
-        if not page:
-            break
-    session = await api.beta.sessions.retrieve(session_id)
-    until = time.monotonic() + READ_SECONDS
-    while (response := await http.get(f"/corral/v1/sessions/{session_id}/workspace")).is_server_error:
-        if time.monotonic() > until:
-            response.raise_for_status()  # what is not read is not judged
-        await asyncio.sleep(0.5)
-    ran: list[str] | None = None
-    if response.status_code == 200:
-        ran = []
-        with tarfile.open(fileobj=io.BytesIO(response.content)) as archive:
-            for member in archive:
-                if Path(member.name).name == plan.RAN and (file := archive.extractfile(member)):
-                    ran = file.read().decode().split()
-    assert session.usage is not None
-    return _Read(listed=listed, usage=session.usage.model_dump(), ran=ran)
+        await judge_remains(report, cluster=self._cluster)
 
 
 @contextlib.contextmanager

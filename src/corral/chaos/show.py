@@ -11,11 +11,11 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from corral.chaos.run import Progress, Report
+from corral.chaos.report import Progress, Report
 
 __all__ = ["PlainProgress", "as_json", "line", "summary"]
 
-VIOLATIONS_SHOWN_MAX = 20  # more of the same help nobody; the rest is in --json
+VIOLATIONS_SHOWN_MAX = 20  # more of the same help nobody; --json has them all
 PLAIN_SECONDS = 10.0  # between lines where nobody watches
 
 
@@ -94,10 +94,20 @@ def summary(report: Report, console: Console) -> None:
         console.print(f"not hit: {point}", highlight=False)
     for point, reason in report.not_here.items():
         console.print(f"not here: {point} ({reason})", highlight=False)
+    if report.is_whole or report.schedule_path is None:
+        return
     for broken in report.violations[:VIOLATIONS_SHOWN_MAX]:
-        console.print(Text(f"VIOLATION {broken.law}: {broken.session_id} {broken.detail}", style="red"))
-    if not report.is_whole:
-        console.print(f"Again: corral chaos --replay {report.schedule_path}", soft_wrap=True)
+        sentence = f"{broken.session_id} {broken.detail}".strip()
+        console.print(Text(f"VIOLATION {broken.law}: {sentence}", style="red"), soft_wrap=True)
+    if (more := len(report.violations) - VIOLATIONS_SHOWN_MAX) > 0:
+        console.print(f"... and {more:,} more", highlight=False)
+    kept = report.schedule_path.parent
+    console.print(
+        f"Kept: {kept} (the nodes' logs; SESSION.json has all that is known of one that broke a law)",
+        highlight=False,
+        soft_wrap=True,
+    )
+    console.print(f"Again: corral chaos --replay {report.schedule_path}", highlight=False, soft_wrap=True)
 
 
 def as_json(report: Report) -> str:

@@ -10,7 +10,7 @@ from typing import Final
 
 import httpx2
 
-from corral.chaos.laws import Frame
+from corral.chaos.history import Frame
 from corral.chaos.packed import Packed
 from corral.session.content import Json
 from corral.session.events import INBOX_TYPES

@@ -13,7 +13,9 @@ from rich.console import Console
 
 from corral.chaos import network
 from corral.chaos.cluster import CLUSTER_KINDS, ClusterKind
-from corral.chaos.run import Options, run
+from corral.chaos.node import StartFailed
+from corral.chaos.report import Options
+from corral.chaos.run import run
 from corral.chaos.scenarios import SCENARIOS
 from corral.chaos.schedule import KINDS, Kind, read_schedule
 from corral.chaos.show import PlainProgress, as_json, summary
@@ -43,15 +45,26 @@ class Asked:
 
 
 def chaos(asked: Asked, *, shows_json: bool) -> Exit:
-    """FAILED if a law was broken. The directory of the run is kept then, and its schedule in it."""
+    """FAILED if a law was broken. The directory of the run is kept then, and its schedule in it.
+
+    INTERRUPTED by Ctrl-C, once all that was started has ended; nothing is judged or kept then.
+    """
     options = _options(asked)
     if asked.data_dir is not None:
         asked.data_dir.mkdir(parents=True, exist_ok=True)
     root = Path(tempfile.mkdtemp(prefix="chaos-", dir=asked.data_dir))  # short: sockets lie below it
     console = Console(stderr=shows_json)
     console.print(f"seed {options.seed}, in {root}", highlight=False, soft_wrap=True)
-    with PlainProgress(console) as show:
-        report = asyncio.run(run(options, root=root, show=show))
+    try:
+        with PlainProgress(console) as show:
+            report = asyncio.run(run(options, root=root, show=show))
+    except KeyboardInterrupt:
+        if asked.data_dir is None:
+            shutil.rmtree(root, ignore_errors=True)
+        console.print("Interrupted: what was started has ended, and nothing was judged.")
+        return Exit.INTERRUPTED
+    except StartFailed as error:
+        raise Problem(f"{error}\nIts directory is kept: {root}") from error
     summary(report, console)
     if shows_json:
         print(as_json(report))

@@ -10,7 +10,8 @@ import pytest
 
 from corral.brain.derive import derive
 from corral.catalog.models import ModelTable
-from corral.chaos.laws import LAWS, Frame, History, Sent, Trouble, judge
+from corral.chaos.history import Frame, History, Sent, Trouble
+from corral.chaos.laws import LAWS, judge
 from corral.chaos.plan import Call, command
 from corral.kernel.ids import EventId, Ids
 from corral.session.fold import begin, fold_stored
