@@ -1,0 +1,179 @@
+"""The commands that begin with a noun: `corral sessions list`. What they do is imported when called."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from corral.cli.options import (
+    ConfigFile,
+    DataDir,
+    Json,
+    Most,
+    ServedDir,
+    SessionId,
+    Url,
+    api_at,
+    config_from,
+)
+from corral.cli.outcome import Exit, Problem
+
+__all__ = ["GROUPS"]
+
+sessions_app = typer.Typer(help="Sessions of a server: list, show, follow.", no_args_is_help=True)
+keys_app = typer.Typer(help="API keys of a server.", no_args_is_help=True)
+models_app = typer.Typer(
+    help="Models: which there are, and one that runs on this machine.", no_args_is_help=True
+)
+sandboxes_app = typer.Typer(help="Sandboxes of a server's hosts: list, evict.", no_args_is_help=True)
+db_app = typer.Typer(help="The database: check and upgrade its schema.", no_args_is_help=True)
+GROUPS = {
+    "sessions": sessions_app,
+    "keys": keys_app,
+    "models": models_app,
+    "sandboxes": sandboxes_app,
+    "db": db_app,
+}
+
+
+@sessions_app.command("list")
+def sessions_list(
+    limit: Most = 20, url: Url = None, data_dir: ServedDir = None, as_json: Json = False
+) -> None:
+    """Newest first."""
+    from corral.cli.sessions import list_sessions
+
+    list_sessions(api_at(url, data_dir), most=limit, as_json=as_json)
+
+
+@sessions_app.command("show")
+def sessions_show(session_id: SessionId, url: Url = None, data_dir: ServedDir = None) -> None:
+    """One session, as the API describes it."""
+    from corral.cli.sessions import show_session
+
+    show_session(api_at(url, data_dir), session_id)
+
+
+@sessions_app.command("tail")
+def sessions_tail(
+    session_id: SessionId, url: Url = None, data_dir: ServedDir = None, as_json: Json = False
+) -> None:
+    """What happened and what happens, until Ctrl-C."""
+    from corral.cli.sessions import tail_session
+
+    tail_session(api_at(url, data_dir), session_id, as_json=as_json)
+
+
+@sessions_app.command("events")
+def sessions_events(
+    session_id: SessionId,
+    limit: Most = 1000,
+    url: Url = None,
+    data_dir: ServedDir = None,
+    as_json: Json = False,
+) -> None:
+    """The log, from its beginning."""
+    from corral.cli.sessions import show_events
+
+    show_events(api_at(url, data_dir), session_id, most=limit, as_json=as_json)
+
+
+@sandboxes_app.command("list")
+def sandboxes_list(url: Url = None, data_dir: ServedDir = None, as_json: Json = False) -> None:
+    """Sandboxes and workspaces by host, with their disk and last checkpoint."""
+    from corral.cli.sandboxes import list_sandboxes
+
+    list_sandboxes(api_at(url, data_dir), as_json=as_json)
+
+
+@sandboxes_app.command("evict")
+def sandboxes_evict(
+    session: SessionId, url: Url = None, data_dir: ServedDir = None, as_json: Json = False
+) -> None:
+    """Let an idle session's sandbox go. Its files come back with its next call."""
+    from corral.cli.sandboxes import evict_sandbox
+
+    evict_sandbox(api_at(url, data_dir), session_id=session, as_json=as_json)
+
+
+@keys_app.command("list")
+def keys_list(url: Url = None, data_dir: ServedDir = None, as_json: Json = False) -> None:
+    """Names and ids; the keys themselves are stored nowhere."""
+    from corral.cli.keys import list_keys
+
+    list_keys(api_at(url, data_dir), as_json=as_json)
+
+
+@keys_app.command("create")
+def keys_create(
+    name: Annotated[str, typer.Option(help="What it is for.")] = "command line",
+    url: Url = None,
+    data_dir: ServedDir = None,
+    as_json: Json = False,
+) -> None:
+    """Make a key and show it, once."""
+    from corral.cli.keys import create_key
+
+    create_key(api_at(url, data_dir), name=name, as_json=as_json)
+
+
+@keys_app.command("revoke")
+def keys_revoke(
+    key_id: Annotated[str, typer.Argument(help="As in apikey_01...")],
+    url: Url = None,
+    data_dir: ServedDir = None,
+) -> None:
+    """From now on nobody enters with it."""
+    from corral.cli.keys import revoke_key
+
+    revoke_key(api_at(url, data_dir), api_key_id=key_id)
+
+
+@models_app.command("list")
+def models_list(config: ConfigFile = None) -> None:
+    """Which names mean what, and what each needs."""
+    from corral.cli.models import list_models
+
+    list_models(config_from(config))
+
+
+@models_app.command("install")
+def models_install(
+    name: Annotated[str, typer.Argument(help="local")],
+    models_dir: Annotated[Path | None, typer.Option(help="Where to.")] = None,
+) -> None:
+    """Fetch a model that runs on this machine without a key (1.1 GB, checked by its SHA-256)."""
+    from corral.cli.models import install_local
+
+    if name != "local":
+        raise Problem(f"{name!r} cannot be installed; there is: local", exit=Exit.USAGE)
+    install_local(config_from(models_dir=models_dir))
+
+
+@db_app.command(
+    "check", epilog="Example: CORRAL_DATABASE_URL=postgresql://corral@db/corral corral db check"
+)
+def db_check(data_dir: DataDir = None, config: ConfigFile = None, as_json: Json = False) -> int:
+    """Which database this is, whether it answers, and whether its schema is what this version needs.
+
+    The database is CORRAL_DATABASE_URL's, else the SQLite file in the data directory. Exits with 1 if
+    something is to be done, with 3 if the database cannot be reached; changes nothing.
+    """
+    from corral.cli.db import check
+
+    return check(config_from(config, data_dir=data_dir), as_json=as_json)
+
+
+@db_app.command(
+    "upgrade", epilog="Example: CORRAL_DATABASE_URL=postgresql://corral@db/corral corral db upgrade"
+)
+def db_upgrade(data_dir: DataDir = None, config: ConfigFile = None) -> int:
+    """Create the schema in an empty PostgreSQL database, or bring it to this version.
+
+    Run it once before the first `corral serve`, and before servers of a newer version start; it is one
+    transaction, and running it twice, even at the same time, does no harm. The database is
+    CORRAL_DATABASE_URL's. A SQLite file needs none of this: the server upgrades it when it starts.
+    """
+    from corral.cli.db import upgrade
+
+    return upgrade(config_from(config, data_dir=data_dir))
