@@ -192,6 +192,7 @@ async def main():
     probe = await provider.probe()
     assert not probe.is_available
     print(probe.remedy)
+    assert "/" not in probe.summary, probe.summary
     await provider.aclose()
 asyncio.run(main())
 """
@@ -210,6 +211,7 @@ async def test_without_bwrap_it_says_what_to_install(
     provider = BwrapProvider(state_dir=tmp_path)
     probe = await provider.probe()
     assert not probe.is_available and "apt install bubblewrap" in probe.remedy
+    assert probe.summary == "there is no working bwrap"
     await provider.aclose()
 
 

@@ -33,7 +33,7 @@ class NoSandboxes:
     capabilities = Capabilities(isolation="none")
 
     async def probe(self) -> Probe:
-        return Probe(is_available=False, detail="no sandboxes here")
+        return Probe(is_available=False, summary="no sandboxes here")
 
     async def create(self, *, session_id: str, workspace: Path, recipe: Recipe) -> Sandbox:
         raise SandboxUnavailable("no sandboxes here")

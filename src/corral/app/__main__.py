@@ -41,7 +41,9 @@ async def _require_sandboxes(data_dir: Path) -> None:
     finally:
         await provider.aclose()
     if not probe.is_available:
-        raise SandboxUnavailable(f"{probe.detail}; {probe.remedy}", retryable=False)
+        raise SandboxUnavailable(
+            "no sandbox can be made here", retryable=False, detail=f"{probe.report}; {probe.remedy}"
+        )
 
 
 async def _egress(start: Start) -> None:

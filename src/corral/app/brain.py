@@ -94,7 +94,7 @@ def brain_part(ground: Ground, worker: Worker, anthropic: AnthropicModel, reach:
     async def look_for_hands() -> Check:
         probe = await reach.hands.probe()
         if not probe.is_available:
-            return Check(status="failed", reason=f"no node can make a sandbox: {probe.detail}")
+            return Check(status="failed", reason=f"no node can make a sandbox: {probe.summary}")
         return Check(status="ok")
 
     async def look_at_model() -> Check:

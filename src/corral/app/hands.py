@@ -190,7 +190,8 @@ def hands_part(keeping: Keeping, hands: HandsClient, clock: Clock) -> Part:
     async def look() -> Check:
         probe = await hands.probe()
         if not probe.is_available:
-            return Check(status="failed", reason=f"{probe.detail}. {probe.remedy}".strip())
+            reason = f"no sandbox can be made: {probe.summary}; `corral doctor` says what to do"
+            return Check(status="failed", reason=reason)
         return Check(status="ok")
 
     duties: list[Duty] = [lambda: sweep_sandboxes(hands, keeping.placements)]

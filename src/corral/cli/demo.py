@@ -148,7 +148,7 @@ async def _check_sandbox() -> None:
         finally:
             await provider.aclose()
     if not probe.is_available:
-        raise Problem(f"no sandbox can be made here: {probe.detail}\n{probe.remedy}")
+        raise Problem(f"no sandbox can be made here: {probe.report}\n{probe.remedy}")
 
 
 async def verify(project: Tree, after: Tree) -> tuple[bool, str]:
@@ -160,7 +160,7 @@ async def verify(project: Tree, after: Tree) -> tuple[bool, str]:
         try:
             return await _verify_in(provider, Path(state) / "verification", tree)
         except SandboxUnavailable as error:
-            raise Problem(error.message) from error
+            raise Problem(str(error)) from error
         finally:
             await provider.remove_workspace(Path(state) / "verification")
             await provider.aclose()

@@ -103,7 +103,7 @@ def _sandbox(config: Config) -> Finding:
         return Finding(
             name="sandbox",
             state="ok" if found.is_available else "failed",
-            detail=found.detail + isolation,
+            detail=found.report + isolation,
             remedy=found.remedy,
         )
 

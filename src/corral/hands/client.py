@@ -215,7 +215,7 @@ class HandsClient:
     async def probe(self) -> Probe:
         """Whether a sandbox can be made there; believed for seconds. Raises HandsUnavailable."""
         reply = await self._send(self._control, "GET", "/probe", timeout=_WHENEVER)
-        return wire.decode_known(Probe, orjson.loads(reply))
+        return wire.decode_probe(reply)
 
     async def sandboxes(self) -> list[LiveSandbox]:
         return [

@@ -213,7 +213,10 @@ class HandsHost:
         async with self._probing:
             now = self._clock.monotonic()
             if self._probe is None or now - self._probe[0] > SANDBOX_PROBE_SECONDS:
-                self._probe = (now, await self._provider.probe())
+                known, found = self._probe, await self._provider.probe()
+                if not found.is_available and (known is None or known[1] != found):
+                    _log.warning("no sandbox can be made here: %s. %s", found.report, found.remedy)
+                self._probe = (now, found)
             return self._probe[1]
 
     # -- one call -----------------------------------------------------------------------------------

@@ -60,7 +60,9 @@ def open_journal(path: Path, ids: Ids) -> sqlite3.Connection:
     except sqlite3.DatabaseError as error:
         if isinstance(error, sqlite3.OperationalError):  # the disk, a lock, permissions: not the content
             raise HandsUnavailable(
-                f"cannot open the journal {str(path)!r}: {error}", retryable=False
+                "the journal of the hands host cannot be opened",
+                retryable=False,
+                detail=f"{str(path)!r}: {error}",
             ) from error
         for suffix in ("", "-wal", "-shm"):  # kept for a human; its calls now have unknown outcomes
             with contextlib.suppress(FileNotFoundError):
@@ -89,9 +91,10 @@ def _connect(path: Path, ids: Ids) -> sqlite3.Connection:
                 db.execute("COMMIT")
         else:
             raise HandsUnavailable(
-                f"the journal {str(path)!r} has format {version}, this Corral writes {FORMAT}; "
+                f"the journal of the hands host has format {version}, this Corral writes {FORMAT}; "
                 "start the newer Corral again",
                 retryable=False,
+                detail=str(path),
             )
         db.execute(
             "SELECT count(*), total(length(result)) FROM calls"

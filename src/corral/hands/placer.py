@@ -134,7 +134,9 @@ class Placer:
                     await client.restore(session_id, archive, placed_at=placed.placed_at, restored=found)
                 return
             except BlobUnavailable as error:  # it may come back, and then nothing is lost
-                raise HandsUnavailable(f"a checkpoint cannot be read: {error.message}") from error
+                raise HandsUnavailable(
+                    f"a checkpoint cannot be read: {error.message}", detail=error.detail
+                ) from error
             except (BrokenCheckpoint, NotFound, InvalidRequest, RequestTooLarge) as error:
                 # It may just have been replaced by a newer one. If not, the session must go on without it.
                 log.error("session %s: its checkpoint is broken: %s", session_id, error)

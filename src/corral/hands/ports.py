@@ -31,11 +31,21 @@ class Capabilities:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Probe:
-    """Whether a provider works on this machine, tried for real. `remedy` says what to do if not."""
+    """Whether a provider works on this machine, tried for real.
+
+    summary: what works, or what is wrong, for anybody: it names no path of the machine. detail: all of it,
+    and remedy: what to do, for whoever owns the machine: the log, `corral doctor`.
+    """
 
     is_available: bool
-    detail: str
+    summary: str
+    detail: str = ""
     remedy: str = ""
+
+    @property
+    def report(self) -> str:
+        """For whoever owns the machine."""
+        return self.detail or self.summary
 
 
 class Sandbox(Protocol):

@@ -21,8 +21,8 @@ from starlette.routing import Route
 from corral import __version__
 from corral.hands import wire
 from corral.hands.host import HandsHost
-from corral.kernel.errors import CorralError, HandsUnavailable, InvalidRequest, RequestTooLarge
-from corral.kernel.ids import SessionId
+from corral.kernel.errors import CorralError, InvalidRequest, RequestTooLarge, WorldError
+from corral.kernel.ids import REQUEST, Ids, SessionId
 from corral.kernel.limits import HANDS_HEARTBEAT_SECONDS, TOOL_INPUT_BYTES_MAX
 from corral.session.call import NeverStarted
 from corral.session.content import Json
@@ -144,7 +144,7 @@ def app(host: HandsHost, *, token: str | None, adoption: Adoption) -> Starlette:
                 query["what"], query.get("taken_at", ""), query.get("host_id", "")
             )
         except (KeyError, TypeError, ValueError) as error:
-            raise InvalidRequest(f"malformed request: {error}") from error
+            raise _malformed(error) from error
         session_id = SessionId(request.path_params["session_id"])
         assert placed_at is not None
         await host.held.restore(session_id, request.stream(), placed_at=placed_at, restored=restored)
@@ -196,7 +196,7 @@ def app(host: HandsHost, *, token: str | None, adoption: Adoption) -> Starlette:
         return _json(orjson.dumps(state))
 
     async def probe(request: Request) -> Response:
-        return _json(orjson.dumps(asdict(await host.probe())))
+        return _json(wire.encode_probe(await host.probe()))
 
     async def sandboxes(request: Request) -> Response:
         return _json(orjson.dumps({"data": [asdict(sandbox) for sandbox in host.sandboxes()]}))
@@ -252,16 +252,28 @@ def _guarded(endpoint: Endpoint, token: str | None) -> Endpoint:
             return _json(b'{"error":{"type":"unauthenticated","message":"wrong token"}}', status=401)
         try:
             return await endpoint(request)
-        except (CorralError, NeverStarted) as error:
-            status, body = wire.encode_error(error)
         except ClientDisconnect:
             status, body = 499, b""
-        except Exception:  # the HTTP boundary: our bug, told without its details
-            _log.exception("a request to %s failed", request.url.path)
-            status, body = wire.encode_error(HandsUnavailable("the hands host failed; see its log"))
+        except Exception as error:  # the HTTP boundary: our bug, too, told without its details
+            status, body = wire.encode_error(error, reference=_logged(error, request.url.path))
         return _json(body, status=status)
 
     return guarded
+
+
+def _logged(error: Exception, path: str) -> str:
+    """Write what does not cross the wire into the log. Returns what it is found by, "" if all crosses."""
+    if isinstance(error, WorldError):
+        if error.detail is None:
+            return ""
+        reference = Ids().mint(REQUEST)
+        _log.warning("%s: %s: %s", reference, path, error)
+    elif isinstance(error, (CorralError, NeverStarted)):
+        return ""
+    else:
+        reference = Ids().mint(REQUEST)
+        _log.error("%s: a request to %s failed", reference, path, exc_info=error)
+    return reference
 
 
 def _json(body: bytes, *, status: int = 200) -> Response:
@@ -279,4 +291,10 @@ async def _read(request: Request, decode: Callable[[dict[str, Json]], T]) -> T:
     try:
         return decode(orjson.loads(b"".join(chunks)))
     except (KeyError, TypeError, ValueError) as error:
-        raise InvalidRequest(f"malformed request: {type(error).__name__}: {error}") from error
+        raise _malformed(error) from error
+
+
+def _malformed(error: Exception) -> InvalidRequest:
+    """Of a key that is missing the name, which is ours; of anything else not what was in it."""
+    what = f"no {error}" if isinstance(error, KeyError) else type(error).__name__
+    return InvalidRequest(f"malformed request: {what}")

@@ -79,8 +79,8 @@ class AgentSandbox:
                 if (await self._frame()).get("op") != "ready":
                     raise _Hostile("the first frame is not ready")
         except (_Hostile, TimeoutError, asyncio.IncompleteReadError, OSError) as e:
-            self._lost = f"the sandbox did not start: {e!r}"
-            raise SandboxLost(self._lost) from e
+            self._lost = "the sandbox did not start"
+            raise SandboxLost(self._lost, detail=repr(e)) from e
         except asyncio.CancelledError:
             self._lost = "its start was cancelled"
             raise
@@ -124,7 +124,7 @@ class AgentSandbox:
             )
             result = await asyncio.wait_for(running.answer, limits.SANDBOX_BOOT_SECONDS_MAX)
         except (TimeoutError, OSError) as e:
-            raise SandboxLost(f"the self-check got no answer: {e!r}") from e
+            raise SandboxLost("the self-check got no answer", detail=repr(e)) from e
         finally:
             del self._calls["check"]
         return str(result.content[0]["text"])
@@ -174,7 +174,7 @@ class AgentSandbox:
                 await self._machine.writer.drain()
                 return await running.answer
         except (TimeoutError, OSError) as e:
-            self._lose(f"no answer from it: {e!r}")
+            self._lose(f"no answer from it ({type(e).__name__})")
             if running.is_cancelled:
                 return _interrupted()
             raise SandboxLost(self._lost or "") from e

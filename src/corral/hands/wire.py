@@ -9,10 +9,10 @@ from typing import Final, Literal, TypeVar, get_args
 
 import orjson
 
-from corral.hands.ports import WorkspaceMissing
+from corral.hands.ports import Probe, WorkspaceMissing
 from corral.kernel.errors import (
+    CallerError,
     Conflict,
-    CorralError,
     HandsUnavailable,
     InvalidRequest,
     LeaseLost,
@@ -83,6 +83,17 @@ def decode_known(kind: type[T], body: dict[str, Json]) -> T:
     """A dataclass, as a host of another version may send it: what we do not know is left out."""
     names = {each.name for each in fields(kind)}  # type: ignore[arg-type]  # a dataclass
     return kind(**{name: value for name, value in body.items() if name in names})
+
+
+def encode_probe(probe: Probe) -> bytes:
+    """What is for anybody: who asks shows it on pages that everybody can open. `detail`: its name from a
+    time when there was one text."""
+    return orjson.dumps({"is_available": probe.is_available, "detail": probe.summary})
+
+
+def decode_probe(data: bytes) -> Probe:
+    body = orjson.loads(data)
+    return Probe(is_available=body["is_available"], summary=body["detail"])
 
 
 def encode_call(
@@ -165,19 +176,39 @@ _ERRORS: Final[dict[str, tuple[type[Exception], int]]] = {
 }
 
 
-def encode_error(error: CorralError | NeverStarted) -> tuple[int, bytes]:
-    """(HTTP status, body). A kind the other end cannot know is sent as hands_unavailable."""
+_WORDS: Final[dict[str, str]] = {
+    "never_started": "the call has never started here",
+    "lease_lost": "a newer epoch owns the session, or it has ended",
+}
+
+
+def encode_error(error: Exception, *, reference: str = "") -> tuple[int, bytes]:
+    """(HTTP status, body). Only what we wrote for anybody to read crosses: the `message` of an error of
+    ours. Its detail stays here, and of any other exception all but its class: paths, arguments and what
+    else a text may hold are for the log, where `reference` finds them.
+
+    A kind the other end cannot know is sent as hands_unavailable.
+    """
     known = (type_ for type_, (class_, _) in _ERRORS.items() if isinstance(error, class_))
     type_ = next(known, "hands_unavailable")
     status = _ERRORS[type_][1]
-    fields: dict[str, Json] = {"type": type_, "message": str(error)}
+    fields: dict[str, Json] = {"type": type_, "message": "the hands host failed; see its log"}
+    if isinstance(error, (CallerError, WorldError)):
+        fields["message"] = error.message
+    elif type_ in _WORDS:
+        fields["message"] = _WORDS[type_]
+    else:
+        fields["class"] = type(error).__name__
     if isinstance(error, WorldError):
         fields |= {"retryable": error.retryable, "written": error.written}
+    if reference:
+        fields["reference"] = reference
     return status, orjson.dumps({"error": fields})
 
 
 def decode_error(data: bytes) -> Exception:
-    """Inverse of `encode_error`; anything unreadable is HandsUnavailable."""
+    """Inverse of `encode_error`; anything unreadable is HandsUnavailable. What the host's log knows more is
+    named in `detail`."""
     try:
         fields = orjson.loads(data)["error"]
         class_, _ = _ERRORS.get(fields["type"], (HandsUnavailable, 503))
@@ -186,7 +217,15 @@ def decode_error(data: bytes) -> Exception:
                 fields["message"],
                 retryable=fields.get("retryable", True),
                 written=fields.get("written", False),
+                detail=_where_to_look(fields),
             )
         return class_(fields["message"])
     except (orjson.JSONDecodeError, KeyError, TypeError):
         return HandsUnavailable("the hands host sent an answer that cannot be read")
+
+
+def _where_to_look(fields: dict[str, Json]) -> str | None:
+    if "reference" not in fields:
+        return None
+    what = f"{fields['class']}, " if "class" in fields else ""
+    return f"{what}see {fields['reference']} in the log of the hands host"

@@ -94,6 +94,7 @@ class WorldError(CorralError):
     ) -> None:
         super().__init__(message if detail is None else f"{message} ({detail})")
         self.message = message
+        self.detail = detail
         self.retryable = retryable
         self.written = written
 

@@ -46,8 +46,8 @@ class ProviderContract(IsolationContract):
 
     async def test_probe_is_available(self, lab: Lab) -> None:
         probe = await lab.provider.probe()
-        assert probe.is_available, f"{probe.detail}; {probe.remedy}"
-        assert not probe.remedy
+        assert probe.is_available, f"{probe.report}; {probe.remedy}"
+        assert probe.summary and not probe.remedy
 
     async def test_every_tool_works(self, lab: Lab) -> None:
         box = await lab.sandbox()

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from corral.hands.providers.binary import Bwrap, PythonInside, remedy_for
+from corral.hands.providers.binary import Bwrap, PythonInside, diagnose
 from corral.hands.providers.launch import PATHS, Blueprint, _refuse_traps, launch_command
 
 
@@ -84,4 +84,7 @@ def test_each_refusal_has_its_remedy(
     monkeypatch.setattr(
         "corral.hands.providers.binary._switch", lambda path: switches.get(path.rsplit("/", 1)[1], "1?")
     )
-    assert expected in remedy_for(stderr, Path("/usr/bin/bwrap"))
+    error = diagnose(stderr, Path("/usr/bin/bwrap"))
+    assert expected in error.remedy and error.found == stderr
+    assert "/" not in error.message, "it may be shown to anybody"
+    assert stderr in str(error) and error.remedy in str(error), "the log says it all"

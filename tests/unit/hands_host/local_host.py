@@ -105,15 +105,21 @@ class LocalProvider:
     def __init__(self) -> None:
         self.created: list[LocalSandbox] = []
         self.unavailable = ""
+        self.detail: str | None = None  # what only the owner of the machine may read
         self.probes = 0
 
     async def probe(self) -> Probe:
         self.probes += 1
-        return Probe(is_available=not self.unavailable, detail="local processes", remedy=self.unavailable)
+        return Probe(
+            is_available=not self.unavailable,
+            summary="local processes",
+            detail=self.detail or "",
+            remedy=self.unavailable,
+        )
 
     async def create(self, *, session_id: str, workspace: Path, recipe: Recipe) -> LocalSandbox:
         if self.unavailable:
-            raise SandboxUnavailable(self.unavailable, retryable=False)
+            raise SandboxUnavailable(self.unavailable, retryable=False, detail=self.detail)
         sandbox = LocalSandbox(await _spawn("sleep", "infinity", cwd=workspace), workspace)
         self.created.append(sandbox)
         return sandbox

@@ -26,7 +26,7 @@ async def host(tmp_path: Path, journal: Journal) -> AsyncIterator[HandsHost]:
     async with HandsHost(provider, journal=journal, host_id="host_1", state_dir=tmp_path) as host:
         probe = await host.probe()
         if not probe.is_available:
-            pytest.skip(f"no bwrap here: {probe.detail}; {probe.remedy}")
+            pytest.skip(f"no bwrap here: {probe.report}; {probe.remedy}")
         yield host
 
 

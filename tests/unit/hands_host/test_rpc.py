@@ -146,6 +146,33 @@ async def test_errors_keep_their_kind_and_their_words(client, call, provider):
         await client._post("/no-such-method", {})
 
 
+async def test_what_is_for_the_owner_of_the_machine_stays_in_the_log(client, call, provider, caplog):
+    provider.unavailable, provider.detail = "bwrap does not start", "/srv/private says no"
+    with pytest.raises(SandboxUnavailable) as caught:
+        await client.execute(call("c1", "true"), epoch=1)
+    assert caught.value.message == "bwrap does not start" and "/srv" not in str(caught.value)
+    [logged] = [record.message for record in caplog.records if "/srv/private says no" in record.message]
+    assert logged.split(":")[0] in str(caught.value)  # what the log is searched for
+
+    caplog.clear()
+    for _ in range(2):  # the second is believed, not tried
+        probe = await client.probe()
+        assert (probe.summary, probe.detail, probe.remedy) == ("local processes", "", "")
+    [logged] = [record.message for record in caplog.records if "/srv/private says no" in record.message]
+    assert "bwrap does not start" in logged
+
+
+async def test_a_disk_that_fails_is_told_without_its_paths(client, call, tmp_path, caplog):
+    workspaces = tmp_path / "hands" / "workspaces"
+    workspaces.rename(tmp_path / "not mounted")
+    with pytest.raises(HandsUnavailable) as caught:
+        await client.execute(call("c1", "true"), epoch=1)
+    assert "FileNotFoundError" in str(caught.value) and str(tmp_path) not in str(caught.value)
+    [record] = [record for record in caplog.records if record.exc_info]
+    assert record.exc_info and str(workspaces) in str(record.exc_info[1])
+    assert record.message.split(":")[0] in str(caught.value)
+
+
 async def test_a_workspace_goes_in_and_comes_out(client, call, monkeypatch):
     await client.import_workspace(SESSION, chunks(tar(**{"a.txt": "from outside"})))
     result = await client.execute(call("c1", "cat a.txt; echo inside > b.txt"), epoch=1)

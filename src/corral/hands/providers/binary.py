@@ -12,7 +12,7 @@ from typing import Final
 
 from corral.kernel.errors import SandboxUnavailable
 
-__all__ = ["Bwrap", "PythonInside", "find_bwrap", "find_python", "remedy_for"]
+__all__ = ["Bwrap", "CannotWork", "PythonInside", "diagnose", "find_bwrap", "find_python"]
 
 _PROBE_SECONDS: Final = 10.0
 _SYSTEM_PYTHONS: Final = ("/usr/bin/python3", "/usr/local/bin/python3")
@@ -22,6 +22,19 @@ _INSTALL: Final = (
 _FORBIDDEN: Final = (  # words of bwrap when the kernel or a container forbids what it needs
     "namespace", "uid map", "gid map", "RTM_NEW", "mount proc", "pivot_root", "make / slave", "unshare",
 )  # fmt: skip
+
+
+class CannotWork(SandboxUnavailable):
+    """This machine does not let bwrap work. what: in words for anybody. found: what was said or seen; and
+    remedy: what to do about it, both for whoever owns the machine."""
+
+    def __init__(self, what: str, *, remedy: str, found: str | None = None) -> None:
+        super().__init__(
+            f"no sandbox can be made: {what}; `corral doctor` on that machine says what to do",
+            retryable=False,
+            detail=f"{found}; {remedy}" if found else remedy,
+        )
+        self.what, self.found, self.remedy = what, found or what, remedy
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,11 +61,11 @@ class PythonInside:
 def find_bwrap(uid: int | None = None) -> Bwrap:
     """The newest of the system's bwrap and the wheel's that works for `uid`, else the newest.
 
-    AppArmor may allow one path and forbid another. Blocks some ms. Raises SandboxUnavailable.
+    AppArmor may allow one path and forbid another. Blocks some ms. Raises CannotWork.
     """
     found = [bwrap for path, roots in _candidates() if (bwrap := _inspected(path, roots))]
     if not found:
-        raise SandboxUnavailable(f"there is no working bwrap on this machine; {_INSTALL}", retryable=False)
+        raise CannotWork("there is no working bwrap", remedy=_INSTALL)
     found.sort(key=lambda bwrap: bwrap.version, reverse=True)  # of equals the system's stays first
     return next((bwrap for bwrap in found if _works(bwrap, uid)), found[0])
 
@@ -118,28 +131,45 @@ def find_python() -> PythonInside:
     return PythonInside(path=prefix / "bin" / name, prefix=prefix)
 
 
-def remedy_for(stderr: str, bwrap: Path) -> str:
-    """What to do about a bwrap that did not start, from its message and what this machine forbids."""
+def diagnose(stderr: str, bwrap: Path) -> CannotWork:
+    """Why a bwrap did not start, from its message and what this machine forbids."""
+    what, remedy = _diagnosis(stderr, bwrap)
+    return CannotWork(what, remedy=remedy, found=stderr)
+
+
+def _diagnosis(stderr: str, bwrap: Path) -> tuple[str, str]:
     if not any(sign in stderr for sign in _FORBIDDEN):
         if "Permission denied" in stderr:
-            return "check that the data directory and the Python installation are readable to other users"
-        return f"run `{bwrap} --unshare-all --ro-bind / / true` and mend what it reports"
+            return (
+                "bwrap may not read what it needs",
+                "check that the data directory and the Python installation are readable to other users",
+            )
+        return (
+            "bwrap does not start",
+            f"run `{bwrap} --unshare-all --ro-bind / / true` and mend what it reports",
+        )
     if _switch("/proc/sys/kernel/apparmor_restrict_unprivileged_userns") == "1":
         profile = f"abi <abi/4.0>,\\nprofile corral-bwrap {bwrap} flags=(unconfined) {{ userns, }}\\n"
         return (
+            "AppArmor forbids user namespaces",
             "Ubuntu's AppArmor forbids user namespaces here. Allow them for this bwrap: "
             f"`printf '{profile}' | sudo tee /etc/apparmor.d/corral-bwrap && "
             "sudo apparmor_parser -r /etc/apparmor.d/corral-bwrap`, or for all programs: "
-            "`sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0`"
+            "`sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0`",
         )
+    forbidden = "the kernel forbids user namespaces"
     if _switch("/proc/sys/kernel/unprivileged_userns_clone") == "0":
-        return "allow user namespaces: `sudo sysctl -w kernel.unprivileged_userns_clone=1`"
+        return (
+            forbidden,
+            "allow user namespaces: `sudo sysctl -w kernel.unprivileged_userns_clone=1`",
+        )
     if _switch("/proc/sys/user/max_user_namespaces") == "0":
-        return "allow user namespaces: `sudo sysctl -w user.max_user_namespaces=15000`"
+        return forbidden, "allow user namespaces: `sudo sysctl -w user.max_user_namespaces=15000`"
     return (
+        "user namespaces or a fresh file system of processes are forbidden, as in containers by default",
         "user namespaces or a fresh /proc are forbidden here, as in containers by default. Start it "
         "with `--security-opt seccomp=unconfined --security-opt apparmor=unconfined --security-opt "
-        "systempaths=unconfined`, or run Corral outside of it"
+        "systempaths=unconfined`, or run Corral outside of it",
     )
 
 

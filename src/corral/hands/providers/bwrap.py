@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Final
 
 from corral.hands.ports import Capabilities, Probe, Sandbox, SandboxLost
-from corral.hands.providers.binary import find_bwrap, find_python, remedy_for
+from corral.hands.providers.binary import CannotWork, diagnose, find_bwrap, find_python
 from corral.hands.providers.cgroup import Cgroups, Group
 from corral.hands.providers.inside import install
 from corral.hands.providers.launch import (
@@ -119,15 +119,27 @@ class BwrapProvider:
             if any(canary.iterdir()):
                 leaks = f"a planted link made bwrap {blueprint.bwrap.version} write on the host, {leaks}"
         except SandboxLost as e:
-            return Probe(is_available=False, detail=e.message, remedy="look at the log of the hands host")
+            return Probe(
+                is_available=False,
+                summary=e.message,
+                detail=str(e),
+                remedy="look at the log of the hands host",
+            )
+        except CannotWork as e:
+            return Probe(is_available=False, summary=e.what, detail=e.found, remedy=e.remedy)
         except SandboxUnavailable as e:
-            what, _, remedy = e.message.rpartition("; ")
-            return Probe(is_available=False, detail=what, remedy=remedy)
+            return Probe(
+                is_available=False,
+                summary=e.message,
+                detail=str(e),
+                remedy="see what the machine is short of",
+            )
         finally:
             await asyncio.to_thread(shutil.rmtree, home, ignore_errors=True)  # no agent ever wrote there
         if leaks != "sealed":
             return Probe(
                 is_available=False,
+                summary="the sandbox leaks",
                 detail=f"the sandbox leaks: {leaks}",
                 remedy="install a newer bubblewrap",
             )
@@ -138,6 +150,7 @@ class BwrapProvider:
         )
         return Probe(
             is_available=True,
+            summary=f"bwrap {version}, {limits}",
             detail=f"bwrap {version} ({blueprint.bwrap.path}), {limits}, "
             f"escapes denied; {(time.monotonic() - started) * 1000:.0f} ms",
         )
@@ -176,9 +189,7 @@ class BwrapProvider:
         except SandboxLost as e:
             process.kill()
             await process.exit_code()
-            complaint = process.complaint() or e.message
-            remedy = remedy_for(complaint, blueprint.bwrap.path)
-            raise SandboxUnavailable(f"no sandbox: {complaint}; {remedy}", retryable=False) from e
+            raise diagnose(process.complaint() or str(e), blueprint.bwrap.path) from e
         finally:
             if not sandbox.is_alive:
                 await sandbox.destroy()
@@ -204,7 +215,7 @@ class BwrapProvider:
         except BaseException as e:
             group.remove()
             if isinstance(e, OSError):
-                raise SandboxUnavailable(f"no sandbox: {e}; see what the machine is short of") from e
+                raise SandboxUnavailable("the machine refuses to start a sandbox", detail=str(e)) from e
             raise
 
     # -- the warm pool ------------------------------------------------------------------------------
@@ -301,8 +312,7 @@ class BwrapProvider:
         """Programs inside print nothing to stderr: what is there, bwrap said."""
         if complaint := process.complaint():
             assert self._blueprint
-            remedy = remedy_for(complaint, self._blueprint.bwrap.path)
-            raise SandboxUnavailable(f"no sandbox: {complaint}; {remedy}", retryable=False)
+            raise diagnose(complaint, self._blueprint.bwrap.path)
 
     async def remove_workspace(self, workspace: Path) -> None:
         if not workspace.exists() or remove_empty(workspace):
@@ -318,7 +328,7 @@ class BwrapProvider:
         finally:
             await process.close()
         if not remove_empty(workspace):
-            raise SandboxUnavailable(f"the workspace {workspace} could not be emptied")
+            raise SandboxUnavailable("a workspace could not be emptied", detail=str(workspace))
 
     def _lay_out(self, home: Path) -> None:
         """Make what is missing; give back to the agent what it locked itself out of. Repeat: safe.

@@ -12,7 +12,7 @@ import struct
 from dataclasses import dataclass
 from typing import Final
 
-from corral.kernel.errors import SandboxUnavailable
+from corral.hands.providers.binary import CannotWork
 
 __all__ = ["seccomp_filter"]
 
@@ -71,12 +71,12 @@ ARCHITECTURES: Final = {
 
 
 def seccomp_filter(machine: str | None = None) -> bytes:
-    """The program for this machine: an array of struct sock_filter. Raises SandboxUnavailable."""
+    """The program for this machine: an array of struct sock_filter. Raises CannotWork."""
     name = machine or platform.machine()
     if name not in ARCHITECTURES:
-        raise SandboxUnavailable(
-            f"no system call filter for {name!r}; sandboxes need one of {', '.join(ARCHITECTURES)}",
-            retryable=False,
+        raise CannotWork(
+            f"there is no system call filter for {name!r}",
+            remedy=f"use a machine with one of {', '.join(ARCHITECTURES)}",
         )
     arch = ARCHITECTURES[name]
     program = [

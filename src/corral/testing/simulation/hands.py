@@ -144,7 +144,7 @@ class _Provider:
         self._node = node
 
     async def probe(self) -> Probe:
-        return Probe(is_available=True, detail="simulated")
+        return Probe(is_available=True, summary="simulated")
 
     async def create(self, *, session_id: str, workspace: Path, recipe: Recipe) -> _Sandbox:
         await asyncio.sleep(self._world.delay())
