@@ -19,8 +19,11 @@ serve: ## start the server on http://127.0.0.1:8420
 check: static ## format, lint, types, imports and the fast tests: under a minute
 	$(python) -m pytest -q tests/unit
 
+# Two files at a time: most tests wait more than they compute. In the order of the files: the long ones first,
+# so that the two end together. Bytecode: hundreds of processes are started, also where Python keeps none itself.
 test: static ## everything that CI runs: check, and all other tests
-	$(python) -m pytest -q
+	@$(python) -m compileall -q src/corral
+	$(python) -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 static:
 	@scripts/setup dev

@@ -51,7 +51,8 @@ def play_all(first: int, count: int, *, processes: int, mutant: str | None = Non
         (start, min(BATCH, first + count - start), mutant) for start in range(first, first + count, BATCH)
     ]
     failures = 0
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+    context = get_context("spawn")
+    with ProcessPoolExecutor(processes, mp_context=context, initializer=_settle) as pool:
         for batch in pool.map(_play_some, *zip(*work, strict=True)):
             yield batch
             failures += len(batch.failed)
@@ -60,9 +61,14 @@ def play_all(first: int, count: int, *, processes: int, mutant: str | None = Non
                 return
 
 
-def _play_some(first: int, count: int, mutant: str | None) -> Batch:
-    gc.freeze()  # what is there now stays; schedules make much garbage in few cycles
+def _settle() -> None:
+    """Once per process: what is there before the first schedule stays; schedules make much garbage in few
+    cycles. Not again later: what is frozen while it is garbage would stay as well."""
+    gc.freeze()
     gc.set_threshold(20_000, 10, 50)
+
+
+def _play_some(first: int, count: int, mutant: str | None) -> Batch:
     parts = MUTANTS[mutant].parts if mutant else None
     batch = Batch()
     for seed in range(first, first + count):
