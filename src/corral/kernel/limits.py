@@ -1,6 +1,6 @@
 """Every bound, with its unit and its reason.
 
-A number that a user must change is a setting (`config.py`); all others are here.
+A number that a user must change is a setting (`config`); all others are here.
 """
 
 # -- requests (API docs, errors-limits) -----------------------------------------------------------

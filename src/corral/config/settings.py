@@ -1,0 +1,207 @@
+"""Which settings there are: `Config` holds their values, SETTINGS says of each what it means and where it
+may come from."""
+
+import ipaddress
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Final, get_args
+
+from corral.cluster.node import NodeRole
+from corral.config import values
+from corral.config.secret import Secret
+from corral.config.values import LogLevel
+from corral.kernel.errors import CorralError
+from corral.kernel.limits import (
+    SANDBOXES_MAX,
+    TOOL_ROUNDS_PER_TURN_MAX,
+    TURN_SECONDS_MAX,
+    TURN_TOKENS_MAX,
+)
+
+__all__ = ["SETTINGS", "Config", "Setting", "SettingsError", "flag_of", "parsed"]
+
+
+class SettingsError(CorralError):
+    """A setting is wrong; the message names it, its source and what to write instead."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """All settings; SETTINGS below says what each one means and where it may come from."""
+
+    host: str = "127.0.0.1"
+    port: int = 8420
+    data_dir: Path
+    roles: tuple[NodeRole, ...] = get_args(NodeRole)
+    database_url: Secret | None = None
+    blob_url: str | None = None
+    s3_endpoint: str | None = None
+    s3_region: str | None = None
+    s3_access_key_id: Secret | None = None
+    s3_secret_access_key: Secret | None = None
+    hands_listen: str | None = None
+    hands_address: str | None = None
+    cluster_ca: Path | None = None
+    cluster_cert: Path | None = None
+    cluster_key: Path | None = None
+    sandboxes_max: int = SANDBOXES_MAX
+    turn_rounds_max: int = TOOL_ROUNDS_PER_TURN_MAX
+    turn_seconds_max: int = TURN_SECONDS_MAX
+    turn_tokens_max: int = TURN_TOKENS_MAX
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    insecure_bind: bool = False
+    api_key: Secret | None = None
+    anthropic_api_key: Secret | None = None
+    anthropic_base_url: str | None = None
+    models_dir: Path | None = None
+    local_model_path: Path | None = None
+    recordings_dir: Path | None = None
+    log_level: LogLevel = "info"
+    models: Mapping[str, object] = field(default_factory=dict)
+
+    def without_secrets(self) -> "Config":
+        """What processes get that have no use for a key."""
+        return replace(
+            self,
+            api_key=None,
+            anthropic_api_key=None,
+            database_url=None,
+            s3_access_key_id=None,
+            s3_secret_access_key=None,
+        )
+
+    @property
+    def is_postgres(self) -> bool:
+        """Whether the store is a PostgreSQL, so that nodes may share it."""
+        return self.database_url is not None and self.database_url.reveal().startswith("postgres")
+
+    @property
+    def is_loopback(self) -> bool:
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False  # a name: it may resolve to anything
+
+    def to_json(self) -> dict[str, object]:
+        """Plain values, secrets revealed: only ever for a pipe between our own processes."""
+        return {item.name: _plain(getattr(self, item.name)) for item in fields(self)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, object]) -> "Config":
+        """Inverse of `to_json`; fields it does not know are ignored (versions differ while replacing)."""
+        return cls(
+            **{  # type: ignore[arg-type]
+                name: parsed(name, data[name], source=name)
+                for name in SETTINGS
+                if data.get(name) is not None
+            }
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What is known about one field of Config. Sources: flag, env, file."""
+
+    parse: Callable[[object], object]
+    help: str
+    sources: tuple[str, ...] = ("flag", "env", "file")
+
+
+SETTINGS: Final[Mapping[str, Setting]] = {
+    "host": Setting(values.text, "address to listen on"),
+    "port": Setting(values.port, "port to listen on; 0 takes a free one"),
+    "data_dir": Setting(
+        values.path, "directory of everything that is kept; ~/.local/share/corral unless set"
+    ),
+    "roles": Setting(
+        values.roles, "what this node does: api, brain, hands, egress (all unless set; --role, repeatable)"
+    ),
+    "database_url": Setting(
+        values.database_url,
+        "postgresql://... for many nodes; a SQLite file in data_dir unless set",
+        ("env",),
+    ),
+    "blob_url": Setting(
+        values.blob_url, "where checkpoints and files go: s3://bucket/prefix; data_dir/blobs unless set"
+    ),
+    "s3_endpoint": Setting(values.url, "the S3-compatible service of blob_url; AWS unless set", ("env",)),
+    "s3_region": Setting(values.region, "its region; us-east-1 unless set"),
+    "s3_access_key_id": Setting(values.secret, "who it knows us as", ("env",)),
+    "s3_secret_access_key": Setting(values.secret, "and the secret of that key", ("env",)),
+    "hands_listen": Setting(
+        values.address,
+        "address where hands take calls from other machines; needs cluster_*; off unless set",
+    ),
+    "hands_address": Setting(
+        values.address, "the same as other machines reach it; hands_listen unless set"
+    ),
+    "cluster_ca": Setting(
+        values.path, "authority (PEM) whose certificates nodes trust; see `corral certs`"
+    ),
+    "cluster_cert": Setting(values.path, "this node's certificate (PEM)"),
+    "cluster_key": Setting(values.path, "its private key (PEM)"),
+    "sandboxes_max": Setting(values.count, "live sandboxes of this node's hands"),
+    "turn_rounds_max": Setting(values.count, "model replies of one turn; then it ends with an error"),
+    "turn_seconds_max": Setting(values.count, "seconds of one turn; then it ends with an error"),
+    "turn_tokens_max": Setting(
+        values.count, "tokens of one turn, read and written; then it ends with an error"
+    ),
+    "tls_cert": Setting(values.path, "certificate chain (PEM) to serve HTTPS with"),
+    "tls_key": Setting(values.path, "private key of the certificate (PEM)"),
+    "insecure_bind": Setting(
+        values.flag, "listen beyond this machine without TLS (behind a TLS proxy of yours)"
+    ),
+    "api_key": Setting(
+        values.api_key, "first API key of a new data directory; made and shown once unless set", ("env",)
+    ),
+    "anthropic_api_key": Setting(
+        values.secret, "the server's own key for claude-* models; ANTHROPIC_API_KEY unless set", ("env",)
+    ),
+    "anthropic_base_url": Setting(
+        values.url, "Messages API that claude-* models are asked at; Anthropic's unless set", ("env",)
+    ),
+    "models_dir": Setting(values.path, "where local models are kept; ~/.cache/corral/models unless set"),
+    "local_model_path": Setting(
+        values.path, "GGUF file of the model `local`; the installed one unless set"
+    ),
+    "recordings_dir": Setting(
+        values.path, "recorded runs for the model `replay`; the bundled ones unless set"
+    ),
+    "log_level": Setting(values.log_level, "debug, info, warning or error"),
+    "models": Setting(
+        values.table, "more model names, providers and prices, shaped as catalog/models.toml", ("file",)
+    ),
+}
+
+
+# Values that no message repeats: people put keys into URLs.
+_HIDDEN: Final = (values.secret, values.api_key, values.database_url, values.blob_url)
+
+
+def flag_of(name: str) -> str:
+    """The flag of `corral serve` that sets this, if it has one."""
+    return "--role" if name == "roles" else f"--{name.replace('_', '-')}"  # one role each time
+
+
+def parsed(name: str, value: object, *, source: str) -> object:
+    """The setting's value. Raises SettingsError, which never repeats a secret."""
+    parse = SETTINGS[name].parse
+    try:
+        return parse(value)
+    except (ValueError, KeyError, TypeError, CorralError) as error:
+        if parse is values.table:
+            raise SettingsError(f"{source}: {error}") from None
+        shown = "the value" if parse in _HIDDEN else repr(value)
+        raise SettingsError(f"{source}: {shown} is {error}") from None
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Secret):
+        return value.reveal()
+    if isinstance(value, tuple):
+        return list(value)
+    return str(value) if isinstance(value, Path) else value

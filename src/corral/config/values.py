@@ -1,0 +1,128 @@
+"""How the text of a setting becomes its value. Each function raises ValueError, saying what it was not; a
+program's own values (a Path, a list) pass as they are. What is secret becomes a `Secret` here."""
+
+import contextlib
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final, Literal, cast, get_args
+from urllib.parse import urlsplit
+
+from corral.catalog.models import ModelTable
+from corral.cluster.node import NodeRole
+from corral.config.secret import Secret
+from corral.kernel.limits import API_KEY_CHARS_MIN
+
+LogLevel = Literal["debug", "info", "warning", "error"]
+
+_BUCKET: Final = re.compile(r"[A-Za-z0-9._-]+")
+_REGION: Final = re.compile(r"[A-Za-z0-9-]+")
+_HOST: Final = re.compile(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]")
+
+
+def text(value: object) -> str:
+    if isinstance(value, str) and value:
+        return value
+    raise ValueError("not a text")
+
+
+def port(value: object) -> int:
+    if not isinstance(value, bool) and str(value).isdecimal() and int(str(value)) <= 65535:
+        return int(str(value))
+    raise ValueError("not a port (0 to 65535)")
+
+
+def path(value: object) -> Path:
+    if isinstance(value, str | Path) and str(value):
+        return Path(value).expanduser()
+    raise ValueError("not a path")
+
+
+def flag(value: object) -> bool:
+    word = str(value).lower()
+    if word not in ("true", "1", "yes", "false", "0", "no"):
+        raise ValueError("neither true nor false")
+    return word in ("true", "1", "yes")
+
+
+def secret(value: object) -> Secret:
+    text = value if isinstance(value, str) else ""
+    if not text.isascii() or not text.isprintable() or " " in text or not text:
+        raise ValueError("not a key (printable ASCII without spaces)")
+    return Secret(text)
+
+
+def api_key(value: object) -> Secret:
+    key = secret(value)
+    if len(key.reveal()) < API_KEY_CHARS_MIN:
+        raise ValueError(f"shorter than {API_KEY_CHARS_MIN} characters, so it could be guessed")
+    return key
+
+
+def url(value: object) -> str:
+    given = text(value)
+    with contextlib.suppress(ValueError):
+        parts = urlsplit(given)
+        if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
+            return given
+    raise ValueError("not a URL (http://... or https://...)")
+
+
+def database_url(value: object) -> Secret:
+    text = value if isinstance(value, str) else ""
+    scheme = urlsplit(text).scheme
+    if scheme in ("postgresql", "postgres") or (scheme == "sqlite" and text.startswith("sqlite:///")):
+        return Secret(text)
+    raise ValueError("not a database URL (postgresql://user:password@host/name or sqlite:////path)")
+
+
+def blob_url(value: object) -> str:
+    given = text(value)
+    parts = urlsplit(given)
+    is_bucket = parts.scheme == "s3" and _BUCKET.fullmatch(parts.netloc)
+    is_directory = parts.scheme == "file" and not parts.netloc and parts.path.startswith("/")
+    if (is_bucket or is_directory) and not parts.query and not parts.fragment:
+        return given
+    raise ValueError("not a place for blobs (s3://bucket/prefix or file:///directory)")
+
+
+def region(value: object) -> str:
+    if isinstance(value, str) and _REGION.fullmatch(value):  # it becomes a part of a host's name
+        return value
+    raise ValueError("not the name of a region")
+
+
+def roles(value: object) -> tuple[NodeRole, ...]:
+    words = value.split(",") if isinstance(value, str) else value
+    if not isinstance(words, list | tuple) or not words:
+        raise ValueError("not a list of roles")
+    if unknown := [word for word in words if word not in get_args(NodeRole)]:
+        raise ValueError(f"not a list of {', '.join(get_args(NodeRole))}: {unknown[0]!r}")
+    return tuple(role for role in get_args(NodeRole) if role in words)
+
+
+def address(value: object) -> str:
+    given = text(value)
+    host, _, number = given.rpartition(":")
+    if not _HOST.fullmatch(host) or not port(number):
+        raise ValueError("not an address (host:port)")
+    return given
+
+
+def count(value: object) -> int:
+    if not isinstance(value, bool) and str(value).isdecimal() and int(str(value)) > 0:
+        return int(str(value))
+    raise ValueError("not a whole number above 0")
+
+
+def log_level(value: object) -> LogLevel:
+    if value not in get_args(LogLevel):
+        raise ValueError(f"not one of {', '.join(get_args(LogLevel))}")
+    return cast(LogLevel, value)
+
+
+def table(value: object) -> Mapping[str, object]:
+    if not isinstance(value, Mapping):
+        raise ValueError("a table is needed; its entries look like [[models.model]]")
+    ModelTable.packaged().extended(value)
+    return value
