@@ -14,6 +14,8 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from corral.app.hands import Keeping, hands_part
+from corral.app.readiness import Readiness
 from corral.brain.ports import Hands
 from corral.daemon import socket_path, token_path
 from corral.hands import client as client_module
@@ -22,6 +24,7 @@ from corral.hands import rpc, workspace
 from corral.hands.client import HandsClient
 from corral.hands.news import OUTCOME_UNKNOWN
 from corral.hands.process import serve_hands
+from corral.kernel.clock import SystemClock
 from corral.kernel.errors import (
     Conflict,
     HandsUnavailable,
@@ -160,6 +163,16 @@ async def test_what_is_for_the_owner_of_the_machine_stays_in_the_log(client, cal
         assert (probe.summary, probe.detail, probe.remedy) == ("local processes", "", "")
     [logged] = [record.message for record in caplog.records if "/srv/private says no" in record.message]
     assert "bwrap does not start" in logged
+
+
+async def test_readyz_says_what_is_wrong_without_paths(client, provider):
+    provider.unavailable, provider.detail = "run `/opt/bwrap true`", "/srv/private says no"
+    keeping = Keeping(placements=None, checkpoints=None, blobs=None, checkpointer=None)  # not asked
+    readiness = Readiness(hands_part(keeping, client, SystemClock()).looks)
+    await readiness.check()
+    check = readiness.results()["hands"]
+    assert check.status == "failed" and "local processes" in check.reason
+    assert "/" not in check.reason and "corral doctor" in check.reason
 
 
 async def test_a_disk_that_fails_is_told_without_its_paths(client, call, tmp_path, caplog):
