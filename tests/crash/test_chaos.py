@@ -4,7 +4,9 @@
 """
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -14,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from corral.chaos.residue import left_behind
 from corral.testing import postgres
 
 pytestmark = pytest.mark.timeout(600)
@@ -66,6 +69,26 @@ def test_a_schedule_can_be_repeated(short_path: Path) -> None:
     second = chaos(short_path, "--replay", first["schedule"])
     repeated = json.loads(Path(second["schedule"]).read_text())["faults"]
     assert planned and repeated == planned
+
+
+def test_ctrl_c_ends_all_of_it_within_seconds(short_path: Path) -> None:
+    command = [sys.executable, "-m", "corral.cli", "chaos", "--sessions", "2", "--crash-points", "none"]
+    process = subprocess.Popen(
+        command,
+        env={**os.environ, "TMPDIR": str(short_path)},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    with process:
+        assert process.stdout
+        assert any("breaking" in line for line in process.stdout)
+        process.send_signal(signal.SIGINT)
+        said, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "stopping" in said and "Interrupted" in said
+    assert list(short_path.iterdir()) == [] and list(left_behind(short_path)) == []
 
 
 def test_a_mistake_on_the_command_line_is_named(short_path: Path) -> None:
