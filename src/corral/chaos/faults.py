@@ -95,8 +95,9 @@ class Faults:
                     return await self._kill(node, "hands")
             case "kill-all":
                 self.kills += 1
-                await node.kill_all()
-                await self._start(node)
+                with node.in_trouble(is_silent=True):  # its hands work on
+                    await node.kill_all()
+                    await self._start(node)
             case "end-server":
                 pid = await node.kill("server", signal.SIGTERM)
                 await node.up("server", but=pid)
@@ -105,8 +106,10 @@ class Faults:
                     await node.stop()
                     await self._start(node)
             case "pause-server" | "pause-hands":
-                async with paused(node.processes().get(fault.kind.removeprefix("pause-"))):
-                    await asyncio.sleep(fault.seconds)
+                stopped = paused(node.processes().get(fault.kind.removeprefix("pause-")))
+                with node.in_trouble(is_silent=True):
+                    async with stopped:
+                        await asyncio.sleep(fault.seconds)
             case "cut-connections":
                 return fault.lane in self._cluster.proxies and bool(self._cluster.proxies[fault.lane].cut())
             case "freeze-connections":
@@ -219,8 +222,11 @@ class Faults:
         postgres = self._cluster.postgres
         assert postgres is not None
         self.kills += 1
-        await asyncio.to_thread(postgres.kill)
-        await asyncio.to_thread(postgres.restart)
+        with contextlib.ExitStack() as silent:
+            for node in self._cluster.with_role("hands"):
+                silent.enter_context(node.in_trouble(is_silent=True))
+            await asyncio.to_thread(postgres.kill)
+            await asyncio.to_thread(postgres.restart)
 
 
 def _fill(filler: Path) -> None:

@@ -36,11 +36,16 @@ class Frame:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Trouble:
-    """From when to when the hands of a host could not be relied on (killed, ended, on their way up)."""
+    """From when to when the hands of a host could not be relied on (killed, ended, on their way up).
+
+    is_silent: they lived, and could not be heard of (stopped, or their node or the database was away): no
+    call may have been sent there, and none is lost.
+    """
 
     host_id: str
     begin: datetime
     end: datetime
+    is_silent: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import Final
 
 from corral.brain.derive import derive
-from corral.brain.turn import DENIED
+from corral.brain.turn import DENIED, NO_HANDS
 from corral.catalog.models import ModelTable
 from corral.chaos.grammar import breaches
 from corral.chaos.history import History
@@ -175,7 +175,7 @@ def _result(
     elif text == LEFT_BEHIND:
         if not _was_given_up(history, result):
             yield "its turn was ended, and nobody did"
-    elif not _in_trouble(history, use, result):
+    elif not _in_trouble(history, use, result, counts_silence=text == NO_HANDS):
         yield f"its host lived, and its result is {text[:120]!r}"
     elif UNKNOWN not in text and times:
         yield f"it ran, and its result is {text[:120]!r}"
@@ -204,6 +204,7 @@ def _was_set_back(history: History, use: StoredEvent, result: StoredEvent) -> bo
         _host(history, later) not in (None, host_id)
         and any(
             trouble.host_id == host_id
+            and not trouble.is_silent
             and trouble.begin <= history.between(later)[1]
             and trouble.end >= history.between(result)[0]
             for trouble in history.troubles
@@ -221,10 +222,11 @@ def _host(history: History, use: StoredEvent) -> str | None:
     return next((str(placement["host_id"]) for placement in placements if placement), None)
 
 
-def _in_trouble(history: History, use: StoredEvent, result: StoredEvent) -> bool:
+def _in_trouble(history: History, use: StoredEvent, result: StoredEvent, *, counts_silence: bool) -> bool:
     host_id = _host(history, use)
     return any(
-        trouble.begin <= history.between(result)[1]
+        (counts_silence or not trouble.is_silent)
+        and trouble.begin <= history.between(result)[1]
         and trouble.end >= history.between(use)[0]
         and host_id in (None, trouble.host_id)
         for trouble in history.troubles

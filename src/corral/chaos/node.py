@@ -187,14 +187,15 @@ class Node:
         return False
 
     @contextmanager
-    def in_trouble(self) -> Iterator[None]:
+    def in_trouble(self, *, is_silent: bool = False) -> Iterator[None]:
         """While this lasts, and a little around it, the hands of this node are no witness."""
         begin = datetime.now(UTC) - SLACK
         host_id = self.host_id
         try:
             yield
         finally:
-            self.troubles.append(Trouble(host_id=host_id, begin=begin, end=datetime.now(UTC) + SLACK))
+            end = datetime.now(UTC) + SLACK
+            self.troubles.append(Trouble(host_id=host_id, begin=begin, end=end, is_silent=is_silent))
 
     # -- what it leaves on disk -------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from corral.brain.derive import derive
+from corral.brain.turn import NO_HANDS
 from corral.catalog.models import ModelTable
 from corral.chaos.history import Frame, History, Sent, Trouble
 from corral.chaos.laws import LAWS, judge
@@ -155,6 +156,19 @@ def test_unknown_is_true_when_the_host_was_in_trouble() -> None:
     trouble = Trouble(host_id="host_1", begin=BEGAN, end=BEGAN + timedelta(seconds=60))
     for ran in ([], [CALL.token]):
         assert list(judge(replace(good(result=UNKNOWN, is_error=True), troubles=[trouble], ran=ran))) == []
+
+
+def test_a_host_that_was_only_silent_loses_no_call() -> None:
+    """A call may not have been sent to it; but what was sent has its true result."""
+    silent = Trouble(host_id="host_1", begin=BEGAN, end=BEGAN + timedelta(seconds=60), is_silent=True)
+    lost = replace(good(result=UNKNOWN, is_error=True), troubles=[silent])
+    assert {each.law for each in judge(lost)} == {"results are true"}
+    not_sent = replace(good(result=NO_HANDS, is_error=True), ran=[])
+    assert {each.law for each in judge(not_sent)} == {"results are true"}
+    assert list(judge(replace(not_sent, troubles=[silent]))) == []
+    assert {each.law for each in judge(replace(not_sent, troubles=[silent], ran=[CALL.token]))} == {
+        "results are true"
+    }
 
 
 def test_what_a_stepped_clock_has_stamped_is_placed_by_when_it_was_shown() -> None:
