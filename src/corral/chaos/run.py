@@ -211,7 +211,7 @@ class _Battle:
 
     async def _cover(self) -> None:
         """Every crash point is hit at least once: those that chance has not led to are insisted on."""
-        if "crash-point" not in self._options.faults:
+        if not self._points:
             return
         self.enter("covering")
         until = time.monotonic() + COVER_SECONDS

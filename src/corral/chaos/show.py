@@ -63,9 +63,7 @@ def summary(report: Report, console: Console) -> None:
         table.add_row(f"fault: {kind}", f"{count:,}")
     rows = {
         "processes killed": report.kills,
-        "crash points declared": len(report.hits) + len(report.not_here),
-        "crash points of this cluster": len(report.hits),
-        "crash points hit": len(report.hits) - len(report.missed),
+        **_points(report),
         "sessions": report.sessions,
         "turns": report.turns,
         "turns given up (retries exhausted)": report.given_up,
@@ -108,6 +106,16 @@ def summary(report: Report, console: Console) -> None:
         soft_wrap=True,
     )
     console.print(f"Again: corral chaos --replay {report.schedule_path}", highlight=False, soft_wrap=True)
+
+
+def _points(report: Report) -> dict[str, int]:
+    if not report.hits:  # they were left out
+        return {}
+    return {
+        "crash points declared": len(report.hits) + len(report.not_here),
+        "crash points of this cluster": len(report.hits),
+        "crash points hit": len(report.hits) - len(report.missed),
+    }
 
 
 def as_json(report: Report) -> str:

@@ -24,6 +24,7 @@ def test_the_table_says_how_many_points_were_passed() -> None:
     assert "seed 7" in text and "processes killed 12" in text and "violations 0" in text
     assert "points declared 3" in text and "of this cluster 2" in text and "points hit 1" in text
     assert "not hit: b" in text and "not here: c (no such role)" in text and "Again" not in text
+    assert "crash points" not in shown(Report(options=Options(crash_points=False)))
 
 
 def test_a_violation_says_what_where_and_how_to_repeat_it() -> None:
