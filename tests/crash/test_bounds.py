@@ -49,7 +49,7 @@ async def warm_up(stages: Stages) -> None:
         while not stage.requests:
             session = await stage.session()
             await stage.send(session.id, text("Are you?"))
-            await stage.rests(session.id)
+            await over(stage, session.id)
 
 
 @pytest_asyncio.fixture(loop_scope="module")
