@@ -101,6 +101,7 @@ class Loop:
         self._gear = gear
         self._state: State | None = None
         self._stored_epoch = 0
+        self._written_epoch = 0  # in which the threads' columns are known to repeat the fold
         self._failures = 0  # of the session, as of the lease
         self._key: str | None = None
         self._tasks: dict[Action, asyncio.Task[Completion]] = {}
@@ -258,7 +259,12 @@ class Loop:
             seen_arrival=state.arrival,
             events=draft.events,
             consumes=draft.consumes,
-            derived=derive(after, gear.models, needs_brain=is_working, before=state),
+            derived=derive(
+                after,
+                gear.models,
+                needs_brain=is_working,
+                before=state if self._written_epoch == lease.epoch else None,
+            ),
             releases=not is_working,
             gets_on=any(isinstance(completion, Replied | Ran) for completion in finished),
         )
@@ -270,7 +276,7 @@ class Loop:
         except Stale:
             return None
         crash_point("brain.after_append")
-        self._stored_epoch = lease.epoch
+        self._stored_epoch = self._written_epoch = lease.epoch
         if self.lease is None:
             taken = Lease(session_id=self.session_id, owner=gear.owner, epoch=lease.epoch)
             self.hold(taken, asked_at=asked_at)

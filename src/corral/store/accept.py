@@ -11,6 +11,7 @@ from corral.session.events import Event, UserToolConfirmation, parse
 from corral.session.inbox import Admitted, View, admit, referenced
 from corral.session.log import InboxEntry, StoredEvent
 from corral.session.record import SessionRecord
+from corral.store.driver import Query
 from corral.store.locks import lock_sessions
 from corral.store.reading import not_found
 from corral.store.rows import (
@@ -30,7 +31,7 @@ Fact = tuple[Event, ThreadId, EventId | None]
 
 _MICROSECOND = timedelta(microseconds=1)
 
-_INBOX = WAITING.order_by(inbox.c.arrival)
+_INBOX = Query(WAITING.order_by(inbox.c.arrival))
 _TOOL_USES = STORED.where(events.c.event_id.in_(bindparam("event_ids", expanding=True)))
 _ANSWERS = STORED.where(events.c.answers.in_(bindparam("event_ids", expanding=True)))
 _CONFIRMATIONS = STORED.where(
@@ -164,7 +165,7 @@ def _waiting(item: Admitted, arrival: int) -> InboxEntry:
 
 def _view(connection: Connection, record: SessionRecord, inputs: Sequence[Event]) -> View:
     of_session: dict[str, Any] = {"of_session_id": record.session_id}
-    waiting = [inbox_entry(row) for row in connection.execute(_INBOX, of_session)]
+    waiting = [inbox_entry(row) for row in _INBOX.all(connection, of_session)]
     named = referenced(inputs)
     if not named:
         return View(record=record, inbox=waiting)

@@ -24,7 +24,6 @@ from sqlalchemy import (
     type_coerce,
     update,
 )
-from sqlalchemy.dialects.postgresql import psycopg
 from sqlalchemy.exc import IntegrityError
 
 from corral.kernel.errors import LeaseLost, NotFound, Stale
@@ -34,7 +33,7 @@ from corral.session.lease import Claim, session_backoff_seconds
 from corral.session.log import Append, StoredEvent
 from corral.store.append_postgres import SESSION_COLUMNS, THREAD_COLUMNS, write_at_once
 from corral.store.cleanup import queue_cleanup
-from corral.store.driver import fetch
+from corral.store.driver import fetch, text_of
 from corral.store.locks import any_of, one_of
 from corral.store.rows import (
     STORED,
@@ -67,13 +66,7 @@ _HEAD: AnySelect = (
     .with_for_update()
 )
 _HEADS = _HEAD.where(one_of(sessions.c.session_id, "session_ids"))
-# The same for PostgreSQL, as text: compiled once, because looking up the compiled statement for every batch
-# takes longer than the statement.
-_HEADS_POSTGRES = str(
-    _HEAD.where(any_of(sessions.c.session_id, "session_ids")).compile(
-        dialect=psycopg.dialect()  # type: ignore[no-untyped-call]  # SQLAlchemy has no types there
-    )
-)
+_HEADS_POSTGRES = text_of(_HEAD.where(any_of(sessions.c.session_id, "session_ids")))
 _TAKE = delete(inbox).where(
     inbox.c.session_id == bindparam("of_session_id"),
     inbox.c.arrival == bindparam("of_arrival"),

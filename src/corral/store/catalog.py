@@ -23,6 +23,7 @@ from corral.kernel.cursor import decode, encode
 from corral.kernel.errors import Conflict, NotFound
 from corral.kernel.ids import AgentId, EnvironmentId
 from corral.store.database import Database
+from corral.store.driver import Query
 from corral.store.rows import AnyRow, AnySelect
 from corral.store.schema import agent_versions, agents, environments, from_us, sessions, to_us
 
@@ -43,15 +44,17 @@ _VERSION = (
     .join_from(agents, agent_versions, agent_versions.c.agent_id == agents.c.agent_id)
     .where(agents.c.agent_id == bindparam("of_id"))
 )
+_READ_AGENT = Query(_THE_AGENT)
+_READ_VERSION = Query(_VERSION.where(agent_versions.c.version == bindparam("of_version")))
 _ENVIRONMENT: AnySelect = select(
     environments.c.environment_id,
     environments.c.created_at,
     environments.c.archived_at,
     environments.c.body,
 )
-_ENVIRONMENT_LOCKED = _ENVIRONMENT.where(
-    environments.c.environment_id == bindparam("of_id")
-).with_for_update()
+_THE_ENVIRONMENT = _ENVIRONMENT.where(environments.c.environment_id == bindparam("of_id"))
+_READ_ENVIRONMENT = Query(_THE_ENVIRONMENT)
+_ENVIRONMENT_LOCKED = _THE_ENVIRONMENT.with_for_update()
 _USERS = select(sessions.c.session_id).where(
     sessions.c.environment_id == bindparam("of_id"), sessions.c.archived_at.is_(None)
 )
@@ -81,15 +84,14 @@ class Agents:
     async def read(self, agent_id: AgentId, *, version: int | None = None) -> Wire:
         def body(connection: Connection) -> Wire:
             if version is None:
-                row = connection.execute(_AGENT.where(agents.c.agent_id == agent_id)).first()
+                row = _READ_AGENT.first(connection, {"of_id": agent_id})
             else:
-                at_version = _VERSION.where(agent_versions.c.version == version)
-                row = connection.execute(at_version, {"of_id": agent_id}).first()
+                row = _READ_VERSION.first(connection, {"of_id": agent_id, "of_version": version})
             if row is None:
                 raise _no_agent(agent_id, version)
             return _shown(row)
 
-        return await self._database.read(body)
+        return await self._database.look(body)
 
     async def update(self, agent_id: AgentId, change: Callable[[Wire], Wire]) -> Wire:
         def body(connection: Connection) -> Wire:
@@ -184,13 +186,12 @@ class Environments:
 
     async def read(self, environment_id: EnvironmentId) -> Wire:
         def body(connection: Connection) -> Wire:
-            statement = _ENVIRONMENT.where(environments.c.environment_id == environment_id)
-            row = connection.execute(statement).first()
+            row = _READ_ENVIRONMENT.first(connection, {"of_id": environment_id})
             if row is None:
                 raise _no_environment(environment_id)
             return _shown(row)
 
-        return await self._database.read(body)
+        return await self._database.look(body)
 
     async def update(self, environment_id: EnvironmentId, change: Callable[[Wire], Wire]) -> Wire:
         def body(connection: Connection) -> Wire:

@@ -52,6 +52,7 @@ class Database:
         reader: Engine,
         writers: Sequence[Transactions],
         reads: Transactions,
+        looks: Transactions,
         clock: Clock,
         server_clock: bool,
     ) -> None:
@@ -62,6 +63,7 @@ class Database:
         self._server_clock = server_clock
         self._commits = GroupCommit(writers, locks_rows=self.is_postgres)
         self._reads = reads
+        self._looks = looks
         self._readers = ThreadPoolExecutor(STORE_READERS, thread_name_prefix="corral-store-reader")
 
     @classmethod
@@ -95,16 +97,20 @@ class Database:
         outage = Outage()
         writers: list[Transactions]
         reads: Transactions
+        looks: Transactions
         if isinstance(found, Path):
-            writers, reads = [SqliteTransactions(writer)], SqliteTransactions(reader)
+            writers = [SqliteTransactions(writer)]
+            reads = looks = SqliteTransactions(reader)
         else:
             writers = [PostgresWriter(writer, outage) for _ in range(POSTGRES_WRITERS)]
             reads = PostgresReader(reader, outage)
+            looks = PostgresReader(reader, outage, is_one_statement=True)
         return cls(
             writer=writer,
             reader=reader,
             writers=writers,
             reads=reads,
+            looks=looks,
             clock=clock or SystemClock(),
             server_clock=clock is None and not isinstance(found, Path),
         )
@@ -145,10 +151,17 @@ class Database:
 
     async def read(self, body: Body[T]) -> T:
         """Run `body` in one read transaction, which sees one snapshot. Raises StoreUnavailable."""
+        return await self._read(self._reads, body)
 
+    async def look(self, body: Body[T]) -> T:
+        """The same for a body of one statement (a `Query`, to profit by it), and what it has to ask when
+        that finds nothing."""
+        return await self._read(self._looks, body)
+
+    async def _read(self, transactions: Transactions, body: Body[T]) -> T:
         def run() -> T:
             try:
-                return self._reads(body)
+                return transactions(body)
             except DBAPIError as error:
                 raise unavailable(error) from error
 

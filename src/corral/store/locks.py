@@ -5,6 +5,7 @@ from collections.abc import Collection
 from sqlalchemy import ARRAY, Column, ColumnElement, Connection, String, any_, bindparam, select
 
 from corral.kernel.ids import SessionId
+from corral.store.driver import fetch, text_of
 from corral.store.schema import sessions
 
 __all__ = ["any_of", "lock_sessions", "one_of"]
@@ -20,7 +21,7 @@ def any_of(column: Column[str], name: str) -> ColumnElement[bool]:
     return column == any_(bindparam(name, type_=ARRAY(String)))
 
 
-_LOCK = (
+_LOCK = text_of(
     select(sessions.c.session_id)
     .where(any_of(sessions.c.session_id, "session_ids"))
     .order_by(sessions.c.session_id)
@@ -39,4 +40,4 @@ def lock_sessions(connection: Connection, session_ids: Collection[SessionId]) ->
         # What a caller made up may be no text for the server: whose it is will learn that by itself.
         possible = sorted(each for each in session_ids if each.isascii() and "\0" not in each)
         if possible:
-            connection.execute(_LOCK, {"session_ids": possible})
+            fetch(connection, _LOCK, {"session_ids": possible})

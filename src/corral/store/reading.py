@@ -14,13 +14,16 @@ from sqlalchemy import ColumnElement, Connection, and_, bindparam, or_, select
 from corral.kernel.errors import NotFound
 from corral.kernel.ids import SessionId
 from corral.session.log import EventFilter, EventPage, InboxEntry, Position, Snapshot, StoredEvent
+from corral.store.driver import Query
 from corral.store.rows import STORED, WAITING, AnySelect, inbox_entry, read_record, stored_event
 from corral.store.schema import events, inbox, sessions, tombstones
 
 Entry = StoredEvent | InboxEntry
 
-_ENDS = select(sessions.c.last_seq, sessions.c.last_arrival).where(
-    sessions.c.session_id == bindparam("of_session_id")
+_ENDS = Query(
+    select(sessions.c.last_seq, sessions.c.last_arrival).where(
+        sessions.c.session_id == bindparam("of_session_id")
+    )
 )
 _ENDS_OF = select(sessions.c.session_id, sessions.c.last_seq, sessions.c.last_arrival).where(
     sessions.c.session_id.in_(bindparam("session_ids", expanding=True))
@@ -28,6 +31,8 @@ _ENDS_OF = select(sessions.c.session_id, sessions.c.last_seq, sessions.c.last_ar
 _DELETED = select(tombstones.c.session_id).where(tombstones.c.session_id == bindparam("of_session_id"))
 _LOG_AFTER = STORED.where(events.c.seq > bindparam("after_seq")).order_by(events.c.seq)
 _INBOX_AFTER = WAITING.where(inbox.c.arrival > bindparam("after_arrival")).order_by(inbox.c.arrival)
+_LOG = Query(_LOG_AFTER)
+_INBOX = Query(_INBOX_AFTER)
 _ARRIVED = STORED.where(
     events.c.arrival > bindparam("after_arrival"),
     events.c.arrival <= bindparam("to_arrival"),
@@ -40,8 +45,8 @@ def snapshot(connection: Connection, session_id: SessionId, *, after_seq: int) -
     if record is None:
         raise not_found(connection, session_id)
     of_session = {"of_session_id": session_id}
-    log = connection.execute(_LOG_AFTER, of_session | {"after_seq": after_seq})
-    waiting = connection.execute(_INBOX_AFTER, of_session | {"after_arrival": 0})
+    log = _LOG.all(connection, of_session | {"after_seq": after_seq})
+    waiting = _INBOX.all(connection, of_session | {"after_arrival": 0})
     return Snapshot(
         record=record,
         events=[stored_event(row) for row in log],
@@ -187,7 +192,7 @@ def not_found(connection: Connection, session_id: SessionId) -> NotFound:
 
 
 def _ends(connection: Connection, session_id: SessionId) -> tuple[int, int]:
-    row = connection.execute(_ENDS, {"of_session_id": session_id}).first()
+    row = _ENDS.first(connection, {"of_session_id": session_id})
     if row is None:
         raise not_found(connection, session_id)
     return row.last_seq, row.last_arrival

@@ -20,6 +20,7 @@ from sqlalchemy.sql import Select
 from corral.kernel.ids import EnvironmentId, EventId, SessionId, ThreadId
 from corral.session.log import InboxEntry, StoredEvent
 from corral.session.record import SessionRecord, ThreadRecord
+from corral.store.driver import Query
 from corral.store.schema import (
     events,
     from_us,
@@ -52,7 +53,25 @@ _THREADS = (
     .where(threads.c.session_id.in_(bindparam("session_ids", expanding=True)))
     .order_by(threads.c.session_id, threads.c.created_at, threads.c.thread_id)
 )
-_RECORD = RECORDS.where(sessions.c.session_id == bindparam("of_session_id"))
+
+# A row for each thread: nearly always one, so its session is rarely repeated.
+_OF_THREAD = "thread_"
+_RECORD = Query(
+    RECORDS.add_columns(
+        *(
+            column.label(_OF_THREAD + column.name)
+            for column in (*threads.c, thread_details.c.parent_thread_id, thread_details.c.agent)
+        )
+    )
+    .outerjoin(threads, threads.c.session_id == sessions.c.session_id)
+    .outerjoin(
+        thread_details,
+        (thread_details.c.session_id == threads.c.session_id)
+        & (thread_details.c.thread_id == threads.c.thread_id),
+    )
+    .where(sessions.c.session_id == bindparam("of_session_id"))
+    .order_by(threads.c.created_at, threads.c.thread_id)
+)
 
 STORED: AnySelect = select(
     events.c.seq,
@@ -74,8 +93,9 @@ WAITING: AnySelect = select(
 
 def read_record(connection: Connection, session_id: SessionId) -> SessionRecord | None:
     """The record with its threads; None if there is none."""
-    found = read_records(connection, _RECORD, {"of_session_id": session_id})
-    return found[0] if found else None
+    rows = _RECORD.all(connection, {"of_session_id": session_id})
+    of_session = [_thread(row, _OF_THREAD) for row in rows if row.thread_thread_id is not None]
+    return _session(rows[0], tuple(of_session)) if rows else None
 
 
 def read_records(
@@ -186,18 +206,21 @@ def insert_threads(connection: Connection, new: Sequence[tuple[SessionId, Thread
     )
 
 
-def _thread(row: AnyRow) -> ThreadRecord:
+def _thread(row: AnyRow, prefix: str = "") -> ThreadRecord:
+    def field(name: str) -> Any:
+        return getattr(row, prefix + name)
+
     return ThreadRecord(
-        thread_id=ThreadId(row.thread_id),
-        parent_thread_id=None if row.parent_thread_id is None else ThreadId(row.parent_thread_id),
-        agent=row.agent,
-        status=row.status,
-        usage=row.usage,
-        active_seconds=row.active_seconds,
-        running_since=row.running_since,
-        created_at=row.created_at,
-        updated_at=row.updated_at,
-        archived_at=row.archived_at,
+        thread_id=field("thread_id"),
+        parent_thread_id=field("parent_thread_id"),
+        agent=field("agent"),
+        status=field("status"),
+        usage=field("usage"),
+        active_seconds=field("active_seconds"),
+        running_since=field("running_since"),
+        created_at=field("created_at"),
+        updated_at=field("updated_at"),
+        archived_at=field("archived_at"),
     )
 
 

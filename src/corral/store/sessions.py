@@ -1,6 +1,7 @@
 """Session records on the database. Lists are in session_list; the log is in log."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from sqlalchemy import Connection, bindparam, delete, insert, select, update
@@ -20,7 +21,7 @@ from corral.session.events import (
 )
 from corral.session.inbox import Admitted
 from corral.session.log import InboxEntry, StoredEvent
-from corral.session.record import SessionChanges, SessionFilter, SessionPage, SessionRecord, Status
+from corral.session.record import SessionChanges, SessionFilter, SessionPage, SessionRecord
 from corral.store.accept import Fact, lock_record, log_facts, store_inputs
 from corral.store.cleanup import queue_cleanup
 from corral.store.database import Database
@@ -68,9 +69,10 @@ class Sessions:
 
     async def create(self, record: SessionRecord, *, initial: Sequence[Event] = ()) -> SessionRecord:
         entries: list[StoredEvent | InboxEntry] = []
+        created = replace(record, status="running") if initial else record
 
         def body(connection: Connection) -> SessionRecord:
-            _insert(connection, record, status="running" if initial else record.status)
+            _insert(connection, created)
             entries[:] = store_inputs(
                 connection,
                 record,
@@ -82,7 +84,7 @@ class Sessions:
                 now=record.created_at,
                 now_us=self._database.now_us(connection),
             )
-            return _reread(connection, record.session_id)
+            return replace(created, last_arrival=len(entries))
 
         def committed(_record: SessionRecord) -> None:
             if entries:
@@ -98,7 +100,7 @@ class Sessions:
                 raise not_found(connection, session_id)
             return record
 
-        return await self._database.read(body)
+        return await self._database.look(body)
 
     async def page(
         self,
@@ -218,7 +220,7 @@ def _reread(connection: Connection, session_id: SessionId) -> SessionRecord:
     return record
 
 
-def _insert(connection: Connection, record: SessionRecord, *, status: Status) -> None:
+def _insert(connection: Connection, record: SessionRecord) -> None:
     connection.execute(
         insert(sessions),
         {
@@ -230,7 +232,7 @@ def _insert(connection: Connection, record: SessionRecord, *, status: Status) ->
             "last_arrival": record.last_arrival,
             "last_processed_at": record.created_at,
             "needs_brain_since": None,
-            "status": status,
+            "status": record.status,
             "usage": record.usage,
             "active_seconds": record.active_seconds,
             "running_since": record.running_since,
