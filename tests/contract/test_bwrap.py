@@ -19,6 +19,7 @@ import uvloop
 from corral.hands.providers.binary import find_bwrap
 from corral.hands.providers.bwrap import BwrapProvider
 from corral.kernel.errors import SandboxUnavailable
+from corral.kernel.limits import SANDBOX_BOOT_SECONDS_MAX
 from corral.testing.contract_provider import ProviderContract
 from corral.testing.lab import (
     Lab,
@@ -282,3 +283,26 @@ async def test_a_boot_orphaned_by_a_killed_host_is_ended_by_the_next_one(
     finally:
         await provider.aclose()
     await until(lambda: not is_running(str(tmp_path)))
+
+
+async def test_a_boot_is_ended_at_any_moment(tmp_path: Path) -> None:
+    """Whose archive breaks off while its sandbox starts: bwrap names its init in several writes, and must
+    not be killed between them."""
+
+    async def cut_off_after(seconds: float) -> AsyncIterator[bytes]:
+        await asyncio.sleep(seconds)
+        raise ConnectionAbortedError
+        yield b""
+
+    provider = BwrapProvider(state_dir=tmp_path, pool_size=0)
+    mark = new_mark()
+    workspace = tmp_path / mark
+    await provider.prepare_workspace(workspace)
+    try:
+        for attempt in range(60):  # of which one in five was left behind
+            async with asyncio.timeout(SANDBOX_BOOT_SECONDS_MAX / 2):
+                with pytest.raises(ConnectionAbortedError):
+                    await provider.unpack(workspace, cut_off_after(attempt * 0.0005))
+            assert not is_running(mark)
+    finally:
+        await provider.aclose()

@@ -6,8 +6,8 @@ that is over. So the init is what is killed and waited for, not bwrap's outer pr
 
 import asyncio
 import contextlib
-import json
 import os
+import re
 import signal
 from collections.abc import Callable, Sequence
 
@@ -17,6 +17,7 @@ from corral.kernel.limits import SANDBOX_BOOT_SECONDS_MAX, SANDBOX_STDERR_BYTES
 __all__ = ["BwrapProcess"]
 
 _INFO_BYTES_MAX = 4096
+_NAMED = re.compile(rb'"child-pid": (\d+)\D')  # bwrap says this and more in several writes
 _DISCARD_BYTES = 64 * 1024
 
 
@@ -29,6 +30,8 @@ class BwrapProcess:
         assert process.stdin and process.stdout
         self.writer, self.reader = process.stdin, process.stdout
         self._process, self._info, self._stderr, self._group = process, info, stderr, group
+        self._said = b""  # by bwrap, on `info`
+        self._has_said_all = False
         self._init: int | None = None  # pidfd of the init inside
         self._is_doomed = False  # to be killed as soon as the init is known
         self._closing: asyncio.Task[None] | None = None
@@ -65,10 +68,15 @@ class BwrapProcess:
 
     def find_init(self) -> None:
         """Take hold of the init inside; bwrap has named it before the program runs."""
-        if self._init is None and self._info >= 0:
-            with contextlib.suppress(BlockingIOError, ValueError, KeyError, OSError):
-                said = json.loads(os.read(self._info, _INFO_BYTES_MAX))
-                self._init = os.pidfd_open(said["child-pid"])
+        if self._init is not None or self._info < 0:
+            return
+        with contextlib.suppress(BlockingIOError):
+            while said := os.read(self._info, _INFO_BYTES_MAX):
+                self._said += said
+            self._has_said_all = True
+        if named := _NAMED.search(self._said):
+            with contextlib.suppress(OSError):
+                self._init = os.pidfd_open(int(named[1]))
 
     def complaint(self) -> str:
         """What bwrap printed when it failed."""
@@ -103,18 +111,24 @@ class BwrapProcess:
             self._kill_init(self._init)
 
     def _kill_named(self) -> None:
-        """bwrap named its init, or ended without one."""
-        asyncio.get_running_loop().remove_reader(self._info)
+        """bwrap named its init, or ended without one. It may only have begun to: then the rest wakes us."""
         self.find_init()
+        if self._init is None and not self._has_said_all:
+            return
+        asyncio.get_running_loop().remove_reader(self._info)
         if self._init is not None:
             self._kill_init(self._init)
         else:
-            with contextlib.suppress(ProcessLookupError):
-                self._process.kill()
+            self._kill_group()
 
     def _kill_init(self, init: int) -> None:
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(init, signal.SIGKILL)
+
+    def _kill_group(self) -> None:
+        """bwrap, and an init that it has not released: that one has not left its group yet."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
 
     async def close(self) -> None:
         """Shared by all who ask, and finished even if one of them is cancelled."""
@@ -131,7 +145,7 @@ class BwrapProcess:
             async with asyncio.timeout(SANDBOX_BOOT_SECONDS_MAX):
                 await self.exit_code()
         except TimeoutError:
-            self._process.kill()
+            self._kill_group()
             await self.exit_code()
         if self._init is not None:
             await _until_readable(self._init)
