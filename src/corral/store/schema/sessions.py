@@ -1,78 +1,36 @@
-"""The tables. Changing one here needs a migration; a test compares this file with the migrated database.
+"""Sessions, their log and inbox, and what is left of them."""
 
-What changes with every append (`sessions`, `threads`) is narrow; what is large and rarely changes
-(`session_details`, `thread_details`) is apart, because an update rewrites its whole row.
-"""
-
-from datetime import UTC, datetime, timedelta
-from typing import Any
-
-import orjson
 from sqlalchemy import (
     BigInteger,
     Column,
-    Dialect,
     Float,
     ForeignKey,
     Index,
     Integer,
     LargeBinary,
-    MetaData,
     String,
     Table,
-    TypeDecorator,
     UniqueConstraint,
     literal_column,
 )
 
-REVISION = "0002"
-"""The Alembic revision that this file describes."""
+from corral.store.schema.types import JsonBytes, Moment, metadata
+
+__all__ = [
+    "IS_FORGOTTEN",
+    "NOT_HELD_BACK",
+    "cleanup",
+    "events",
+    "inbox",
+    "session_details",
+    "sessions",
+    "thread_details",
+    "threads",
+    "tombstones",
+]
 
 NOT_HELD_BACK = -1
 """As `not_before`: it waits for the end of its lease, but for no backoff. The next claim ends that."""
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
-
-
-def to_us(moment: datetime) -> int:
-    """Microseconds since 1970, UTC."""
-    return (moment - _EPOCH) // _MICROSECOND
-
-
-def from_us(microseconds: int) -> datetime:
-    return _EPOCH + timedelta(microseconds=microseconds)
-
-
-class Moment(TypeDecorator[datetime]):
-    """A UTC time, kept as integer microseconds: exact, ordered, and the same on every engine."""
-
-    impl = BigInteger
-    cache_ok = True
-
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> int | None:
-        return None if value is None else to_us(value)
-
-    def process_result_value(self, value: int | None, dialect: Dialect) -> datetime | None:
-        return None if value is None else from_us(value)
-
-
-class JsonBytes(TypeDecorator[Any]):
-    """JSON as bytes: read back exactly as written, never searched by the database."""
-
-    impl = LargeBinary
-    cache_ok = True
-
-    def process_bind_param(self, value: Any, dialect: Dialect) -> bytes | None:
-        return None if value is None else orjson.dumps(value)
-
-    def process_result_value(self, value: bytes | None, dialect: Dialect) -> Any:
-        return None if value is None else orjson.loads(value)
-
-
-metadata = MetaData()
-
-# -- sessions -----------------------------------------------------------------------------------------
 
 sessions = Table(
     "sessions",
@@ -227,97 +185,4 @@ cleanup = Table(
     Column("kind", String, primary_key=True),  # sandbox | workspace | blobs
     Column("created_at", Moment, nullable=False),
     Index("cleanup_by_age", "created_at", "session_id", "kind"),
-)
-
-# -- cluster ------------------------------------------------------------------------------------------
-
-nodes = Table(
-    "nodes",
-    metadata,
-    Column("node_id", String, primary_key=True),
-    Column("owner", String, nullable=False),  # of the leases of its brain, and of this row
-    Column("beat_at", BigInteger, nullable=False),  # by the database's clock, us
-    Column("body", JsonBytes, nullable=False),  # cluster.node.Node
-)
-
-placements = Table(
-    "placements",
-    metadata,
-    Column("session_id", String, primary_key=True),
-    Column("host_id", String, nullable=False),
-    Column("placed_at", Moment, nullable=False),
-    Index("placements_by_host", "host_id", "session_id"),
-)
-
-checkpoints = Table(
-    "checkpoints",
-    metadata,
-    Column("session_id", String, primary_key=True),  # the newest one only
-    Column("blob_key", String, nullable=False),
-    Column("size_bytes", BigInteger, nullable=False),
-    Column("sha256", String, nullable=False),
-    Column("host_id", String, nullable=False),  # where it was taken
-    Column("taken_at", Moment, nullable=False),
-)
-
-# PostgreSQL only: the last transaction of each writing connection (store.transact).
-writers = Table(
-    "writers",
-    metadata,
-    Column("writer_id", String, primary_key=True),
-    Column("number", BigInteger, nullable=False),
-    Column("used_at", BigInteger, nullable=False),  # by the database's clock, us
-)
-
-# -- catalog ------------------------------------------------------------------------------------------
-
-agents = Table(
-    "agents",
-    metadata,
-    Column("agent_id", String, primary_key=True),
-    Column("version", BigInteger, nullable=False),  # the latest
-    Column("created_at", Moment, nullable=False),
-    Column("archived_at", Moment),
-    Index("agents_by_creation", "created_at", "agent_id"),
-)
-
-agent_versions = Table(
-    "agent_versions",
-    metadata,
-    Column("agent_id", ForeignKey("agents.agent_id", ondelete="CASCADE"), primary_key=True),
-    Column("version", BigInteger, primary_key=True, autoincrement=False),
-    Column("body", JsonBytes, nullable=False),
-)
-
-environments = Table(
-    "environments",
-    metadata,
-    Column("environment_id", String, primary_key=True),
-    Column("body", JsonBytes, nullable=False),
-    Column("created_at", Moment, nullable=False),
-    Column("archived_at", Moment),
-    Index("environments_by_creation", "created_at", "environment_id"),
-)
-
-api_keys = Table(
-    "api_keys",
-    metadata,
-    Column("api_key_id", String, primary_key=True),
-    Column("name", String, nullable=False),
-    Column("sha256", LargeBinary, nullable=False, unique=True),
-    Column("hint", String, nullable=False),
-    Column("created_at", Moment, nullable=False),
-    Column("revoked_at", Moment),
-)
-
-idempotency = Table(
-    "idempotency",
-    metadata,
-    Column("api_key_id", String, primary_key=True),
-    Column("path", String, primary_key=True),
-    Column("key", String, primary_key=True),
-    Column("request_sha256", LargeBinary, nullable=False),
-    Column("status", Integer, nullable=False),
-    Column("body", LargeBinary, nullable=False),
-    Column("created_at", Moment, nullable=False, index=True),
 )

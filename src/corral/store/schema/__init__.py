@@ -1,0 +1,52 @@
+"""The tables. Changing one needs a migration; a test compares them with the migrated database.
+
+What changes with every append (`sessions`, `threads`) is narrow; what is large and rarely changes
+(`session_details`, `thread_details`) is apart, because an update rewrites its whole row.
+"""
+
+from corral.store.schema.catalog import agent_versions, agents, api_keys, environments, idempotency
+from corral.store.schema.cluster import checkpoints, nodes, placements, writers
+from corral.store.schema.sessions import (
+    IS_FORGOTTEN,
+    NOT_HELD_BACK,
+    cleanup,
+    events,
+    inbox,
+    session_details,
+    sessions,
+    thread_details,
+    threads,
+    tombstones,
+)
+from corral.store.schema.types import JsonBytes, Moment, from_us, metadata, to_us
+
+__all__ = [
+    "IS_FORGOTTEN",
+    "NOT_HELD_BACK",
+    "REVISION",
+    "JsonBytes",
+    "Moment",
+    "agent_versions",
+    "agents",
+    "api_keys",
+    "checkpoints",
+    "cleanup",
+    "environments",
+    "events",
+    "from_us",
+    "idempotency",
+    "inbox",
+    "metadata",
+    "nodes",
+    "placements",
+    "session_details",
+    "sessions",
+    "thread_details",
+    "threads",
+    "to_us",
+    "tombstones",
+    "writers",
+]
+
+REVISION = "0002"
+"""The Alembic revision that these tables are of."""
