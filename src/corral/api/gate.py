@@ -13,13 +13,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from corral.api.admission import Admission, Inflow, starts_work
 from corral.api.auth import Authenticator
+from corral.api.caller import Caller, enter
 from corral.api.errors import error_response
 from corral.kernel.errors import CallerError, CorralError, InvalidRequest, PermissionDenied, RequestTooLarge
-from corral.kernel.ids import REQUEST, Ids
+from corral.kernel.ids import DEFAULT_WORKSPACE, REQUEST, Ids
 from corral.kernel.limits import REQUEST_BODY_BYTES_MAX, WORKSPACE_ARCHIVE_BYTES_MAX
 from corral.kernel.metrics import count
 
-ORGANIZATION_ID, WORKSPACE_ID = "org_default", "wrkspc_default"
+ORGANIZATION_ID = "org_default"
 PUBLIC_PATHS = frozenset({"/healthz", "/readyz", "/metrics", "/corral/v1/openapi.json"})
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 _LOCAL_ONLY = (
@@ -58,7 +59,7 @@ class Gate:
         common = (
             (b"request-id", request_id.encode()),
             (b"anthropic-organization-id", ORGANIZATION_ID.encode()),
-            (b"anthropic-workspace-id", WORKSPACE_ID.encode()),
+            (b"anthropic-workspace-id", DEFAULT_WORKSPACE.encode()),
         )
         is_started = False
 
@@ -97,16 +98,16 @@ class Gate:
             x_api_key=headers.get(b"x-api-key"), authorization=headers.get(b"authorization")
         )
         workspace = headers.get(b"anthropic-workspace-id")
-        if workspace is not None and workspace != WORKSPACE_ID.encode():
+        if workspace is not None and workspace != DEFAULT_WORKSPACE.encode():
             raise PermissionDenied(
-                f"anthropic-workspace-id: this key belongs to {WORKSPACE_ID!r}; leave the header out"
+                f"anthropic-workspace-id: this key belongs to {DEFAULT_WORKSPACE!r}; leave the header out"
             )
         length = headers.get(b"content-length", b"")
         if length.isdigit() and int(length) > _body_bytes_max(scope):
             raise _too_large(scope)
         if "\0" in scope["path"]:  # PostgreSQL takes none in an id
             raise InvalidRequest("The path must not contain the character U+0000")
-        scope["corral.api_key_id"] = key.api_key_id
+        enter(scope, Caller(api_key_id=key.api_key_id, workspace_id=DEFAULT_WORKSPACE))
 
     def _check_names(self, headers: MutableMapping[bytes, bytes]) -> None:
         """A page of another site must not reach this server under a name of its own."""

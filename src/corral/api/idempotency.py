@@ -11,6 +11,7 @@ from typing import TypeVar
 from starlette.requests import Request
 from starlette.responses import Response
 
+from corral.api.caller import caller
 from corral.catalog.idempotency import Answer, IdempotencyStore, Idempotent, scope
 from corral.kernel.errors import CallerError, InvalidRequest
 from corral.kernel.limits import IDEMPOTENCY_KEY_CHARS_MAX
@@ -37,7 +38,7 @@ class OnceOnly:
         if key is None:
             return None
         answer = await self._store.find(
-            api_key_id=request.scope["corral.api_key_id"],
+            api_key_id=caller(request).api_key_id,
             path=_path(request),
             key=key,
             request_sha256=sha256(raw).digest(),
@@ -69,7 +70,7 @@ class OnceOnly:
             return recorded[-1]
 
         keyed = Idempotent(
-            api_key_id=request.scope["corral.api_key_id"],
+            api_key_id=caller(request).api_key_id,
             path=_path(request),
             key=key,
             request_sha256=sha256(raw).digest(),

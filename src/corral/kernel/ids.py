@@ -17,9 +17,11 @@ SessionId = NewType("SessionId", str)
 ThreadId = NewType("ThreadId", str)
 EventId = NewType("EventId", str)
 ApiKeyId = NewType("ApiKeyId", str)
+WorkspaceId = NewType("WorkspaceId", str)
 
 AGENT, ENVIRONMENT, SESSION, THREAD, EVENT = "agent", "env", "sesn", "sthr", "sevt"
 REQUEST, API_KEY = "req", "apikey"
+DEFAULT_WORKSPACE = WorkspaceId("wrkspc_default")
 CORRAL_KEY_PREFIX = "corral_"  # begins every API key that Corral makes: recognisable, never sent to a model
 
 _ALPHABET = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from corral.api.answer import bytes_response, json_answer, json_response
+from corral.api.caller import caller
 from corral.api.dependencies import Dependencies
 from corral.api.idempotency import OnceOnly
 from corral.api.inputs import new_inputs
@@ -62,7 +63,7 @@ def session_routes(deps: Dependencies, once: OnceOnly) -> APIRouter:
             snapshot=snapshot,
             environment=environment["config"],
             is_running=bool(initial),
-            api_key_id=request.scope["corral.api_key_id"],
+            api_key_id=caller(request).api_key_id,
             now=deps.clock.now(),
         )
         return await once.perform(
