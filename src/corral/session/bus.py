@@ -11,7 +11,8 @@ from corral.session.log import InboxEntry, StoredEvent
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Committed:
-    """These entries of a session are durable. A bus between machines may send none: "look again"."""
+    """These entries of a session are durable. A bus between machines may send none ("look again"), and
+    never sends what only brains may see (`private`, `answers`)."""
 
     session_id: SessionId
     entries: tuple[StoredEvent | InboxEntry, ...] = ()

@@ -1,17 +1,20 @@
 """What a node still has to tell the others: in order, whole, and bounded."""
 
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
 
-from corral.kernel.ids import SessionId
+from corral.kernel.ids import EventId, SessionId, ThreadId
 from corral.kernel.limits import (
+    BUS_ENTRIES_BYTES_MAX,
     BUS_HINTS_MAX,
     BUS_PAYLOAD_BYTES_MAX,
     BUS_PAYLOADS_PER_FLUSH_MAX,
     BUS_PREVIEWS_BYTES_MAX,
 )
 from corral.session.bus import Committed, Deleted, Message, Preview
+from corral.session.log import InboxEntry, StoredEvent
 from corral.store.bus_outbox import Outbox, Wake, read
 from corral.testing.contract_bus import DELTA, ONE, TWO
 
@@ -30,7 +33,7 @@ def taken(outbox: Outbox) -> list[Message | Wake]:
     return hints
 
 
-def test_hints_come_out_as_they_went_in_without_their_entries() -> None:
+def test_hints_come_out_as_they_went_in() -> None:
     outbox = Outbox("node_1")
     hints: list[Message | Wake] = [DELTA, Wake(ONE), Deleted(session_id=TWO), replace(DELTA, n=2, text="")]
     for hint in hints:
@@ -49,6 +52,69 @@ def test_a_session_is_told_once_and_after_its_previews() -> None:
     assert taken(outbox) == [DELTA, Committed(session_id=ONE), Wake(ONE)]
     outbox.put(Committed(session_id=ONE))
     assert taken(outbox) == [Committed(session_id=ONE)], "taken is forgotten"
+
+
+WAITING = InboxEntry(
+    arrival=4,
+    event_id=EventId("sevt_4"),
+    type="user.message",
+    thread_id=ThreadId("sthr_1"),
+    body='{"content":"\\u0000 \\"ä\\""}'.encode(),
+)
+STORED = StoredEvent(
+    seq=9,
+    event_id=EventId("sevt_4"),
+    type="user.message",
+    thread_id=ThreadId("sthr_1"),
+    arrival=4,
+    body=WAITING.body,
+    private={"only": "for brains"},
+    processed_at=datetime(2026, 11, 20, 10, 0, 0, 262_700, tzinfo=UTC),
+    answers=EventId("sevt_1"),
+)
+
+
+def test_what_was_committed_is_told_as_it_is_shown() -> None:
+    outbox = Outbox("node_1")
+    outbox.put(Committed(session_id=ONE, entries=(WAITING,)))
+    outbox.put(DELTA)
+    outbox.put(Committed(session_id=ONE, entries=(STORED, STORED._replace(seq=10, arrival=None))))
+    [payload] = outbox.take()
+    assert "for brains" not in payload
+    shown = STORED._replace(private=None, answers=None)
+    assert list(read(payload)[1]) == [
+        Committed(session_id=ONE, entries=(WAITING,)),
+        DELTA,
+        Committed(session_id=ONE, entries=(shown, shown._replace(seq=10, arrival=None))),
+    ]
+    assert outbox.take() == []
+
+
+def test_what_is_too_long_to_be_told_is_to_be_looked_at() -> None:
+    outbox = Outbox("node_1")
+    long = STORED._replace(body=b"x" * (BUS_ENTRIES_BYTES_MAX + 1))
+    quoted = STORED._replace(body=b'"' * BUS_ENTRIES_BYTES_MAX)  # escaped, it does not fit into a payload
+    for entry in (long, quoted, STORED):
+        outbox.put(Committed(session_id=ONE, entries=(entry,)))
+    assert taken(outbox) == [Committed(session_id=ONE)], "who has to look sees all of it"
+    for _ in range(2 * BUS_PREVIEWS_BYTES_MAX // 1000):
+        outbox.put(replace(DELTA, text="x" * 1000))
+    outbox.put(Committed(session_id=ONE, entries=(STORED._replace(body=b"x" * 3000),)))
+    assert taken(outbox)[-1] == Committed(session_id=ONE), "there was no room"
+
+
+def test_entries_that_come_late_are_to_be_looked_at() -> None:
+    outbox = Outbox("node_1")
+    outbox.put(Committed(session_id=ONE, entries=(STORED,)))
+    outbox.put(DELTA)
+    outbox.put(Committed(session_id=TWO, entries=(WAITING,)))
+    outbox.shed_previews()
+    assert taken(outbox) == [Committed(session_id=ONE), Committed(session_id=TWO)]
+
+
+def test_entries_of_a_newer_node_are_to_be_looked_at() -> None:
+    row = '[1,2,"sevt_1","user.message","sthr_1",3,"{}","what?"]'
+    assert list(read(f'["node_2",["f","{ONE}",{row}]]')[1]) == [Committed(session_id=ONE)]
 
 
 def test_many_hints_take_many_payloads_and_flushes() -> None:
