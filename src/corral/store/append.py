@@ -5,12 +5,13 @@ Rules of this file:
   batches (PostgreSQL) cannot wait for each other.
 - Everything that can be known before the lock is computed before: seqs are consecutive from
   `seen_seq + 1`, and an append with another idea of the end of the log is Stale.
+- On PostgreSQL one statement checks and writes (`append_postgres`), by the rules that are here; who it
+  leaves out is looked at here, to be told why.
 - When a merged write fails (a consumed input is gone, an id or an answer is already there), the batch is
   run again carefully: its appends one by one, so that only the guilty one fails.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
@@ -28,13 +29,13 @@ from sqlalchemy.exc import IntegrityError
 
 from corral.kernel.errors import LeaseLost, NotFound, Stale
 from corral.kernel.ids import SessionId
-from corral.kernel.limits import EVENTS_PER_APPEND_MAX, LEASE_TTL_SECONDS
 from corral.session.lease import Claim, session_backoff_seconds
-from corral.session.log import Append, StoredEvent
-from corral.store.append_postgres import SESSION_COLUMNS, THREAD_COLUMNS, write_at_once
+from corral.session.log import StoredEvent
+from corral.store.append_postgres import SESSION_COLUMNS, THREAD_COLUMNS, write_what_is_right
 from corral.store.cleanup import queue_cleanup
-from corral.store.driver import fetch, text_of
-from corral.store.locks import any_of, one_of
+from corral.store.freedom import LEASE_TTL_US
+from corral.store.locks import one_of
+from corral.store.prepared import Prepared
 from corral.store.rows import (
     STORED,
     AnySelect,
@@ -45,28 +46,19 @@ from corral.store.rows import (
 )
 from corral.store.schema import NOT_HELD_BACK, events, from_us, inbox, sessions, threads
 
-LEASE_TTL_US = int(LEASE_TTL_SECONDS * 1_000_000)
-
-_HEAD: AnySelect = (
-    select(
-        sessions.c.session_id,
-        sessions.c.owner,
-        sessions.c.epoch,
-        sessions.c.lease_until,
-        sessions.c.failures,
-        sessions.c.not_before,
-        sessions.c.last_seq,
-        sessions.c.last_arrival,
-        # As the database has them: on PostgreSQL the statement is text, and nothing would convert.
-        type_coerce(sessions.c.last_processed_at, BigInteger).label("last_processed_at"),
-        sessions.c.needs_brain_since,
-        type_coerce(sessions.c.terminated_at, BigInteger).label("terminated_at"),
-    )
-    .order_by(sessions.c.session_id)
-    .with_for_update()
-)
-_HEADS = _HEAD.where(one_of(sessions.c.session_id, "session_ids"))
-_HEADS_POSTGRES = text_of(_HEAD.where(any_of(sessions.c.session_id, "session_ids")))
+_HEADS: AnySelect = select(
+    sessions.c.session_id,
+    sessions.c.owner,
+    sessions.c.epoch,
+    sessions.c.lease_until,
+    sessions.c.failures,
+    sessions.c.not_before,
+    sessions.c.last_seq,
+    sessions.c.last_arrival,
+    type_coerce(sessions.c.last_processed_at, BigInteger).label("last_processed_at"),
+    sessions.c.needs_brain_since,
+    type_coerce(sessions.c.terminated_at, BigInteger).label("terminated_at"),
+).where(one_of(sessions.c.session_id, "session_ids"))
 _TAKE = delete(inbox).where(
     inbox.c.session_id == bindparam("of_session_id"),
     inbox.c.arrival == bindparam("of_arrival"),
@@ -92,7 +84,7 @@ _BY_IDS = STORED.where(events.c.event_id.in_(bindparam("event_ids", expanding=Tr
 
 
 class _Head(NamedTuple):
-    """What an append needs to know of its session; of a row of `_HEAD`. Times in microseconds."""
+    """What an append needs to know of its session; of a row of `_HEADS`. Times in microseconds."""
 
     session_id: SessionId
     owner: str | None
@@ -111,38 +103,7 @@ class _InputGone(Exception):
     """A consumed input is not in the inbox."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Prepared:
-    """An append as it will be stored if it is granted."""
-
-    append: Append
-    stored: Sequence[StoredEvent]
-
-
-def prepare(append: Append) -> Prepared:
-    """Serialise, outside the writer's thread."""
-    assert 1 <= len(append.events) <= EVENTS_PER_APPEND_MAX, f"{len(append.events)} events in one append"
-    arrived = {new.event.id for new in append.events if new.arrival is not None}
-    assert arrived == set(append.consumes), "what is consumed is what is appended with an arrival"
-    stored = tuple(
-        StoredEvent(
-            seq=seq,
-            event_id=new.event.id,
-            type=new.event.type,
-            thread_id=new.thread_id,
-            arrival=new.arrival,
-            body=new.event.body(processed_at=new.processed_at),
-            private=new.private,
-            processed_at=new.processed_at,
-            answers=new.answers,
-        )
-        for seq, new in enumerate(append.events, start=append.seen_seq + 1)
-    )
-    return Prepared(append=append, stored=stored)
-
-
 _Answer = Sequence[StoredEvent] | Exception
-_Granted = tuple[Prepared, _Head]
 
 
 def append_all(
@@ -176,40 +137,23 @@ def _round(
     now_us: int,
 ) -> list[tuple[int, _Answer]]:
     """One append per session."""
-    heads = _locked(connection, [session_id for session_id, _ in chosen])
-    answers: list[tuple[int, _Answer]] = []
-    granted: list[tuple[int, _Granted]] = []
-    for session_id, number in chosen:
-        head = heads.get(session_id)
-        refusal = _refusal(items[number], head, now_us)
-        if refusal is None and head is not None:
-            granted.append((number, (items[number], head)))
-        elif refusal is not None:
-            answers.append((number, _earlier(connection, items[number]) or refusal))
-    if granted and not careful:
-        _write(connection, [grant for _, grant in granted], now_us)
-        return answers + [(number, item.stored) for number, (item, _) in granted]
-    for number, grant in granted:
-        item, _ = grant
-        if _try_write(connection, grant, now_us):
-            answers.append((number, item.stored))
-        else:
-            stale = Stale(
-                f"{item.append.session_id}: an input, an event or an answer is already in the log"
-            )
-            answers.append((number, _earlier(connection, item) or stale))
-    return answers
-
-
-def _locked(connection: Connection, session_ids: Sequence[SessionId]) -> dict[SessionId, _Head]:
-    """The rows of the sessions, locked until the commit."""
-    values = {"session_ids": session_ids}
-    rows: Sequence[Any]
-    if connection.dialect.name == "postgresql":
-        rows = fetch(connection, _HEADS_POSTGRES, values)
+    refused: dict[SessionId, Exception] = {}
+    if careful:
+        for session_id, number in chosen:
+            if (refusal := _try_write(connection, items[number], now_us)) is not None:
+                refused[session_id] = refusal
     else:
-        rows = connection.execute(_HEADS, values).all()
-    return {row[0]: _Head(*row) for row in rows}
+        refused = _write(connection, [items[number] for _, number in chosen], now_us)
+    return [(number, _answer(connection, items[number], refused.get(id_))) for id_, number in chosen]
+
+
+def _answer(connection: Connection, item: Prepared, refusal: Exception | None) -> _Answer:
+    return item.stored if refusal is None else _earlier(connection, item) or refusal
+
+
+def _heads(connection: Connection, items: Sequence[Prepared]) -> dict[SessionId, _Head]:
+    rows = connection.execute(_HEADS, {"session_ids": [item.append.session_id for item in items]})
+    return {row.session_id: _Head(*row) for row in rows}
 
 
 def _refusal(item: Prepared, head: _Head | None, now_us: int) -> Exception | None:
@@ -263,50 +207,84 @@ def _earlier(connection: Connection, item: Prepared) -> Sequence[StoredEvent] | 
     return same if len(same) == len(item.stored) else None
 
 
-def _try_write(connection: Connection, grant: _Granted, now_us: int) -> bool:
-    """False, and nothing written, if something is already there, or an input no longer is."""
+def _try_write(connection: Connection, item: Prepared, now_us: int) -> Exception | None:
+    """Why it was refused, and nothing written: it is not granted, or something is already there, or an
+    input no longer is."""
+    session_id = item.append.session_id
     try:
         with connection.begin_nested():
-            _write(connection, [grant], now_us)
+            return _write(connection, [item], now_us).get(session_id)
     except (IntegrityError, _InputGone):
-        return False
-    return True
+        return Stale(f"{session_id}: an input, an event or an answer is already in the log")
 
 
-def _write(connection: Connection, granted: Sequence[_Granted], now_us: int) -> None:
-    logged = [event_row(item.append.session_id, event) for item, _ in granted for event in item.stored]
+def _write(connection: Connection, items: Sequence[Prepared], now_us: int) -> dict[SessionId, Exception]:
+    """Who is refused, and why; the others are written."""
+    if connection.dialect.name == "postgresql":  # where statements are messages: see there
+        written = write_what_is_right(connection, items, now_us=now_us)
+        inputs_taken, threads_changed = written.inputs, written.threads
+        granted = [item for item in items if item.append.session_id in written.session_ids]
+        refused = _reasons(
+            connection,
+            [item for item in items if item.append.session_id not in written.session_ids],
+            now_us,
+        )
+    else:
+        heads = _heads(connection, items)
+        checked = [(item, _refusal(item, heads.get(item.append.session_id), now_us)) for item in items]
+        granted = [item for item, refusal in checked if refusal is None]
+        refused = {item.append.session_id: refusal for item, refusal in checked if refusal is not None}
+        inputs_taken, threads_changed = (
+            _write_rows(connection, granted, heads, now_us) if granted else (0, 0)
+        )
+    if inputs_taken != sum(len(item.append.consumes) for item in granted):
+        raise _InputGone
+    if threads_changed != sum(len(item.append.derived.threads) for item in granted):
+        _add_threads(connection, granted)
+    for item in granted:
+        if item.append.derived.status == "terminated":
+            queue_cleanup(connection, item.append.session_id, "sandbox", now=item.stored[-1].processed_at)
+    return refused
+
+
+def _reasons(connection: Connection, items: Sequence[Prepared], now_us: int) -> dict[SessionId, Exception]:
+    """Why these were not written. Should it look right by now, it is to be tried anew."""
+    heads = _heads(connection, items) if items else {}
+    return {
+        (session_id := item.append.session_id): _refusal(item, heads.get(session_id), now_us)
+        or Stale(f"{session_id}: the log or the inbox moved meanwhile")
+        for item in items
+    }
+
+
+def _write_rows(
+    connection: Connection, granted: Sequence[Prepared], heads: Mapping[SessionId, _Head], now_us: int
+) -> tuple[int, int]:
+    """How many inputs were there, and how many threads."""
+    if not granted:
+        return 0, 0
+    logged = [event_row(item.append.session_id, event) for item in granted for event in item.stored]
     taken = [
         {
             "of_session_id": item.append.session_id,
             "of_arrival": event.arrival,
             "of_event_id": event.event_id,
         }
-        for item, _ in granted
+        for item in granted
         for event in item.stored
         if event.arrival is not None
     ]
-    advanced = [_advanced(item, head, now_us) for item, head in granted]
+    advanced = [_advanced(item, heads[item.append.session_id], now_us) for item in granted]
     changed = [
         {"of_session_id": item.append.session_id, "of_thread_id": record.thread_id, **thread_values(record)}
-        for item, _ in granted
+        for item in granted
         for record in item.append.derived.threads
     ]
-    if connection.dialect.name == "postgresql":  # where statements are messages: see there
-        inputs_taken, threads_changed = write_at_once(
-            connection, logged=logged, taken=taken, advanced=advanced, changed=changed
-        )
-    else:
-        connection.execute(insert(events), logged)
-        inputs_taken = connection.execute(_TAKE, taken).rowcount if taken else 0
-        connection.execute(_ADVANCE, advanced)
-        threads_changed = connection.execute(_ADVANCE_THREADS, changed).rowcount if changed else 0
-    if inputs_taken != len(taken):
-        raise _InputGone
-    if threads_changed != len(changed):
-        _add_threads(connection, granted, changed)
-    for item, _ in granted:
-        if item.append.derived.status == "terminated":
-            queue_cleanup(connection, item.append.session_id, "sandbox", now=item.stored[-1].processed_at)
+    connection.execute(insert(events), logged)
+    inputs_taken = connection.execute(_TAKE, taken).rowcount if taken else 0
+    connection.execute(_ADVANCE, advanced)
+    threads_changed = connection.execute(_ADVANCE_THREADS, changed).rowcount if changed else 0
+    return inputs_taken, threads_changed
 
 
 def _advanced(item: Prepared, head: _Head, now_us: int) -> Mapping[str, Any]:
@@ -336,18 +314,9 @@ def _advanced(item: Prepared, head: _Head, now_us: int) -> Mapping[str, Any]:
     }
 
 
-def _add_threads(
-    connection: Connection, granted: Sequence[_Granted], changed: Sequence[Mapping[str, Any]]
-) -> None:
+def _add_threads(connection: Connection, granted: Sequence[Prepared]) -> None:
     """Insert the threads that the update did not find: they begin with this append."""
-    keys = [(row["of_session_id"], row["of_thread_id"]) for row in changed]
+    told = [(item.append.session_id, record) for item in granted for record in item.append.derived.threads]
+    keys = [(session_id, record.thread_id) for session_id, record in told]
     known = {tuple(row) for row in connection.execute(_KNOWN_THREADS, {"keys": keys})}
-    insert_threads(
-        connection,
-        [
-            (item.append.session_id, record)
-            for item, _ in granted
-            for record in item.append.derived.threads
-            if (item.append.session_id, record.thread_id) not in known
-        ],
-    )
+    insert_threads(connection, [each for each, key in zip(told, keys, strict=True) if key not in known])

@@ -1,28 +1,39 @@
-"""What an append writes, as one statement of PostgreSQL.
+"""Appends as one statement of PostgreSQL, which writes those that are still right and names them.
 
 There a statement is a message to the server and back, and one that is repeated for every row costs more
-processor than the rows do. So four writes are one statement, and the rows of a batch travel as one JSON
-text per table, which both sides read quickly (arrays, one per column, are built element by element in
-Python). What is bytes in the table, such as the bodies of events, travels beside it in one piece,
-unescaped; the JSON says where each begins and how long it is. JSON that holds nothing but what we count
-and mint is part of it (what others wrote may hold a NUL, which PostgreSQL's JSON does not take). Columns
-and types come from the schema.
-SQLite has no use for this: there a statement is a function call.
+processor than the rows do. So what `store.append` does on SQLite step by step (lock and read the sessions,
+check, insert events, take inputs, update sessions and threads) is one statement here, and the rows of a
+batch travel as one JSON text per table, which both sides read quickly. The rules are the same: who is not
+named in the answer is looked at there, and told why. What is bytes in the table (bodies of events, private
+payloads) travels beside the JSON in one piece, unescaped; the JSON says where each begins and how long it
+is. JSON that holds nothing but what we count and mint is part of it; what others wrote may hold a NUL,
+which PostgreSQL's JSON does not take.
+
+Why it is right with others at work (READ COMMITTED): `held` locks the sessions in the order of their ids
+and looks at each again once it is locked, so what it names is as it says until the commit; the rest follows
+what it names. Whoever changes a session's events, inputs or threads holds its row, and what a brain has
+not seen of these moves `last_seq` or `last_arrival`; so the snapshot of the statement, although older than
+its locks, has everything of the sessions that are named.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from operator import itemgetter
+from collections.abc import Sequence, Set
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
-from sqlalchemy import Column, Connection, Float, Integer, LargeBinary, Table
+from sqlalchemy import Column, Connection, Float, Integer, LargeBinary
 
-from corral.store.driver import fetch
-from corral.store.schema import JsonBytes, Moment, events, inbox, sessions, threads, to_us
+from corral.kernel.ids import SessionId
+from corral.session.lease import Claim
+from corral.session.log import Append, StoredEvent
+from corral.session.record import ThreadRecord
+from corral.store.driver import fetch, text_of
+from corral.store.freedom import FAILURES, FREE_FROM, LEASE_TTL_US
+from corral.store.prepared import Prepared
+from corral.store.schema import JsonBytes, Moment, events, sessions, threads, to_us
 
-__all__ = ["SESSION_COLUMNS", "THREAD_COLUMNS", "write_at_once"]
+__all__ = ["SESSION_COLUMNS", "THREAD_COLUMNS", "Written", "write_what_is_right"]
 
-Row = Mapping[str, Any]
 
 SESSION_COLUMNS = (
     "owner",
@@ -44,7 +55,15 @@ SESSION_COLUMNS = (
 """What an append changes of its session."""
 THREAD_COLUMNS = ("status", "usage", "active_seconds", "running_since", "updated_at", "archived_at")
 """And of its threads."""
-_OUR_JSON = ("usage", "blocked_on")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Written:
+    """session_ids: whose appends were written. inputs, threads: how many of theirs were found."""
+
+    session_ids: Set[SessionId]
+    inputs: int
+    threads: int
 
 
 class _Blob:
@@ -52,123 +71,189 @@ class _Blob:
 
     def __init__(self) -> None:
         self._pieces: list[bytes] = []
-        self._size = 0
+        self._end = 1  # SQL counts from 1
 
-    def add(self, piece: bytes) -> int:
-        """Where it begins; SQL counts from 1."""
+    def put(self, row: dict[str, Any], name: str, piece: bytes) -> None:
+        row[name], row[f"{name}_size"] = self._end, len(piece)
         self._pieces.append(piece)
-        self._size += len(piece)
-        return self._size - len(piece) + 1
+        self._end += len(piece)
 
     def whole(self) -> bytes:
         return b"".join(self._pieces)
 
 
-class _Rows:
-    """Rows on their way: JSON objects here, a set of rows there.
-
-    keys: of the columns that say which row is meant; a caller has their values as `of_` + name.
-    """
-
-    def __init__(self, table: Table, keys: Sequence[str], columns: Sequence[str]) -> None:
-        def of_type(*types: type) -> list[str]:
-            return [name for name in columns if isinstance(table.c[name].type, types)]
-
-        self._moments = of_type(Moment)
-        self._bytes: list[tuple[str, str, Callable[[Any], bytes]]] = [
-            *((name, f"{name}_size", bytes) for name in of_type(LargeBinary)),
-            *((name, f"{name}_size", orjson.dumps) for name in of_type(JsonBytes) if name not in _OUR_JSON),
-        ]
-        other = {*self._moments, *(name for name, _, _ in self._bytes)}
-        plain = [name for name in columns if name not in other]
-        self._plain = (*keys, *plain)
-        # In one call, because this is done for every row; of several names, or it would return no tuple.
-        self._values_of = itemgetter(*(f"of_{name}" for name in keys), *plain)
-        assert len(self._plain) > 1
-        every = [table.c[name] for name in (*keys, *columns)]
-        self.names = ", ".join(column.name for column in every)
-        self.values = ", ".join(map(_value, every))
-        self.changes = ", ".join(f"{name} = {_value(table.c[name])}" for name in columns)
-        self.match = " AND ".join(f"{table.name}.{name} = t.{name}" for name in keys)
-        self._types = ", ".join(map(_typed, every))
-
-    def source(self, parameter: str) -> str:
-        return f"json_to_recordset(%({parameter})s::json) AS t({self._types})"
-
-    def json(self, rows: Sequence[Row], blob: _Blob) -> str:
-        return orjson.dumps([self._encoded(row, blob) for row in rows]).decode()
-
-    def _encoded(self, row: Row, blob: _Blob) -> dict[str, Any]:
-        encoded: dict[str, Any] = dict(zip(self._plain, self._values_of(row), strict=True))
-        for name in self._moments:
-            if (moment := row[name]) is not None:
-                encoded[name] = to_us(moment)
-        for name, size, dump in self._bytes:
-            if (value := row[name]) is not None:
-                piece = dump(value)
-                encoded[name], encoded[size] = blob.add(piece), len(piece)
-        return encoded
-
-
 def _is_bytes(column: Column[Any]) -> bool:
-    return isinstance(column.type, JsonBytes | LargeBinary) and column.name not in _OUR_JSON
+    return column.table is events and isinstance(column.type, JsonBytes | LargeBinary)
 
 
 def _typed(column: Column[Any]) -> str:
     """Its name and type in the JSON; what is left out there is null."""
-    if column.name in _OUR_JSON:
-        return f"{column.name} json"
     if _is_bytes(column):
         return f"{column.name} integer, {column.name}_size integer"
+    if isinstance(column.type, JsonBytes):
+        return f"{column.name} json"
     if isinstance(column.type, Moment | Integer):
         return f"{column.name} bigint"
     return f"{column.name} {'double precision' if isinstance(column.type, Float) else 'text'}"
 
 
 def _value(column: Column[Any]) -> str:
-    if column.name in _OUR_JSON:
-        return f"convert_to(t.{column.name}::text, 'UTF8')"
     if _is_bytes(column):
         return f"substring(%(blob)b::bytea FROM t.{column.name} FOR t.{column.name}_size)"
+    if isinstance(column.type, JsonBytes):
+        return f"convert_to(t.{column.name}::text, 'UTF8')"
     return f"t.{column.name}"
 
 
-_EVENTS = _Rows(events, (), [str(column.name) for column in events.columns])
-_TAKEN = _Rows(inbox, ("session_id", "arrival", "event_id"), ())
-_SESSIONS = _Rows(sessions, ("session_id",), SESSION_COLUMNS)
-_THREADS = _Rows(threads, ("session_id", "thread_id"), THREAD_COLUMNS)
+def _source(parameter: str, types: Sequence[str]) -> str:
+    return f"json_to_recordset(%({parameter})s::json) AS t({', '.join(types)})"
+
+
+def _set(columns: Sequence[Column[Any]], **other: str) -> str:
+    return ", ".join(f"{column.name} = {other.get(column.name) or _value(column)}" for column in columns)
+
+
+_EVENT = list(events.columns)
+_SESSION = [sessions.c[name] for name in SESSION_COLUMNS]
+_THREAD = [threads.c[name] for name in THREAD_COLUMNS]
+_GIVEN = [
+    "session_id text",
+    "holder text",  # null: it claims
+    "seen_seq bigint",
+    "seen_arrival bigint",
+    "first_at bigint",
+    *map(_typed, _SESSION),  # of lease_until, failures and not_before null: as they are
+]
+_CLAIMS = "t.holder IS NULL"
 # No value is part of the text: names are the schema's, rows are parameters.
 _WRITE = f"""
-WITH logged AS (
-    INSERT INTO events ({_EVENTS.names}) SELECT {_EVENTS.values} FROM {_EVENTS.source("events")}
+WITH given AS MATERIALIZED (
+    SELECT * FROM {_source("sessions", _GIVEN)}
+), held AS MATERIALIZED (
+    SELECT sessions.session_id FROM sessions JOIN given AS t ON sessions.session_id = t.session_id
+    WHERE sessions.terminated_at IS NULL
+      AND sessions.last_seq = t.seen_seq AND sessions.last_arrival = t.seen_arrival
+      AND sessions.last_processed_at < t.first_at
+      AND CASE WHEN {_CLAIMS}
+          THEN sessions.epoch = t.epoch - 1 AND {
+    text_of(FREE_FROM, has_constants=True)
+} <= %(now_us)s::bigint
+          ELSE sessions.epoch = t.epoch AND sessions.owner = t.holder END
+    ORDER BY sessions.session_id FOR UPDATE OF sessions
+), logged AS (
+    INSERT INTO events ({", ".join(column.name for column in _EVENT)})
+    SELECT {", ".join(map(_value, _EVENT))} FROM {_source("events", [_typed(column) for column in _EVENT])}
+    WHERE t.session_id IN (SELECT session_id FROM held)
 ), taken AS (
-    DELETE FROM inbox USING {_TAKEN.source("taken")} WHERE {_TAKEN.match} RETURNING 1
+    DELETE FROM inbox USING {_source("taken", ["session_id text", "arrival bigint", "event_id text"])}
+    WHERE inbox.session_id = t.session_id AND inbox.arrival = t.arrival AND inbox.event_id = t.event_id
+      AND t.session_id IN (SELECT session_id FROM held)
+    RETURNING 1
 ), advanced AS (
-    UPDATE sessions SET {_SESSIONS.changes} FROM {_SESSIONS.source("sessions")} WHERE {_SESSIONS.match}
+    UPDATE sessions SET {
+    _set(
+        _SESSION,
+        lease_until="coalesce(t.lease_until, sessions.lease_until)",
+        failures=f"coalesce(t.failures, CASE WHEN {_CLAIMS} THEN {text_of(FAILURES, has_constants=True)}"
+        " ELSE sessions.failures END)",
+        not_before="coalesce(t.not_before, sessions.not_before)",
+        needs_brain_since="CASE WHEN t.needs_brain_since IS NOT NULL"
+        " THEN coalesce(sessions.needs_brain_since, t.needs_brain_since) END",
+    )
+}
+    FROM given AS t JOIN held ON held.session_id = t.session_id WHERE sessions.session_id = t.session_id
 ), changed AS (
-    UPDATE threads SET {_THREADS.changes} FROM {_THREADS.source("threads")} WHERE {_THREADS.match}
+    UPDATE threads SET {_set(_THREAD)}
+    FROM {_source("threads", ["session_id text", "thread_id text", *map(_typed, _THREAD)])}
+    WHERE threads.session_id = t.session_id AND threads.thread_id = t.thread_id
+      AND t.session_id IN (SELECT session_id FROM held)
     RETURNING 1
 )
-SELECT (SELECT count(*) FROM taken), (SELECT count(*) FROM changed)
+SELECT ARRAY(SELECT session_id FROM held), (SELECT count(*) FROM taken), (SELECT count(*) FROM changed)
 """  # noqa: S608
 
 
-def write_at_once(
-    connection: Connection,
-    *,
-    logged: Sequence[Row],
-    taken: Sequence[Row],
-    advanced: Sequence[Row],
-    changed: Sequence[Row],
-) -> tuple[int, int]:
-    """Insert events, take inputs, update sessions and threads (each of them once). Returns how many inputs
-    and how many threads there were."""
+def write_what_is_right(connection: Connection, items: Sequence[Prepared], *, now_us: int) -> Written:
+    """At most one append per session. Raises DBAPIError: nothing of any was written."""
     blob = _Blob()
     rows = {
-        "events": _EVENTS.json(logged, blob),
-        "taken": _TAKEN.json(taken, blob),
-        "sessions": _SESSIONS.json(advanced, blob),
-        "threads": _THREADS.json(changed, blob),
+        "sessions": [_session(append, stored, now_us) for append, stored in items],
+        "events": [_event(append.session_id, event, blob) for append, stored in items for event in stored],
+        "taken": [
+            {"session_id": append.session_id, "arrival": event.arrival, "event_id": event.event_id}
+            for append, stored in items
+            for event in stored
+            if event.arrival is not None
+        ],
+        "threads": [
+            _thread(append.session_id, record) for append, _ in items for record in append.derived.threads
+        ],
     }
-    [(inputs_taken, threads_changed)] = fetch(connection, _WRITE, {**rows, "blob": blob.whole()})
-    return inputs_taken, threads_changed
+    values: dict[str, Any] = {name: orjson.dumps(each).decode() for name, each in rows.items()}
+    [(session_ids, inputs, changed)] = fetch(
+        connection, _WRITE, {**values, "blob": blob.whole(), "now_us": now_us}
+    )
+    return Written(session_ids=frozenset(session_ids), inputs=inputs, threads=changed)
+
+
+def _session(append: Append, stored: Sequence[StoredEvent], now_us: int) -> dict[str, Any]:
+    derived, lease = append.derived, append.lease
+    claims, is_terminated = isinstance(lease, Claim), derived.status == "terminated"
+    is_well = append.gets_on or append.releases
+    last_at = to_us(stored[-1].processed_at)
+    return {
+        "session_id": append.session_id,
+        "holder": None if claims else lease.owner,
+        "seen_seq": append.seen_seq,
+        "seen_arrival": append.seen_arrival,
+        "first_at": last_at if len(stored) == 1 else to_us(stored[0].processed_at),
+        "owner": None if append.releases else lease.owner,
+        "epoch": lease.epoch,
+        "lease_until": 0 if append.releases else now_us + LEASE_TTL_US if claims else None,
+        "failures": 0 if is_well else None,
+        "not_before": 0 if is_well or claims else None,
+        "last_seq": stored[-1].seq,
+        "last_processed_at": last_at,
+        "needs_brain_since": now_us if derived.needs_brain and not is_terminated else None,
+        "status": derived.status,
+        "usage": derived.usage,
+        "active_seconds": derived.active_seconds,
+        "running_since": _us(derived.running_since),
+        "blocked_on": list(derived.blocked_on),
+        "updated_at": last_at,
+        "terminated_at": last_at if is_terminated else None,
+    }
+
+
+def _event(session_id: SessionId, event: StoredEvent, blob: _Blob) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "session_id": session_id,
+        "seq": event.seq,
+        "event_id": event.event_id,
+        "arrival": event.arrival,
+        "thread_id": event.thread_id,
+        "type": event.type,
+        "processed_at": to_us(event.processed_at),
+        "answers": event.answers,
+    }
+    blob.put(row, "body", event.body)
+    if event.private is not None:
+        blob.put(row, "private", orjson.dumps(event.private))
+    return row
+
+
+def _thread(session_id: SessionId, record: ThreadRecord) -> dict[str, Any]:
+    return {
+        "session_id": session_id,
+        "thread_id": record.thread_id,
+        "status": record.status,
+        "usage": record.usage,
+        "active_seconds": record.active_seconds,
+        "running_since": _us(record.running_since),
+        "updated_at": to_us(record.updated_at),
+        "archived_at": _us(record.archived_at),
+    }
+
+
+def _us(moment: Any) -> int | None:
+    return None if moment is None else to_us(moment)

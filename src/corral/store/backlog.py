@@ -6,8 +6,8 @@ from sqlalchemy import Connection, Select, and_, func, or_, select
 
 from corral.kernel.limits import BACKLOG_COUNT_MAX
 from corral.session.backlog import Backlog
-from corral.store.append import LEASE_TTL_US
 from corral.store.database import Database
+from corral.store.freedom import LEASE_TTL_US
 from corral.store.schema import inbox, sessions
 
 __all__ = ["Backlogs"]

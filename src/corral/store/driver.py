@@ -55,11 +55,10 @@ class Query:
 _CONVERSIONS: Mapping[type, Callable[[Any], Any]] = {JsonBytes: orjson.loads, Moment: from_us}
 
 
-def text_of(statement: Any) -> str:
-    """As PostgreSQL's driver takes it, with its parameters by name."""
-    return str(
-        statement.compile(dialect=psycopg.dialect())  # type: ignore[no-untyped-call]  # it has no types
-    )
+def text_of(statement: Any, *, has_constants: bool = False) -> str:
+    """As PostgreSQL's driver takes it, with its parameters by name; constants of ours may be in it."""
+    dialect = psycopg.dialect()  # type: ignore[no-untyped-call]  # it has no types
+    return str(statement.compile(dialect=dialect, compile_kwargs={"literal_binds": has_constants}))
 
 
 def fetch(

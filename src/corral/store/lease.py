@@ -1,8 +1,4 @@
-"""Leases on the database: columns of the session's row, judged by the database's clock.
-
-A session is free from `_FREE_FROM` on: at once, or when its backoff is over, which for a lease that its
-holder let pass is counted from the end of that lease. The claim that follows writes the failure down.
-"""
+"""Leases on the database: columns of the session's row, judged by the database's clock."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,35 +7,14 @@ from sqlalchemy import BigInteger, ColumnElement, Connection, bindparam, case, f
 
 from corral.kernel.crash import crash_point
 from corral.kernel.ids import SessionId
-from corral.kernel.limits import CLAIM_RIVALS, SESSION_BACKOFF_SECONDS_MAX, SUSPECT_TURNS
-from corral.session.lease import Lease, session_backoff_seconds
-from corral.store.append import LEASE_TTL_US
+from corral.kernel.limits import CLAIM_RIVALS, SUSPECT_TURNS
+from corral.session.lease import Lease
 from corral.store.database import Database
-from corral.store.schema import NOT_HELD_BACK, sessions
+from corral.store.freedom import BACKOFF, FAILURES, FREE_FROM, LEASE_TTL_US
+from corral.store.schema import sessions
 
 __all__ = ["Leases"]
 
-
-def _backoffs() -> tuple[dict[int, int], int]:
-    """Microseconds by the number of failures, and of all greater numbers."""
-    longest = int(SESSION_BACKOFF_SECONDS_MAX * 1_000_000)
-    waits: dict[int, int] = {}
-    while not waits or waits[len(waits)] < longest:
-        waits[len(waits) + 1] = int(session_backoff_seconds(len(waits) + 1) * 1_000_000)
-    return waits, longest
-
-
-_WAITS, _LONGEST = _backoffs()
-_BACKOFF = case(_WAITS, value=sessions.c.failures + 1, else_=_LONGEST)
-"""How long the session waits after one failure more."""
-_IS_OVER = sessions.c.owner.is_not(None)
-_FREE_FROM = case(
-    (_IS_OVER & (sessions.c.not_before == NOT_HELD_BACK), sessions.c.lease_until),
-    (_IS_OVER, sessions.c.lease_until + _BACKOFF),
-    else_=sessions.c.not_before,
-)
-_FAILURES = case((_IS_OVER, sessions.c.failures + 1), else_=sessions.c.failures)
-"""Of a session that is free: a lease that nobody gave back is a failure."""
 
 _OF_SESSIONS = sessions.c.session_id.in_(bindparam("session_ids", expanding=True))
 _GRANT = (
@@ -49,7 +24,7 @@ _GRANT = (
         owner=bindparam("to_owner"),
         epoch=sessions.c.epoch + 1,
         lease_until=bindparam("until"),
-        failures=_FAILURES,
+        failures=FAILURES,
         not_before=0,
     )
 )
@@ -74,7 +49,7 @@ _FAILED = {
     "owner": None,
     "lease_until": 0,
     "failures": sessions.c.failures + 1,
-    "not_before": bindparam("now_us", type_=BigInteger) + _BACKOFF,
+    "not_before": bindparam("now_us", type_=BigInteger) + BACKOFF,
 }
 _FAIL = _OF_LEASE.values(_FAILED)
 _OF_THE_DEAD = (
@@ -90,7 +65,7 @@ _END = update(sessions).where(_OF_SESSIONS).values(_FAILED)
 
 
 def _is_free(now_us: int) -> ColumnElement[bool]:
-    return now_us >= _FREE_FROM
+    return now_us >= FREE_FROM
 
 
 def _in_turn(now_us: int, limit: int) -> Any:
@@ -131,7 +106,7 @@ class Leases:
             if not chosen:
                 return []
             place = {session_id: number for number, session_id in enumerate(chosen)}
-            free = select(sessions.c.session_id, sessions.c.epoch, _FAILURES.label("failures")).where(
+            free = select(sessions.c.session_id, sessions.c.epoch, FAILURES.label("failures")).where(
                 sessions.c.session_id.in_(chosen), _is_free(now_us)
             )
             if session_ids is None:  # it may have been served since it was chosen
@@ -232,7 +207,7 @@ class Leases:
     async def failures(self, session_ids: Sequence[SessionId]) -> Mapping[SessionId, int]:
         def body(connection: Connection) -> dict[SessionId, int]:
             now_us = self._database.now_us(connection)
-            count = case((_is_free(now_us), _FAILURES), else_=sessions.c.failures).label("failures")
+            count = case((_is_free(now_us), FAILURES), else_=sessions.c.failures).label("failures")
             statement = select(sessions.c.session_id, count).where(
                 sessions.c.session_id.in_(session_ids), count > 0
             )

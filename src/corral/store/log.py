@@ -16,9 +16,10 @@ from corral.session.lease import Lease
 from corral.session.log import Append, EventFilter, EventPage, InboxEntry, Position, Snapshot, StoredEvent
 from corral.store import reading
 from corral.store.accept import accept
-from corral.store.append import Prepared, append_all, prepare
+from corral.store.append import append_all
 from corral.store.database import Database
 from corral.store.last_resort import close_turn
+from corral.store.prepared import Prepared, prepare
 
 __all__ = ["Log"]
 

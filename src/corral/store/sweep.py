@@ -9,8 +9,8 @@ from corral.kernel.ids import SessionId
 from corral.kernel.limits import SESSION_BACKOFF_SECONDS_MAX, SWEEP_BATCH_MAX
 from corral.session.events import UserInterrupt, UserMessage, UserToolConfirmation
 from corral.session.sweep import Repair, Swept
-from corral.store.append import LEASE_TTL_US
 from corral.store.database import Database
+from corral.store.freedom import LEASE_TTL_US
 from corral.store.locks import lock_sessions
 from corral.store.schema import IS_FORGOTTEN, JsonBytes, inbox, sessions
 
