@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from corral.kernel.ids import Ids
 from corral.store.bus import LocalBus
 from corral.store.catalog import Agents, Environments
 from corral.store.cleanup import Cleanup
@@ -11,6 +12,11 @@ from corral.store.idempotency import Idempotency
 from corral.store.keys import ApiKeys
 from corral.store.lease import Leases
 from corral.store.log import Log
+from corral.store.memory.forget import MemoryForgetTable
+from corral.store.memory.memories import MemoryTable
+from corral.store.memory.mounts import MemoryMountTable
+from corral.store.memory.stores import MemoryStoreTable
+from corral.store.memory.versions import MemoryVersionTable
 from corral.store.sessions import Sessions
 from corral.testing.clock import ManualClock
 from corral.testing.stores import Stores
@@ -24,7 +30,7 @@ class Opened:
     @classmethod
     async def open(cls, where: Path | str) -> "Opened":
         """Under a manual clock."""
-        clock, bus = ManualClock(), LocalBus()
+        clock, bus, ids = ManualClock(), LocalBus(), Ids()
         database = await Database.open(where, clock=clock)
         stores = Stores(
             clock=clock,
@@ -37,5 +43,11 @@ class Opened:
             keys=ApiKeys(database),
             idempotency=Idempotency(database),
             cleanup=Cleanup(database),
+            memory_stores=MemoryStoreTable(database),
+            memories=MemoryTable(database, ids),
+            memory_versions=MemoryVersionTable(database),
+            memory_mounts=MemoryMountTable(database, ids),
+            memory_forgetting=MemoryForgetTable(database),
+            ids=ids,
         )
         return cls(database=database, stores=stores)

@@ -38,6 +38,9 @@ from corral.store.idempotency import Idempotency
 from corral.store.keys import ApiKeys
 from corral.store.kill import Kills
 from corral.store.log import Log
+from corral.store.memory.memories import MemoryTable
+from corral.store.memory.stores import MemoryStoreTable
+from corral.store.memory.versions import MemoryVersionTable
 from corral.store.sessions import Sessions
 
 Result = TypeVar("Result")
@@ -122,6 +125,9 @@ class Server:
             agents=Agents(database),
             environments=Environments(database),
             api_keys=keys,
+            memory_stores=MemoryStoreTable(database),
+            memories=MemoryTable(database, ids),
+            memory_versions=MemoryVersionTable(database),
             idempotency=Idempotency(database),
             kills=Kills(database, bus),
             bus=bus,

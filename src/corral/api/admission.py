@@ -128,7 +128,7 @@ def starts_work(scope: Scope) -> bool:
         return False
     if path.startswith("/corral/"):
         return path.endswith("/workspace")
-    return not path.endswith(("/archive", "/events"))
+    return not path.endswith(("/archive", "/events", "/redact"))
 
 
 def memory_free_bytes() -> int:

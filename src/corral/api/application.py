@@ -17,12 +17,15 @@ from corral.api.routes.corral import KeyCreate, corral_routes
 from corral.api.routes.environments import environment_routes
 from corral.api.routes.events import event_routes
 from corral.api.routes.kill import Kill, kill_routes
+from corral.api.routes.memories import memory_routes
+from corral.api.routes.memory_stores import memory_store_routes
 from corral.api.routes.operations import operations_routes
 from corral.api.routes.sessions import session_routes
 from corral.api.routes.threads import thread_routes
 from corral.api.schema.agents import AgentCreate, AgentUpdate
 from corral.api.schema.environments import EnvironmentCreate, EnvironmentUpdate
 from corral.api.schema.events import EventsSend
+from corral.api.schema.memory import MemoryCreate, MemoryStoreCreate, MemoryStoreUpdate, MemoryUpdate
 from corral.api.schema.sessions import SessionCreate, SessionUpdate
 from corral.api.sse import Streams
 
@@ -36,6 +39,10 @@ _BODIES: list[type[BaseModel]] = [
     EventsSend,
     KeyCreate,
     Kill,
+    MemoryCreate,
+    MemoryStoreCreate,
+    MemoryStoreUpdate,
+    MemoryUpdate,
     SessionCreate,
     SessionUpdate,
 ]
@@ -76,6 +83,8 @@ def create_api(dependencies: Dependencies) -> FastAPI:
         *thread_routes(dependencies).routes,
         *agent_routes(dependencies, once).routes,
         *environment_routes(dependencies, once).routes,
+        *memory_store_routes(dependencies, once).routes,
+        *memory_routes(dependencies, once).routes,
         *corral_routes(dependencies, authenticator).routes,
         *kill_routes(dependencies).routes,
         *operations_routes(dependencies).routes,

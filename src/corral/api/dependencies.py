@@ -6,6 +6,7 @@ from typing import Literal
 
 from corral.api.admission import Admission
 from corral.catalog.idempotency import IdempotencyStore
+from corral.catalog.memory.ports import Memories, MemoryStores, MemoryVersions
 from corral.catalog.models import ModelTable
 from corral.catalog.records import AgentStore, ApiKeyStore, EnvironmentStore
 from corral.kernel.clock import Clock
@@ -57,6 +58,9 @@ class Dependencies(Operations):
     sessions: SessionStore
     agents: AgentStore
     environments: EnvironmentStore
+    memory_stores: MemoryStores
+    memories: Memories
+    memory_versions: MemoryVersions
     idempotency: IdempotencyStore
     kills: KillStore
     bus: Bus

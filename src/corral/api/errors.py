@@ -1,5 +1,7 @@
 """The only place that renders errors for the wire. Source: API docs, errors-limits "Error envelope"."""
 
+from collections.abc import Mapping
+
 import orjson
 from starlette.responses import Response
 
@@ -9,9 +11,16 @@ from corral.kernel.limits import RETRY_AFTER_SECONDS
 _BY_STATUS = {404: "not_found_error", 405: "invalid_request_error", 413: "request_too_large"}
 
 
-def envelope(wire_type: str, message: str, request_id: str, *, error_code: str | None = None) -> bytes:
+def envelope(
+    wire_type: str,
+    message: str,
+    request_id: str,
+    *,
+    error_code: str | None = None,
+    members: Mapping[str, str] = {},  # never changed
+) -> bytes:
     """The error body; `details.error_code` only when there is a stable code."""
-    error: dict[str, object] = {"type": wire_type, "message": message}
+    error: dict[str, object] = {"type": wire_type, "message": message, **members}
     if error_code is not None:
         error["details"] = {"error_code": error_code}
     return orjson.dumps({"type": "error", "error": error, "request_id": request_id})
@@ -23,7 +32,9 @@ def error_response(error: Exception, request_id: str) -> Response:
     headers: dict[str, str] = {}
     if isinstance(error, CallerError):
         status = error.status
-        body = envelope(error.wire_type, error.message, request_id, error_code=error.error_code)
+        body = envelope(
+            error.wire_type, error.message, request_id, error_code=error.error_code, members=error.members
+        )
         if isinstance(error, RateLimited):
             headers = {"retry-after": str(RETRY_AFTER_SECONDS)}
         if isinstance(error, Conflict) and not error.retryable:

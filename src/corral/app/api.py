@@ -13,6 +13,9 @@ from corral.store.catalog import Agents, Environments
 from corral.store.idempotency import Idempotency
 from corral.store.kill import Kills
 from corral.store.log import Log
+from corral.store.memory.memories import MemoryTable
+from corral.store.memory.stores import MemoryStoreTable
+from corral.store.memory.versions import MemoryVersionTable
 from corral.store.sessions import Sessions
 
 __all__ = ["open_api"]
@@ -29,6 +32,9 @@ def open_api(ground: Ground, operations: Operations, *, event_log: Log, reach: R
             sessions=Sessions(database, ground.bus, ground.clock),
             agents=Agents(database),
             environments=Environments(database),
+            memory_stores=MemoryStoreTable(database),
+            memories=MemoryTable(database, ground.ids),
+            memory_versions=MemoryVersionTable(database),
             idempotency=Idempotency(database),
             kills=Kills(database, ground.bus),
             bus=ground.bus,

@@ -21,12 +21,14 @@ from corral.config import Config
 from corral.kernel.ids import SessionId
 from corral.kernel.limits import SWEEP_STALE_SECONDS
 from corral.orchestrator.cleanup import clean_up
+from corral.orchestrator.memory import forget_memories
 from corral.orchestrator.routing import Routing
 from corral.orchestrator.sweep import Sweep
 from corral.orchestrator.worker import Worker
 from corral.session.lease import Lease
 from corral.store.cleanup import Cleanup
 from corral.store.log import Log
+from corral.store.memory.forget import MemoryForgetTable
 from corral.store.sweep import Sweeps
 
 __all__ = ["brain_part", "open_worker"]
@@ -109,6 +111,7 @@ def brain_part(ground: Ground, worker: Worker, anthropic: AnthropicModel, reach:
             worker.run,
             Sweep(Sweeps(ground.database), ground.bus).run,
             lambda: clean_up(cleanup, reach.hands, forget_blobs=reach.forget_blobs),
+            lambda: forget_memories(MemoryForgetTable(ground.database)),
         ],
         later=[anthropic.warm],  # a second of imports, not before readiness
         drain=worker.drain,

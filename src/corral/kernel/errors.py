@@ -3,10 +3,13 @@
     CorralError
     ├── CallerError                 4xx: the caller's mistake; the message says what to change
     │   ├── InvalidRequest          400 invalid_request_error
+    │   │   └── MemoryRefused       what a memory store does not take; `errno` for a write through a mount
     │   ├── AuthenticationFailed    401 authentication_error
     │   ├── PermissionDenied        403 permission_error
     │   ├── NotFound                404 not_found_error
     │   ├── Conflict                409 conflict_error
+    │   │   ├── MemoryPathConflict  409 memory_path_conflict_error: another memory is in the way
+    │   │   └── MemoryPreconditionFailed  409 memory_precondition_failed_error: it has another content
     │   ├── RequestTooLarge         413 request_too_large
     │   └── RateLimited             429 rate_limit_error: the same request may be taken later
     ├── WorldError                  the world's failure; `retryable`, `written`
@@ -24,7 +27,8 @@ Our own bugs are none of these: `assert`, or let it crash; the lease expires and
 Only `api/errors.py` renders an error for the wire.
 """
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import ClassVar, Literal
 
 
 class CorralError(Exception):
@@ -39,10 +43,20 @@ class CallerError(CorralError):
         super().__init__(message)
         self.message = message
         self.error_code = error_code
+        self.members: Mapping[str, str] = {}
+        """Further members of the error object on the wire."""
 
 
 class InvalidRequest(CallerError):
     pass
+
+
+class MemoryRefused(InvalidRequest):
+    """`errno`: what a program gets that wrote through a mount."""
+
+    def __init__(self, message: str, *, errno: Literal["EFBIG", "EINVAL", "ENOSPC", "EROFS"]) -> None:
+        super().__init__(message)
+        self.errno = errno
 
 
 class AuthenticationFailed(CallerError):
@@ -70,6 +84,27 @@ class Conflict(CallerError):
     def __init__(self, message: str, *, error_code: str | None = None, retryable: bool = False) -> None:
         super().__init__(message, error_code=error_code)
         self.retryable = retryable
+
+
+class MemoryPathConflict(Conflict):
+    """`conflicting_path` is of the memory that is in the way: there, above or below."""
+
+    wire_type = "memory_path_conflict_error"
+
+    def __init__(self, path: str, *, conflicting_memory_id: str, conflicting_path: str) -> None:
+        where = "there" if path == conflicting_path else f"at {conflicting_path!r}"
+        super().__init__(
+            f"path: {path!r} is taken: memory {conflicting_memory_id} is {where}."
+            " Update, rename or delete that one."
+        )
+        self.members = {
+            "conflicting_memory_id": conflicting_memory_id,
+            "conflicting_path": conflicting_path,
+        }
+
+
+class MemoryPreconditionFailed(Conflict):
+    wire_type = "memory_precondition_failed_error"
 
 
 class RequestTooLarge(CallerError):

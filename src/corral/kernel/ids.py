@@ -18,9 +18,13 @@ ThreadId = NewType("ThreadId", str)
 EventId = NewType("EventId", str)
 ApiKeyId = NewType("ApiKeyId", str)
 WorkspaceId = NewType("WorkspaceId", str)
+MemoryStoreId = NewType("MemoryStoreId", str)
+MemoryId = NewType("MemoryId", str)
+MemoryVersionId = NewType("MemoryVersionId", str)
 
 AGENT, ENVIRONMENT, SESSION, THREAD, EVENT = "agent", "env", "sesn", "sthr", "sevt"
 REQUEST, API_KEY = "req", "apikey"
+MEMORY_STORE, MEMORY, MEMORY_VERSION = "memstore", "mem", "memver"
 DEFAULT_WORKSPACE = WorkspaceId("wrkspc_default")
 CORRAL_KEY_PREFIX = "corral_"  # begins every API key that Corral makes: recognisable, never sent to a model
 

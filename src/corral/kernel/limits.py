@@ -94,6 +94,18 @@ FOLD_EVENTS_AT_ONCE = 500  # some 3 ms; then other sessions of the brain get a t
 LOOK_AGAIN_SECONDS = 2.0  # a waiting loop reads the store this often, should a hint be lost
 CLEANUP_BATCH_MAX = 64  # ended sessions cleaned up per look; the next look is a second later
 
+# -- memory ---------------------------------------------------------------------------------------
+MEMORY_STORE_NAME_CHARS_MAX, MEMORY_STORE_DESCRIPTION_CHARS_MAX = 255, 1024  # API docs, memory
+MEMORIES_PER_STORE_MAX = 2_000  # API docs, memory
+MEMORY_CONTENT_BYTES_MAX = 102_400  # of UTF-8; API docs, memory
+MEMORY_PATH_BYTES_MAX, MEMORY_PATH_SEGMENTS_MAX = 1_024, 20  # API docs, memory
+MEMORY_FULL_PAGE_LIMIT_MAX = 20  # items of a page with contents: two megabytes; API docs, memory
+MEMORY_VERSION_DAYS, MEMORY_VERSIONS_KEPT = 30, 10  # at least so long, and the last of each memory for ever
+MEMORY_FORGET_BATCH_MAX = 200  # rows that one transaction of the clean-up removes; 20 MB at most
+MEMORY_FORGET_SECONDS = 10.0  # how often it looks
+MEMORY_EDITS_MAX = 100  # edits, or contents, of a mount in one transaction: 10 MB at most
+MEMORY_CHANGES_MAX = 500  # a follower that is further behind lists anew, which is cheaper
+
 # -- model requests -------------------------------------------------------------------------------
 MODEL_ATTEMPTS_MAX = 6  # one request and five retries, then retries_exhausted
 MODEL_BACKOFF_SECONDS, MODEL_BACKOFF_SECONDS_MAX = 1.0, 60.0

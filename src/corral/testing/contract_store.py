@@ -7,7 +7,12 @@
 The random comparison with `testing.oracle` is in tests/property.
 """
 
-from corral.testing import contract_catalog, contract_log, contract_sessions
+from corral.testing import contract_catalog, contract_log, contract_memory, contract_sessions
 from corral.testing.stores import Check
 
-CHECKS: tuple[Check, ...] = (*contract_log.CHECKS, *contract_sessions.CHECKS, *contract_catalog.CHECKS)
+CHECKS: tuple[Check, ...] = (
+    *contract_log.CHECKS,
+    *contract_sessions.CHECKS,
+    *contract_catalog.CHECKS,
+    *contract_memory.CHECKS,
+)

@@ -4,6 +4,13 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from corral.catalog.idempotency import IdempotencyStore
+from corral.catalog.memory.ports import (
+    Memories,
+    MemoryForgetting,
+    MemoryMounts,
+    MemoryStores,
+    MemoryVersions,
+)
 from corral.catalog.records import AgentStore, ApiKeyStore, EnvironmentStore
 from corral.kernel.errors import CorralError
 from corral.kernel.ids import Ids
@@ -30,6 +37,11 @@ class Stores:
     keys: ApiKeyStore
     idempotency: IdempotencyStore
     cleanup: CleanupStore
+    memory_stores: MemoryStores
+    memories: Memories
+    memory_versions: MemoryVersions
+    memory_mounts: MemoryMounts
+    memory_forgetting: MemoryForgetting
     ids: Ids = field(default_factory=Ids)
 
     async def session(self) -> SessionRecord:

@@ -6,6 +6,7 @@ What changes with every append (`sessions`, `threads`) is narrow; what is large 
 
 from corral.store.schema.catalog import agent_versions, agents, api_keys, environments, idempotency
 from corral.store.schema.cluster import checkpoints, nodes, placements, writers
+from corral.store.schema.memory import memories, memory_stores, memory_stores_deleted, memory_versions
 from corral.store.schema.sessions import (
     IS_FORGOTTEN,
     NOT_HELD_BACK,
@@ -36,6 +37,10 @@ __all__ = [
     "from_us",
     "idempotency",
     "inbox",
+    "memories",
+    "memory_stores",
+    "memory_stores_deleted",
+    "memory_versions",
     "metadata",
     "nodes",
     "placements",
@@ -48,5 +53,5 @@ __all__ = [
     "writers",
 ]
 
-REVISION = "0002"
+REVISION = "0003"
 """The Alembic revision that these tables are of."""
