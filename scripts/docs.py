@@ -227,6 +227,7 @@ _PORT_MODULES = (
     "corral.cluster.placement",
     "corral.catalog.blobs",
     "corral.catalog.records",
+    "corral.catalog.memory.ports",
     "corral.catalog.idempotency",
     "corral.brain.ports",
     "corral.hands.ports",

@@ -21,8 +21,9 @@ from sqlalchemy import insert, select, update
 
 from corral.catalog.idempotency import Answer, Idempotent, scope
 from corral.catalog.keys import as_record
+from corral.catalog.memory.ports import Actor, Remove, StoreKey, VersionFilter, Write
 from corral.kernel.errors import Conflict, InvalidRequest, StoreUnavailable
-from corral.kernel.ids import Ids, SessionId
+from corral.kernel.ids import DEFAULT_WORKSPACE, Ids, MemoryStoreId, SessionId
 from corral.kernel.limits import RESTORE_EPOCH_STEP
 from corral.session.events import AgentToolResult
 from corral.session.record import SessionRecord
@@ -36,6 +37,9 @@ from corral.store.database import Database
 from corral.store.keys import ApiKeys
 from corral.store.lease import Leases
 from corral.store.log import Log
+from corral.store.memory.mounts import MemoryMountTable
+from corral.store.memory.stores import MemoryStoreTable
+from corral.store.memory.versions import MemoryVersionTable
 from corral.store.restore import restore
 from corral.store.sessions import Sessions
 from corral.store.upgrade import MIGRATIONS
@@ -163,6 +167,27 @@ def places(tmp_path: Path, request: pytest.FixtureRequest) -> Any:
     places.drop()
 
 
+async def remember(store: Store) -> None:
+    """A memory store with a changed, a redacted and a deleted memory, and what a deleted one left."""
+    tables, actor = MemoryStoreTable(store.database), Actor("session_actor", "sesn_1")
+    keys = []
+    for name in ("kept", "deleted"):
+        body = {"id": f"memstore_{name}", "created_at": "2026-01-01T00:00:00Z", "archived_at": None}
+        await tables.create(DEFAULT_WORKSPACE, body)
+        keys.append(StoreKey(DEFAULT_WORKSPACE, MemoryStoreId(body["id"])))
+        writes = [
+            Write("/ä/\U0001f402", b"one"),
+            Write("/b", b"1"),
+            Write("/ä/\U0001f402", b"two"),
+            Remove("/b"),
+        ]
+        await MemoryMountTable(store.database, store.ids).apply(keys[-1], writes, actor=actor)
+    versions = MemoryVersionTable(store.database)
+    page = await versions.page(keys[0], only=VersionFilter(), limit=9, cursor=None, has_content=True)
+    await versions.redact(keys[0], page.items[-1].memory_version_id, actor=actor)
+    await tables.delete(keys[1])
+
+
 async def fill(store: Store) -> dict[str, SessionRecord]:
     """Something in every table, and sessions in each state that a restore must get right."""
     await Agents(store.database).create(
@@ -183,6 +208,7 @@ async def fill(store: Store) -> dict[str, SessionRecord]:
         await store.place(records[name], "host_gone")
     await store.place(records["waiting"], "host_here")
     await store.sessions.delete(records["deleted"].session_id)
+    await remember(store)
     keyed = Idempotent(
         api_key_id="k", path="/v1/x", key="once", request_sha256=b"\0\xff" * 16,
         render=lambda _: Answer(status=200, body=b"{}"),
