@@ -78,7 +78,7 @@ def test_routing_errors(http) -> None:
         "/v1/files",
         "/v1/skills",
         "/v1/vaults",
-        "/v1/memory_stores",
+        "/v1/dreams",
         "/v1/models",
         "/v1/deployments",
         "/v1/sessions/sesn_1/resources",
