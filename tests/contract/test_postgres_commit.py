@@ -1,8 +1,12 @@
 """Several writers of one process: who commits what, and who goes on when one has to wait."""
 
 import asyncio
+from dataclasses import replace
 from datetime import timedelta
 
+import pytest
+
+from corral.kernel.errors import Stale
 from corral.kernel.ids import Ids
 from corral.kernel.limits import WRITE_HELD_UP_SECONDS
 from corral.session.lease import Claim
@@ -14,6 +18,8 @@ from corral.store.sessions import Sessions
 from corral.testing.clock import ManualClock
 from corral.testing.postgres import Postgres
 from corral.testing.sessions import Draft, agent_message, new_session
+from corral.testing.stores import error_of
+from tests.opened import Opened
 
 WAITING_FOR_A_LOCK = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
 TEST_SECONDS = 5.0  # less than a row lock is waited for
@@ -49,3 +55,39 @@ async def test_appends_go_on_while_one_waits_for_a_row(postgres: Postgres, datab
             assert [event.seq for event in await waiting] == [1]
     finally:
         await database.close()
+
+
+@pytest.mark.parametrize("careful", [False, True])
+async def test_a_batch_that_takes_several_statements_holds_nothing_out_of_order(
+    postgres: Postgres, database_url: str, careful: bool
+) -> None:
+    """The first append of a session is refused, so its second is another statement; or all are run again,
+    one by one, because one of them breaks a constraint. Somebody else locks both sessions in order."""
+    opened = await Opened.open(database_url)
+    stores = opened.stores
+    try:
+        first, second, third = sorted(
+            [await stores.leased() for _ in range(3)], key=lambda lease: lease.session_id
+        )
+        message = agent_message(stores.ids)
+        await stores.log.append((await stores.draft(third)).append([message]))
+        appends = [
+            (await stores.draft(lease)).append([agent_message(stores.ids)]) for lease in (first, second)
+        ]
+        batch = [replace(appends[0], seen_seq=7), appends[1], appends[0]]
+        if careful:
+            batch.append((await stores.draft(third)).append([message]))
+        lock = "SELECT 1 FROM sessions WHERE session_id = %s FOR UPDATE"
+        with postgres.connect(database_url) as other:
+            with other.transaction():
+                other.execute("SET LOCAL deadlock_timeout = '50ms'")
+                other.execute(lock, [first.session_id])
+                waiting = [asyncio.create_task(error_of(stores.log.append(append))) for append in batch]
+                async with asyncio.timeout(TEST_SECONDS):
+                    while not other.execute(WAITING_FOR_A_LOCK).fetchone()[0]:  # noqa: ASYNC110  # as above
+                        await asyncio.sleep(0.01)
+                other.execute(lock, [second.session_id])
+            errors = await asyncio.gather(*waiting)
+        assert [type(error) for error in errors] == [Stale, type(None), type(None), Stale][: len(batch)]
+    finally:
+        await opened.database.close()

@@ -19,6 +19,7 @@ import psutil  # type: ignore[import-untyped]
 import pytest
 from sqlalchemy import Connection, func, insert, text
 from sqlalchemy import select as query
+from sqlalchemy.exc import DBAPIError
 
 from corral.kernel.errors import Stale, StoreUnavailable
 from corral.kernel.ids import EventId, Ids, SessionId
@@ -26,12 +27,13 @@ from corral.kernel.limits import POSTGRES_IDLE_SECONDS, POSTGRES_LOCK_SECONDS
 from corral.session.lease import Lease
 from corral.store.bus import LocalBus
 from corral.store.database import Database
+from corral.store.driver import fetch
 from corral.store.engine import postgres_engine, target
 from corral.store.lease import Leases
 from corral.store.log import Log
 from corral.store.schema import tombstones, writers
 from corral.store.sessions import Sessions
-from corral.store.transact import Outage, PostgresWriter
+from corral.store.transact import Outage, PostgresReader, PostgresWriter
 from corral.testing.clock import ManualClock
 from corral.testing.postgres import Postgres, missing
 from corral.testing.sessions import Draft, agent_message, new_session, user_message
@@ -57,6 +59,20 @@ async def count(database: Database) -> int:
     return await database.read(
         lambda connection: connection.scalar(query(func.count()).select_from(tombstones)) or 0
     )
+
+
+def by_sqlalchemy(connection: Connection) -> object:
+    return connection.execute(text("SELECT 7")).all()
+
+
+class CountedPauses(Outage):
+    """How often something had to be tried again."""
+
+    count = 0
+
+    def pause(self, error: DBAPIError, attempt: int) -> None:
+        self.count += 1
+        super().pause(error, attempt)
 
 
 # -- connections --------------------------------------------------------------------------------------
@@ -95,6 +111,27 @@ async def test_a_reader_that_is_cut_reads_again(postgres: Postgres, database: Da
 
     assert await database.read(body) == 7
     assert len(set(backends)) == 2
+
+
+@pytest.mark.parametrize("read", [lambda connection: fetch(connection, "SELECT 7"), by_sqlalchemy])
+def test_one_lost_connection_stands_for_all(
+    postgres: Postgres, database_url: str, read: Callable[[Connection], object]
+) -> None:
+    """Whoever meets a server that has gone need not wait for each of its old connections to fail."""
+    engine, pauses = postgres_engine(target(database_url), writes=False, connections=4), CountedPauses()
+    try:
+        with contextlib.ExitStack() as stack:
+            backends = [
+                stack.enter_context(engine.connect()).connection.driver_connection.info.backend_pid
+                for _ in range(4)
+            ]
+        with postgres.connect() as other:
+            for backend in backends:
+                other.execute("SELECT pg_terminate_backend(%s, 5000)", [backend])
+        assert PostgresReader(engine, pauses, is_one_statement=True)(read) == [(7,)]
+        assert pauses.count == 1
+    finally:
+        engine.dispose()
 
 
 @pytest.mark.parametrize("others", [0, 3], ids=["alone", "in a batch"])

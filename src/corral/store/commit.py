@@ -263,10 +263,22 @@ class GroupCommit:
             return [(job, None, error) for job in jobs]
 
     def _run_all(self, connection: Connection, *, jobs: Sequence[_Job], careful: bool) -> list[_Outcome]:
-        is_one = len(jobs) == 1 or all(job.is_merged and job.run == jobs[0].run for job in jobs)
-        if self._locks_rows and not is_one:  # one takes its locks in order by itself
+        if self._locks_rows and not _is_one_statement(jobs, careful=careful):
             lock_sessions(connection, {session_id for job in jobs for session_id in job.locks or ()})
         return _run_all(connection, jobs, careful=careful)
+
+
+def _is_one_statement(jobs: Sequence[_Job], *, careful: bool) -> bool:
+    """Whether the rows are locked by one job, or by one statement for all: it does so in order by itself.
+    Carefully each has its own, and of several jobs for one session the later ones wait for another."""
+    if len(jobs) == 1:
+        return True
+    session_ids = [session_id for job in jobs for session_id in job.locks or ()]
+    return (
+        not careful
+        and all(job.is_merged and job.run == jobs[0].run for job in jobs)
+        and len(set(session_ids)) == len(session_ids)
+    )
 
 
 def _run_all(connection: Connection, jobs: Sequence[_Job], *, careful: bool) -> list[_Outcome]:

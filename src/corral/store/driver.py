@@ -72,7 +72,8 @@ def fetch(
         rows: list[tuple[Any, ...]] = driver.execute(statement, values).fetchall()
     except failure as error:
         is_lost = bool(driver.closed or driver.broken)
-        if is_lost:
+        if is_lost:  # as SQLAlchemy does: who lost one has lost all, and need not find out one by one
+            connection.engine.pool._invalidate(connection.connection, error)
             connection.invalidate(error)
         meant = DBAPIError.instance(
             statement, None, error, failure, connection_invalidated=is_lost, dialect=connection.dialect
