@@ -16,10 +16,17 @@ from tests.crash.hosts import HandsCluster
 
 
 @pytest.fixture
-async def cluster(tmp_path: Path) -> AsyncIterator[HandsCluster]:
+async def database(tmp_path: Path) -> AsyncIterator[Database]:
+    database = await Database.open(tmp_path / "corral.db")
+    try:
+        yield database
+    finally:
+        await database.close()
+
+
+@pytest.fixture
+async def cluster(tmp_path: Path, database: Database) -> AsyncIterator[HandsCluster]:
     async with contextlib.AsyncExitStack() as stack:
-        database = await Database.open(tmp_path / "corral.db")
-        stack.push_async_callback(database.close)
         yield HandsCluster(
             directory=tmp_path,
             sessions=Sessions(database, LocalBus(), SystemClock()),

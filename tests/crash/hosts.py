@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from corral.cluster.node import HostFacts, Node, SeenNode
+from corral.cluster.placement import PlacementStore
 from corral.daemon import socket_path
 from corral.hands.address import client_of, unix_address
 from corral.hands.client import HandsClient
@@ -122,10 +123,12 @@ class HandsCluster:
             ),
         ]
 
-    def router(self, *, is_same_machine: bool = True) -> HandsRouter:
+    def router(
+        self, *, is_same_machine: bool = True, placements: PlacementStore | None = None
+    ) -> HandsRouter:
         """What one brain has."""
         router = HandsRouter(
-            placements=self.placements,
+            placements=placements or self.placements,
             checkpoints=self.checkpoints,
             blobs=self.blobs,
             nodes=self.nodes,

@@ -49,8 +49,9 @@ async def test_a_brain_that_dies_between_placing_and_restoring_leaves_the_rest_t
     await lost.kill()
     lost.age_seconds = NODE_LOST_SECONDS + 1
     host = await cluster.start("b")
+    placed = await cluster.placements.find(session_id)
     await cluster.placements.place(
-        session_id, host_id=host.facts.host_id, instead_of=lost.facts.host_id
+        session_id, host_id=host.facts.host_id, instead_of=placed
     )  # and here it died
     assert (await cluster.run(cluster.router(), session_id, "cat file"))[-1] == "x\n"
 
@@ -231,7 +232,8 @@ async def test_a_copy_that_came_too_late_is_not_what_the_host_relies_on(cluster)
     await cluster.run(router, session_id, "echo one > file")
     late = await taking(cluster, host, "checkpoint.after")
     await late.stopped()
-    await cluster.placements.place(session_id, host_id="host_z", instead_of=host.facts.host_id)
+    placed = await cluster.placements.find(session_id)
+    await cluster.placements.place(session_id, host_id="host_z", instead_of=placed)
     assert not await late.has_taken()
     [held] = await cluster.client(host).held()
     assert held.kept == 0 and await cluster.checkpoints.newest(session_id) is None

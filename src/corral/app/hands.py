@@ -83,7 +83,7 @@ async def open_keeping(ground: Ground, stack: AsyncExitStack) -> Keeping:
         stack.push_async_callback(blobs.aclose)
         checkpointer = Checkpointer(checkpoints, blobs, clock=ground.clock, ids=ground.ids)
     return Keeping(
-        placements=Placements(ground.database),
+        placements=Placements(ground.database, owner=ground.start.owner),
         checkpoints=checkpoints,
         blobs=blobs,
         checkpointer=checkpointer,

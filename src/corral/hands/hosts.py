@@ -4,6 +4,7 @@ Rules of this file:
 - A host is lost when the list of nodes says so *and* it does not answer us: a connection that stands is
   worth more than a missed heartbeat.
 - Whoever is behind an address is asked who it is before it gets a request.
+- What we did not hear while we may have been cut off ourselves says nothing of anybody.
 - No request waits for a host that is lost, and none is sent to one that a lasting trouble keeps us from.
 """
 
@@ -25,6 +26,7 @@ from corral.kernel.limits import (
     HANDS_CONNECT_SECONDS,
     HOST_CLIENTS_MAX,
     HOST_LOOK_SECONDS,
+    NODE_LIST_SECONDS,
     NODE_LOST_SECONDS,
 )
 
@@ -46,9 +48,10 @@ class Link:
     away_since: float | None = None
     failed_at: float = 0.0
 
-    def failed(self) -> None:
+    def failed(self, *, are_we_cut_off: bool) -> None:
         now = time.monotonic()
-        if self.away_since is None or now - self.failed_at > NODE_LOST_SECONDS:  # nobody asked for a while
+        was_not_asked = now - self.failed_at > NODE_LOST_SECONDS
+        if self.away_since is None or was_not_asked or are_we_cut_off:
             self.away_since = now
         self.failed_at = now
 
@@ -80,6 +83,14 @@ class Hosts:
         """Of all live ones."""
         return [_facts(seen) for seen in self.live()]
 
+    def listed(self) -> list[SeenNode]:
+        """Where a new session can be tried: live nodes with hands; all, if we know nothing of anybody, as
+        after a long outage of the database. Whether they live, their answers say."""
+        nodes = self._nodes()
+        if any(not seen.is_lost for seen in nodes):
+            return self.live()
+        return [seen for seen in nodes if seen.node.host is not None]
+
     def is_gone(self, host_id: str) -> bool:
         """Whether sessions of a host that does not answer us go elsewhere."""
         if self._has_left(host_id) or self._unreachable.is_given_up(host_id):
@@ -87,8 +98,12 @@ class Hosts:
         link = self._links.get(host_id)
         is_away = link is not None and link.away_since is not None
         if is_away and link and time.monotonic() - (link.away_since or 0) > NODE_LOST_SECONDS:
-            return any(not seen.is_lost for seen in self._nodes())
+            return not self._are_we_cut_off()
         return self.is_lost(host_id)
+
+    def _are_we_cut_off(self) -> bool:
+        """Whether it may be so: the list is old."""
+        return all(seen.age_seconds > NODE_LIST_SECONDS for seen in self._nodes())
 
     def _has_left(self, host_id: str) -> bool:
         """Whether its node has stopped in good order, or does so: it has copied the workspaces, and there
@@ -104,7 +119,7 @@ class Hosts:
     def is_lost(self, host_id: str) -> bool:
         """Whether a host that does not answer us will not be waited for: all nodes know it as lost."""
         nodes, now = self._nodes(), time.monotonic()
-        if all(seen.is_lost for seen in nodes):  # it is we who are cut off: we know nothing of anybody
+        if self._are_we_cut_off():
             return False
         for seen in nodes:
             if seen.node.host is not None and seen.node.host.host_id == host_id:
@@ -186,13 +201,17 @@ class Hosts:
                 self._unreachable.answered(host_id)
             return task.result()
         except HandsUnavailable as error:
-            link.failed()
+            self.failed(link)
             self._unreachable.failed(host_id, link.address, error)
             raise
         finally:
             task.cancel()
             link.users -= 1
             await self._forget_links()
+
+    def failed(self, link: Link) -> None:
+        """The host did not answer."""
+        link.failed(are_we_cut_off=self._are_we_cut_off())
 
     @asynccontextmanager
     async def lent(self, host_id: str) -> AsyncIterator[HandsClient]:

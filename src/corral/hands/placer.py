@@ -5,10 +5,13 @@
                   +--- the host is lost, or it was evicted ----+
 
 Rules of this file:
-- The database says where a session is, and moving it is a compare-and-set. The host says whether its
-  workspace of *this* placement is there, by the placement's `placed_at`; if not, it is restored from the
-  newest checkpoint before anything runs. So it does not matter who died between placing and restoring,
-  and a host that was given up on and comes back runs nothing for sessions that went on elsewhere.
+- The database says where a session is, and moving it is a compare-and-set: only who runs it moves it, or
+  anybody while nobody does, and only soon after its host was found away. Else a brain that was cut off
+  itself would take a session, when it is back, from a host where others have worked on.
+- The host says whether its workspace of *this* placement is there, by the placement's `placed_at`; if not,
+  it is restored from the newest checkpoint before anything runs. So it does not matter who died between
+  placing and restoring, and a host that was given up on and comes back runs nothing for sessions that went
+  on elsewhere.
 """
 
 import asyncio
@@ -36,6 +39,8 @@ from corral.kernel.errors import (
 from corral.kernel.ids import SessionId
 from corral.kernel.limits import (
     DISK_FREE_BYTES_MIN,
+    MOVE_SECONDS_MAX,
+    MOVES_REFUSED_MAX,
     NODE_BEAT_SECONDS,
     NODE_LOST_SECONDS,
     PLACEMENTS_CACHED_MAX,
@@ -66,6 +71,7 @@ class Placer:
         HandsUnavailable, SandboxUnavailable, LeaseLost."""
         refusing: set[str] = set()
         is_renewed = leaves = False
+        refusals = 0
         placed = await self._placements.find(session_id)
         while True:
             if placed is not None and placed.host_id not in refusing:
@@ -84,21 +90,37 @@ class Placer:
                     stale, placed = placed, await self._placements.find(session_id)
                     if placed == stale:  # so the database is of before that: restored from a backup
                         placed = await self._placements.place(
-                            session_id, host_id=stale.host_id, instead_of=stale.host_id
+                            session_id, host_id=stale.host_id, instead_of=stale
                         )
                     continue
                 refusing.add(placed.host_id)
             host_id = self._choose(refusing)
-            if leaves and placed is not None:  # told here: until there is another host, it goes nowhere
-                log.warning("session %s leaves host %s, which is lost to us", session_id, placed.host_id)
-                leaves = False
-            placed = await self._placements.place(
-                session_id, host_id=host_id, instead_of=placed.host_id if placed else None
+            left, placed = (
+                placed,
+                await self._placements.place(
+                    session_id,
+                    host_id=host_id,
+                    instead_of=placed,
+                    until=time.monotonic() + MOVE_SECONDS_MAX,
+                ),
             )
+            if placed.host_id == host_id:
+                if leaves and left is not None:
+                    log.warning("session %s leaves host %s, which is lost to us", session_id, left.host_id)
+                leaves = False
+            else:  # others have it, or had it since we looked: where it is may well answer by now
+                refusals += 1
+                if refusals > MOVES_REFUSED_MAX:
+                    raise HandsUnavailable(f"the hands host {placed.host_id!r} does not answer")
+                refusing.discard(placed.host_id)
 
-    async def find(self, session_id: SessionId) -> Placed | None:
-        """Where it was when it was last placed, as far as we know; None: nowhere."""
-        return self._placed.get(session_id) or await self.look_up(session_id)
+    async def find(self, session_id: SessionId, *, epoch: int = 0) -> Placed | None:
+        """Where it was when it was last placed, as far as we know; None: nowhere. epoch: found under this
+        lease, or a later one; before it, others could move it."""
+        known = self._placed.get(session_id)
+        if known is not None and (known.epoch or 0) >= epoch:
+            return known
+        return await self.look_up(session_id)
 
     async def look_up(self, session_id: SessionId) -> Placed | None:
         """Where it is, from the database."""
@@ -170,7 +192,7 @@ class Placer:
                 hold = link.client.hold(placed.session_id, placed_at=placed.placed_at)
                 return await self._hosts.through(placed.host_id, hold)
         except TimeoutError as error:
-            link.failed()
+            self._hosts.failed(link)
             raise HandsUnavailable(f"the hands host {placed.host_id!r} does not answer") from error
 
     def _choose(self, refusing: set[str]) -> str:
@@ -182,7 +204,7 @@ class Placer:
         }
         self._sent = {host_id: sent for host_id, sent in young.items() if sent}
         rooms: list[tuple[int, float, str]] = []
-        for seen in self._hosts.live():
+        for seen in self._hosts.listed():
             host = seen.node.host
             assert host is not None
             is_full = host.disk_free_bytes < DISK_FREE_BYTES_MIN

@@ -81,7 +81,7 @@ class HandsRouter:
 
     async def execute(self, call: ToolCall, *, epoch: int) -> ToolResult:
         host_id = call.placement.host_id
-        placed = await self._placer.find(call.session_id)
+        placed = await self._placer.find(call.session_id, epoch=epoch)
         for is_last in (False, True):
             if placed is None or placed.host_id != host_id:
                 break

@@ -197,9 +197,14 @@ JOURNAL_BATCH_MAX = 512  # operations that share one fsync
 # -- cluster --------------------------------------------------------------------------------------
 NODE_BEAT_SECONDS = 1.0  # how often a node says that it lives
 NODE_LOST_SECONDS = 5.0  # silent for longer: nothing new is placed there, and its wakes go to others
+NODE_LIST_SECONDS = (
+    3.0  # if nobody was heard of for so long, it may be we who are cut off: none is given up
+)
 NODE_FORGET_SECONDS = 600.0  # then it is no longer listed
 BACKLOG_COUNT_MAX = 100_000  # inbox entries counted for the status; more is simply very many
 HOST_LOOK_SECONDS = 1.0  # how often a waiting call looks whether its host is still listed
+MOVE_SECONDS_MAX = 5.0  # from giving a host up to the move being written; later it may be back: look again
+MOVES_REFUSED_MAX = 3  # in one search for a session's place; then whoever asked may ask again
 HOST_UNREACHABLE_SECONDS = 3.0  # a host whose certificate does not fit is not tried again for so long
 HOST_WARNING_SECONDS = 600.0  # between warnings about one host for one reason
 HOST_SILENT_SECONDS = 15  # a connection to a machine that vanished is given up on (TCP keep-alive)

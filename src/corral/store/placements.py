@@ -1,5 +1,6 @@
 """Placements on the database: one row per session that is on a host."""
 
+import time
 from collections.abc import Mapping, Sequence
 
 from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
@@ -13,10 +14,14 @@ from corral.store.schema import events, from_us, placements, sessions, to_us, to
 
 __all__ = ["Placements"]
 
-_FIND = select(placements.c.host_id, placements.c.placed_at).where(
-    placements.c.session_id == bindparam("of_session_id")
+_FIND = (
+    select(placements.c.host_id, placements.c.placed_at, sessions.c.epoch)
+    .join_from(placements, sessions, placements.c.session_id == sessions.c.session_id, isouter=True)
+    .where(placements.c.session_id == bindparam("of_session_id"))
 )
-_EXISTS = select(sessions.c.session_id).where(sessions.c.session_id == bindparam("of_session_id"))
+_HEAD = select(sessions.c.epoch, sessions.c.owner, sessions.c.lease_until).where(
+    sessions.c.session_id == bindparam("of_session_id")
+)
 _MOVE = update(placements).where(placements.c.session_id == bindparam("of_session_id"))
 _REMOVE = delete(placements).where(
     placements.c.session_id == bindparam("of_session_id"), placements.c.host_id == bindparam("of_host_id")
@@ -45,29 +50,39 @@ _ACTED = (
 class Placements:
     """`cluster.placement.PlacementStore`."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, owner: str | None = None) -> None:
+        """owner: of the leases of this process; None: it has none, and does not ask who has."""
         self._database = database
+        self._owner = owner
 
     async def find(self, session_id: SessionId) -> Placed | None:
         return await self._database.read(lambda connection: _find(connection, session_id))
 
-    async def place(self, session_id: SessionId, *, host_id: str, instead_of: str | None) -> Placed:
+    async def place(
+        self, session_id: SessionId, *, host_id: str, instead_of: Placed | None, until: float | None = None
+    ) -> Placed:
         def body(connection: Connection) -> Placed:
             lock_sessions(connection, [session_id])
-            if connection.scalar(_EXISTS, {"of_session_id": session_id}) is None:
+            head = connection.execute(_HEAD, {"of_session_id": session_id}).first()
+            if head is None:
                 raise not_found(connection, session_id)
             found = _find(connection, session_id)
-            if found is not None and found.host_id != instead_of:  # somebody was first, or it is there
-                return found
             now_us = self._database.now_us(connection)
-            # Unplaced meanwhile (instead_of is none of its hosts any more): nobody is in the way.
+            if found is not None:  # unplaced meanwhile: nobody is in the way
+                has_others = self._owner is not None and head.owner not in (None, self._owner)
+                if has_others and head.lease_until > now_us:
+                    return found
+                if found != instead_of or found.epoch != instead_of.epoch:  # somebody was first
+                    return found
+                if until is not None and time.monotonic() > until:  # this waited, or is tried once more
+                    return found
             placed_at = max(now_us, found.placed_at + 1) if found else now_us
             row = {"host_id": host_id, "placed_at": from_us(placed_at)}
             if found is None:
                 connection.execute(insert(placements), {"session_id": session_id, **row})
             else:
                 connection.execute(_MOVE.values(row), {"of_session_id": session_id})
-            return Placed(session_id=session_id, host_id=host_id, placed_at=placed_at)
+            return Placed(session_id=session_id, host_id=host_id, placed_at=placed_at, epoch=head.epoch)
 
         return await self._database.write(body, locks=[session_id], checks_first=True)
 
@@ -126,4 +141,6 @@ def _find(connection: Connection, session_id: SessionId) -> Placed | None:
     row = connection.execute(_FIND, {"of_session_id": session_id}).first()
     if row is None:
         return None
-    return Placed(session_id=session_id, host_id=row.host_id, placed_at=to_us(row.placed_at))
+    return Placed(
+        session_id=session_id, host_id=row.host_id, placed_at=to_us(row.placed_at), epoch=row.epoch
+    )

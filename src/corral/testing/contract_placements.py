@@ -1,6 +1,7 @@
 """What every store of placements and checkpoints must do. `CHECKS`: each an async function of a `Stores`,
 and of the two stores on the same database and clock."""
 
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import timedelta
@@ -25,10 +26,11 @@ async def placing_is_a_compare_and_set(
     assert first.host_id == "host_1" and await placements.find(session_id) == first
     assert await placements.place(session_id, host_id="host_1", instead_of=None) == first  # repeated
     assert await placements.place(session_id, host_id="host_2", instead_of=None) == first  # too late
-    assert await placements.place(session_id, host_id="host_2", instead_of="host_3") == first
-    second = await placements.place(session_id, host_id="host_2", instead_of="host_1")
+    never = replace(first, placed_at=first.placed_at - 1)
+    assert await placements.place(session_id, host_id="host_2", instead_of=never) == first
+    second = await placements.place(session_id, host_id="host_2", instead_of=first)
     assert second.host_id == "host_2" and second.placed_at > first.placed_at
-    assert await placements.place(session_id, host_id="host_3", instead_of="host_1") == second
+    assert await placements.place(session_id, host_id="host_3", instead_of=first) == second
     await placements.remove(session_id, host_id="host_1")  # it is not there
     assert await placements.find(session_id) == second
     await placements.remove(session_id, host_id="host_2")
@@ -41,21 +43,44 @@ async def each_placement_has_a_name_of_its_own(
 ) -> None:
     """Also when the clock stands still."""
     session_id = (await stores.session()).session_id
-    names = [
-        (await placements.place(session_id, host_id=f"host_{n % 2}", instead_of=before)).placed_at
-        for n, before in enumerate((None, "host_0", "host_1", "host_0"))
-    ]
+    names, placed = [], None
+    for n in range(4):
+        placed = await placements.place(session_id, host_id=f"host_{n % 2}", instead_of=placed)
+        names.append(placed.placed_at)
     assert names == sorted(set(names))
+
+
+async def what_was_claimed_since_somebody_looked_stays(
+    stores: Stores, placements: PlacementStore, _: CheckpointStore
+) -> None:
+    """Who claimed it may have worked where it is."""
+    session_id = (await stores.session()).session_id
+    looked = await placements.place(session_id, host_id="host_1", instead_of=None)
+    [lease] = await stores.leases.claim(owner="brain-1", limit=1, session_ids=[session_id])
+    stays = await placements.place(session_id, host_id="host_2", instead_of=looked)
+    assert stays == looked and (looked.epoch, stays.epoch) == (lease.epoch - 1, lease.epoch)
+    assert (await placements.place(session_id, host_id="host_2", instead_of=stays)).host_id == "host_2"
+
+
+async def what_was_decided_on_too_long_ago_stays(
+    stores: Stores, placements: PlacementStore, _: CheckpointStore
+) -> None:
+    session_id = (await stores.session()).session_id
+    placed = await placements.place(session_id, host_id="host_1", instead_of=None, until=time.monotonic())
+    now = time.monotonic()
+    assert await placements.place(session_id, host_id="host_2", instead_of=placed, until=now) == placed
+    moved = await placements.place(session_id, host_id="host_2", instead_of=placed, until=now + 60)
+    assert moved.host_id == "host_2"
 
 
 async def nobody_places_what_is_gone(
     stores: Stores, placements: PlacementStore, _: CheckpointStore
 ) -> None:
     session_id = (await stores.session()).session_id
-    await placements.place(session_id, host_id="host_1", instead_of=None)
+    before = await placements.place(session_id, host_id="host_1", instead_of=None)
     await stores.sessions.delete(session_id)
     assert isinstance(
-        await error_of(placements.place(session_id, host_id="host_2", instead_of="host_1")), NotFound
+        await error_of(placements.place(session_id, host_id="host_2", instead_of=before)), NotFound
     )
     unknown = SessionId("sesn_unknown")
     assert isinstance(await error_of(placements.place(unknown, host_id="h", instead_of=None)), NotFound)
@@ -122,10 +147,10 @@ async def a_host_that_was_given_up_on_keeps_nothing(
     stores: Stores, placements: PlacementStore, checkpoints: CheckpointStore
 ) -> None:
     session_id = (await stores.session()).session_id
-    await placements.place(session_id, host_id="host_1", instead_of=None)
+    before = await placements.place(session_id, host_id="host_1", instead_of=None)
     first = _checkpoint(stores, session_id, "one")
     assert await checkpoints.keep(first, instead_of=None) is None
-    await placements.place(session_id, host_id="host_2", instead_of="host_1")
+    await placements.place(session_id, host_id="host_2", instead_of=before)
     stale = _checkpoint(stores, session_id, "two")
     assert await checkpoints.keep(stale, instead_of=first.blob_key) == stale
     assert await checkpoints.newest(session_id) == first
@@ -164,6 +189,8 @@ def _checkpoint(stores: Stores, session_id: SessionId, name: str) -> Checkpoint:
 CHECKS: tuple[PlacementCheck, ...] = (
     placing_is_a_compare_and_set,
     each_placement_has_a_name_of_its_own,
+    what_was_claimed_since_somebody_looked_stays,
+    what_was_decided_on_too_long_ago_stays,
     nobody_places_what_is_gone,
     a_host_knows_what_it_should_not_have,
     what_is_on_a_host_is_listed_and_counted,
