@@ -197,9 +197,7 @@ JOURNAL_BATCH_MAX = 512  # operations that share one fsync
 # -- cluster --------------------------------------------------------------------------------------
 NODE_BEAT_SECONDS = 1.0  # how often a node says that it lives
 NODE_LOST_SECONDS = 5.0  # silent for longer: nothing new is placed there, and its wakes go to others
-NODE_LIST_SECONDS = (
-    3.0  # if nobody was heard of for so long, it may be we who are cut off: none is given up
-)
+NODE_LIST_SECONDS = 3.0  # a list older than this: it may be we who are cut off, so nobody is given up
 NODE_FORGET_SECONDS = 600.0  # then it is no longer listed
 BACKLOG_COUNT_MAX = 100_000  # inbox entries counted for the status; more is simply very many
 HOST_LOOK_SECONDS = 1.0  # how often a waiting call looks whether its host is still listed
