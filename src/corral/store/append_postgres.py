@@ -1,19 +1,27 @@
-"""Appends as one statement of PostgreSQL, which writes those that are still right and names them.
+"""Appends on PostgreSQL: one statement checks a batch of them, writes those that are right, and names them.
 
 There a statement is a message to the server and back, and one that is repeated for every row costs more
-processor than the rows do. So what `store.append` does on SQLite step by step (lock and read the sessions,
-check, insert events, take inputs, update sessions and threads) is one statement here, and the rows of a
-batch travel as one JSON text per table, which both sides read quickly. The rules are the same: who is not
-named in the answer is looked at there, and told why. What is bytes in the table (bodies of events, private
-payloads) travels beside the JSON in one piece, unescaped; the JSON says where each begins and how long it
-is. JSON that holds nothing but what we count and mint is part of it; what others wrote may hold a NUL,
-which PostgreSQL's JSON does not take.
+processor than the rows do. `store.append` has the same rules step by step, as SQLite runs them (`_refusal`,
+`_advanced`); a test holds the two together. It also looks at those that are not named, to say why.
 
-Why it is right with others at work (READ COMMITTED): `held` locks the sessions in the order of their ids
-and looks at each again once it is locked, so what it names is as it says until the commit; the rest follows
-what it names. Whoever changes a session's events, inputs or threads holds its row, and what a brain has
-not seen of these moves `last_seq` or `last_arrival`; so the snapshot of the statement, although older than
-its locks, has everything of the sessions that are named.
+The statement, part by part:
+
+    given     a row for each append: what it expects of its session, and what the session becomes
+    held      the sessions that are as expected, locked in the order of their ids; what follows is theirs alone
+    logged    events are inserted
+    taken     inputs leave the inbox
+    advanced  the sessions' rows change
+    changed   and those of their threads
+
+How rows travel: as one JSON text per table, which both sides read quickly. It holds ids, figures, and JSON
+made of these. What others wrote (bodies of events, private payloads) may have a NUL, which PostgreSQL's
+JSON does not take; it travels beside, as one piece of bytes: the JSON says where each begins, and its size.
+
+Why it is right while others write (READ COMMITTED): the statement sees what was committed when it began.
+Where it locks or updates a row that was changed since, PostgreSQL fetches the newest version and checks the
+conditions again, so the sessions of `held` are as expected, whoever was waited for. Their events, inputs
+and threads it sees as they were at first, and nothing is missing: what the brain has seen was committed
+before, and who changes them later holds the session's row and moves `last_seq` or `last_arrival`.
 """
 
 from collections.abc import Sequence, Set
@@ -83,6 +91,7 @@ class _Blob:
 
 
 def _is_bytes(column: Column[Any]) -> bool:
+    """Whether it travels beside the JSON."""
     return column.table is events and isinstance(column.type, JsonBytes | LargeBinary)
 
 
@@ -98,6 +107,7 @@ def _typed(column: Column[Any]) -> str:
 
 
 def _value(column: Column[Any]) -> str:
+    """What it gets, of a row `t` of the JSON."""
     if _is_bytes(column):
         return f"substring(%(blob)b::bytea FROM t.{column.name} FOR t.{column.name}_size)"
     if isinstance(column.type, JsonBytes):
@@ -106,6 +116,7 @@ def _value(column: Column[Any]) -> str:
 
 
 def _source(parameter: str, types: Sequence[str]) -> str:
+    """The rows of a JSON text, as `t`."""
     return f"json_to_recordset(%({parameter})s::json) AS t({', '.join(types)})"
 
 
@@ -118,11 +129,13 @@ _SESSION = [sessions.c[name] for name in SESSION_COLUMNS]
 _THREAD = [threads.c[name] for name in THREAD_COLUMNS]
 _GIVEN = [
     "session_id text",
+    # what it expects
     "holder text",  # null: it claims
     "seen_seq bigint",
     "seen_arrival bigint",
-    "first_at bigint",
-    *map(_typed, _SESSION),  # of lease_until, failures and not_before null: as they are
+    "first_at bigint",  # later than the end of the log
+    # what the session becomes; lease_until, failures and not_before may be null: then its row decides
+    *map(_typed, _SESSION),
 ]
 _CLAIMS = "t.holder IS NULL"
 # No value is part of the text: names are the schema's, rows are parameters.
