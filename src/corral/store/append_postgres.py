@@ -7,7 +7,7 @@ processor than the rows do. `store.append` has the same rules step by step, as S
 The statement, part by part:
 
     given     a row for each append: what it expects of its session, and what the session becomes
-    held      the sessions that are as expected, locked in the order of their ids; what follows is theirs alone
+    held      the sessions that are as expected, locked in the order of their ids; the rest is theirs alone
     logged    events are inserted
     taken     inputs leave the inbox
     advanced  the sessions' rows change
