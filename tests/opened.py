@@ -18,6 +18,8 @@ from corral.store.memory.mounts import MemoryMountTable
 from corral.store.memory.stores import MemoryStoreTable
 from corral.store.memory.versions import MemoryVersionTable
 from corral.store.sessions import Sessions
+from corral.store.vault_keys import VaultKeys
+from corral.store.vaults import Credentials, Vaults
 from corral.testing.clock import ManualClock
 from corral.testing.stores import Stores
 
@@ -40,6 +42,9 @@ class Opened:
             sessions=Sessions(database, bus, clock),
             agents=Agents(database),
             environments=Environments(database),
+            vaults=Vaults(database),
+            credentials=Credentials(database),
+            vault_keys=VaultKeys(database),
             keys=ApiKeys(database),
             idempotency=Idempotency(database),
             cleanup=Cleanup(database),

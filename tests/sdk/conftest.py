@@ -23,6 +23,7 @@ from corral.api.application import create_api
 from corral.api.dependencies import Check, Dependencies
 from corral.catalog.keys import as_record, new_secret
 from corral.catalog.models import ModelTable
+from corral.catalog.vaults import VaultKey
 from corral.hands.client import HandsClient
 from corral.kernel.clock import SystemClock
 from corral.kernel.ids import Ids, SessionId
@@ -42,6 +43,9 @@ from corral.store.memory.memories import MemoryTable
 from corral.store.memory.stores import MemoryStoreTable
 from corral.store.memory.versions import MemoryVersionTable
 from corral.store.sessions import Sessions
+from corral.store.vault_keys import VaultKeys
+from corral.store.vaults import Credentials, Vaults
+from corral.vault.ring import FileKeys, KeyRing
 
 Result = TypeVar("Result")
 
@@ -119,11 +123,17 @@ class Server:
         keys = ApiKeys(database)
         await keys.add(as_record(self.key, name="test", ids=ids, now=clock.now()))
         self.database = database
+        self.vault_keys = self._directory / "vault.keys"
+        key_id, public_key = KeyRing(FileKeys(self.vault_keys)).newer_than(None, now=clock.now())
+        await VaultKeys(database).add_first(VaultKey(key_id=key_id, public_key=public_key), now=clock.now())
         self.deps = Dependencies(
             log=Log(database, bus),
             sessions=Sessions(database, bus, clock),
             agents=Agents(database),
             environments=Environments(database),
+            vaults=Vaults(database),
+            credentials=Credentials(database),
+            vault_keys=VaultKeys(database),
             api_keys=keys,
             memory_stores=MemoryStoreTable(database),
             memories=MemoryTable(database, ids),

@@ -22,11 +22,14 @@ from corral.api.routes.memory_stores import memory_store_routes
 from corral.api.routes.operations import operations_routes
 from corral.api.routes.sessions import session_routes
 from corral.api.routes.threads import thread_routes
+from corral.api.routes.vault_keys import vault_key_routes
+from corral.api.routes.vaults import vault_routes
 from corral.api.schema.agents import AgentCreate, AgentUpdate
 from corral.api.schema.environments import EnvironmentCreate, EnvironmentUpdate
 from corral.api.schema.events import EventsSend
 from corral.api.schema.memory import MemoryCreate, MemoryStoreCreate, MemoryStoreUpdate, MemoryUpdate
 from corral.api.schema.sessions import SessionCreate, SessionUpdate
+from corral.api.schema.vaults import CredentialCreate, CredentialUpdate, VaultCreate, VaultUpdate
 from corral.api.sse import Streams
 
 __all__ = ["create_api"]
@@ -45,6 +48,10 @@ _BODIES: list[type[BaseModel]] = [
     MemoryUpdate,
     SessionCreate,
     SessionUpdate,
+    CredentialCreate,
+    CredentialUpdate,
+    VaultCreate,
+    VaultUpdate,
 ]
 _STREAMS = [
     "/v1/sessions/{session_id}/events/stream",
@@ -85,7 +92,9 @@ def create_api(dependencies: Dependencies) -> FastAPI:
         *environment_routes(dependencies, once).routes,
         *memory_store_routes(dependencies, once).routes,
         *memory_routes(dependencies, once).routes,
+        *vault_routes(dependencies, once).routes,
         *corral_routes(dependencies, authenticator).routes,
+        *vault_key_routes(dependencies).routes,
         *kill_routes(dependencies).routes,
         *operations_routes(dependencies).routes,
     ]

@@ -8,6 +8,14 @@ from corral.kernel.errors import AuthenticationFailed
 from corral.kernel.limits import API_KEY_CACHE_SECONDS, API_KEYS_CACHED_MAX
 
 
+def presented(x_api_key: bytes | None, authorization: bytes | None) -> bytes | None:
+    """The key that a request comes with, by its headers."""
+    if x_api_key is not None or authorization is None:
+        return x_api_key
+    scheme, _, rest = authorization.partition(b" ")
+    return rest.strip() if scheme.lower() == b"bearer" else None
+
+
 class Authenticator:
     """Finds keys by hash and believes a find for API_KEY_CACHE_SECONDS: a key revoked on another node
     works here for that long at most. Unknown keys are never cached."""
@@ -19,11 +27,7 @@ class Authenticator:
 
     async def authenticate(self, *, x_api_key: bytes | None, authorization: bytes | None) -> ApiKey:
         """The caller's key. Raises AuthenticationFailed, StoreUnavailable."""
-        secret = x_api_key
-        if secret is None and authorization is not None:
-            scheme, _, rest = authorization.partition(b" ")
-            if scheme.lower() == b"bearer":
-                secret = rest.strip()
+        secret = presented(x_api_key, authorization)
         if not secret:
             raise AuthenticationFailed("Send an API key as x-api-key or as Authorization: Bearer")
         digest = sha256(secret).digest()

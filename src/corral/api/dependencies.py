@@ -9,6 +9,7 @@ from corral.catalog.idempotency import IdempotencyStore
 from corral.catalog.memory.ports import Memories, MemoryStores, MemoryVersions
 from corral.catalog.models import ModelTable
 from corral.catalog.records import AgentStore, ApiKeyStore, EnvironmentStore
+from corral.catalog.vaults import CredentialStore, VaultKeyStore, VaultStore
 from corral.kernel.clock import Clock
 from corral.kernel.ids import Ids
 from corral.session.bus import Bus
@@ -61,6 +62,9 @@ class Dependencies(Operations):
     memory_stores: MemoryStores
     memories: Memories
     memory_versions: MemoryVersions
+    vaults: VaultStore
+    credentials: CredentialStore
+    vault_keys: VaultKeyStore
     idempotency: IdempotencyStore
     kills: KillStore
     bus: Bus

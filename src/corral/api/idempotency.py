@@ -1,22 +1,40 @@
 """`Idempotency-Key` on every POST and DELETE: a repeated request is answered, not repeated.
 
 The key may come from any node, before or after any of them died: its record is where the effect is, in the
-database. A body is compared by its bytes, and is known whole before its effect begins.
+database. A body is compared by its bytes, and is known whole before its effect begins. What is recorded is
+their SHA-256; of a body that holds secrets a digest with the caller's API key, which is stored nowhere, so
+that whoever reads the database cannot try what the secret might be.
 """
 
+import hmac
 from collections.abc import Awaitable, Callable
 from hashlib import sha256
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import Response
 
+from corral.api.auth import presented
 from corral.api.caller import caller
 from corral.catalog.idempotency import Answer, IdempotencyStore, Idempotent, scope
 from corral.kernel.errors import CallerError, InvalidRequest
 from corral.kernel.limits import IDEMPOTENCY_KEY_CHARS_MAX
 
 Result = TypeVar("Result")
+
+
+class Digest(NamedTuple):
+    """What a body is compared by, once the body itself is gone."""
+
+    sha256: bytes
+
+
+def secret_digest(request: Request, raw: bytes | bytearray) -> Digest:
+    """Of a body that holds secrets."""
+    headers = dict(request.scope["headers"])
+    key = presented(headers.get(b"x-api-key"), headers.get(b"authorization"))
+    assert key is not None, "the gate lets nobody in without"
+    return Digest(hmac.digest(key, raw, "sha256"))
 
 
 def render(answer: Answer) -> Response:
@@ -29,7 +47,7 @@ class OnceOnly:
     def __init__(self, store: IdempotencyStore) -> None:
         self._store = store
 
-    async def replay(self, request: Request, raw: bytes) -> Response | None:
+    async def replay(self, request: Request, raw: bytes | Digest) -> Response | None:
         """The earlier answer to this request, if there is one. Before anything else is looked at.
 
         Raises InvalidRequest (malformed key), Conflict (same key, another body).
@@ -41,7 +59,7 @@ class OnceOnly:
             api_key_id=caller(request).api_key_id,
             path=_path(request),
             key=key,
-            request_sha256=sha256(raw).digest(),
+            request_sha256=_sha256(raw),
         )
         if answer is None:
             return None
@@ -52,7 +70,7 @@ class OnceOnly:
     async def perform(
         self,
         request: Request,
-        raw: bytes,
+        raw: bytes | Digest,
         effect: Callable[[], Awaitable[Result]],
         answer: Callable[[Result], Answer],
     ) -> Response:
@@ -73,7 +91,7 @@ class OnceOnly:
             api_key_id=caller(request).api_key_id,
             path=_path(request),
             key=key,
-            request_sha256=sha256(raw).digest(),
+            request_sha256=_sha256(raw),
             render=record,
         )
         try:
@@ -85,6 +103,10 @@ class OnceOnly:
                 return replayed
             raise
         return render(recorded[-1] if recorded else answer(result))
+
+
+def _sha256(raw: bytes | Digest) -> bytes:
+    return raw.sha256 if isinstance(raw, Digest) else sha256(raw).digest()
 
 
 def _path(request: Request) -> str:

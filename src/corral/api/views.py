@@ -37,7 +37,7 @@ def session_view(record: SessionRecord, *, now: datetime) -> dict[str, Json]:
         "agent": record.agent,
         "environment_id": record.environment_id,
         "deployment_id": None,
-        "vault_ids": [],
+        "vault_ids": list(record.vault_ids),
         "resources": [],
         "metadata": record.metadata,
         "budget": None,

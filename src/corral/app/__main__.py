@@ -48,8 +48,15 @@ async def _require_sandboxes(data_dir: Path) -> None:
 
 async def _egress(start: Start) -> None:
     from corral.egress.process import serve_egress
+    from corral.vault.ring import CommandKeys, FileKeys, Keys
 
-    await serve_egress(data_dir=start.config.data_dir, on_ready=report_ready)
+    config = start.config
+    keys: Keys | None = None
+    if config.vault_key_command is not None:
+        keys = CommandKeys(config.vault_key_command)
+    elif config.vault_key_file is not None:
+        keys = FileKeys(config.vault_key_file)
+    await serve_egress(data_dir=config.data_dir, on_ready=report_ready, keys=keys)
 
 
 async def _server(start: Start) -> None:

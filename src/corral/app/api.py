@@ -17,6 +17,8 @@ from corral.store.memory.memories import MemoryTable
 from corral.store.memory.stores import MemoryStoreTable
 from corral.store.memory.versions import MemoryVersionTable
 from corral.store.sessions import Sessions
+from corral.store.vault_keys import VaultKeys
+from corral.store.vaults import Credentials, Vaults
 
 __all__ = ["open_api"]
 
@@ -35,6 +37,9 @@ def open_api(ground: Ground, operations: Operations, *, event_log: Log, reach: R
             memory_stores=MemoryStoreTable(database),
             memories=MemoryTable(database, ground.ids),
             memory_versions=MemoryVersionTable(database),
+            vaults=Vaults(database),
+            credentials=Credentials(database),
+            vault_keys=VaultKeys(database),
             idempotency=Idempotency(database),
             kills=Kills(database, ground.bus),
             bus=ground.bus,

@@ -21,7 +21,7 @@ _ALWAYS: Final = (
 _BY_ROLE: Final = {
     "api": ("corral.app.api",),
     "brain": ("corral.app.brain", "anthropic.resources.messages", "anthropic"),
-    "egress": ("corral.app.egress",),
+    "egress": ("corral.app.egress", "corral.app.vault", "corral.store.vault_keys"),
 }
 
 

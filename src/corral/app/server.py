@@ -10,6 +10,7 @@
 | brain      | brain     | log, leases, models, hands      | `brain.py`: loops, and clean-up    |
 | hands      | hands     | the socket of this node's host  | `hands.py`: can a sandbox be made  |
 | egress     | egress    | the socket of this node's proxy | `egress.py`: does it answer        |
+| vault      | egress    | the same, and the store         | `vault.py`: keys that seal secrets |
 
 What a role imports is imported only where it is asked for: the server of a hands node has no brain.
 """
@@ -156,8 +157,11 @@ async def _open(ground: Ground, keys: KeysOfThisStart, stack: AsyncExitStack) ->
         parts.append(hands_part(keeping, local, ground.clock))
     if "egress" in roles:
         from corral.app.egress import egress_part
+        from corral.app.vault import vault_part
+        from corral.store.vault_keys import VaultKeys
 
         parts.append(egress_part(config.data_dir))
+        parts.append(vault_part(config.data_dir, VaultKeys(ground.database), ground.clock))
     if roles & {"api", "brain"}:
         from corral.store.log import Log
 

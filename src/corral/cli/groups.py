@@ -26,12 +26,14 @@ models_app = typer.Typer(
     help="Models: which there are, and one that runs on this machine.", no_args_is_help=True
 )
 sandboxes_app = typer.Typer(help="Sandboxes of a server's hosts: list, evict.", no_args_is_help=True)
+vault_app = typer.Typer(help="The keys that seal secrets: status, rotation.", no_args_is_help=True)
 db_app = typer.Typer(help="The database: check and upgrade its schema.", no_args_is_help=True)
 GROUPS = {
     "sessions": sessions_app,
     "keys": keys_app,
     "models": models_app,
     "sandboxes": sandboxes_app,
+    "vault": vault_app,
     "db": db_app,
 }
 
@@ -127,6 +129,40 @@ def keys_revoke(
     from corral.cli.keys import revoke_key
 
     revoke_key(api_at(url, data_dir), api_key_id=key_id)
+
+
+@vault_app.command("status")
+def vault_status(url: Url = None, data_dir: ServedDir = None, as_json: Json = False) -> None:
+    """Which keys there are, and how many secrets each has sealed."""
+    from corral.cli.vault import status
+
+    status(api_at(url, data_dir), as_json=as_json)
+
+
+@vault_app.command("rotate-key")
+def vault_rotate_key(
+    wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for the end of it.")] = 60.0,
+    url: Url = None,
+    data_dir: ServedDir = None,
+) -> int:
+    """Make a new key and seal every secret anew with it. The old one goes when nothing uses it.
+
+    An egress node does it, also when this command has ended; killed in the middle, it goes on when it is
+    back. Copy the new key file to other egress nodes, and keep one with each backup.
+    """
+    from corral.cli.vault import rotate_key
+
+    return rotate_key(api_at(url, data_dir), wait_seconds=wait)
+
+
+@vault_app.command("make-key", epilog="Example: corral vault make-key vault.keys")
+def vault_make_key(
+    path: Annotated[Path, typer.Argument(help="File to write it to; an existing one gets one more line.")],
+) -> None:
+    """Make a key where a key management service is to keep it; see vault_key_command."""
+    from corral.cli.vault import make_key
+
+    make_key(path)
 
 
 @models_app.command("list")

@@ -45,6 +45,8 @@ class Config:
     cluster_ca: Path | None = None
     cluster_cert: Path | None = None
     cluster_key: Path | None = None
+    vault_key_file: Path | None = None
+    vault_key_command: str | None = None
     sandboxes_max: int = SANDBOXES_MAX
     turn_rounds_max: int = TOOL_ROUNDS_PER_TURN_MAX
     turn_seconds_max: int = TURN_SECONDS_MAX
@@ -144,6 +146,15 @@ SETTINGS: Final[Mapping[str, Setting]] = {
     ),
     "cluster_cert": Setting(values.path, "this node's certificate (PEM)"),
     "cluster_key": Setting(values.path, "its private key (PEM)"),
+    # Not from a file: a cloned repository must not name the key that secrets are sealed for, nor a command.
+    "vault_key_file": Setting(
+        values.path,
+        "private keys of vaults, mode 0600, for the egress process alone; made in data_dir unless set",
+        ("env",),
+    ),
+    "vault_key_command": Setting(
+        values.text, "or a command of /bin/sh that prints them: a key management service's, say", ("env",)
+    ),
     "sandboxes_max": Setting(values.count, "live sandboxes of this node's hands"),
     "turn_rounds_max": Setting(values.count, "model replies of one turn; then it ends with an error"),
     "turn_seconds_max": Setting(values.count, "seconds of one turn; then it ends with an error"),

@@ -1,12 +1,15 @@
 """The egress process: lock, token, socket, adoption, an orderly end. It carries nothing yet: sandboxes have
 no network, and this is the place where their only exit will be.
 
-Two questions are answered on its socket, to whoever presents its token (`corral.daemon`):
+Two questions, and some about keys, are answered on its socket, to whoever presents its token
+(`corral.daemon`):
 
     GET /corral/egress/v1/health     {"role", "pid", "version", "is_supervised"}
                                      is_supervised: someone holds the connection below, whoever started us
     GET /corral/egress/v1/adopt      the same line, then a line feed every HANDS_HEARTBEAT_SECONDS for as
                                      long as the asker stays; without one, the process ends by itself
+
+What it does with the vault's keys: `egress.keys`, POST /corral/egress/v1/vault/....
 """
 
 import asyncio
@@ -20,11 +23,19 @@ from typing import Final
 
 from corral import __version__
 from corral.daemon import listening, made_token, owned, socket_path
-from corral.kernel.limits import HANDS_CONNECT_SECONDS, HANDS_HEARTBEAT_SECONDS, HANDS_UNADOPTED_SECONDS
+from corral.egress.keys import VaultDesk
+from corral.kernel.limits import (
+    EGRESS_REQUEST_BYTES_MAX,
+    HANDS_CONNECT_SECONDS,
+    HANDS_HEARTBEAT_SECONDS,
+    HANDS_UNADOPTED_SECONDS,
+)
+from corral.vault.ring import FileKeys, KeyRing, Keys
 
-__all__ = ["serve_egress"]
+__all__ = ["KEY_FILE", "serve_egress"]
 
 PREFIX: Final = "/corral/egress/v1"
+KEY_FILE: Final = "vault.keys"
 _HEAD_BYTES_MAX = 8192
 
 
@@ -32,14 +43,18 @@ async def serve_egress(
     *,
     data_dir: Path,
     unadopted_seconds: float = HANDS_UNADOPTED_SECONDS,
+    keys: Keys | None = None,
     on_ready: Callable[[], None] = lambda: None,
 ) -> None:
     """Be the egress of `data_dir` until SIGTERM, SIGINT, or nobody has adopted it for too long.
 
+    keys: the vault's private ones; a file beside the socket unless given.
+
     Raises: Conflict if another one holds the lock; InvalidRequest if the socket path is too long.
     """
-    with owned(data_dir, "egress"), listening(socket_path(data_dir, "egress")) as listener:
-        egress = _Egress(token=made_token(data_dir, "egress"))
+    with owned(data_dir, "egress") as private, listening(socket_path(data_dir, "egress")) as listener:
+        ring = KeyRing(keys or FileKeys(private / KEY_FILE))
+        egress = _Egress(token=made_token(data_dir, "egress"), vault=VaultDesk(ring))
         server = await asyncio.start_unix_server(egress.answer, sock=listener, limit=_HEAD_BYTES_MAX)
         loop = asyncio.get_running_loop()
         for name in (signal.SIGTERM, signal.SIGINT):
@@ -54,7 +69,9 @@ async def serve_egress(
 
 
 class _Egress:
-    def __init__(self, *, token: str) -> None:
+    def __init__(self, *, token: str, vault: VaultDesk) -> None:
+        self._vault = vault
+        self._vault_turn = asyncio.Lock()
         self._authorization = f"Bearer {token}".encode()
         self._holders = 0
         self._changed = asyncio.Event()
@@ -87,16 +104,17 @@ class _Egress:
                 head = await reader.readuntil(b"\r\n\r\n")
             line, *headers = head.split(b"\r\n")
             method, target, _ = line.split(b" ", 2)
-            given = next(
-                (h.split(b":", 1)[1].strip() for h in headers if h.lower().startswith(b"authorization:")),
-                b"",
-            )
-            if not hmac.compare_digest(given, self._authorization):
+            if not hmac.compare_digest(_header(headers, b"authorization"), self._authorization):
                 self._start(writer, "401 Unauthorized", {"error": "wrong token"})
             elif (method, target) == (b"GET", f"{PREFIX}/health".encode()):
                 self._start(writer, "200 OK", self._health())
             elif (method, target) == (b"GET", f"{PREFIX}/adopt".encode()):
                 await self._hold(reader, writer)
+            elif method == b"POST" and target.startswith(f"{PREFIX}/vault/".encode()):
+                what = target.removeprefix(f"{PREFIX}/vault/".encode()).decode("latin-1")
+                body = await _body(reader, headers)
+                async with self._vault_turn:
+                    self._start(writer, *await asyncio.to_thread(self._vault.answer, what, body))
             else:
                 self._start(writer, "404 Not Found", {"error": "no such path"})
             await writer.drain()
@@ -137,3 +155,16 @@ class _Egress:
     def _start(self, writer: asyncio.StreamWriter, status: str, body: dict[str, object]) -> None:
         head = f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\nConnection: close\r\n\r\n"
         writer.write(head.encode() + json.dumps(body).encode() + b"\n")
+
+
+def _header(headers: list[bytes], name: bytes) -> bytes:
+    return next((h.split(b":", 1)[1].strip() for h in headers if h.lower().startswith(name + b":")), b"")
+
+
+async def _body(reader: asyncio.StreamReader, headers: list[bytes]) -> bytes:
+    """Raises ValueError: too long, or none that we can tell the end of."""
+    length = int(_header(headers, b"content-length") or 0)
+    if not 0 <= length <= EGRESS_REQUEST_BYTES_MAX:
+        raise ValueError("the body is too long")
+    async with asyncio.timeout(HANDS_CONNECT_SECONDS):
+        return await reader.readexactly(length)

@@ -16,6 +16,7 @@
     │   ├── StoreUnavailable        503 -> 529 overloaded_error: nothing was written
     │   ├── Overloaded              529 overloaded_error: this process takes no new work now
     │   ├── HandsUnavailable        the hands host did not answer
+    │   ├── VaultUnavailable        there is no key to seal secrets with, or it has just changed
     │   ├── BlobUnavailable         the blob store did not answer, or has no room
     │   ├── SandboxUnavailable      no sandbox can be made here; the message says what to install
     │   └── ModelFailed             brain.ports: the model's side failed
@@ -151,6 +152,10 @@ class SandboxUnavailable(WorldError):
 
 
 class BlobUnavailable(WorldError):
+    pass
+
+
+class VaultUnavailable(WorldError):
     pass
 
 

@@ -21,10 +21,13 @@ WorkspaceId = NewType("WorkspaceId", str)
 MemoryStoreId = NewType("MemoryStoreId", str)
 MemoryId = NewType("MemoryId", str)
 MemoryVersionId = NewType("MemoryVersionId", str)
+VaultId = NewType("VaultId", str)
+CredentialId = NewType("CredentialId", str)
 
 AGENT, ENVIRONMENT, SESSION, THREAD, EVENT = "agent", "env", "sesn", "sthr", "sevt"
 REQUEST, API_KEY = "req", "apikey"
 MEMORY_STORE, MEMORY, MEMORY_VERSION = "memstore", "mem", "memver"
+VAULT, CREDENTIAL, VAULT_KEY = "vlt", "vcrd", "vkey"
 DEFAULT_WORKSPACE = WorkspaceId("wrkspc_default")
 CORRAL_KEY_PREFIX = "corral_"  # begins every API key that Corral makes: recognisable, never sent to a model
 

@@ -26,6 +26,13 @@ ENVIRONMENT_PACKAGES_MAX, PACKAGE_CHARS_MAX = 256, 512  # per manager
 ALLOWED_HOSTS_MAX, HOST_NAME_CHARS_MAX = 512, 255
 MODEL_ID_CHARS_MAX, ROLE_ARN_CHARS_MAX = 256, 2048
 MCP_SERVER_NAME_CHARS_MAX, MCP_URL_CHARS_MAX = 255, 2048
+CREDENTIALS_PER_VAULT_MAX = 20  # that are not archived (documented figure)
+VAULT_NAME_CHARS_MAX = 255  # of vaults and credentials
+SECRET_NAME_CHARS_MAX = 255  # of an environment variable
+SECRET_CHARS_MAX = 16_384  # of one secret: a long JWT or a service account's key file fits
+CREDENTIAL_HOSTS_MAX = 16  # allowed_hosts of one credential
+OAUTH_TEXT_CHARS_MAX = 2048  # client_id, scope, resource: they travel in one token request
+SESSION_VAULTS_MAX = 50  # the documented figure for deployments, used for sessions too
 INPUT_SCHEMA_DEPTH_MAX = 64  # levels; JSON writers give up at a few hundred
 MODEL_BLOCK_DEPTH_MAX = 128  # levels of a block of a reply, which must fit into a request and the log
 TOOL_NAME_CHARS_MAX, TOOL_DESCRIPTION_CHARS_MAX = 128, 100_000
@@ -62,6 +69,14 @@ BUS_SILENT_SECONDS = 10.0  # a connection whose other end has vanished is notice
 BUS_RETRY_SECONDS, BUS_RETRY_SECONDS_MAX = 0.1, 5.0  # between attempts to connect; doubled, for ever
 BUS_ROUND_TRIP_SECONDS = 3.0  # a notification to ourselves takes milliseconds; then /readyz warns
 BUS_CLOSE_SECONDS = 0.5  # a stopping node still sends its last hints
+
+# -- keys of vaults --------------------------------------------------------------------------------
+VAULT_LOOK_SECONDS = 1.0  # how soon an egress node sees that the key is to be changed
+VAULT_RESEAL_BATCH = 32  # secrets sealed anew in one transaction and one request to the egress process
+EGRESS_REQUEST_BYTES_MAX = 8 * 1024 * 1024  # a batch of secrets of the largest size, as base64
+EGRESS_REPLY_SECONDS = 30.0  # until it has sealed a batch anew; a key command may take a while
+VAULT_KEY_COMMAND_SECONDS = 20.0  # until vault_key_command has printed the keys
+VAULT_KEYS_BYTES_MAX = 65_536  # of a key file: some 500 keys
 
 # -- leases ---------------------------------------------------------------------------------------
 LEASE_TTL_SECONDS = 10.0

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal, Protocol
 
-from corral.kernel.ids import EnvironmentId, SessionId, ThreadId
+from corral.kernel.ids import EnvironmentId, SessionId, ThreadId, VaultId
 from corral.session.content import Json
 from corral.session.events import Event
 
@@ -34,6 +34,7 @@ class SessionRecord:
 
     agent:       resolved snapshot, post-override, as the wire shows it.
     environment: the environment's config as it was at creation.
+    vault_ids:   in the order in which they are asked for a credential; fixed at creation.
     usage:       wire `usage` as of the last append, without the running time still open.
     blocked_on:  ids that the session waits for, [] unless idle with requires_action.
     last_seq, last_arrival: ends of log and inbox.
@@ -58,6 +59,7 @@ class SessionRecord:
     epoch: int
     failures: int = 0
     api_key_id: str | None = None
+    vault_ids: Sequence[VaultId] = ()
     created_at: datetime
     updated_at: datetime
     archived_at: datetime | None

@@ -17,7 +17,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.sql import Select
 
-from corral.kernel.ids import EnvironmentId, EventId, SessionId, ThreadId
+from corral.kernel.ids import EnvironmentId, EventId, SessionId, ThreadId, VaultId
 from corral.session.log import InboxEntry, StoredEvent
 from corral.session.record import SessionRecord, ThreadRecord
 from corral.store.driver import Query
@@ -40,6 +40,7 @@ RECORDS: AnySelect = select(
     session_details.c.metadata,
     session_details.c.agent,
     session_details.c.environment,
+    session_details.c.vault_ids,
 ).join_from(sessions, session_details, sessions.c.session_id == session_details.c.session_id)
 
 _THREADS = (
@@ -233,6 +234,7 @@ def _session(row: AnyRow, of_session: Sequence[ThreadRecord]) -> SessionRecord:
         agent=row.agent,
         environment_id=EnvironmentId(row.environment_id),
         environment=row.environment,
+        vault_ids=tuple(VaultId(vault_id) for vault_id in row.vault_ids or ()),
         status=row.status,
         usage=row.usage,
         active_seconds=row.active_seconds,

@@ -256,6 +256,7 @@ def _insert(connection: Connection, record: SessionRecord) -> None:
             "metadata": record.metadata,
             "agent": record.agent,
             "environment": record.environment,
+            "vault_ids": list(record.vault_ids) or None,
         },
     )
     insert_threads(connection, [(record.session_id, thread) for thread in record.threads])

@@ -6,17 +6,19 @@ asks needs the token beside the socket, which only the same user can read.
 
 import contextlib
 import http.client
+import json
 import os
 import selectors
 import signal
 import socket
 from pathlib import Path
+from typing import Any
 
 from corral.daemon import socket_path, token_path
 from corral.kernel.limits import HEALTH_REPLY_SECONDS
 from corral.process import Role
 
-__all__ = ["end", "lock_holder", "open_adoption", "request"]
+__all__ = ["ask_json", "end", "lock_holder", "open_adoption", "request"]
 
 
 def request(data_dir: Path, role: Role, what: str) -> bytes:
@@ -28,6 +30,18 @@ def request(data_dir: Path, role: Role, what: str) -> bytes:
         if response.status != 200:
             raise ValueError(f"{role} answered {response.status}")
         return body
+
+
+def ask_json(
+    data_dir: Path, role: Role, what: str, body: bytes, *, seconds: float
+) -> tuple[int, dict[str, Any]]:
+    """POST JSON to hands or egress, over its socket: status and body. Raises OSError, HTTPException,
+    ValueError."""
+    with contextlib.closing(_connect(data_dir, role)) as connection:
+        connection.sock.settimeout(seconds)
+        connection.request("POST", f"/corral/{role}/v1/{what}", body, headers=_token(data_dir, role))
+        response = connection.getresponse()
+        return response.status, dict(json.loads(response.read()))
 
 
 def open_adoption(data_dir: Path, role: Role) -> socket.socket:

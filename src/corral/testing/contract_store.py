@@ -7,7 +7,13 @@
 The random comparison with `testing.oracle` is in tests/property.
 """
 
-from corral.testing import contract_catalog, contract_log, contract_memory, contract_sessions
+from corral.testing import (
+    contract_catalog,
+    contract_log,
+    contract_memory,
+    contract_sessions,
+    contract_vaults,
+)
 from corral.testing.stores import Check
 
 CHECKS: tuple[Check, ...] = (
@@ -15,4 +21,5 @@ CHECKS: tuple[Check, ...] = (
     *contract_sessions.CHECKS,
     *contract_catalog.CHECKS,
     *contract_memory.CHECKS,
+    *contract_vaults.CHECKS,
 )

@@ -12,6 +12,7 @@ from corral.catalog.memory.ports import (
     MemoryVersions,
 )
 from corral.catalog.records import AgentStore, ApiKeyStore, EnvironmentStore
+from corral.catalog.vaults import CredentialStore, VaultKeyStore, VaultStore
 from corral.kernel.errors import CorralError
 from corral.kernel.ids import Ids
 from corral.session.bus import Bus
@@ -34,6 +35,9 @@ class Stores:
     sessions: SessionStore
     agents: AgentStore
     environments: EnvironmentStore
+    vaults: VaultStore
+    credentials: CredentialStore
+    vault_keys: VaultKeyStore
     keys: ApiKeyStore
     idempotency: IdempotencyStore
     cleanup: CleanupStore

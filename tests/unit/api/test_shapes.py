@@ -107,7 +107,7 @@ WRONG = [
         "agent.version: ",
     ),
     (SessionCreate, {**SESSION, "resources": [{"type": "file"}]}, "resources: resources are not available"),
-    (SessionCreate, {**SESSION, "vault_ids": ["vlt_1"]}, "vault_ids: vaults are not"),
+    (SessionCreate, {**SESSION, "vault_ids": ["vlt_1"] * 51}, "vault_ids: "),
     (SessionCreate, {**SESSION, "budget": {"type": "limit"}}, "budget: budgets are not"),
     (SessionCreate, {**SESSION, "agent": {"type": "agent", "id": "a", "model": "m"}}, "agent.model: Extra"),
     (SessionCreate, {**SESSION, "agent": {"id": "a"}}, "agent.type: "),

@@ -1,6 +1,6 @@
 """/v1/sessions. Source: API docs, sessions."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 import orjson
@@ -19,12 +19,13 @@ from corral.api.schema.sessions import SessionCreate, SessionUpdate
 from corral.api.schema.strict import parse, parse_empty
 from corral.api.views import NEW_USAGE, session_view
 from corral.catalog.agents import session_agent, session_tools, thread_agent
+from corral.catalog.credentials import check_session_vaults
 from corral.catalog.environments import check_session_environment
 from corral.catalog.idempotency import Answer
 from corral.kernel.clock import parse_rfc3339, rfc3339
 from corral.kernel.cursor import BAD_CURSOR
 from corral.kernel.errors import InvalidRequest
-from corral.kernel.ids import SESSION, THREAD, AgentId, EnvironmentId, SessionId, ThreadId
+from corral.kernel.ids import SESSION, THREAD, AgentId, EnvironmentId, SessionId, ThreadId, VaultId
 from corral.session.content import Json
 from corral.session.record import (
     SessionChanges,
@@ -57,11 +58,16 @@ def session_routes(deps: Dependencies, once: OnceOnly) -> APIRouter:
         snapshot = session_agent(agent, overrides, models=deps.models)
         environment = await deps.environments.read(EnvironmentId(asked.environment_id))
         check_session_environment(environment)
+        vault_ids = [VaultId(vault_id) for vault_id in asked.vault_ids or ()]
+        if vault_ids:
+            vaults = await deps.vaults.contents(vault_ids, workspace_id=caller(request).workspace_id)
+            check_session_vaults(vaults, snapshot["mcp_servers"])
         record = _new_record(
             deps,
             asked,
             snapshot=snapshot,
             environment=environment["config"],
+            vault_ids=vault_ids,
             is_running=bool(initial),
             api_key_id=caller(request).api_key_id,
             now=deps.clock.now(),
@@ -152,6 +158,7 @@ def _new_record(
     *,
     snapshot: Mapping[str, Json],
     environment: Mapping[str, Json],
+    vault_ids: Sequence[VaultId],
     is_running: bool,
     api_key_id: str,
     now: datetime,
@@ -165,6 +172,7 @@ def _new_record(
         agent=snapshot,
         environment_id=EnvironmentId(asked.environment_id),
         environment=environment,
+        vault_ids=vault_ids,
         status="running" if is_running else "idle",
         usage=NEW_USAGE,
         active_seconds=0.0,

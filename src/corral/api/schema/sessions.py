@@ -2,12 +2,12 @@
 
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, StringConstraints
+from pydantic import AfterValidator, Field, StringConstraints
 
 from corral.api.schema.agents import AgentChoice, McpServers, Tools
 from corral.api.schema.events import InitialEvents
 from corral.api.schema.strict import OMITTED, Metadata, MetadataPatch, Strict, not_yet
-from corral.kernel.limits import TITLE_CHARS_MAX
+from corral.kernel.limits import SESSION_VAULTS_MAX, TITLE_CHARS_MAX
 
 
 def _never(value: Any) -> Any:
@@ -24,7 +24,7 @@ class SessionCreate(Strict):
     metadata: Metadata | None = None
     initial_events: InitialEvents | None = None
     resources: Annotated[list[Any] | None, not_yet("resources are")] = None
-    vault_ids: Annotated[list[Any] | None, not_yet("vaults are")] = None
+    vault_ids: Annotated[list[str], Field(max_length=SESSION_VAULTS_MAX)] | None = None
     budget: Annotated[dict[str, Any] | None, not_yet("budgets are")] = None
 
 

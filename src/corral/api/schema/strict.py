@@ -39,7 +39,7 @@ MetadataPatch = dict[MetadataKey, MetadataValue | None]
 """Its size is checked after the merge."""
 
 
-def parse(shape: type[Parsed], raw: bytes) -> Parsed:
+def parse(shape: type[Parsed], raw: bytes | bytearray) -> Parsed:
     """Parse a request body. Raises InvalidRequest naming the path of each wrong field."""
     if not raw:
         raise InvalidRequest("The request has no body; send a JSON object")
@@ -111,6 +111,8 @@ def refusal(error: ValidationError, sent: Any) -> InvalidRequest:
         path = _path(detail["loc"], sent)
         if kind in ("union_tag_invalid", "union_tag_not_found"):
             path = f"{path}.type" if path else "type"
+        if kind == "union_tag_invalid":  # pydantic's own words repeat the value
+            message = f"must be one of {detail['ctx']['expected_tags']}"
         lines.append(f"{path}: {message}" if path else message)
     return InvalidRequest("\n".join(lines))
 

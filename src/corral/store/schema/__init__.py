@@ -20,6 +20,7 @@ from corral.store.schema.sessions import (
     tombstones,
 )
 from corral.store.schema.types import JsonBytes, Moment, from_us, metadata, to_us
+from corral.store.schema.vaults import credential_secrets, credentials, vault_keys, vaults
 
 __all__ = [
     "IS_FORGOTTEN",
@@ -32,6 +33,8 @@ __all__ = [
     "api_keys",
     "checkpoints",
     "cleanup",
+    "credential_secrets",
+    "credentials",
     "environments",
     "events",
     "from_us",
@@ -50,8 +53,10 @@ __all__ = [
     "threads",
     "to_us",
     "tombstones",
+    "vault_keys",
+    "vaults",
     "writers",
 ]
 
-REVISION = "0003"
+REVISION = "0004"
 """The Alembic revision that these tables are of."""

@@ -101,6 +101,7 @@ session_details = Table(
     Column("metadata", JsonBytes, nullable=False),
     Column("agent", JsonBytes, nullable=False),
     Column("environment", JsonBytes, nullable=False),
+    Column("vault_ids", JsonBytes),  # null: none
 )
 
 threads = Table(

@@ -1,0 +1,298 @@
+"""Credentials: pure rules from request to record, and what a session would have to use.
+
+The request's shape was checked at the edge: mappings here hold exactly the fields that the client set.
+Secrets are taken out first (`without_secrets`): a record never holds one, and no rule looks at one.
+Source: API docs, vaults.
+"""
+
+import ipaddress
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from hashlib import sha256
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from corral.catalog.metadata import merged
+from corral.catalog.records import Wire
+from corral.catalog.vaults import SecretPlace, check_active
+from corral.kernel.clock import rfc3339
+from corral.kernel.errors import InvalidRequest
+from corral.kernel.ids import CredentialId, VaultId, WorkspaceId
+
+__all__ = [
+    "check_session_vaults",
+    "new_credential",
+    "place_of",
+    "server_key",
+    "updated_credential",
+    "use_of",
+    "without_secrets",
+]
+
+Fields = Mapping[str, Any]
+
+_SECRETS: Final = frozenset({"access_token", "token", "secret_value", "refresh_token", "client_secret"})
+_DEFAULT_PORTS: Final = {"http": 80, "https": 443}
+_HOST: Final = re.compile(
+    r"(\*\.)?([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", re.I
+)
+_NUMBERS: Final = re.compile(r"[0-9.]+")
+
+
+def without_secrets(auth: Fields) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What may be seen of `auth`, and its secrets by name. A secret that is null is not given."""
+    shown: dict[str, Any] = {}
+    secrets: dict[str, Any] = {}
+    for name, value in auth.items():
+        if name in _SECRETS:
+            if value is not None:
+                secrets[name] = value
+        elif name in ("refresh", "token_endpoint_auth") and value is not None:
+            shown[name], inner = without_secrets(value)
+            secrets |= inner
+        else:
+            shown[name] = value
+    return shown, secrets
+
+
+def new_credential(given: Fields, *, vault_id: VaultId, credential_id: CredentialId, now: datetime) -> Wire:
+    """Raises InvalidRequest naming the field."""
+    return {
+        "id": credential_id,
+        "type": "vault_credential",
+        "vault_id": vault_id,
+        "display_name": given.get("display_name"),
+        "auth": _NEW[given["auth"]["type"]](given["auth"], now),
+        "metadata": merged({}, given.get("metadata")),
+        "created_at": rfc3339(now),
+        "updated_at": rfc3339(now),
+        "archived_at": None,
+    }
+
+
+def updated_credential(current: Wire, given: Fields, secrets: Iterable[str], *, now: datetime) -> Wire:
+    """The record after an update, or `current` itself if nothing changes and no secret does.
+
+    secrets: names of those that are given anew. In `auth` null keeps; what a credential is for never
+    changes. Raises InvalidRequest, also for an archived credential.
+    """
+    check_active(current)
+    after = dict(current)
+    if "display_name" in given:
+        after["display_name"] = given["display_name"]
+    after["metadata"] = merged(current["metadata"], given.get("metadata"))
+    if given.get("auth") is not None:
+        auth, type_ = given["auth"], current["auth"]["type"]
+        if auth["type"] != type_:
+            raise InvalidRequest(
+                f"auth.type: the credential is {type_!r}, which cannot be changed; make another one"
+            )
+        after["auth"] = _UPDATED[type_](current["auth"], auth, now)
+    if after == current and not any(secrets):
+        return current
+    return {**after, "updated_at": rfc3339(now)}
+
+
+def use_of(auth: Fields) -> bytes:
+    """What a credential is for, as it is unique among the active ones of a vault: the MCP server that its
+    URL means, or the variable. A digest, because a URL may be longer than a key of an index."""
+    if auth["type"] == "environment_variable":
+        return sha256(b"variable\0" + auth["secret_name"].encode()).digest()
+    return sha256(b"server\0" + server_key(auth["mcp_server_url"]).encode()).digest()
+
+
+def server_key(url: str) -> str:
+    """The URL as MCP servers are matched by it: scheme and host in lower case, without default port and
+    trailing slash. Raises ValueError: it is no URL of a server."""
+    parts = urlsplit(url)
+    scheme, host, port = parts.scheme.lower(), (parts.hostname or "").lower(), parts.port
+    if scheme not in _DEFAULT_PORTS or not host:
+        raise ValueError("not http://host... or https://host...")
+    name = f"[{host}]" if ":" in host else host
+    where = name if port in (None, _DEFAULT_PORTS[scheme]) else f"{name}:{port}"
+    query = f"?{parts.query}" if parts.query else ""
+    return f"{scheme}://{where}{parts.path.rstrip('/')}{query}"
+
+
+def place_of(credential: Wire, name: str, *, workspace_id: WorkspaceId) -> SecretPlace:
+    """Where the secret of this name belongs."""
+    auth = credential["auth"]
+    if auth["type"] == "environment_variable":
+        destination = auth["secret_name"]
+    elif name in ("refresh_token", "client_secret"):
+        destination = auth["refresh"]["token_endpoint"]
+    else:
+        destination = auth["mcp_server_url"]
+    return SecretPlace(
+        workspace_id=workspace_id,
+        vault_id=credential["vault_id"],
+        credential_id=credential["id"],
+        name=name,
+        destination=destination,
+    )
+
+
+def check_session_vaults(
+    vaults: Sequence[tuple[Wire, Sequence[Wire]]], mcp_servers: Sequence[Fields]
+) -> None:
+    """Refuse what no session can use yet: it would run without a credential that it was given.
+
+    vaults: each with its active credentials. A variable would stand in every sandbox, so it is always
+    needed; a credential of an MCP server only if the session's agent has that server.
+    Raises InvalidRequest, also for an archived vault.
+    """
+    servers = {_server_key_or_none(server["url"]) for server in mcp_servers}
+    for number, (vault, credentials) in enumerate(vaults):
+        where = f"vault_ids.{number}: vault {vault['id']}"
+        if vault["archived_at"] is not None:
+            raise InvalidRequest(f"{where} is archived; new sessions need another one")
+        for credential in credentials:
+            auth = credential["auth"]
+            if auth["type"] == "environment_variable":
+                what = f"sets the variable {auth['secret_name']!r}"
+            elif server_key(auth["mcp_server_url"]) in servers:
+                what = f"is for the agent's MCP server {auth['mcp_server_url']!r}"
+            else:
+                continue
+            raise InvalidRequest(
+                f"{where}: its credential {credential['id']} {what}, but this server cannot use"
+                " credentials at run time yet; leave the vault out, or archive the credential"
+            )
+
+
+def _server_key_or_none(url: str) -> str | None:
+    try:
+        return server_key(url)
+    except ValueError:
+        return None
+
+
+# -- auth of each type ------------------------------------------------------------------------------------
+
+
+def _new_oauth(given: Fields, now: datetime) -> Wire:
+    refresh = given.get("refresh")
+    return {
+        "type": "mcp_oauth",
+        "mcp_server_url": _url(given["mcp_server_url"], "auth.mcp_server_url"),
+        "expires_at": _expiry(given.get("expires_at"), now),
+        "refresh": None
+        if refresh is None
+        else {
+            "client_id": refresh["client_id"],
+            "token_endpoint": _url(refresh["token_endpoint"], "auth.refresh.token_endpoint"),
+            "token_endpoint_auth": {"type": refresh["token_endpoint_auth"]["type"]},
+            "resource": refresh.get("resource"),
+            "scope": refresh.get("scope") or None,
+        },
+    }
+
+
+def _updated_oauth(current: Fields, given: Fields, now: datetime) -> Wire:
+    after = dict(current)
+    if given.get("expires_at") is not None:
+        after["expires_at"] = _expiry(given["expires_at"], now)
+    refresh = given.get("refresh")
+    if refresh is None:
+        return after
+    if current["refresh"] is None:
+        raise InvalidRequest(
+            "auth.refresh: the credential was made without a refresh token, which cannot be added; make"
+            " another one"
+        )
+    kept = dict(current["refresh"])
+    if refresh.get("scope") is not None:
+        kept["scope"] = refresh["scope"] or None
+    if "token_endpoint_auth" in refresh and kept["token_endpoint_auth"]["type"] == "none":
+        raise InvalidRequest(
+            "auth.refresh.token_endpoint_auth: the credential's is 'none', which has no secret and cannot"
+            " be changed; make another one"
+        )
+    return {**after, "refresh": kept}  # of the two kinds with a secret it keeps its own
+
+
+def _new_bearer(given: Fields, now: datetime) -> Wire:
+    return {
+        "type": "static_bearer",
+        "mcp_server_url": _url(given["mcp_server_url"], "auth.mcp_server_url"),
+    }
+
+
+def _new_variable(given: Fields, now: datetime) -> Wire:
+    where = given.get("injection_location")
+    return {
+        "type": "environment_variable",
+        "secret_name": given["secret_name"],
+        "networking": _networking(given["networking"]),
+        "injection_location": _location(
+            {"header": True, "body": True} if where is None else {"header": False, "body": False, **where}
+        ),
+    }
+
+
+def _updated_variable(current: Fields, given: Fields, now: datetime) -> Wire:
+    after = dict(current)
+    if given.get("networking") is not None:
+        after["networking"] = _networking(given["networking"])
+    after["injection_location"] = _location(
+        {**current["injection_location"], **given.get("injection_location", {})}
+    )
+    return after
+
+
+_NEW: Final = {
+    "mcp_oauth": _new_oauth,
+    "static_bearer": _new_bearer,
+    "environment_variable": _new_variable,
+}
+_UPDATED: Final = {
+    "mcp_oauth": _updated_oauth,
+    "static_bearer": lambda current, given, now: current,
+    "environment_variable": _updated_variable,
+}
+
+
+def _expiry(moment: datetime | None, now: datetime) -> str | None:
+    if moment is None:
+        return None
+    if moment <= now:
+        raise InvalidRequest(f"auth.expires_at: {rfc3339(moment)} is not in the future")
+    return rfc3339(moment)
+
+
+def _url(url: str, where: str) -> str:
+    try:
+        server_key(url)
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise InvalidRequest(f"{where}: {error}") from None
+    if parts.username is not None or parts.password is not None:
+        raise InvalidRequest(f"{where}: must not contain a user name or password")
+    if parts.fragment:
+        raise InvalidRequest(f"{where}: must not have a fragment")
+    return url
+
+
+def _location(location: Mapping[str, bool]) -> Wire:
+    if not any(location.values()):
+        raise InvalidRequest("auth.injection_location: at least one of header and body must be true")
+    return {"header": location["header"], "body": location["body"]}
+
+
+def _networking(given: Fields) -> Wire:
+    if given["type"] == "unrestricted":
+        return {"type": "unrestricted"}
+    for number, host in enumerate(given["allowed_hosts"]):
+        where = f"auth.networking.allowed_hosts.{number}"
+        if not _HOST.fullmatch(host):
+            raise InvalidRequest(
+                f"{where}: {host!r} is not a bare host name, an IPv4 address or '*.' and a name; leave out"
+                " scheme, port and path"
+            )
+        if _NUMBERS.fullmatch(host):
+            try:
+                ipaddress.IPv4Address(host)
+            except ValueError:
+                raise InvalidRequest(f"{where}: {host!r} is not an IPv4 address") from None
+    return {"type": "limited", "allowed_hosts": list(given["allowed_hosts"])}
