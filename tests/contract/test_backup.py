@@ -19,11 +19,13 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import insert, select, update
 
+from corral.catalog.credentials import new_credential
 from corral.catalog.idempotency import Answer, Idempotent, scope
 from corral.catalog.keys import as_record
 from corral.catalog.memory.ports import Actor, Remove, StoreKey, VersionFilter, Write
+from corral.catalog.vaults import SealedSecret, VaultKey, new_vault
 from corral.kernel.errors import Conflict, InvalidRequest, StoreUnavailable
-from corral.kernel.ids import DEFAULT_WORKSPACE, Ids, MemoryStoreId, SessionId
+from corral.kernel.ids import DEFAULT_WORKSPACE, CredentialId, Ids, MemoryStoreId, SessionId, VaultId
 from corral.kernel.limits import RESTORE_EPOCH_STEP
 from corral.session.events import AgentToolResult
 from corral.session.record import SessionRecord
@@ -44,6 +46,8 @@ from corral.store.restore import restore
 from corral.store.sessions import Sessions
 from corral.store.upgrade import MIGRATIONS
 from corral.store.upgrade import schema as schema_of
+from corral.store.vault_keys import VaultKeys
+from corral.store.vaults import Credentials, Vaults
 from corral.testing.clock import ManualClock
 from corral.testing.contract_blobs import chunks
 from corral.testing.contract_blobs import read as read_blob
@@ -197,6 +201,7 @@ async def fill(store: Store) -> dict[str, SessionRecord]:
     await ApiKeys(store.database).add(
         as_record("corral_secret_of_a_test", name="k", ids=store.ids, now=NOW)
     )
+    await keep_a_secret(store)
     records = {name: await store.session() for name in ("idle", "working", "waiting", "lost", "deleted")}
     await store.turn(records["idle"], rounds=3, ends=True)
     await store.turn(records["working"], rounds=2, ends=False)
@@ -216,6 +221,20 @@ async def fill(store: Store) -> dict[str, SessionRecord]:
     with scope(keyed):
         await store.say(records["lost"].session_id, "once")
     return records
+
+
+async def keep_a_secret(store: Store) -> None:
+    key = VaultKey(key_id="vkey_1", public_key=b"\xff" * 32)
+    await VaultKeys(store.database).add_first(key, now=NOW)
+    workspace = {"workspace_id": DEFAULT_WORKSPACE}
+    vault = new_vault({"display_name": "v"}, vault_id=VaultId("vlt_1"), now=NOW)
+    await Vaults(store.database).create(vault, **workspace)
+    auth = {"type": "static_bearer", "mcp_server_url": "https://mcp.test"}
+    credential = new_credential(
+        {"auth": auth}, vault_id=VaultId("vlt_1"), credential_id=CredentialId("vcrd_1"), now=NOW
+    )
+    sealed = SealedSecret(name="token", key_id=key.key_id, sealed=b"\0\xff")
+    await Credentials(store.database).create(credential, [sealed], **workspace)
 
 
 def contents(where: Where) -> dict[str, list[dict[str, Any]]]:
