@@ -178,7 +178,11 @@ def _hints(items: list[object]) -> Iterator[Message | Wake]:
             case ["c", str(session_id)]:
                 yield Committed(session_id=SessionId(session_id))
             case ["f", str(session_id), *rows]:
-                yield Committed(session_id=SessionId(session_id), entries=_entries(rows))
+                try:
+                    entries = _entries(rows)
+                except OverflowError:  # a time that is none
+                    entries = ()
+                yield Committed(session_id=SessionId(session_id), entries=entries)
             case ["w", str(session_id)]:
                 yield Wake(SessionId(session_id))
             case ["d", str(session_id)]:

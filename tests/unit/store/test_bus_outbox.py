@@ -112,8 +112,14 @@ def test_entries_that_come_late_are_to_be_looked_at() -> None:
     assert taken(outbox) == [Committed(session_id=ONE), Committed(session_id=TWO)]
 
 
-def test_entries_of_a_newer_node_are_to_be_looked_at() -> None:
-    row = '[1,2,"sevt_1","user.message","sthr_1",3,"{}","what?"]'
+@pytest.mark.parametrize(
+    "row",
+    [
+        '[1,2,"sevt_1","user.message","sthr_1",3,"{}","what?"]',
+        '[1,2,"sevt_1","user.message","sthr_1",1795168800000000000,"{}"]',  # no microseconds
+    ],
+)
+def test_entries_of_a_newer_node_are_to_be_looked_at(row: str) -> None:
     assert list(read(f'["node_2",["f","{ONE}",{row}]]')[1]) == [Committed(session_id=ONE)]
 
 
