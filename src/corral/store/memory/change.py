@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from datetime import timedelta
 
-from sqlalchemy import Connection, bindparam, delete, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, insert, literal_column, select, update
 
 from corral.catalog.memory.paths import above, below, content_sha256
 from corral.catalog.memory.ports import Actor, Memory, Operation, StoreKey
@@ -12,6 +12,7 @@ from corral.kernel.errors import MemoryPathConflict, MemoryPreconditionFailed, M
 from corral.kernel.ids import MEMORY, MEMORY_VERSION, Ids, MemoryId, MemoryVersionId
 from corral.kernel.limits import MEMORIES_PER_STORE_MAX, MEMORY_VERSION_DAYS, MEMORY_VERSIONS_KEPT
 from corral.store.database import Database
+from corral.store.driver import Query
 from corral.store.memory.rows import (
     IS_STORE,
     MEMORY_WITH_CONTENT,
@@ -34,19 +35,17 @@ _LOCK = (
     .where(IS_STORE)
     .with_for_update()
 )
-_BY_ID = MEMORY_WITH_CONTENT.where(memories.c.memory_id == bindparam("of_memory_id"))
-_AT_PATH = MEMORY_WITH_CONTENT.where(memories.c.path == bindparam("of_path"))
-_OTHERS = (
-    select(memories.c.memory_id, memories.c.path)
-    .where(
-        memories.c.memory_store_id == bindparam("of_store_id"),
-        memories.c.memory_id.not_in(bindparam("but", expanding=True)),
-    )
-    .limit(1)
+_BY_ID = Query(MEMORY_WITH_CONTENT.where(memories.c.memory_id == bindparam("of_memory_id")))
+_AT_PATH = Query(MEMORY_WITH_CONTENT.where(memories.c.path == bindparam("of_path")))
+_OTHERS = select(memories.c.memory_id, memories.c.path).where(
+    memories.c.memory_store_id == bindparam("of_store_id")
 )
-_AT_OR_ABOVE = _OTHERS.where(memories.c.path.in_(bindparam("paths", expanding=True)))
-_BELOW = _OTHERS.where(memories.c.path >= bindparam("start"), memories.c.path < bindparam("end")).order_by(
-    memories.c.path
+_AT = Query(_OTHERS.where(memories.c.path == bindparam("of_path")))
+_ABOVE = _OTHERS.where(memories.c.path.in_(bindparam("paths", expanding=True)))
+_BELOW = Query(
+    _OTHERS.where(memories.c.path >= bindparam("start"), memories.c.path < bindparam("end"))
+    .order_by(memories.c.path)
+    .limit(literal_column("3"))  # two of them may be those that make room
 )
 _KEEPABLE = memory_versions.c.forget_after.is_(None)
 _OF_MEMORY = (memory_versions.c.memory_store_id == bindparam("of_store_id")) & (
@@ -88,14 +87,14 @@ class Changing:
     def memory(self, memory_id: MemoryId) -> Memory:
         """With its content. Raises NotFound."""
         values = {**key_values(self._at), "of_memory_id": memory_id}
-        row = self._connection.execute(_BY_ID, values).first()
+        row = _BY_ID.first(self._connection, values)
         if row is None:
             raise no_memory(memory_id)
         return memory_of(row)
 
     def at_path(self, path: str) -> Memory | None:
         """With its content."""
-        row = self._connection.execute(_AT_PATH, {**key_values(self._at), "of_path": path}).first()
+        row = _AT_PATH.first(self._connection, {**key_values(self._at), "of_path": path})
         return None if row is None else memory_of(row)
 
     def check_writable(self) -> None:
@@ -212,20 +211,17 @@ class Changing:
         )
 
     def _check_free(self, path: str, *, but: Sequence[Memory]) -> None:
-        """Nothing is at the path, above it, or below it. Raises MemoryPathConflict."""
+        """Nothing is at the path, above it, or below it, besides `but`. Raises MemoryPathConflict."""
         start, end = below(path + "/")
-        values = {
-            **key_values(self._at),
-            "but": [memory.memory_id for memory in but],
-            "paths": [path, *above(path)],
-            "start": start,
-            "end": end,
-        }
-        for statement in (_AT_OR_ABOVE, _BELOW):
-            found = self._connection.execute(statement, values).first()
-            if found is not None:
+        values = {**key_values(self._at), "of_path": path, "start": start, "end": end}
+        found = [*_AT.all(self._connection, values), *_BELOW.all(self._connection, values)]
+        if directories := above(path):
+            found += self._connection.execute(_ABOVE, {**values, "paths": directories}).all()
+        making_room = {memory.memory_id for memory in but}
+        for row in found:
+            if row.memory_id not in making_room:
                 raise MemoryPathConflict(
-                    path, conflicting_memory_id=found.memory_id, conflicting_path=found.path
+                    path, conflicting_memory_id=row.memory_id, conflicting_path=row.path
                 )
 
     def _add_version(self, memory: Memory, operation: Operation) -> None:

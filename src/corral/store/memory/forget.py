@@ -1,6 +1,6 @@
 """Removing what is over, in batches: versions that need not be kept, and what deleted stores left."""
 
-from sqlalchemy import Connection, bindparam, delete, select, tuple_
+from sqlalchemy import Connection, bindparam, delete, select
 
 from corral.kernel.limits import MEMORY_FORGET_BATCH_MAX
 from corral.store.database import Database
@@ -27,6 +27,10 @@ _LEFT_VERSIONS = (
     select(*_NAME)
     .where(memory_versions.c.memory_store_id == bindparam("of_store_id"))
     .limit(MEMORY_FORGET_BATCH_MAX)
+)
+_REMOVE = delete(memory_versions).where(
+    memory_versions.c.memory_store_id == bindparam("of_store_id"),
+    memory_versions.c.change == bindparam("of_change"),
 )
 _LEFT_MEMORIES = delete(memories).where(memories.c.memory_store_id == bindparam("of_store_id"))
 
@@ -69,4 +73,6 @@ class MemoryForgetTable:
 
 def _remove(connection: Connection, names: list[tuple[object, ...]]) -> None:
     if names:
-        connection.execute(delete(memory_versions).where(tuple_(*_NAME).in_(names)))
+        connection.execute(
+            _REMOVE, [{"of_store_id": store_id, "of_change": change} for store_id, change in names]
+        )

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from sqlalchemy import Connection, and_, bindparam, select, tuple_
+from sqlalchemy import Connection, and_, bindparam, select
 
 from corral.catalog.memory.paths import check_content, check_path
 from corral.catalog.memory.ports import (
@@ -64,11 +64,9 @@ _SINCE = (
     )
     .order_by(memory_versions.c.change)
 )
-_POSITIONS = select(memory_stores.c.memory_store_id, memory_stores.c.last_change).where(
-    tuple_(memory_stores.c.workspace_id, memory_stores.c.memory_store_id).in_(
-        bindparam("keys", expanding=True)
-    )
-)
+_POSITIONS = select(
+    memory_stores.c.workspace_id, memory_stores.c.memory_store_id, memory_stores.c.last_change
+).where(memory_stores.c.memory_store_id.in_(bindparam("store_ids", expanding=True)))
 
 
 class MemoryMountTable:
@@ -145,8 +143,12 @@ class MemoryMountTable:
 
     async def positions(self, at: Sequence[StoreKey]) -> Mapping[MemoryStoreId, int]:
         def body(connection: Connection) -> dict[MemoryStoreId, int]:
-            rows = connection.execute(_POSITIONS, {"keys": [tuple(key) for key in at]}).all()
-            return {MemoryStoreId(row.memory_store_id): row.last_change for row in rows}
+            rows = connection.execute(_POSITIONS, {"store_ids": [key.memory_store_id for key in at]}).all()
+            return {
+                MemoryStoreId(row.memory_store_id): row.last_change
+                for row in rows
+                if (row.workspace_id, row.memory_store_id) in at
+            }
 
         return await self._database.look(body) if at else {}
 
