@@ -278,6 +278,9 @@ WRITER_ROW_VERSIONS_MAX = 1000
 WRITE_BATCH_MAX = 512  # jobs that share one commit; more would only delay the first of them
 WRITE_HELD_UP_SECONDS = 0.1  # a commit that takes longer waits for somebody: others go on without it
 WRITE_SHARE_MIN = 8  # jobs; fewer rather share a commit than be spread over the writers
+WRITE_STATEMENT_BYTES_MAX = (
+    32 * 1024 * 1024
+)  # bodies that travel as one; PostgreSQL takes no more than 1 GB
 WRITES_QUEUED_MAX = 10_000  # writes waiting for the disk; then the store says that it is overloaded
 TOMBSTONE_SECONDS = 24 * 3600  # how long a deleted session is remembered as deleted
 HANDS_AWAY_SECONDS_MAX = 30.0  # a host that stays away longer makes its calls' outcome unknown

@@ -25,7 +25,7 @@ import asyncio
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -40,6 +40,7 @@ from corral.kernel.limits import (
     WRITE_BATCH_MAX,
     WRITE_HELD_UP_SECONDS,
     WRITE_SHARE_MIN,
+    WRITE_STATEMENT_BYTES_MAX,
     WRITES_QUEUED_MAX,
 )
 from corral.store.engine import unavailable
@@ -71,7 +72,8 @@ class _Failed(Exception):
 
 @dataclass(slots=True)
 class _Job:
-    """`run` is a Body, or a Merged if `item` is given. `locks`: None if it did not say."""
+    """`run` is a Body, or a Merged if `item` is given. `locks`: None if it did not say. `size`: of the item,
+    in bytes, about."""
 
     run: Callable[..., Any]
     item: Any
@@ -79,6 +81,7 @@ class _Job:
     locks: Sequence[SessionId] | None
     future: asyncio.Future[Any]
     committed: Callable[[Any], None] | None
+    size: int = 0
 
 
 _Outcome = tuple[_Job, Any, BaseException | None]
@@ -140,13 +143,15 @@ class GroupCommit:
         *,
         locks: Sequence[SessionId] = (),
         committed: Callable[[T], None] | None = None,
+        size: int = 0,
     ) -> T:
-        """Run `item` together with all that wait for the same `merged` (compared by ==).
+        """Run `item` together with all that wait for the same `merged` (compared by ==), but for what is
+        too large together.
 
-        locks: the sessions whose rows are locked for it.
+        locks: the sessions whose rows are locked for it. size: bytes, about.
         """
         future: asyncio.Future[T] = self._loop.create_future()
-        self._submit(_Job(merged, item, True, locks, future, committed))
+        self._submit(_Job(merged, item, True, locks, future, committed, size))
         return await future
 
     async def close(self) -> None:
@@ -276,6 +281,7 @@ def _is_one_statement(jobs: Sequence[_Job], *, careful: bool) -> bool:
     session_ids = [session_id for job in jobs for session_id in job.locks or ()]
     return (
         not careful
+        and sum(job.size for job in jobs) <= WRITE_STATEMENT_BYTES_MAX
         and all(job.is_merged and job.run == jobs[0].run for job in jobs)
         and len(set(session_ids)) == len(session_ids)
     )
@@ -292,7 +298,7 @@ def _run_all(connection: Connection, jobs: Sequence[_Job], *, careful: bool) -> 
             if isinstance(result, CallerError):
                 result, error = None, result
             outcomes.append((job, result, error))
-    for run, group in merged.items():
+    for run, group in ((run, some) for run, jobs in merged.items() for some in _by_size(jobs)):
         items = [job.item for job in group]
         answers, error = _isolated(
             connection, partial(run, connection, items, careful=careful), careful=careful
@@ -301,6 +307,17 @@ def _run_all(connection: Connection, jobs: Sequence[_Job], *, careful: bool) -> 
             is_error = isinstance(answer, Exception)
             outcomes.append((job, None, answer) if is_error else (job, answer, None))
     return outcomes
+
+
+def _by_size(jobs: Sequence[_Job]) -> Iterator[Sequence[_Job]]:
+    """What may travel together; one that is too large by itself travels alone."""
+    start = size = 0
+    for end, job in enumerate(jobs):
+        if size + job.size > WRITE_STATEMENT_BYTES_MAX and end > start:
+            yield jobs[start:end]
+            start, size = end, 0
+        size += job.size
+    yield jobs[start:]
 
 
 def _isolated(

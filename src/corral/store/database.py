@@ -214,11 +214,12 @@ class Database:
         *,
         locks: Sequence[SessionId] = (),
         committed: Callable[[T], None] | None = None,
+        size: int = 0,
     ) -> T:
-        """Like `write`, for writes that are cheaper together: `merged` gets all items of the batch. It
-        locks the rows of `locks`, its items' sessions, in the order of their ids, and waits for nothing
-        else."""
-        return await self._commits.merged(merged, item, locks=locks, committed=committed)
+        """Like `write`, for writes that are cheaper together: `merged` gets the items of the batch, all of
+        them unless they are too large for that (`size`: bytes, about). It locks the rows of `locks`, its
+        items' sessions, in the order of their ids, and waits for nothing else."""
+        return await self._commits.merged(merged, item, locks=locks, committed=committed, size=size)
 
 
 def _may_migrate(asked: bool | None, found: Path | URL) -> bool:

@@ -44,8 +44,13 @@ class Log:
             crash_point("store.consume.before")
         asked_at = time.perf_counter()
         try:
+            prepared = prepare(append)
             stored = await self._database.merge(
-                self._append_all, prepare(append), locks=[append.session_id], committed=committed
+                self._append_all,
+                prepared,
+                locks=[append.session_id],
+                committed=committed,
+                size=sum(len(event.body) for event in prepared.stored),
             )
         except Stop as refusal:
             count("appends_refused", reason="stale" if isinstance(refusal, Stale) else "fenced")

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Table, event, func, insert, select
 
 from corral.kernel.errors import Conflict, NotFound, StoreUnavailable
 from corral.kernel.ids import Ids, SessionId
-from corral.kernel.limits import WRITES_QUEUED_MAX
+from corral.kernel.limits import WRITE_STATEMENT_BYTES_MAX, WRITES_QUEUED_MAX
 from corral.store.bus import LocalBus
 from corral.store.database import Database
 from corral.store.log import Log
@@ -121,6 +121,22 @@ async def test_merged_items_arrive_together_and_answer_apart(database: Database)
     )
     assert [type(result) for result in results] == [str, Conflict, str]
     assert calls == [(3, False)]
+
+
+async def test_merged_items_that_are_large_are_fewer_at_once(database: Database) -> None:
+    calls: list[list[str]] = []
+
+    def merged(connection: Connection, items: Sequence[str], /, *, careful: bool) -> list[str | Exception]:
+        calls.append(list(items))
+        return [write(connection, item) for item in items]
+
+    half = WRITE_STATEMENT_BYTES_MAX // 2
+    sizes = {"a": half, "b": half, "c": 1, "huge": 3 * WRITE_STATEMENT_BYTES_MAX, "d": 0, "e": 1}
+    stored = await asyncio.gather(
+        *(database.merge(merged, name, size=size) for name, size in sizes.items())
+    )
+    assert calls == [["a", "b"], ["c"], ["huge"], ["d", "e"]]
+    assert len(set(stored)) == len(sizes)
 
 
 async def test_merged_items_that_fail_are_undone_together_and_alone(database: Database) -> None:
