@@ -72,8 +72,8 @@ class _Failed(Exception):
 
 @dataclass(slots=True)
 class _Job:
-    """`run` is a Body, or a Merged if `item` is given. `locks`: None if it did not say. `size`: of the item,
-    in bytes, about."""
+    """`run` is a Body, or a Merged if `item` is given. `locks`: None if it did not say. `size`: its bytes,
+    about."""
 
     run: Callable[..., Any]
     item: Any
