@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -151,6 +152,7 @@ class Faults:
         role = process_of(point)
         pid = node.processes().get(role)
         provoked = _PROVOKED.get(point)
+        armed_at = datetime.now(UTC)  # it may die long before we notice: what provokes it takes seconds
         node.crash_at(point)
         if provoked == "end":
             with contextlib.suppress(ProcessLookupError):
@@ -178,7 +180,7 @@ class Faults:
             return False
         self.kills += 1
         self.hits[point] += 1
-        with node.in_trouble() if role == "hands" else contextlib.nullcontext():
+        with node.in_trouble(since=armed_at) if role == "hands" else contextlib.nullcontext():
             if await node.up(role, but=pid) is None:
                 self.failed.append(f"{node.name}: {role} died at {point} and did not come up again")
         return True

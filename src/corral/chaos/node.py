@@ -187,9 +187,12 @@ class Node:
         return False
 
     @contextmanager
-    def in_trouble(self, *, is_silent: bool = False) -> Iterator[None]:
-        """While this lasts, and a little around it, the hands of this node are no witness."""
-        begin = datetime.now(UTC) - SLACK
+    def in_trouble(self, *, is_silent: bool = False, since: datetime | None = None) -> Iterator[None]:
+        """While this lasts, and a little around it, the hands of this node are no witness.
+
+        since: it may have begun then, and has only been noticed now.
+        """
+        begin = (since or datetime.now(UTC)) - SLACK
         host_id = self.host_id
         try:
             yield
