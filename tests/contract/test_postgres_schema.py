@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import secrets
 import sys
 
 import pytest
@@ -66,6 +67,21 @@ async def test_another_schema_is_refused(
     assert not caught.value.retryable
     code, printed = await corral_db(database_url, "check")
     assert code == 1 and remedy in printed
+
+
+async def test_a_database_that_cannot_hold_every_character_is_refused(postgres: Postgres) -> None:
+    name = f"corral_latin_{secrets.token_hex(4)}"
+    with postgres.connect() as connection:
+        connection.execute(f"CREATE DATABASE {name} ENCODING 'LATIN1' TEMPLATE template0 LOCALE 'C'")
+    url = postgres.url(name)
+    try:
+        with pytest.raises(StoreUnavailable, match="encoding LATIN1; Corral needs UTF8") as caught:
+            await Database.open(url, migrate=True)
+        assert not caught.value.retryable
+        code, printed = await corral_db(url, "upgrade")
+        assert code == 2 and "ENCODING 'UTF8'" in printed
+    finally:
+        postgres.drop_database(url)
 
 
 async def test_an_old_server_is_refused(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:

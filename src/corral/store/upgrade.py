@@ -142,6 +142,13 @@ def _server(connection: Connection) -> str:
             f"The server is PostgreSQL {version[0]}; Corral needs {POSTGRES_VERSION_MIN} or newer.",
             retryable=False,
         )
+    encoding = connection.exec_driver_sql("SHOW server_encoding").scalar_one()
+    if encoding != "UTF8":
+        raise StoreUnavailable(
+            f"The database has the encoding {encoding}; Corral needs UTF8."
+            " Create it with ENCODING 'UTF8' TEMPLATE template0.",
+            retryable=False,
+        )
     return f"PostgreSQL {'.'.join(map(str, version))}"
 
 
