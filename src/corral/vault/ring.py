@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from corral.kernel.clock import rfc3339
 from corral.kernel.errors import InvalidRequest, VaultUnavailable
 from corral.kernel.limits import VAULT_KEY_COMMAND_SECONDS, VAULT_KEYS_BYTES_MAX
-from corral.vault.seal import FORMAT, SUITE, key_id_of, seal
+from corral.vault.seal import FORMAT, key_id_of, seal, suite
 
 __all__ = ["CannotOpen", "CommandKeys", "FileKeys", "KeyRing", "Keys", "new_key_line"]
 
@@ -93,7 +93,7 @@ class KeyRing:
         if sealed[:1] != FORMAT:
             raise CannotOpen("it has a format that this version does not know")
         try:
-            return SUITE.decrypt(sealed[1:], held.private_key, info=place)
+            return suite().decrypt(sealed[1:], held.private_key, info=place)
         except (InvalidTag, ValueError):
             raise CannotOpen("it was sealed for another place, or changed") from None
 

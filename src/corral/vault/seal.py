@@ -3,17 +3,25 @@
 The bytes are a format number, the encapsulated key and the ciphertext. Opening is in `ring`.
 """
 
-from typing import Final
-
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
-from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
+from functools import cache
+from typing import TYPE_CHECKING, Final
 
 from corral.kernel.ids import VAULT_KEY, derived
 
-__all__ = ["FORMAT", "SUITE", "key_id_of", "seal"]
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.hpke import Suite
+
+__all__ = ["FORMAT", "key_id_of", "seal", "suite"]
 
 FORMAT: Final = b"\x01"
-SUITE: Final = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.CHACHA20_POLY1305)
+
+
+@cache
+def suite() -> "Suite":
+    """Imported by the first secret: seven megabytes in every server that keeps none."""
+    from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
+
+    return Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.CHACHA20_POLY1305)
 
 
 def key_id_of(public_key: bytes) -> str:
@@ -26,4 +34,6 @@ def seal(secret: bytes, *, public_key: bytes, place: bytes) -> bytes:
 
     public_key: 32 bytes. Raises ValueError: it is none.
     """
-    return FORMAT + SUITE.encrypt(secret, X25519PublicKey.from_public_bytes(public_key), info=place)
+    from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
+
+    return FORMAT + suite().encrypt(secret, X25519PublicKey.from_public_bytes(public_key), info=place)
