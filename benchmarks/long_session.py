@@ -16,12 +16,12 @@ ARRIVAL_SECONDS_MAX = 60.0
 
 async def measure(runs: int) -> list[Figure]:
     async with stage() as at:
-        at.disk.sample(20)
         return [await among(at, runs, title="")]
 
 
 async def among(at: Stage, runs: int, *, title: str) -> Figure:
     """The figure on a running server; `title` says among what."""
+    at.disk.sample(20)
     engine = open_store(f"sqlite:///{at.server.data_dir / 'corral.db'}")
     waits = []
     for run in range(runs):
