@@ -8,8 +8,9 @@ that whoever reads the database cannot try what the secret might be.
 
 import hmac
 from collections.abc import Awaitable, Callable
+from functools import wraps
 from hashlib import sha256
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -21,6 +22,7 @@ from corral.kernel.errors import CallerError, InvalidRequest
 from corral.kernel.limits import IDEMPOTENCY_KEY_CHARS_MAX
 
 Result = TypeVar("Result")
+Handler = TypeVar("Handler", bound=Callable[..., Awaitable[Response]])
 
 
 class Digest(NamedTuple):
@@ -47,6 +49,16 @@ class OnceOnly:
     def __init__(self, store: IdempotencyStore) -> None:
         self._store = store
 
+    def per_key(self, handler: Handler) -> Handler:
+        """A route whose repeats are answered before anything else is looked at; it ends in `perform`."""
+
+        @wraps(handler)  # its path parameters are found by its signature
+        async def answered(request: Request, **path: Any) -> Response:
+            replayed = await self.replay(request, await request.body())
+            return replayed if replayed is not None else await handler(request=request, **path)
+
+        return cast(Handler, answered)
+
     async def replay(self, request: Request, raw: bytes | Digest) -> Response | None:
         """The earlier answer to this request, if there is one. Before anything else is looked at.
 
@@ -70,17 +82,20 @@ class OnceOnly:
     async def perform(
         self,
         request: Request,
-        raw: bytes | Digest,
         effect: Callable[[], Awaitable[Result]],
         answer: Callable[[Result], Answer],
+        *,
+        digest: Digest | None = None,
     ) -> Response:
         """Run `effect`, which is one store call, with its answer recorded in the same transaction.
 
-        If a twin of the request was first, this one has no effect and gets the twin's answer.
+        If a twin of the request was first, this one has no effect and gets the twin's answer. digest: of a
+        body that was taken.
         """
         key = _key(request)
         if key is None:
             return render(answer(await effect()))
+        raw = digest or await request.body()
         recorded: list[Answer] = []
 
         def record(result: Result) -> Answer:

@@ -38,7 +38,7 @@ from corral.app.part import Part
 from corral.app.readiness import Readiness
 from corral.app.store import store_part
 from corral.config import Config
-from corral.kernel.limits import READY_PATIENCE_SECONDS, STREAMS_END_SECONDS
+from corral.kernel.limits import HTTP_KEEPALIVE_SECONDS, READY_PATIENCE_SECONDS, STREAMS_END_SECONDS
 from corral.kernel.metrics import install
 from corral.orchestrator.node import NodeDuty
 from corral.process import Start, report_drained, report_ready, supervisor_gone
@@ -224,6 +224,7 @@ def _http_config(api: FastAPI, config: Config) -> uvicorn.Config:
         access_log=False,
         log_config=None,
         server_header=False,
+        timeout_keep_alive=HTTP_KEEPALIVE_SECONDS,
         timeout_graceful_shutdown=STREAMS_END_SECONDS,
         ssl_certfile=config.tls_cert,
         ssl_keyfile=config.tls_key,

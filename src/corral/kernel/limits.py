@@ -297,6 +297,9 @@ READINESS_TIMEOUT_SECONDS = 10.0  # a check that takes longer has failed
 SWEEP_STALE_SECONDS = 10.0  # a brain that has not swept for this long is not claiming
 METRICS_FRESH_SECONDS = 1.0  # /metrics is open to all: what costs a query is asked at most this often
 METRICS_READ_SECONDS = 2.0  # a scrape waits no longer for what costs a query
+HTTP_KEEPALIVE_SECONDS = (
+    75  # an unused connection: longer than clients (5 s) and balancers (60 s) reuse one
+)
 STREAMS_END_SECONDS = 3  # open connections at shutdown
 
 # -- command line ---------------------------------------------------------------------------------

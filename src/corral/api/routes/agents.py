@@ -20,17 +20,13 @@ def agent_routes(deps: Dependencies, once: OnceOnly) -> APIRouter:
     router = APIRouter(tags=["agents"])
 
     @router.post("/v1/agents", openapi_extra=takes(body=AgentCreate))
+    @once.per_key
     async def create_agent(request: Request) -> Response:
-        raw = await request.body()
-        if (replayed := await once.replay(request, raw)) is not None:
-            return replayed
         parse_query(NoQuery, request.query_params)
-        given = parse(AgentCreate, raw).given()
+        given = parse(AgentCreate, await request.body()).given()
         agent_id = AgentId(deps.ids.mint(AGENT))
         agent = new_agent(given, agent_id=agent_id, models=deps.models, now=deps.clock.now())
-        return await once.perform(
-            request, raw, lambda: deps.agents.create(agent), lambda _: json_answer(agent)
-        )
+        return await once.perform(request, lambda: deps.agents.create(agent), lambda _: json_answer(agent))
 
     @router.get("/v1/agents", openapi_extra=takes(query=AgentListQuery))
     async def list_agents(request: Request) -> Response:
@@ -50,15 +46,12 @@ def agent_routes(deps: Dependencies, once: OnceOnly) -> APIRouter:
         return json_response(await deps.agents.read(agent_id, version=query.version))
 
     @router.post("/v1/agents/{agent_id}", openapi_extra=takes(body=AgentUpdate))
+    @once.per_key
     async def update_agent(request: Request, agent_id: AgentId) -> Response:
-        raw = await request.body()
-        if (replayed := await once.replay(request, raw)) is not None:
-            return replayed
         parse_query(NoQuery, request.query_params)
-        given, now = parse(AgentUpdate, raw).given(), deps.clock.now()
+        given, now = parse(AgentUpdate, await request.body()).given(), deps.clock.now()
         return await once.perform(
             request,
-            raw,
             lambda: deps.agents.update(
                 agent_id, lambda current: updated_agent(current, given, models=deps.models, now=now)
             ),
@@ -71,14 +64,12 @@ def agent_routes(deps: Dependencies, once: OnceOnly) -> APIRouter:
         return page_response(await deps.agents.versions(agent_id, limit=query.limit, cursor=query.page))
 
     @router.post("/v1/agents/{agent_id}/archive")
+    @once.per_key
     async def archive_agent(request: Request, agent_id: AgentId) -> Response:
-        raw = await request.body()
-        if (replayed := await once.replay(request, raw)) is not None:
-            return replayed
         parse_query(NoQuery, request.query_params)
-        parse_empty(raw)
+        parse_empty(await request.body())
         now = deps.clock.now()
-        return await once.perform(request, raw, lambda: deps.agents.archive(agent_id, now=now), json_answer)
+        return await once.perform(request, lambda: deps.agents.archive(agent_id, now=now), json_answer)
 
     return router
 

@@ -24,16 +24,14 @@ def environment_routes(deps: Dependencies, once: OnceOnly) -> APIRouter:
     router = APIRouter(tags=["environments"])
 
     @router.post("/v1/environments", openapi_extra=takes(body=EnvironmentCreate))
+    @once.per_key
     async def create_environment(request: Request) -> Response:
-        raw = await request.body()
-        if (replayed := await once.replay(request, raw)) is not None:
-            return replayed
         parse_query(NoQuery, request.query_params)
-        given = parse(EnvironmentCreate, raw).given()
+        given = parse(EnvironmentCreate, await request.body()).given()
         environment_id = EnvironmentId(deps.ids.mint(ENVIRONMENT))
         environment = new_environment(given, environment_id=environment_id, now=deps.clock.now())
         return await once.perform(
-            request, raw, lambda: deps.environments.create(environment), lambda _: _answer(environment)
+            request, lambda: deps.environments.create(environment), lambda _: _answer(environment)
         )
 
     @router.get("/v1/environments", openapi_extra=takes(query=EnvironmentListQuery))
@@ -50,15 +48,12 @@ def environment_routes(deps: Dependencies, once: OnceOnly) -> APIRouter:
         return json_response(environment_view(await deps.environments.read(environment_id)))
 
     @router.post("/v1/environments/{environment_id}", openapi_extra=takes(body=EnvironmentUpdate))
+    @once.per_key
     async def update_environment(request: Request, environment_id: EnvironmentId) -> Response:
-        raw = await request.body()
-        if (replayed := await once.replay(request, raw)) is not None:
-            return replayed
         parse_query(NoQuery, request.query_params)
-        given, now = parse(EnvironmentUpdate, raw).given(), deps.clock.now()
+        given, now = parse(EnvironmentUpdate, await request.body()).given(), deps.clock.now()
         return await once.perform(
             request,
-            raw,
             lambda: deps.environments.update(
                 environment_id, lambda current: updated_environment(current, given, now=now)
             ),
@@ -66,28 +61,23 @@ def environment_routes(deps: Dependencies, once: OnceOnly) -> APIRouter:
         )
 
     @router.delete("/v1/environments/{environment_id}")
+    @once.per_key
     async def delete_environment(request: Request, environment_id: EnvironmentId) -> Response:
-        raw = await request.body()
-        if (replayed := await once.replay(request, raw)) is not None:
-            return replayed
         parse_query(NoQuery, request.query_params)
         return await once.perform(
             request,
-            raw,
             lambda: deps.environments.delete(environment_id),
             lambda _: json_answer({"id": environment_id, "type": "environment_deleted"}),
         )
 
     @router.post("/v1/environments/{environment_id}/archive")
+    @once.per_key
     async def archive_environment(request: Request, environment_id: EnvironmentId) -> Response:
-        raw = await request.body()
-        if (replayed := await once.replay(request, raw)) is not None:
-            return replayed
         parse_query(NoQuery, request.query_params)
-        parse_empty(raw)
+        parse_empty(await request.body())
         now = deps.clock.now()
         return await once.perform(
-            request, raw, lambda: deps.environments.archive(environment_id, now=now), _answer
+            request, lambda: deps.environments.archive(environment_id, now=now), _answer
         )
 
     return router

@@ -25,19 +25,17 @@ def event_routes(deps: Dependencies, once: OnceOnly) -> APIRouter:
     router = APIRouter(tags=["events"])
 
     @router.post("/v1/sessions/{session_id}/events", openapi_extra=takes(body=EventsSend))
+    @once.per_key
     async def send_events(request: Request, session_id: SessionId) -> Response:
-        raw = await request.body()
-        if (replayed := await once.replay(request, raw)) is not None:
-            return replayed
         parse_query(NoQuery, request.query_params)
-        inputs = new_inputs(parse(EventsSend, raw).events, field="events", ids=deps.ids)
+        inputs = new_inputs(parse(EventsSend, await request.body()).events, field="events", ids=deps.ids)
         if not all(isinstance(event, UserInterrupt) for event in inputs):
             deps.admission.check_new_work()  # not at the gate: an interrupt is always taken
         if any(isinstance(event, SystemMessage) for event in inputs):  # a session's model never changes
             record = await deps.sessions.read(session_id)
             deps.models.resolve(record.agent["model"]["id"]).check_mid_conversation_system()
         now = deps.clock.now()
-        return await once.perform(request, raw, lambda: deps.log.accept(session_id, inputs, now=now), _sent)
+        return await once.perform(request, lambda: deps.log.accept(session_id, inputs, now=now), _sent)
 
     @router.get("/v1/sessions/{session_id}/events", openapi_extra=takes(query=EventListQuery))
     async def list_events(request: Request, session_id: SessionId) -> Response:

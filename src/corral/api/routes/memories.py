@@ -42,16 +42,13 @@ def memory_routes(deps: Dependencies, once: OnceOnly) -> APIRouter:
     router = APIRouter(tags=["memory stores"])
 
     @router.post(_MEMORIES, openapi_extra=takes(body=MemoryCreate, query=BasicViewQuery))
+    @once.per_key
     async def create_memory(request: Request, memory_store_id: MemoryStoreId) -> Response:
         at = store_key(request, memory_store_id)
-        raw = await request.body()
-        if (replayed := await once.replay(request, raw)) is not None:
-            return replayed
         is_full = parse_query(BasicViewQuery, request.query_params).view == "full"
-        given = parse(MemoryCreate, raw)
+        given = parse(MemoryCreate, await request.body())
         return await once.perform(
             request,
-            raw,
             lambda: deps.memories.create(at, path=given.path, content=given.content, actor=_actor(request)),
             lambda memory: json_answer(memory_view(memory, is_full=is_full)),
         )
@@ -76,6 +73,7 @@ def memory_routes(deps: Dependencies, once: OnceOnly) -> APIRouter:
         return bytes_response(orjson.dumps({"data": items, "next_page": page.next_cursor}))
 
     @router.get(_MEMORIES + "/{memory_id}", openapi_extra=takes(query=FullViewQuery))
+    @once.per_key
     async def retrieve_memory(
         request: Request, memory_store_id: MemoryStoreId, memory_id: MemoryId
     ) -> Response:
@@ -88,17 +86,13 @@ def memory_routes(deps: Dependencies, once: OnceOnly) -> APIRouter:
         request: Request, memory_store_id: MemoryStoreId, memory_id: MemoryId
     ) -> Response:
         at = store_key(request, memory_store_id)
-        raw = await request.body()
-        if (replayed := await once.replay(request, raw)) is not None:
-            return replayed
         is_full = parse_query(BasicViewQuery, request.query_params).view == "full"
-        given = parse(MemoryUpdate, raw)
+        given = parse(MemoryUpdate, await request.body())
         if given.path is None and given.content is None:
             raise InvalidRequest("An update needs content or path; both are missing")
         expected = given.precondition.content_sha256 if given.precondition else None
         return await once.perform(
             request,
-            raw,
             lambda: deps.memories.update(
                 at,
                 memory_id,
@@ -116,17 +110,14 @@ def memory_routes(deps: Dependencies, once: OnceOnly) -> APIRouter:
     router.add_api_route(of_memory, update_memory, methods=["PATCH"], include_in_schema=False)
 
     @router.delete(_MEMORIES + "/{memory_id}", openapi_extra=takes(query=MemoryDeleteQuery))
+    @once.per_key
     async def delete_memory(
         request: Request, memory_store_id: MemoryStoreId, memory_id: MemoryId
     ) -> Response:
         at = store_key(request, memory_store_id)
-        raw = await request.body()
-        if (replayed := await once.replay(request, raw)) is not None:
-            return replayed
         expected = parse_query(MemoryDeleteQuery, request.query_params).expected_content_sha256
         return await once.perform(
             request,
-            raw,
             lambda: deps.memories.delete(at, memory_id, expected_sha256=expected, actor=_actor(request)),
             lambda _: json_answer({"id": memory_id, "type": "memory_deleted"}),
         )
@@ -155,18 +146,15 @@ def memory_routes(deps: Dependencies, once: OnceOnly) -> APIRouter:
         return json_response(version_view(version))
 
     @router.post(_VERSIONS + "/{memory_version_id}/redact")
+    @once.per_key
     async def redact_memory_version(
         request: Request, memory_store_id: MemoryStoreId, memory_version_id: MemoryVersionId
     ) -> Response:
         at = store_key(request, memory_store_id)
-        raw = await request.body()
-        if (replayed := await once.replay(request, raw)) is not None:
-            return replayed
         parse_query(NoQuery, request.query_params)
-        parse_empty(raw)
+        parse_empty(await request.body())
         return await once.perform(
             request,
-            raw,
             lambda: deps.memory_versions.redact(at, memory_version_id, actor=_actor(request)),
             lambda version: json_answer(version_view(version)),
         )

@@ -33,19 +33,16 @@ def memory_store_routes(deps: Dependencies, once: OnceOnly) -> APIRouter:
     router = APIRouter(tags=["memory stores"])
 
     @router.post("/v1/memory_stores", openapi_extra=takes(body=MemoryStoreCreate))
+    @once.per_key
     async def create_memory_store(request: Request) -> Response:
         refuse_both(request, AGENT_MEMORY, MANAGED_AGENTS)
-        raw = await request.body()
-        if (replayed := await once.replay(request, raw)) is not None:
-            return replayed
         parse_query(NoQuery, request.query_params)
-        given = parse(MemoryStoreCreate, raw).given()
+        given = parse(MemoryStoreCreate, await request.body()).given()
         memory_store_id = MemoryStoreId(deps.ids.mint(MEMORY_STORE))
         store = new_memory_store(given, memory_store_id=memory_store_id, now=deps.clock.now())
         workspace_id = caller(request).workspace_id
         return await once.perform(
             request,
-            raw,
             lambda: deps.memory_stores.create(workspace_id, store),
             lambda _: json_answer(store),
         )
@@ -71,16 +68,13 @@ def memory_store_routes(deps: Dependencies, once: OnceOnly) -> APIRouter:
         return json_response(await deps.memory_stores.read(at))
 
     @router.post("/v1/memory_stores/{memory_store_id}", openapi_extra=takes(body=MemoryStoreUpdate))
+    @once.per_key
     async def update_memory_store(request: Request, memory_store_id: MemoryStoreId) -> Response:
         at = store_key(request, memory_store_id)
-        raw = await request.body()
-        if (replayed := await once.replay(request, raw)) is not None:
-            return replayed
         parse_query(NoQuery, request.query_params)
-        given, now = parse(MemoryStoreUpdate, raw).given(), deps.clock.now()
+        given, now = parse(MemoryStoreUpdate, await request.body()).given(), deps.clock.now()
         return await once.perform(
             request,
-            raw,
             lambda: deps.memory_stores.update(
                 at, lambda current: updated_memory_store(current, given, now=now)
             ),
@@ -88,30 +82,23 @@ def memory_store_routes(deps: Dependencies, once: OnceOnly) -> APIRouter:
         )
 
     @router.delete("/v1/memory_stores/{memory_store_id}")
+    @once.per_key
     async def delete_memory_store(request: Request, memory_store_id: MemoryStoreId) -> Response:
         at = store_key(request, memory_store_id)
-        raw = await request.body()
-        if (replayed := await once.replay(request, raw)) is not None:
-            return replayed
         parse_query(NoQuery, request.query_params)
         return await once.perform(
             request,
-            raw,
             lambda: deps.memory_stores.delete(at),
             lambda _: json_answer({"id": memory_store_id, "type": "memory_store_deleted"}),
         )
 
     @router.post("/v1/memory_stores/{memory_store_id}/archive")
+    @once.per_key
     async def archive_memory_store(request: Request, memory_store_id: MemoryStoreId) -> Response:
         at = store_key(request, memory_store_id)
-        raw = await request.body()
-        if (replayed := await once.replay(request, raw)) is not None:
-            return replayed
         parse_query(NoQuery, request.query_params)
-        parse_empty(raw)
+        parse_empty(await request.body())
         now = deps.clock.now()
-        return await once.perform(
-            request, raw, lambda: deps.memory_stores.archive(at, now=now), json_answer
-        )
+        return await once.perform(request, lambda: deps.memory_stores.archive(at, now=now), json_answer)
 
     return router

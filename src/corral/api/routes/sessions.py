@@ -45,12 +45,10 @@ def session_routes(deps: Dependencies, once: OnceOnly) -> APIRouter:
         return json_answer(session_view(record, now=deps.clock.now()))
 
     @router.post("/v1/sessions", openapi_extra=takes(body=SessionCreate))
+    @once.per_key
     async def create_session(request: Request) -> Response:
-        raw = await request.body()
-        if (replayed := await once.replay(request, raw)) is not None:
-            return replayed
         parse_query(NoQuery, request.query_params)
-        asked = parse(SessionCreate, raw)
+        asked = parse(SessionCreate, await request.body())
         initial = new_inputs(asked.initial_events or [], field="initial_events", ids=deps.ids)
         chosen = asked.agent.given()
         agent = await deps.agents.read(AgentId(asked.agent.id), version=asked.agent.version)
@@ -72,9 +70,7 @@ def session_routes(deps: Dependencies, once: OnceOnly) -> APIRouter:
             api_key_id=caller(request).api_key_id,
             now=deps.clock.now(),
         )
-        return await once.perform(
-            request, raw, lambda: deps.sessions.create(record, initial=initial), answer
-        )
+        return await once.perform(request, lambda: deps.sessions.create(record, initial=initial), answer)
 
     @router.get("/v1/sessions", openapi_extra=takes(query=SessionListQuery))
     async def list_sessions(request: Request) -> Response:
@@ -119,35 +115,28 @@ def session_routes(deps: Dependencies, once: OnceOnly) -> APIRouter:
         return json_response(session_view(record, now=deps.clock.now()))
 
     @router.post("/v1/sessions/{session_id}", openapi_extra=takes(body=SessionUpdate))
+    @once.per_key
     async def update_session(request: Request, session_id: SessionId) -> Response:
-        raw = await request.body()
-        if (replayed := await once.replay(request, raw)) is not None:
-            return replayed
         parse_query(NoQuery, request.query_params)
-        changes = _changes(parse(SessionUpdate, raw))
-        return await once.perform(request, raw, lambda: deps.sessions.update(session_id, changes), answer)
+        changes = _changes(parse(SessionUpdate, await request.body()))
+        return await once.perform(request, lambda: deps.sessions.update(session_id, changes), answer)
 
     @router.delete("/v1/sessions/{session_id}")
+    @once.per_key
     async def delete_session(request: Request, session_id: SessionId) -> Response:
-        raw = await request.body()
-        if (replayed := await once.replay(request, raw)) is not None:
-            return replayed
         parse_query(NoQuery, request.query_params)
         return await once.perform(
             request,
-            raw,
             lambda: deps.sessions.delete(session_id),
             lambda _: json_answer({"id": session_id, "type": "session_deleted"}),
         )
 
     @router.post("/v1/sessions/{session_id}/archive")
+    @once.per_key
     async def archive_session(request: Request, session_id: SessionId) -> Response:
-        raw = await request.body()
-        if (replayed := await once.replay(request, raw)) is not None:
-            return replayed
         parse_query(NoQuery, request.query_params)
-        parse_empty(raw)
-        return await once.perform(request, raw, lambda: deps.sessions.archive(session_id), answer)
+        parse_empty(await request.body())
+        return await once.perform(request, lambda: deps.sessions.archive(session_id), answer)
 
     return router
 

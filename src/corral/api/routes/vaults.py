@@ -43,16 +43,13 @@ def vault_routes(deps: Dependencies, once: OnceOnly) -> APIRouter:
 
 def _add_vaults(router: APIRouter, deps: Dependencies, once: OnceOnly) -> None:
     @router.post("/v1/vaults", openapi_extra=takes(body=VaultCreate))
+    @once.per_key
     async def create_vault(request: Request) -> Response:
-        raw = await request.body()
-        if (replayed := await once.replay(request, raw)) is not None:
-            return replayed
         parse_query(NoQuery, request.query_params)
-        given = parse(VaultCreate, raw).given()
+        given = parse(VaultCreate, await request.body()).given()
         vault = new_vault(given, vault_id=VaultId(deps.ids.mint(VAULT)), now=deps.clock.now())
         return await once.perform(
             request,
-            raw,
             lambda: deps.vaults.create(vault, workspace_id=_workspace(request)),
             lambda _: json_answer(vault),
         )
@@ -74,15 +71,12 @@ def _add_vaults(router: APIRouter, deps: Dependencies, once: OnceOnly) -> None:
         return json_response(await deps.vaults.read(vault_id, workspace_id=_workspace(request)))
 
     @router.post("/v1/vaults/{vault_id}", openapi_extra=takes(body=VaultUpdate))
+    @once.per_key
     async def update_vault(request: Request, vault_id: VaultId) -> Response:
-        raw = await request.body()
-        if (replayed := await once.replay(request, raw)) is not None:
-            return replayed
         parse_query(NoQuery, request.query_params)
-        given, now = parse(VaultUpdate, raw).given(), deps.clock.now()
+        given, now = parse(VaultUpdate, await request.body()).given(), deps.clock.now()
         return await once.perform(
             request,
-            raw,
             lambda: deps.vaults.update(
                 vault_id,
                 lambda current: updated_vault(current, given, now=now),
@@ -92,29 +86,23 @@ def _add_vaults(router: APIRouter, deps: Dependencies, once: OnceOnly) -> None:
         )
 
     @router.delete("/v1/vaults/{vault_id}")
+    @once.per_key
     async def delete_vault(request: Request, vault_id: VaultId) -> Response:
-        raw = await request.body()
-        if (replayed := await once.replay(request, raw)) is not None:
-            return replayed
         parse_query(NoQuery, request.query_params)
         return await once.perform(
             request,
-            raw,
             lambda: deps.vaults.delete(vault_id, workspace_id=_workspace(request)),
             lambda _: json_answer({"id": vault_id, "type": "vault_deleted"}),
         )
 
     @router.post("/v1/vaults/{vault_id}/archive")
+    @once.per_key
     async def archive_vault(request: Request, vault_id: VaultId) -> Response:
-        raw = await request.body()
-        if (replayed := await once.replay(request, raw)) is not None:
-            return replayed
         parse_query(NoQuery, request.query_params)
-        parse_empty(raw)
+        parse_empty(await request.body())
         now = deps.clock.now()
         return await once.perform(
             request,
-            raw,
             lambda: deps.vaults.archive(vault_id, workspace_id=_workspace(request), now=now),
             json_answer,
         )
@@ -142,9 +130,9 @@ def _add_credentials(router: APIRouter, deps: Dependencies, once: OnceOnly) -> N
         sealed = await seal_all(deps, credential, secrets, workspace_id=workspace_id)
         return await once.perform(
             request,
-            digest,
             lambda: deps.credentials.create(credential, sealed, workspace_id=workspace_id),
             lambda _: json_answer(credential),
+            digest=digest,
         )
 
     @router.get(path, openapi_extra=takes(query=VaultListQuery))
@@ -190,41 +178,35 @@ def _add_credentials(router: APIRouter, deps: Dependencies, once: OnceOnly) -> N
         sealed = await seal_all(deps, change(current), secrets, workspace_id=workspace_id)
         return await once.perform(
             request,
-            digest,
             lambda: deps.credentials.update(
                 vault_id, credential_id, change, sealed, workspace_id=workspace_id
             ),
             json_answer,
+            digest=digest,
         )
 
     @router.delete(path + "/{credential_id}")
+    @once.per_key
     async def delete_credential(
         request: Request, vault_id: VaultId, credential_id: CredentialId
     ) -> Response:
-        raw = await request.body()
-        if (replayed := await once.replay(request, raw)) is not None:
-            return replayed
         parse_query(NoQuery, request.query_params)
         return await once.perform(
             request,
-            raw,
             lambda: deps.credentials.delete(vault_id, credential_id, workspace_id=_workspace(request)),
             lambda _: json_answer({"id": credential_id, "type": "vault_credential_deleted"}),
         )
 
     @router.post(path + "/{credential_id}/archive")
+    @once.per_key
     async def archive_credential(
         request: Request, vault_id: VaultId, credential_id: CredentialId
     ) -> Response:
-        raw = await request.body()
-        if (replayed := await once.replay(request, raw)) is not None:
-            return replayed
         parse_query(NoQuery, request.query_params)
-        parse_empty(raw)
+        parse_empty(await request.body())
         now = deps.clock.now()
         return await once.perform(
             request,
-            raw,
             lambda: deps.credentials.archive(
                 vault_id, credential_id, workspace_id=_workspace(request), now=now
             ),
