@@ -22,8 +22,9 @@ from corral.kernel.errors import (
     WorldError,
 )
 from corral.kernel.ids import EventId, SessionId, ThreadId
-from corral.session.call import NeverStarted, Placement, Recipe, ToolCall
+from corral.session.call import Mount, NeverStarted, Placement, Recipe, ToolCall
 from corral.session.content import Json, ToolResult
+from corral.session.mounts import MountsMissing
 
 T = TypeVar("T")
 
@@ -140,7 +141,17 @@ def decode_call_ids(body: dict[str, Json]) -> list[EventId]:
 
 
 def decode_recipe(body: dict[str, Json]) -> Recipe:
-    return Recipe(environment=dict(body["environment"]))
+    return Recipe(
+        environment=dict(body["environment"]),
+        mounts=tuple(decode_mount(mount) for mount in body.get("mounts", ())),
+    )
+
+
+def decode_mount(body: dict[str, Json]) -> Mount:
+    """Raises KeyError, TypeError."""
+    for each in fields(Mount):
+        _text(body[each.name])
+    return decode_known(Mount, body)
 
 
 def decode_placement(body: dict[str, Json]) -> Placement:
@@ -170,6 +181,7 @@ _ERRORS: Final[dict[str, tuple[type[Exception], int]]] = {
     "not_found": (NotFound, 404),
     "conflict": (Conflict, 409),
     "workspace_missing": (WorkspaceMissing, 409),
+    "mounts_missing": (MountsMissing, 409),
     "request_too_large": (RequestTooLarge, 413),
     "sandbox_unavailable": (SandboxUnavailable, 503),
     "hands_unavailable": (HandsUnavailable, 503),
@@ -201,6 +213,8 @@ def encode_error(error: Exception, *, reference: str = "") -> tuple[int, bytes]:
         fields["class"] = type(error).__name__
     if isinstance(error, WorldError):
         fields |= {"retryable": error.retryable, "written": error.written}
+    if isinstance(error, MountsMissing):
+        fields["missing"] = list(error.missing)
     if reference:
         fields["reference"] = reference
     return status, orjson.dumps({"error": fields})
@@ -212,6 +226,8 @@ def decode_error(data: bytes) -> Exception:
     try:
         fields = orjson.loads(data)["error"]
         class_, _ = _ERRORS.get(fields["type"], (HandsUnavailable, 503))
+        if class_ is MountsMissing:
+            return MountsMissing([_text(mount_id) for mount_id in fields["missing"]])
         if issubclass(class_, WorldError):
             return class_(
                 fields["message"],

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Literal
 
 from corral.kernel.ids import EventId, SessionId, ThreadId
 from corral.session.content import Json
@@ -27,6 +27,29 @@ class Placement:
     journal_id: str
 
 
+MountKind = Literal["file", "repository", "skill", "memory"]
+MountMode = Literal["read_only", "read_write", "copy"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Mount:
+    """A thing of the control plane that appears in a session's sandbox. Who brings it: `session.mounts`.
+
+    mount_id: of the resource or skill, unique in its session, for as long as the session lives.
+    path:     absolute, in the sandbox: below /mnt/session/uploads (file), /workspace (copies), or
+              /mnt/memory/<slug>.
+    digest:   which content: another digest is brought anew. "" for memory, whose content lives.
+    mode:     read_only, read_write: seen in place. copy: unpacked once below /workspace, then the agent's;
+              what it does to a copy stays, until there is another digest.
+    """
+
+    mount_id: str
+    kind: MountKind
+    path: str
+    digest: str
+    mode: MountMode
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recipe:
     """What a sandbox of this session is made from. Equal recipes make equal sandboxes.
@@ -35,6 +58,16 @@ class Recipe:
     """
 
     environment: Mapping[str, Json] = field(default_factory=dict)
+    mounts: tuple[Mount, ...] = ()
+
+    @property
+    def memory(self) -> tuple[Mount, ...]:
+        """The mounts that are walls of a sandbox, which one that lives cannot get or lose."""
+        return tuple(mount for mount in self.mounts if mount.kind == "memory")
+
+    def fits(self, other: "Recipe") -> bool:
+        """Whether a sandbox made from this one serves the other: files and copies come and go in it."""
+        return self.environment == other.environment and self.memory == other.memory
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
