@@ -8,6 +8,7 @@ from corral.store.bus import LocalBus
 from corral.store.catalog import Agents, Environments
 from corral.store.cleanup import Cleanup
 from corral.store.database import Database
+from corral.store.files import FileRows, UnneededBlobRows
 from corral.store.idempotency import Idempotency
 from corral.store.keys import ApiKeys
 from corral.store.lease import Leases
@@ -17,10 +18,12 @@ from corral.store.memory.memories import MemoryTable
 from corral.store.memory.mounts import MemoryMountTable
 from corral.store.memory.stores import MemoryStoreTable
 from corral.store.memory.versions import MemoryVersionTable
+from corral.store.session_resources import Resources
 from corral.store.sessions import Sessions
 from corral.store.vault_keys import VaultKeys
 from corral.store.vaults import Credentials, Vaults
 from corral.testing.clock import ManualClock
+from corral.testing.contract_files import QUOTA_BYTES
 from corral.testing.stores import Stores
 
 
@@ -48,6 +51,9 @@ class Opened:
             keys=ApiKeys(database),
             idempotency=Idempotency(database),
             cleanup=Cleanup(database),
+            files=FileRows(database, bytes_max=QUOTA_BYTES),
+            unneeded_blobs=UnneededBlobRows(database),
+            resources=Resources(database, clock),
             memory_stores=MemoryStoreTable(database),
             memories=MemoryTable(database, ids),
             memory_versions=MemoryVersionTable(database),

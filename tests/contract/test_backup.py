@@ -20,15 +20,25 @@ from alembic.config import Config
 from sqlalchemy import insert, select, update
 
 from corral.catalog.credentials import new_credential
+from corral.catalog.files import FileRecord, Files, new_upload
 from corral.catalog.idempotency import Answer, Idempotent, scope
 from corral.catalog.keys import as_record
 from corral.catalog.memory.ports import Actor, Remove, StoreKey, VersionFilter, Write
 from corral.catalog.vaults import SealedSecret, VaultKey, new_vault
 from corral.kernel.errors import Conflict, InvalidRequest, StoreUnavailable
-from corral.kernel.ids import DEFAULT_WORKSPACE, CredentialId, Ids, MemoryStoreId, SessionId, VaultId
+from corral.kernel.ids import (
+    DEFAULT_WORKSPACE,
+    CredentialId,
+    FileId,
+    Ids,
+    MemoryStoreId,
+    SessionId,
+    VaultId,
+)
 from corral.kernel.limits import RESTORE_EPOCH_STEP
 from corral.session.events import AgentToolResult
 from corral.session.record import SessionRecord
+from corral.session.resources import FileCopy, NewResource, Resource
 from corral.store import schema
 from corral.store.archive import FORMAT, ArchiveWriter, Manifest, verify
 from corral.store.backup import LEFT_OUT, archived_tables, back_up, open_engine, read, rows_of
@@ -36,6 +46,7 @@ from corral.store.blobs import LocalBlobs
 from corral.store.bus import LocalBus
 from corral.store.catalog import Agents, Environments
 from corral.store.database import Database
+from corral.store.files import FileRows
 from corral.store.keys import ApiKeys
 from corral.store.lease import Leases
 from corral.store.log import Log
@@ -43,6 +54,7 @@ from corral.store.memory.mounts import MemoryMountTable
 from corral.store.memory.stores import MemoryStoreTable
 from corral.store.memory.versions import MemoryVersionTable
 from corral.store.restore import restore
+from corral.store.session_resources import Resources
 from corral.store.sessions import Sessions
 from corral.store.upgrade import MIGRATIONS
 from corral.store.upgrade import schema as schema_of
@@ -211,6 +223,7 @@ async def fill(store: Store) -> dict[str, SessionRecord]:
     for name in ("idle", "working"):
         await store.checkpoint(records[name], random.Random(name).randbytes(4_500_000))
         await store.place(records[name], "host_gone")
+    await keep_files(store, records["idle"])
     await store.place(records["waiting"], "host_here")
     await store.sessions.delete(records["deleted"].session_id)
     await remember(store)
@@ -221,6 +234,26 @@ async def fill(store: Store) -> dict[str, SessionRecord]:
     with scope(keyed):
         await store.say(records["lost"].session_id, "once")
     return records
+
+
+async def keep_files(store: Store, record: SessionRecord, content: bytes = b"kept" * 500_000) -> FileRecord:
+    """One that a session has a copy of, and an upload on its way."""
+    files = Files(FileRows(store.database), store.blobs, ids=store.ids, clock=store.clock)
+    received = await files.receive(chunks(content))
+    source = new_upload(
+        file_id=FileId(store.ids.mint("file")), workspace_id=DEFAULT_WORKSPACE, filename="ä.csv",
+        mime_type=None, size_bytes=received.size_bytes, sha256=received.sha256,
+        blob_key=received.blob_key, expires_in_seconds=None, now=NOW,
+    )  # fmt: skip
+    await files.table.add(source)
+    copy = FileCopy(source.file_id, FileId(store.ids.mint("file")))
+    resource = Resource(body={"id": "sesrsc_1", "type": "file", "file_id": copy.to_id})
+    new = NewResource(resource=resource, copies=[copy])
+    await Resources(store.database, store.clock).add(
+        record.session_id, new, lambda _: None, workspace_id=DEFAULT_WORKSPACE
+    )
+    await files.table.expect(f"files/{store.ids.mint('blob')}")
+    return source
 
 
 async def keep_a_secret(store: Store) -> None:
@@ -269,7 +302,7 @@ async def test_every_row_and_blob_comes_back(
         assert not [name for name, rows in before.items() if not rows], "the test fills every table"
         manifest = await back_up(store.where, store.blobs, path, now=NOW)
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
-        assert (manifest.engine, manifest.blobs, manifest.blobs_missing) == (source, 2, 0)
+        assert (manifest.engine, manifest.blobs, manifest.blobs_missing) == (source, 3, 0)
         assert {name: table.rows for name, table in manifest.tables.items()} == {
             name: len(rows) for name, rows in before.items()
         }
@@ -285,9 +318,9 @@ async def test_every_row_and_blob_comes_back(
     restored = await restore(path, where, blobs, known_hosts=["host_here"], before_live=before_live)
     results = [row for row in before["events"] if row["type"] == "agent.tool_result"]
     assert results and sorted(acted) == sorted({row["session_id"] for row in results})
-    assert (restored.blobs, restored.unplaced, restored.missing) == (2, 2, ())
+    assert (restored.blobs, restored.unplaced, restored.missing) == (3, 2, ())
     assert contents(where) == expected(before, hosts=("host_here",))
-    for row in before["checkpoints"]:
+    for row in (*before["checkpoints"], *before["files"]):
         assert sha256(await read_blob(blobs, row["blob_key"])).hexdigest() == row["sha256"]
 
     async with places.open(where, blobs) as again:
@@ -402,6 +435,26 @@ async def test_checkpoints_that_move_during_a_backup(places: Places, tmp_path: P
     assert kept == {records["kept"].session_id: keys["kept"], records["replaced"].session_id: newer}
     assert await read_blob(target, newer) == b"newer"
     assert {blob.key async for blob in target.keys("")} == set(kept.values())
+
+
+async def test_a_file_whose_bytes_are_lost(places: Places, tmp_path: Path) -> None:
+    path = tmp_path / "backup.tar.zst"
+    async with places.open(places.new("sqlite")) as store:
+        record = await store.session()
+        kept, lost = await keep_files(store, record, b"kept"), await keep_files(store, record, b"lost")
+        await store.blobs.delete(lost.blob_key)
+        manifest = await back_up(store.where, store.blobs, path, now=NOW)
+        assert (manifest.blobs, manifest.blobs_missing) == (1, 1)
+    where, blobs = places.new("sqlite"), await places.blobs()
+    restored = await restore(path, where, blobs)
+    assert [end.key for end in restored.missing] == [lost.blob_key]
+    async with places.open(where, blobs) as again:
+        files = Files(FileRows(again.database), blobs, ids=again.ids, clock=again.clock)
+        found = await files.table.read(DEFAULT_WORKSPACE, kept.file_id)
+        assert [chunk async for chunk in files.read(found)] == [b"kept"]
+        gone = await files.table.read(DEFAULT_WORKSPACE, lost.file_id)
+        assert (gone.size_bytes, gone.blob_key) == (4, None)
+    assert [row["bytes"] for row in contents(where)["file_usage"]] == [4]
 
 
 # -- damage --------------------------------------------------------------------------------------------

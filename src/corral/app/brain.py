@@ -16,17 +16,20 @@ from corral.brain.models.local import LocalModel
 from corral.brain.models.local_install import models_dir
 from corral.brain.models.replay import ReplayModel
 from corral.brain.models.routing import RoutedModel
+from corral.catalog.blobs import BlobStore
 from corral.catalog.models import ModelTable
 from corral.config import Config
 from corral.kernel.ids import SessionId
 from corral.kernel.limits import SWEEP_STALE_SECONDS
 from corral.orchestrator.cleanup import clean_up
+from corral.orchestrator.files import clean_files
 from corral.orchestrator.memory import forget_memories
 from corral.orchestrator.routing import Routing
 from corral.orchestrator.sweep import Sweep
 from corral.orchestrator.worker import Worker
 from corral.session.lease import Lease
 from corral.store.cleanup import Cleanup
+from corral.store.files import UnneededBlobRows
 from corral.store.log import Log
 from corral.store.memory.forget import MemoryForgetTable
 from corral.store.sweep import Sweeps
@@ -84,7 +87,9 @@ def open_worker(
     return Worker(gear, leases=leases, bus=ground.bus, is_ours=routing.is_ours), anthropic
 
 
-def brain_part(ground: Ground, worker: Worker, anthropic: AnthropicModel, reach: Reach) -> Part:
+def brain_part(
+    ground: Ground, worker: Worker, anthropic: AnthropicModel, reach: Reach, *, blobs: BlobStore
+) -> Part:
     cleanup = Cleanup(ground.database)
 
     async def look_at_sweep() -> Check:
@@ -112,6 +117,7 @@ def brain_part(ground: Ground, worker: Worker, anthropic: AnthropicModel, reach:
             Sweep(Sweeps(ground.database), ground.bus).run,
             lambda: clean_up(cleanup, reach.hands, forget_blobs=reach.forget_blobs),
             lambda: forget_memories(MemoryForgetTable(ground.database)),
+            lambda: clean_files(UnneededBlobRows(ground.database), blobs),
         ],
         later=[anthropic.warm],  # a second of imports, not before readiness
         drain=worker.drain,

@@ -55,12 +55,12 @@ SessionHands: TypeAlias = HandsClient | HandsRouter
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Keeping:
-    """Where sessions are placed, and their workspaces kept. blobs, checkpointer: where hosts share work;
-    one host alone keeps workspaces as directories."""
+    """Where sessions are placed, and files and workspaces kept. checkpointer: where hosts share work; one
+    host alone keeps workspaces as directories."""
 
     placements: Placements
     checkpoints: Checkpoints
-    blobs: BlobStore | None
+    blobs: BlobStore
     checkpointer: Checkpointer | None
 
 
@@ -77,10 +77,10 @@ class Reach:
 
 async def open_keeping(ground: Ground, stack: AsyncExitStack) -> Keeping:
     checkpoints = Checkpoints(ground.database)
-    blobs, checkpointer = None, None
+    checkpointer = None
+    blobs = await open_blobs(ground.config)
+    stack.push_async_callback(blobs.aclose)
     if ground.config.is_postgres:
-        blobs = await open_blobs(ground.config)
-        stack.push_async_callback(blobs.aclose)
         checkpointer = Checkpointer(checkpoints, blobs, clock=ground.clock, ids=ground.ids)
     return Keeping(
         placements=Placements(ground.database, owner=ground.start.owner),
@@ -102,11 +102,11 @@ def open_reach(
     ground: Ground, keeping: Keeping, node: NodeDuty, local: HandsClient | None, stack: AsyncExitStack
 ) -> Reach:
     """With one node, its own host; `node` knows the others."""
-    if keeping.blobs is None or keeping.checkpointer is None:
+    if keeping.checkpointer is None:
         hands = local or open_local_hands(ground, stack)
 
         async def nothing(session_id: SessionId) -> None:
-            """One host alone has no blobs of a session."""
+            """One host alone has no checkpoints."""
 
         desk = Desk(OneHost(hands), checkpoints=keeping.checkpoints, checkpointer=None, placements=None)
         return Reach(hands=hands, desk=desk, forget_blobs=nothing)
@@ -196,7 +196,7 @@ def hands_part(keeping: Keeping, hands: HandsClient, clock: Clock) -> Part:
 
     duties: list[Duty] = [lambda: sweep_sandboxes(hands, keeping.placements)]
     checkpointer, blobs = keeping.checkpointer, keeping.blobs
-    if checkpointer is None or blobs is None:
+    if checkpointer is None:
         return Part(looks={"hands": look}, duties=duties)
 
     async def drain() -> None:

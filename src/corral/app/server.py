@@ -173,7 +173,7 @@ async def _open(ground: Ground, keys: KeysOfThisStart, stack: AsyncExitStack) ->
         worker, anthropic = open_worker(
             ground, event_log=event_log, brains=node.brains, hands=reach.hands, stack=stack
         )
-        parts.append(brain_part(ground, worker, anthropic, reach))
+        parts.append(brain_part(ground, worker, anthropic, reach, blobs=keeping.blobs))
 
     backlogs = Backlogs(ground.database)
     readiness = Readiness(

@@ -40,7 +40,7 @@ def backup(to: Path, config: Config) -> int:
         print(f"{manifest.blobs_replaced} workspaces are newer than their logs: replaced while we copied")
     if manifest.blobs_missing:
         print(
-            f"corral: {manifest.blobs_missing} workspaces are missing: their sessions were deleted"
+            f"corral: {manifest.blobs_missing} workspaces or files are missing: they were deleted"
             " meanwhile, or the blob store has lost them (`corral restore` names them)",
             file=sys.stderr,
         )
@@ -69,9 +69,12 @@ def restore(source: Path, config: Config) -> int:
     if restored.unplaced:
         print(f"{restored.unplaced} sessions get new sandboxes: their hosts are unknown here")
     for end in restored.missing[:BACKUP_NAMED_MAX]:
-        print(f"{end.session_id} has no workspace: {end.reason}")
+        if end.session_id:
+            print(f"{end.session_id} has no workspace: {end.reason}")
+        else:
+            print(f"the content of a file ({end.key}) is gone: {end.reason}")
     if len(restored.missing) > BACKUP_NAMED_MAX:
-        print(f"and {len(restored.missing) - BACKUP_NAMED_MAX} more sessions")
+        print(f"and {len(restored.missing) - BACKUP_NAMED_MAX} more")
     return Exit.DONE
 
 

@@ -13,6 +13,7 @@ from corral.config.secret import Secret
 from corral.config.values import LogLevel
 from corral.kernel.errors import CorralError
 from corral.kernel.limits import (
+    FILES_BYTES_MAX,
     SANDBOXES_MAX,
     TOOL_ROUNDS_PER_TURN_MAX,
     TURN_SECONDS_MAX,
@@ -40,6 +41,7 @@ class Config:
     s3_region: str | None = None
     s3_access_key_id: Secret | None = None
     s3_secret_access_key: Secret | None = None
+    files_bytes_max: int = FILES_BYTES_MAX
     hands_listen: str | None = None
     hands_address: str | None = None
     cluster_ca: Path | None = None
@@ -134,6 +136,7 @@ SETTINGS: Final[Mapping[str, Setting]] = {
     "s3_region": Setting(values.region, "its region; us-east-1 unless set"),
     "s3_access_key_id": Setting(values.secret, "who it knows us as", ("env",)),
     "s3_secret_access_key": Setting(values.secret, "and the secret of that key", ("env",)),
+    "files_bytes_max": Setting(values.count, "bytes that all uploaded files may have together"),
     "hands_listen": Setting(
         values.address,
         "address where hands take calls from other machines; needs cluster_*; off unless set",

@@ -23,11 +23,14 @@ MemoryId = NewType("MemoryId", str)
 MemoryVersionId = NewType("MemoryVersionId", str)
 VaultId = NewType("VaultId", str)
 CredentialId = NewType("CredentialId", str)
+FileId = NewType("FileId", str)
+ResourceId = NewType("ResourceId", str)
 
 AGENT, ENVIRONMENT, SESSION, THREAD, EVENT = "agent", "env", "sesn", "sthr", "sevt"
 REQUEST, API_KEY = "req", "apikey"
 MEMORY_STORE, MEMORY, MEMORY_VERSION = "memstore", "mem", "memver"
 VAULT, CREDENTIAL, VAULT_KEY = "vlt", "vcrd", "vkey"
+FILE, RESOURCE = "file", "sesrsc"
 DEFAULT_WORKSPACE = WorkspaceId("wrkspc_default")
 CORRAL_KEY_PREFIX = "corral_"  # begins every API key that Corral makes: recognisable, never sent to a model
 

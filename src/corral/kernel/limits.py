@@ -121,6 +121,27 @@ MEMORY_FORGET_SECONDS = 10.0  # how often it looks
 MEMORY_EDITS_MAX = 100  # edits, or contents, of a mount in one transaction: 10 MB at most
 MEMORY_CHANGES_MAX = 500  # a follower that is further behind lists anew, which is cheaper
 
+# -- files ----------------------------------------------------------------------------------------
+FILE_BYTES_MAX = 500 * 1024 * 1024  # API docs, files
+FILES_BYTES_MAX = 1024**4  # of all uploads together (files_bytes_max); API docs, files
+FILE_NAME_CHARS_MAX, FILE_TYPE_CHARS_MAX = 255, 255  # API docs, files; of a name, of a MIME type
+FILE_SECONDS_MIN, FILE_SECONDS_MAX = 3_600, 7_776_000  # expires_in_seconds; API docs, files
+FILE_METADATA_DAYS = 30  # after a file has expired; API docs, files
+FILE_PAGE_LIMIT_MAX, FILE_IDS_MAX = 1000, 100  # API docs, files
+UPLOADS_AT_ONCE_MAX = 64  # of one process: two megabytes each, 32 with S3; the next gets 529
+UPLOAD_SILENCE_SECONDS = 60.0  # no byte of an upload for this long: whoever sent it is gone
+UPLOAD_SECONDS_MAX = 3_600.0  # a whole upload: 140 KB/s for the largest
+UPLOAD_GIVEN_UP_SECONDS = 2 * UPLOAD_SECONDS_MAX  # then nobody writes those bytes any more: they go
+MULTIPART_PARTS_MAX, MULTIPART_FIELD_BYTES_MAX = 16, 1024  # of an upload: file, and small fields
+MULTIPART_HEADER_BYTES_MAX, MULTIPART_HEADERS_MAX = 4096, 8  # of one part: one line, how many lines
+MULTIPART_BOUNDARY_CHARS_MAX = 70  # RFC 2046
+MULTIPART_FRAME_BYTES_MAX = 64 * 1024  # of an upload besides its file
+FILES_CLEAN_SECONDS, FILES_CLEAN_BATCH_MAX = 10.0, 100  # how often what is over goes, how many in one go
+SESSION_RESOURCES_MAX = 500  # API docs, sessions: files of one session
+SESSION_OUTPUTS_MAX = 1_000  # files that one session has put out and not removed
+RESOURCE_PAGE_LIMIT_MAX = 1000  # API docs, sessions
+MOUNT_PATH_BYTES_MAX, MOUNT_PATH_PART_BYTES_MAX = 1_024, 255  # what file systems take
+
 # -- model requests -------------------------------------------------------------------------------
 MODEL_ATTEMPTS_MAX = 6  # one request and five retries, then retries_exhausted
 MODEL_BACKOFF_SECONDS, MODEL_BACKOFF_SECONDS_MAX = 1.0, 60.0

@@ -5,9 +5,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal, Protocol
 
-from corral.kernel.ids import EnvironmentId, SessionId, ThreadId, VaultId
+from corral.kernel.ids import DEFAULT_WORKSPACE, EnvironmentId, SessionId, ThreadId, VaultId, WorkspaceId
 from corral.session.content import Json
 from corral.session.events import Event
+from corral.session.resources import FileCopy, Resource
 
 Status = Literal["idle", "running", "rescheduling", "terminated"]
 
@@ -34,6 +35,7 @@ class SessionRecord:
 
     agent:       resolved snapshot, post-override, as the wire shows it.
     environment: the environment's config as it was at creation.
+    resources:   in the order in which they were added.
     vault_ids:   in the order in which they are asked for a credential; fixed at creation.
     usage:       wire `usage` as of the last append, without the running time still open.
     blocked_on:  ids that the session waits for, [] unless idle with requires_action.
@@ -60,6 +62,7 @@ class SessionRecord:
     failures: int = 0
     api_key_id: str | None = None
     vault_ids: Sequence[VaultId] = ()
+    resources: Sequence[Resource] = ()
     created_at: datetime
     updated_at: datetime
     archived_at: datetime | None
@@ -104,8 +107,17 @@ class SessionChanges:
 class SessionStore(Protocol):
     """Keeps session records. Each method is one transaction."""
 
-    async def create(self, record: SessionRecord, *, initial: Sequence[Event] = ()) -> SessionRecord:
-        """Store a session and its initial inputs, all or nothing.
+    async def create(
+        self,
+        record: SessionRecord,
+        *,
+        initial: Sequence[Event] = (),
+        copies: Sequence[FileCopy] = (),
+        workspace_id: WorkspaceId = DEFAULT_WORKSPACE,
+    ) -> SessionRecord:
+        """Store a session, its initial inputs, and its copies of files of the workspace, all or nothing.
+
+        Raises NotFound: a file is gone.
 
         With initial events the session is created as `running` (the row's status; its
         `session.status_running` event is the brain's) and needs a brain. Repeat: an existing id is a
@@ -137,6 +149,7 @@ class SessionStore(Protocol):
         those that wait behind a requires_action."""
 
     async def delete(self, session_id: SessionId) -> None:
-        """Remove record, log and inbox; leave a tombstone for 24 h and clean-up work for the hands.
+        """Remove record, log, inbox and the files that belong to it; leave a tombstone for 24 h and
+        clean-up work for the hands.
         Tails learn of it through the bus and the tombstone. Raises NotFound, InvalidRequest while it
         runs."""

@@ -66,11 +66,12 @@ class TableSum:
 class BlobEnd:
     """What stands behind a blob's bytes.
 
-    copied:    the blob that the session's checkpoint names.
+    session_id: whose checkpoint it is; "" of what others name: a file.
+    copied:    the blob that the session's checkpoint, or the file, names.
     replaced:  it was gone when its turn came, because the session has a newer checkpoint: this one, whose
                row is `row`. The workspace is then newer than the log.
     missing:   there is none to be had; `reason` says why. The restored session begins with an empty
-               workspace, and its model is told.
+               workspace, and its model is told; the restored file has no content.
     discarded: bytes that turned out to be no good; the next blob is in their place, or `missing`.
     """
 

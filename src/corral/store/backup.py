@@ -2,9 +2,9 @@
 
 * One read transaction sees all tables: every row is of the same moment. Rows are read by primary key, a
   page at a time; nothing is locked. SQLite keeps its write-ahead log for as long as that takes.
-* Blobs that the rows name are copied afterwards. One that is gone by then was replaced by a newer
-  checkpoint: that one is taken, and said so (`BlobEnd`). Or its session was deleted: it is missing, and
-  said so.
+* Blobs that the rows name are copied afterwards. A checkpoint that is gone by then was replaced by a newer
+  one: that one is taken, and said so (`BlobEnd`). Or its session, or the file, was deleted: it is missing,
+  and said so.
 * What is alive is not copied: nodes, who holds which lease, bookkeeping of connections.
 """
 
@@ -43,6 +43,10 @@ LEFT_OUT: Final[Mapping[str, str]] = {
 }
 """Tables that no archive has, and why."""
 
+_NAME_BLOBS: Final = (schema.files,)
+"""Tables whose rows name blobs that never change, by `blob_key`, `size_bytes` and `sha256`; several may
+name the same. Checkpoints do so as well, and are replaced."""
+
 
 async def back_up(
     where: str | Path, blobs: BlobStore, path: Path, *, now: datetime, told: Told = silent
@@ -73,6 +77,8 @@ async def back_up(
                 manifest.tables[name] = archive.add_rows(name, _told(lines_of(connection, table), told))
             for row in rows_of(connection, raw(schema.checkpoints)):
                 named.write(as_line(row))
+            for row in _named_by(connection):
+                named.write(as_line(row))
 
         await asyncio.to_thread(read, engine, copy_tables)
         named.seek(0)
@@ -91,7 +97,8 @@ class _Blobs:
 
     async def copy(self, named: Iterator[bytes]) -> None:
         for line in named:
-            await self._copy_newest(orjson.loads(line))
+            row = orjson.loads(line)
+            await (self._copy_newest(row) if row["session_id"] else self._copy_fixed(row))
         self._manifest.blobs_sha256 = self._ends.hexdigest()
 
     async def _copy_newest(self, asked: Row) -> None:
@@ -109,6 +116,11 @@ class _Blobs:
                 reason = "the store names it, but the blob store has no such bytes"
                 break
         await self._end(asked, "missing", size=0, digest=sha256().hexdigest(), parts=0, reason=reason)
+
+    async def _copy_fixed(self, row: Row) -> None:
+        if not await self._copy_one(row, is_newer=False):
+            reason = "it was deleted while the backup ran, or the blob store has no such bytes"
+            await self._end(row, "missing", size=0, digest=sha256().hexdigest(), parts=0, reason=reason)
 
     async def _copy_one(self, row: Row, *, is_newer: bool) -> bool:
         """Whether the blob was there, all of it, and as its row says."""
@@ -216,6 +228,22 @@ def rows_of(connection: Connection, table: Table) -> Iterator[dict[str, Any]]:
             return
         last = tuple(getattr(page[-1], key.name) for key in keys)
         page = connection.execute(statement.where(tuple_(*keys) > last)).all()
+
+
+def _named_by(connection: Connection) -> Iterator[dict[str, Any]]:
+    """Each blob once, as a checkpoint's row without a session."""
+    seen: set[str] = set()
+    for table in _NAME_BLOBS:
+        for row in rows_of(connection, raw(table)):
+            key = row["blob_key"]
+            if key is not None and key not in seen:
+                seen.add(key)
+                yield {
+                    "session_id": "",
+                    "blob_key": key,
+                    "size_bytes": row["size_bytes"],
+                    "sha256": row["sha256"],
+                }
 
 
 def lines_of(connection: Connection, table: Table) -> Iterator[bytes]:

@@ -29,6 +29,7 @@ from corral.kernel.limits import RESTORE_EPOCH_STEP
 from corral.store import schema
 from corral.store.archive import BlobEnd, Manifest, TableSum, Told, members, silent, verify
 from corral.store.backup import archived_tables, guarded, lines_of, open_engine
+from corral.store.files.unneeded import forget_contents
 from corral.store.upgrade import RESTORING, mark, revision, upgrade
 
 __all__ = ["Restored", "restore"]
@@ -204,7 +205,9 @@ class _Loader:
         unplaced = connection.scalar(select(func.count()).select_from(placements).where(unknown)) or 0
         connection.execute(delete(placements).where(unknown))
         for end in self.missing:
-            connection.execute(delete(checkpoints).where(checkpoints.c.session_id == end.session_id))
+            if end.session_id:
+                connection.execute(delete(checkpoints).where(checkpoints.c.session_id == end.session_id))
+        forget_contents(connection, [end.key for end in self.missing if not end.session_id])
         for end in self._ends:
             assert end.row is not None
             connection.execute(

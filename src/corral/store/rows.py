@@ -20,6 +20,7 @@ from sqlalchemy.sql import Select
 from corral.kernel.ids import EnvironmentId, EventId, SessionId, ThreadId, VaultId
 from corral.session.log import InboxEntry, StoredEvent
 from corral.session.record import SessionRecord, ThreadRecord
+from corral.session.resources import Resource
 from corral.store.driver import Query
 from corral.store.schema import (
     events,
@@ -41,6 +42,7 @@ RECORDS: AnySelect = select(
     session_details.c.agent,
     session_details.c.environment,
     session_details.c.vault_ids,
+    session_details.c.resources,
 ).join_from(sessions, session_details, sessions.c.session_id == session_details.c.session_id)
 
 _THREADS = (
@@ -207,6 +209,15 @@ def insert_threads(connection: Connection, new: Sequence[tuple[SessionId, Thread
     )
 
 
+def resources_of(stored: list[dict[str, Any]] | None) -> tuple[Resource, ...]:
+    return tuple(Resource(body=each["body"], private=each["private"]) for each in stored or ())
+
+
+def stored_resources(resources: Sequence[Resource]) -> list[dict[str, Any]] | None:
+    """Inverse of `resources_of`."""
+    return [{"body": each.body, "private": each.private} for each in resources] or None
+
+
 def _thread(row: AnyRow, prefix: str = "") -> ThreadRecord:
     def field(name: str) -> Any:
         return getattr(row, prefix + name)
@@ -235,6 +246,7 @@ def _session(row: AnyRow, of_session: Sequence[ThreadRecord]) -> SessionRecord:
         environment_id=EnvironmentId(row.environment_id),
         environment=row.environment,
         vault_ids=tuple(VaultId(vault_id) for vault_id in row.vault_ids or ()),
+        resources=resources_of(row.resources),
         status=row.status,
         usage=row.usage,
         active_seconds=row.active_seconds,

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, bindparam, delete, insert, select, update
 from corral.catalog.metadata import merged
 from corral.kernel.clock import Clock
 from corral.kernel.errors import Conflict, InvalidRequest
-from corral.kernel.ids import Ids, SessionId
+from corral.kernel.ids import DEFAULT_WORKSPACE, Ids, SessionId, WorkspaceId
 from corral.kernel.limits import TOMBSTONE_SECONDS
 from corral.session.bus import Bus, Committed, Deleted
 from corral.session.content import Json
@@ -22,11 +22,13 @@ from corral.session.events import (
 from corral.session.inbox import Admitted
 from corral.session.log import InboxEntry, StoredEvent
 from corral.session.record import SessionChanges, SessionFilter, SessionPage, SessionRecord
+from corral.session.resources import FileCopy
 from corral.store.accept import Fact, lock_record, log_facts, store_inputs
 from corral.store.cleanup import queue_cleanup
 from corral.store.database import Database
+from corral.store.files.session import copy_to_session, delete_session_files
 from corral.store.reading import not_found
-from corral.store.rows import insert_threads, read_record
+from corral.store.rows import insert_threads, read_record, stored_resources
 from corral.store.schema import (
     checkpoints,
     events,
@@ -67,11 +69,25 @@ class Sessions:
         self._clock = clock
         self._ids = ids or Ids()
 
-    async def create(self, record: SessionRecord, *, initial: Sequence[Event] = ()) -> SessionRecord:
+    async def create(
+        self,
+        record: SessionRecord,
+        *,
+        initial: Sequence[Event] = (),
+        copies: Sequence[FileCopy] = (),
+        workspace_id: WorkspaceId = DEFAULT_WORKSPACE,
+    ) -> SessionRecord:
         entries: list[StoredEvent | InboxEntry] = []
         created = replace(record, status="running") if initial else record
 
         def body(connection: Connection) -> SessionRecord:
+            copy_to_session(
+                connection,
+                copies,
+                session_id=record.session_id,
+                workspace_id=workspace_id,
+                now=record.created_at,
+            )
             _insert(connection, created)
             entries[:] = store_inputs(
                 connection,
@@ -91,7 +107,8 @@ class Sessions:
                 self._bus.publish(Committed(session_id=record.session_id, entries=tuple(entries)))
                 self._bus.wake(record.session_id)
 
-        return await self._database.write(body, locks=(), committed=committed)
+        # What is copied is counted where others may count as well.
+        return await self._database.write(body, locks=None if copies else (), committed=committed)
 
     async def read(self, session_id: SessionId) -> SessionRecord:
         def body(connection: Connection) -> SessionRecord:
@@ -178,6 +195,7 @@ class Sessions:
                     " user.interrupt and wait until it is idle."
                 )
             now = self._clock.now()
+            delete_session_files(connection, session_id)
             for table in (inbox, events, sessions):  # details and threads go with their session
                 connection.execute(delete(table).where(table.c.session_id == session_id))
             deleted_at = from_us(self._database.now_us(connection))  # all nodes forget by one clock
@@ -257,6 +275,7 @@ def _insert(connection: Connection, record: SessionRecord) -> None:
             "agent": record.agent,
             "environment": record.environment,
             "vault_ids": list(record.vault_ids) or None,
+            "resources": stored_resources(record.resources),
         },
     )
     insert_threads(connection, [(record.session_id, thread) for thread in record.threads])

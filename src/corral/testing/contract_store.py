@@ -9,6 +9,7 @@ The random comparison with `testing.oracle` is in tests/property.
 
 from corral.testing import (
     contract_catalog,
+    contract_files,
     contract_log,
     contract_memory,
     contract_sessions,
@@ -20,6 +21,7 @@ CHECKS: tuple[Check, ...] = (
     *contract_log.CHECKS,
     *contract_sessions.CHECKS,
     *contract_catalog.CHECKS,
+    *contract_files.CHECKS,
     *contract_memory.CHECKS,
     *contract_vaults.CHECKS,
 )

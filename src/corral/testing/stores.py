@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
+from corral.catalog.files import FileTable, UnneededBlobs
 from corral.catalog.idempotency import IdempotencyStore
 from corral.catalog.memory.ports import (
     Memories,
@@ -20,6 +21,7 @@ from corral.session.cleanup import CleanupStore
 from corral.session.lease import Claim, Lease, LeaseStore
 from corral.session.log import SessionLog
 from corral.session.record import SessionRecord, SessionStore
+from corral.session.resources import SessionResources
 from corral.testing.clock import ManualClock
 from corral.testing.sessions import Draft, new_session
 
@@ -41,6 +43,9 @@ class Stores:
     keys: ApiKeyStore
     idempotency: IdempotencyStore
     cleanup: CleanupStore
+    files: FileTable
+    unneeded_blobs: UnneededBlobs
+    resources: SessionResources
     memory_stores: MemoryStores
     memories: Memories
     memory_versions: MemoryVersions

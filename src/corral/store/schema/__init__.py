@@ -6,6 +6,7 @@ What changes with every append (`sessions`, `threads`) is narrow; what is large 
 
 from corral.store.schema.catalog import agent_versions, agents, api_keys, environments, idempotency
 from corral.store.schema.cluster import checkpoints, nodes, placements, writers
+from corral.store.schema.files import file_blobs, file_usage, files
 from corral.store.schema.memory import memories, memory_stores, memory_stores_deleted, memory_versions
 from corral.store.schema.sessions import (
     IS_FORGOTTEN,
@@ -37,6 +38,9 @@ __all__ = [
     "credentials",
     "environments",
     "events",
+    "file_blobs",
+    "file_usage",
+    "files",
     "from_us",
     "idempotency",
     "inbox",
@@ -58,5 +62,5 @@ __all__ = [
     "writers",
 ]
 
-REVISION = "0004"
+REVISION = "0005"
 """The Alembic revision that these tables are of."""

@@ -102,6 +102,7 @@ session_details = Table(
     Column("agent", JsonBytes, nullable=False),
     Column("environment", JsonBytes, nullable=False),
     Column("vault_ids", JsonBytes),  # null: none
+    Column("resources", JsonBytes),  # null: none
 )
 
 threads = Table(

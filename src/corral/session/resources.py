@@ -1,0 +1,89 @@
+"""Resources: what is mounted in a session. The rules of each type are in `catalog/resources.py`."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+from corral.kernel.ids import FileId, ResourceId, SessionId, WorkspaceId
+from corral.session.content import Json
+
+__all__ = ["FileCopy", "NewResource", "Resource", "SessionResources"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Resource:
+    """body: as the wire shows it, `type` always and `id` for most. private: what only brains need; never a
+    secret in plain, no name that `body` has (of a file: `sha256`, `size_bytes`)."""
+
+    body: Mapping[str, Json]
+    private: Mapping[str, Json] = field(default_factory=dict)
+
+    @property
+    def type(self) -> str:
+        return str(self.body["type"])
+
+    @property
+    def known(self) -> Mapping[str, Json]:
+        """All of it in one."""
+        return {**self.body, **self.private}
+
+    @property
+    def resource_id(self) -> ResourceId | None:
+        """None of a memory store, which has no id of its own."""
+        return self.body.get("id")
+
+
+class FileCopy(NamedTuple):
+    """A session gets a file of its own, of the same bytes."""
+
+    from_id: FileId
+    to_id: FileId
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NewResource:
+    """A resource, and what comes into being together with it."""
+
+    resource: Resource
+    copies: Sequence[FileCopy] = ()
+
+
+class SessionResources(Protocol):
+    """The resources of a session, in the order in which they were added. All methods raise NotFound: the
+    session is gone, or of another workspace (where one is asked for); StoreUnavailable."""
+
+    async def of_session(self, session_id: SessionId) -> Sequence[Resource]:
+        """One look at one row: cheap enough before every tool call."""
+
+    async def add(
+        self,
+        session_id: SessionId,
+        new: NewResource,
+        check: Callable[[Sequence[Resource]], None],
+        *,
+        workspace_id: WorkspaceId,
+    ) -> Resource:
+        """check: called under the session's row lock with what is there, and refuses by raising.
+
+        Raises Conflict (the session has ended), NotFound (the file), what `check` raises.
+        """
+
+    async def update(
+        self,
+        session_id: SessionId,
+        resource_id: ResourceId,
+        change: Callable[[Resource], Resource],
+        *,
+        workspace_id: WorkspaceId,
+    ) -> Resource:
+        """Under the session's row lock. Raises NotFound (the resource), Conflict, what `change` raises."""
+
+    async def remove(
+        self,
+        session_id: SessionId,
+        resource_id: ResourceId,
+        check: Callable[[Resource], None],
+        *,
+        workspace_id: WorkspaceId,
+    ) -> None:
+        """With its copied file. Raises as `update`."""
