@@ -295,6 +295,7 @@ def check_log(session: Snapshot) -> None:
         derived = derive(state, ModelTable.packaged(), needs_brain=False)
         assert (derived.status, derived.usage) == (record.status, record.usage), "columns repeat the fold"
         assert (derived.blocked_on, derived.active_seconds) == (record.blocked_on, record.active_seconds)
+        assert (derived.stop_reason, derived.requests_cost) == (record.stop_reason, record.requests_cost)
 
 
 def check_requests(requests: Sequence[Request], *, refused: Sequence[Request] = ()) -> None:

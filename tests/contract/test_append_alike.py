@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,8 @@ def _append(chance: random.Random, stores: Stores, record: SessionRecord) -> App
                 )
                 for thread in record.threads
             ],
+            stop_reason=chance.choice([None, "end_turn"]),
+            requests_cost=chance.choice([Decimal(0), Decimal("12345678901234567890.0000000001")]),
         ),
         releases=chance.random() < 0.3,
         gets_on=chance.random() < 0.3,

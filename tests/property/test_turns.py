@@ -2,6 +2,8 @@
 
 import random
 from collections import Counter
+from dataclasses import replace
+from decimal import Decimal
 from itertools import pairwise
 from typing import Any
 
@@ -17,13 +19,18 @@ from corral.brain.actions import (
     Stop,
     Waited,
 )
+from corral.brain.derive import cost
 from corral.brain.ports import ModelFailed
+from corral.catalog.models import MICROCENTS_PER_CENT
 from corral.session import events as ev
+from corral.session.budget import cap
 from corral.session.content import ToolResult
-from corral.session.fold import PendingCall
-from tests.unit.brain.scene import CUSTOM, PLACEMENT, Scene, agent, call, text
+from corral.session.fold import PendingCall, begin, fold
+from tests.unit.brain.scene import CUSTOM, MODELS, PLACEMENT, Scene, agent, call, text
+from tests.unit.brain.test_budget import budget, change
 
 HISTORIES = 400
+TICK_COST = 20_000  # what 20 ms of running cost here: the clock moves between the gate and the event
 
 REPLIES: dict[str, tuple[list[dict[str, Any]], str]] = {
     "text": ([text("hi")], "end_turn"),
@@ -57,6 +64,7 @@ class World:
         moves += ["custom"] * 2 if customs else []
         moves += ["reply"] * 8 + ["fail"] if self._flying(AskModel) else []
         moves += ["end"] * 6 if ending else []
+        moves += ["budget"] if scene.state.budget else []
         match chance.choice(moves):
             case "say":
                 scene.say("words")
@@ -82,6 +90,8 @@ class World:
                 completions.append(Failed(action=self._flying(AskModel)[0], error=error))
             case "end":
                 completions.append(self._end(chance.choice(ending)))
+            case "budget":
+                self._change_budget(chance.choice((None, 2, 3)))
         self._advance(completions)
 
     def settle(self) -> None:
@@ -99,8 +109,16 @@ class World:
             elif ending := self._flying(RunTool, Backoff):
                 self._advance([self._end(ending[0])])
             elif not pending_calls and not self.scene.state.inbox:
-                return  # what was answered just now is looked at once more
+                if not self.scene.state.primary.awaits_budget:
+                    return  # what was answered just now is looked at once more
+                self._change_budget(None)
         raise AssertionError("the session never came to rest")
+
+    def _change_budget(self, times: int | None) -> None:
+        """To so many times what it has cost, or to none; see `session.budget.changed_budget`."""
+        scene = self.scene
+        spent = cost(scene.state, MODELS, at=scene.state.last_at)
+        change(scene, None if times is None else budget(int(spent / MICROCENTS_PER_CENT) * times + 1))
 
     def _advance(self, completions: list[Completion]) -> None:
         """As the loop does it: write, then start and stop; a stopped action ends at once."""
@@ -137,6 +155,12 @@ def check_laws(seed: int) -> Counter[str]:
     """Play one random history to its rest; returns how often each type was written."""
     chance = random.Random(seed)
     scene = Scene(agent(policy=chance.choice(["always_allow", "always_ask"]), tools=[CUSTOM]))
+    if chance.random() < 0.4:
+        # a reply of the scene costs a hundredth of a cent: its running time makes the most of it
+        scene.record = replace(
+            scene.record, budget=budget(chance.choice((1, 3, 9))), runtime_rate=Decimal(3_600_000_000)
+        )
+        scene.state = begin(scene.record)
     world = World(scene)
     for _ in range(chance.randrange(60)):
         world.play(chance)
@@ -173,7 +197,25 @@ def check_laws(seed: int) -> Counter[str]:
         now.status,
     )
     conversation_is_valid(now.entries)
-    return Counter(kinds)
+    requests_are_within_the_budget(scene)
+    stops = [f"stopped: {e.stop_reason['type']}" for e in events if isinstance(e, ev.SessionStatusIdle)]
+    return Counter([*kinds, *stops])
+
+
+def requests_are_within_the_budget(scene: Scene) -> None:
+    """None begins once the budget of that moment is used up."""
+    state = begin(scene.record)
+    for new in scene.events:
+        if isinstance(new.event, ev.SpanModelRequestStart) and state.budget is not None:
+            assert cost(state, MODELS, at=new.processed_at) < cap(state.budget) + TICK_COST
+        fold(
+            state,
+            new.event,
+            thread_id=new.thread_id,
+            at=new.processed_at,
+            private=new.private,
+            answers=new.answers,
+        )
 
 
 BRAIN_WRITES = {
@@ -190,6 +232,9 @@ BRAIN_WRITES = {
     "user.interrupt",
     "user.tool_confirmation",
     "system.message",
+    "stopped: end_turn",
+    "stopped: requires_action",
+    "stopped: budget_reached",
 }
 
 

@@ -10,9 +10,10 @@ Files are added, one set per release that changes what is stored, and never chan
 import asyncio
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from datetime import datetime
+from decimal import Decimal
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -106,13 +107,25 @@ def write(session: Snapshot, name: str) -> None:
 def _encoded(value: object) -> str:
     if isinstance(value, datetime):
         return rfc3339(value)
+    if isinstance(value, Decimal):
+        return str(value)
     assert isinstance(value, bytes)
     return value.decode()
 
 
+_DECODED: Mapping[str, Callable[[str], Any]] = {
+    "at": parse_rfc3339,
+    "since": parse_rfc3339,
+    "cost": Decimal,
+    "rate": Decimal,
+}
+
+
 def _times(fields: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        name: parse_rfc3339(value) if isinstance(value, str) and name.endswith(("_at", "_since")) else value
+        name: _DECODED[name.rpartition("_")[2]](value)
+        if isinstance(value, str) and name.endswith(tuple(f"_{kind}" for kind in _DECODED))
+        else value
         for name, value in fields.items()
     }
 

@@ -74,7 +74,7 @@ def test_agent_choices(client, environment_id) -> None:
     ("fields", "named"),
     [
         ({"resources": [{"type": "file", "file_id": "file_1"}]}, "resources"),
-        ({"budget": {"type": "limit", "max_list_cost": {"amount": "1", "currency": "USD"}}}, "budget"),
+        ({"budget": {"type": "limit", "max_list_cost": {"amount": "01", "currency": "USD"}}}, "budget"),
         (
             {"initial_events": [{"type": "user.define_outcome", "description": "d", "rubric": {}}]},
             "initial_events.0.type",

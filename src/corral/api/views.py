@@ -7,6 +7,7 @@ import orjson
 
 from corral.catalog.records import Wire
 from corral.kernel.clock import rfc3339
+from corral.session.closing import closed_usage
 from corral.session.content import Json
 from corral.session.log import InboxEntry, StoredEvent
 from corral.session.record import SessionRecord, ThreadRecord
@@ -24,7 +25,7 @@ _QUEUED = b',"processed_at":null}'
 
 def session_view(record: SessionRecord, *, now: datetime) -> dict[str, Json]:
     """Times that are still running are added here; the record has them as of its last event."""
-    running = _open_seconds(record.running_since, now)
+    usage = closed_usage(record, at=now)  # as if it went idle now
     threads_running = sum(
         thread.active_seconds + _open_seconds(thread.running_since, now) for thread in record.threads
     )
@@ -40,9 +41,9 @@ def session_view(record: SessionRecord, *, now: datetime) -> dict[str, Json]:
         "vault_ids": list(record.vault_ids),
         "resources": [],
         "metadata": record.metadata,
-        "budget": None,
+        "budget": record.budget,
         "outcome_evaluations": [],
-        "usage": {**record.usage, "active_seconds": _seconds(record.active_seconds + running)},
+        "usage": {**usage, "active_seconds": _seconds(usage["active_seconds"])},
         "stats": {
             "active_seconds": _seconds(threads_running),
             "duration_seconds": _seconds(max(0.0, duration)),

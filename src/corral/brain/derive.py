@@ -2,9 +2,11 @@
 
 from collections.abc import Mapping
 from datetime import datetime
+from decimal import Decimal
 from functools import reduce
 
 from corral.catalog.models import ModelTable, whole_cents
+from corral.session.budget import cap, running_cost, running_seconds
 from corral.session.content import Json
 from corral.session.fold import State, Thread
 from corral.session.log import Derived
@@ -26,21 +28,42 @@ def derive(state: State, models: ModelTable, *, needs_brain: bool, before: State
         blocked_on=state.blocked_on,
         needs_brain=needs_brain,
         threads=threads,
+        stop_reason=state.stop_reason,
+        requests_cost=_tokens(state).cost_microcents,
     )
 
 
 def usage(state: State, models: ModelTable, *, at: datetime) -> Mapping[str, Json]:
     """The wire's session `usage`: all threads' tokens, and running time counted once, up to `at`."""
-    tokens = reduce(Tokens.merged, (thread.tokens for thread in state.threads.values()), Tokens())
-    running = state.active_seconds
-    if state.running_since is not None:
-        running += (at - state.running_since).total_seconds()
-    cost = tokens.cost_microcents + models.runtime_cost(round(running * 1000))
     return {
-        **tokens.wire(),
-        "active_seconds": running,
-        "list_cost": {"amount": whole_cents(cost), "currency": "USD"},
+        **_tokens(state).wire(),
+        "active_seconds": running_seconds(state.active_seconds, state.running_since, at),
+        "list_cost": {"amount": whole_cents(cost(state, models, at=at)), "currency": "USD"},
     }
+
+
+def cost(state: State, models: ModelTable, *, at: datetime) -> Decimal:
+    """List cost of the session up to then, in micro-cents, unrounded."""
+    rate = models.runtime_rate if state.runtime_rate is None else state.runtime_rate
+    running = running_seconds(state.active_seconds, state.running_since, at)
+    return _tokens(state).cost_microcents + running_cost(running, rate)
+
+
+def is_at_cap(state: State, models: ModelTable, *, at: datetime) -> bool:
+    """Whether its budget allows no further model request: it is used up, or it could not be measured."""
+    if state.budget is None:
+        return False
+    if not all(is_priced(thread, models) for thread in state.threads.values()):
+        return True
+    return cost(state, models, at=at) >= cap(state.budget)
+
+
+def is_priced(thread: Thread, models: ModelTable) -> bool:
+    return models.resolve(thread.model).is_budgetable(thread.agent["model"].get("speed") or "standard")
+
+
+def _tokens(state: State) -> Tokens:
+    return reduce(Tokens.merged, (thread.tokens for thread in state.threads.values()), Tokens())
 
 
 def _thread(thread: Thread, models: ModelTable) -> ThreadRecord:

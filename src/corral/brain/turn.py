@@ -15,6 +15,7 @@ from typing import Literal
 from corral.brain import ending, policy
 from corral.brain.actions import Aborted, Action, AskModel, Completion, Failed, Ran, Replied, Waited
 from corral.brain.decide import is_interrupted, left_running, of_thread
+from corral.brain.derive import is_at_cap
 from corral.brain.derive import usage as session_usage
 from corral.brain.draft import Draft
 from corral.brain.ending import Ending, TurnLimits
@@ -24,6 +25,7 @@ from corral.catalog.models import ModelTable
 from corral.kernel import limits
 from corral.kernel.ids import EVENT, EventId, derived
 from corral.session import events as ev
+from corral.session.budget import BUDGET_REACHED
 from corral.session.call import INTERRUPTED, Placement
 from corral.session.content import Block, Json, text_block
 from corral.session.fold import PendingCall, Thread, Waiting
@@ -169,16 +171,24 @@ class _Thread:
             return
         if not thread.is_paused:
             self._take_messages()
+        if thread.awaits_budget and self._is_at_cap():
+            return
         if thread.wants_model and thread.status == "idle":
             self.run()
         if thread.status != "running":
             return
         if not thread.wants_model:
             self._idle(*self._ended())
+        elif self._is_at_cap():
+            self._idle(BUDGET_REACHED)
         elif (large := ending.of_size(thread, self.terms.limits)) is not None:
             self._give_up(large.error_type, large.message)
         else:
             self.draft.add(ev.SpanModelRequestStart, self.thread_id, private={"epoch": self.terms.epoch})
+
+    def _is_at_cap(self) -> bool:
+        """The gate before each model request. What is in flight when it closes goes on."""
+        return is_at_cap(self.draft.state, self.terms.models, at=self.draft.now())
 
     def run(self) -> None:
         """idle or rescheduling -> running."""
@@ -239,7 +249,7 @@ class _Thread:
 
     def _interrupt(self) -> None:
         thread, kill = self.thread, ending.of_kill(self.draft.state, self.thread_id)
-        was_working = thread.status != "idle" or bool(thread.calls)
+        was_working = thread.status != "idle" or bool(thread.calls) or thread.awaits_budget
         if thread.request is not None:
             self.lose_request(thread.request)
         for call in list(thread.calls.values()):
@@ -343,10 +353,12 @@ class _Thread:
         draft.add(ev.SessionThreadStatusIdle, self.thread_id, **self._naming(), **stop)
         if any(thread.status in ("running", "rescheduling") for thread in state.threads.values()):
             return
+        budget: dict[str, Json] = {} if state.budget is None else {"budget": state.budget}
         draft.add(
             ev.SessionUsage,
             self.thread_id,
             usage=session_usage(state, self.terms.models, at=draft.now()),
+            **budget,
         )
         draft.add(ev.SessionStatusIdle, self.thread_id, **stop)
 

@@ -143,6 +143,19 @@ def session_agent(agent: Wire, overrides: Fields, *, models: ModelTable) -> Wire
     return snapshot
 
 
+def check_budgetable(snapshot: Wire, *, models: ModelTable) -> None:
+    """Whether a budget can be held: all models that the session may ask have a list price.
+    Raises InvalidRequest."""
+    model = snapshot["model"]
+    if not models.resolve(model["id"]).is_budgetable(model.get("speed") or "standard"):
+        speed = " at speed fast" if model.get("speed") == "fast" else ""
+        raise InvalidRequest(
+            f"budget: the model {model['id']!r} has no list price{speed} on this server, so a budget cannot"
+            " be held. Leave it out, or let the operator enter a price: corral models price set",
+            error_code="model_not_budgetable",
+        )
+
+
 def session_tools(given: Fields) -> list[Wire] | None:
     """The tools of a session update, resolved; None if it leaves them alone. Raises InvalidRequest."""
     mcp_servers = given.get("mcp_servers") or []

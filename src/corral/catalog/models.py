@@ -224,9 +224,10 @@ class ModelTable:
         searches = self.web_search_usd_per_1000 / 1000 * usage.web_search_requests
         return tokens * _MICROCENTS_PER_USD / 1_000_000 + searches * _MICROCENTS_PER_USD
 
-    def runtime_cost(self, running_ms: int) -> Decimal:
-        """List cost of a session's whole running time, in micro-cents. Source: API docs, errors-limits."""
-        return self.runtime_usd_per_hour * _MICROCENTS_PER_USD * running_ms / 3_600_000
+    @property
+    def runtime_rate(self) -> Decimal:
+        """List price of an hour of running, in micro-cents. Source: API docs, errors-limits."""
+        return self.runtime_usd_per_hour * _MICROCENTS_PER_USD
 
 
 def whole_cents(microcents: Decimal) -> str:

@@ -343,7 +343,7 @@ def columns_repeat_the_fold(history: History) -> Iterator[str]:
         yield f"the log cannot be folded: {error}"
         return
     derived = derive(state, ModelTable.packaged(), needs_brain=False)
-    for name in ("status", "usage", "active_seconds", "running_since"):
+    for name in ("status", "usage", "active_seconds", "running_since", "stop_reason", "requests_cost"):
         if getattr(derived, name) != getattr(record, name):
             yield f"{name}: {getattr(record, name)!r} in the record, {getattr(derived, name)!r} in the log"
     if list(derived.blocked_on) != list(record.blocked_on):

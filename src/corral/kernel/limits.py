@@ -21,6 +21,7 @@ VALIDATION_ERRORS_SHOWN_MAX = 20  # lines of one 400; a longer list helps nobody
 API_KEY_CACHE_SECONDS, API_KEYS_CACHED_MAX = 3.0, 1024  # a revoked key dies on other nodes by then
 API_KEY_NAME_CHARS_MAX = 256
 API_KEY_CHARS_MIN = 16  # of CORRAL_API_KEY, which a person may choose; a shorter one could be guessed
+BUDGET_DIGITS_MAX = 15  # of an amount of cents: more is a typing mistake
 TITLE_CHARS_MAX = 1024  # a title is one line in a list
 ENVIRONMENT_PACKAGES_MAX, PACKAGE_CHARS_MAX = 256, 512  # per manager
 ALLOWED_HOSTS_MAX, HOST_NAME_CHARS_MAX = 512, 255

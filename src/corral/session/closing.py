@@ -10,9 +10,11 @@ from datetime import datetime, timedelta
 
 import orjson
 
+from corral.catalog.models import whole_cents
 from corral.kernel.clock import rfc3339
 from corral.kernel.ids import EVENT, EventId, Ids, ThreadId, derived
 from corral.session import events as ev
+from corral.session.budget import consumed, running_seconds
 from corral.session.content import Json, text_block
 from corral.session.log import InboxEntry, StoredEvent
 from corral.session.record import SessionRecord
@@ -79,13 +81,16 @@ def closing(
 
 
 def closed_usage(record: SessionRecord, *, at: datetime) -> dict[str, Json]:
-    """The wire's `usage` once the session is idle; its list cost is that of the last append."""
-    return {**record.usage, "active_seconds": closed_seconds(record, at=at)}
+    """The wire's `usage` once the session is idle."""
+    usage = {**record.usage, "active_seconds": closed_seconds(record, at=at)}
+    cost = consumed(record, at=at)
+    if cost is not None:
+        usage["list_cost"] = {"amount": whole_cents(cost), "currency": "USD"}
+    return usage
 
 
 def closed_seconds(record: SessionRecord, *, at: datetime) -> float:
-    since = record.running_since
-    return record.active_seconds + (0.0 if since is None else max(0.0, (at - since).total_seconds()))
+    return running_seconds(record.active_seconds, record.running_since, at)
 
 
 def _facts(remains: Remains, message: str, ids: Ids, now: datetime) -> Iterator[_Fact]:
@@ -138,10 +143,16 @@ def _facts(remains: Remains, message: str, ids: Ids, now: datetime) -> Iterator[
                 stop_details=None,
             ),
         )
-    usage_now = closed_usage(record, at=now)
-    yield _Fact(thread_id=primary, event=ev.SessionUsage(id=ids.event(), usage=usage_now))
+    yield _Fact(thread_id=primary, event=_usage(record, ids, now))
     idle = ev.SessionStatusIdle(id=ids.event(), stop_reason=_RETRIES_EXHAUSTED, stop_details=None)
     yield _Fact(thread_id=primary, event=idle)
+
+
+def _usage(record: SessionRecord, ids: Ids, now: datetime) -> ev.SessionUsage:
+    usage = closed_usage(record, at=now)
+    if record.budget is None:
+        return ev.SessionUsage(id=ids.event(), usage=usage)
+    return ev.SessionUsage(id=ids.event(), usage=usage, budget=record.budget)
 
 
 def _processed(entry: InboxEntry, at: datetime) -> bytes:

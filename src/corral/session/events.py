@@ -170,6 +170,7 @@ class SessionThreadStatusIdle(Event):
 class SessionUsage(Event):
     TYPE = "session.usage"
     usage: Object
+    budget: Object | None = None
 
 
 class SessionError(Event):
@@ -182,6 +183,7 @@ class SessionUpdated(Event):
     title: str | None = None
     metadata: Mapping[str, str] | None = None
     agent: Object | None = None
+    budget: Object | None = None
 
 
 class SessionDeleted(Event):

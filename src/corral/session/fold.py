@@ -14,10 +14,12 @@ event. A brain folds what it is about to append into a fork, which it throws awa
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from decimal import Decimal
 from typing import Literal
 
 from corral.kernel.ids import EventId, SessionId, ThreadId
 from corral.session import events as ev
+from corral.session.budget import BUDGET_REACHED, Budget, running_seconds
 from corral.session.call import Placement
 from corral.session.content import Block, Json, text_block
 from corral.session.log import InboxEntry, StoredEvent
@@ -35,6 +37,9 @@ _BODIES_UNREAD: Mapping[str, type[ev.Event]] = {
     )
 }
 """Types of whose events `fold` reads nothing but the id: of a long log, two fifths need not be parsed."""
+
+_PAUSES = ("requires_action", BUDGET_REACHED["type"])
+"""Stop reasons after which the same turn goes on."""
 
 LEFT_OUT = "(This result was left out: the model's provider refused it.)"
 
@@ -140,6 +145,15 @@ class Thread:
         return self.wants_model and bool(self.entries) and self.entries[-1].role == "assistant"
 
     @property
+    def awaits_budget(self) -> bool:
+        """It is idle in the middle of a turn, until the session's budget is raised or removed."""
+        return self.status == "idle" and self.wants_model and self.stopped_for(BUDGET_REACHED["type"])
+
+    def stopped_for(self, *reasons: str) -> bool:
+        """Whether it last went idle for one of these reasons."""
+        return self.stop_reason is not None and self.stop_reason["type"] in reasons
+
+    @property
     def blocked_on(self) -> list[EventId]:
         """Calls that wait for the client."""
         return [call.call_id for call in self.calls.values() if call.awaits_client]
@@ -147,7 +161,10 @@ class Thread:
 
 @dataclass(kw_only=True, slots=True)
 class State:
-    """A session, folded up to `seq` and `arrival`. `last_at` is the last processed_at, or the creation."""
+    """A session, folded up to `seq` and `arrival`. `last_at` is the last processed_at, or the creation.
+
+    runtime_rate: micro-cents per hour of running, of its creation; None if that is not known.
+    """
 
     session_id: SessionId
     primary_thread_id: ThreadId
@@ -161,6 +178,9 @@ class State:
     active_seconds: float = 0.0
     running_since: datetime | None = None
     blocked_on: list[EventId] = field(default_factory=list)
+    stop_reason: str | None = None
+    budget: Budget | None = None
+    runtime_rate: Decimal | None = None
 
     @property
     def primary(self) -> Thread:
@@ -218,8 +238,8 @@ def _chars(value: Json) -> int:
 
 
 def begin(record: SessionRecord) -> State:
-    """The state before the first event. Agent and status come from the record: a session created with
-    initial events is `running` before its first event exists."""
+    """The state before the first event. The agent and the budget come from the record, as they are by now:
+    an older `session.updated` sets them back, and the last one to what they are."""
     threads = record.threads or (
         ThreadRecord(
             thread_id=record.primary_thread_id,
@@ -233,6 +253,8 @@ def begin(record: SessionRecord) -> State:
         primary_thread_id=record.primary_thread_id,
         environment=record.environment,
         status="idle",
+        budget=record.budget,
+        runtime_rate=record.runtime_rate,
         last_at=record.created_at,
         threads={
             thread.thread_id: Thread(
@@ -320,9 +342,11 @@ def fold(
                 thread.retry_after_seconds = private.get("retry_after_seconds")
             if private.get("leaves_out"):
                 _leave_out(thread)
-        case ev.SessionUpdated(agent=agent):
+        case ev.SessionUpdated(agent=agent, budget=budget):
             if agent is not None:
                 state.primary.agent = agent
+            if "budget" in event.model_fields_set:
+                state.budget = budget
         case (
             ev.SessionStatusRunning()
             | ev.SessionStatusRescheduled()
@@ -440,9 +464,10 @@ def _end_request(thread: Thread, event: ev.SpanModelRequestEnd, private: Mapping
 
 def _session_status(state: State, event: ev.Event, at: datetime) -> None:
     state.status = STATUS_AFTER[event.type]
-    state.blocked_on = []
+    state.blocked_on, state.stop_reason = [], None
     if isinstance(event, ev.SessionStatusIdle):
         state.blocked_on = list(event.stop_reason.get("event_ids", ()))
+        state.stop_reason = event.stop_reason["type"]
     state.active_seconds, state.running_since = _tick(
         state.active_seconds, state.running_since, state.status, at
     )
@@ -451,8 +476,7 @@ def _session_status(state: State, event: ev.Event, at: datetime) -> None:
 def _thread_status(thread: Thread, event: ev.Event, at: datetime) -> None:
     was, thread.status = thread.status, STATUS_AFTER[event.type]
     thread.updated_at = at
-    waited = thread.stop_reason is not None and thread.stop_reason["type"] == "requires_action"
-    if was == "idle" and thread.status == "running" and not waited:
+    if was == "idle" and thread.status == "running" and not thread.stopped_for(*_PAUSES):
         thread.rounds, thread.worked_seconds, thread.tokens_before = 0, 0.0, thread.tokens.total
     if thread.status in ("running", "rescheduling"):
         thread.working_since = thread.working_since or at
@@ -463,7 +487,7 @@ def _thread_status(thread: Thread, event: ev.Event, at: datetime) -> None:
         thread.stop_reason = event.stop_reason
         thread.has_been_idle = True
         thread.failures, thread.retry_after_seconds = 0, None
-        if event.stop_reason["type"] != "requires_action":
+        if event.stop_reason["type"] not in _PAUSES:
             thread.wants_model = False
     thread.active_seconds, thread.running_since = _tick(
         thread.active_seconds, thread.running_since, thread.status, at
@@ -475,6 +499,4 @@ def _tick(
 ) -> tuple[float, datetime | None]:
     if status == "running":
         return active_seconds, running_since or at
-    if running_since is not None:
-        active_seconds += (at - running_since).total_seconds()
-    return active_seconds, None
+    return running_seconds(active_seconds, running_since, at), None

@@ -8,11 +8,13 @@ A rejected request stores nothing. Source: API docs, events "Queueing", "Require
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Literal
 
 from corral.kernel.errors import Conflict, InvalidRequest, RateLimited
 from corral.kernel.ids import EventId, ThreadId
 from corral.kernel.limits import INBOX_EVENTS_MAX, INBOX_INTERRUPTS_MAX
+from corral.session.budget import TAKEN_AT_THE_CAP, is_at_cap, is_paused
 from corral.session.events import (
     AgentCustomToolUse,
     AgentToolUse,
@@ -36,10 +38,12 @@ class View:
     tool_uses:     the logged events whose ids the inputs name (`referenced`), by id; absent if unknown.
     answers:       the logged results of those, by the id of the tool use.
     confirmations: ids among those that a logged or queued user.tool_confirmation names.
+    now:           what it has cost is counted up to then.
     """
 
     record: SessionRecord
     inbox: Sequence[InboxEntry]
+    now: datetime
     tool_uses: Mapping[EventId, StoredEvent] = field(default_factory=dict)
     answers: Mapping[EventId, StoredEvent] = field(default_factory=dict)
     confirmations: frozenset[EventId] = frozenset()
@@ -47,7 +51,8 @@ class View:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Admitted:
-    """Where one input goes. `duplicate_of` is the stored event to return instead of storing it.
+    """Where one input goes; nowhere: it has no effect. `duplicate_of` is the stored event to return
+    instead of storing it, if there is one.
 
     needs_brain: False for what changes nothing by itself: a brain would find nothing to write, and so
                  could not say that it has looked.
@@ -94,6 +99,8 @@ def admit(view: View, inputs: Sequence[Event]) -> list[Admitted]:
         )
     request = _Request(view)
     _check_system_messages(inputs)
+    if is_at_cap(record, at=view.now):
+        _check_at_cap(inputs)
     return [request.admit(number, event) for number, event in enumerate(inputs)]
 
 
@@ -102,6 +109,7 @@ class _Request:
 
     def __init__(self, view: View) -> None:
         self._view = view
+        self._is_paused = is_paused(view.record) and is_at_cap(view.record, at=view.now)
         self._primary = view.record.primary_thread_id
         self._confirmed = set(view.confirmations)
         self._answered: set[EventId] = set()
@@ -126,6 +134,10 @@ class _Request:
                 if thread_id is not None and thread_id not in known:
                     raise InvalidRequest(
                         f"events.{number}.session_thread_id: this session has no thread {thread_id!r}"
+                    )
+                if self._is_paused:  # there is nothing to interrupt: it stays as it is
+                    return Admitted(
+                        event=event, thread_id=thread_id or self._primary, to="nowhere", needs_brain=False
                     )
                 self._interrupt()
                 return self._queued(event, thread_id or self._primary)
@@ -196,6 +208,15 @@ class _Request:
         self._answered.add(tool_use_id)
         self._blocked_on.discard(tool_use_id)
         return Admitted(event=event, thread_id=use.thread_id, to="log", answers=tool_use_id)
+
+
+def _check_at_cap(inputs: Sequence[Event]) -> None:
+    for number, event in enumerate(inputs):
+        if event.type not in TAKEN_AT_THE_CAP:
+            raise InvalidRequest(
+                f"events.{number}.type: the session has reached its budget: it takes no {event.type}, only"
+                f" {', '.join(TAKEN_AT_THE_CAP)}. Raise the budget or remove it to go on."
+            )
 
 
 def _check_system_messages(inputs: Sequence[Event]) -> None:

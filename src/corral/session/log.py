@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from decimal import Decimal
 from typing import NamedTuple, Protocol
 
 from corral.kernel.ids import EventId, SessionId, ThreadId
@@ -68,6 +69,8 @@ class Derived:
     blocked_on: Sequence[EventId]
     needs_brain: bool
     threads: Sequence[ThreadRecord]
+    stop_reason: str | None = None
+    requests_cost: Decimal = Decimal(0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

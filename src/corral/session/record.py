@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from decimal import Decimal
 from typing import Literal, Protocol
 
 from corral.kernel.ids import DEFAULT_WORKSPACE, EnvironmentId, SessionId, ThreadId, VaultId, WorkspaceId
@@ -39,6 +40,12 @@ class SessionRecord:
     vault_ids:   in the order in which they are asked for a credential; fixed at creation.
     usage:       wire `usage` as of the last append, without the running time still open.
     blocked_on:  ids that the session waits for, [] unless idle with requires_action.
+    stop_reason: type of the last idle's, None while it is not idle.
+    budget:      wire `budget`; None: there is none, or it was removed.
+    requests_cost: list cost of its model requests, in micro-cents; None for sessions that nobody
+                 appended to since this column is there.
+    runtime_rate: what an hour of running cost when it was created, in micro-cents; None for sessions older
+                 than this column, which are charged what it costs now.
     last_seq, last_arrival: ends of log and inbox.
     failures:    brains that died at it since it last got on; see `lease.LeaseStore`.
     api_key_id:  the key that created it; None for sessions older than this column.
@@ -60,6 +67,10 @@ class SessionRecord:
     last_arrival: int
     epoch: int
     failures: int = 0
+    stop_reason: str | None = None
+    budget: Mapping[str, Json] | None = None
+    requests_cost: Decimal | None = None
+    runtime_rate: Decimal | None = None
     api_key_id: str | None = None
     vault_ids: Sequence[VaultId] = ()
     resources: Sequence[Resource] = ()
@@ -102,6 +113,7 @@ class SessionChanges:
     metadata: Mapping[str, str | None] = field(default_factory=dict)
     tools: Sequence[Mapping[str, Json]] | None = None
     mcp_servers: Sequence[Mapping[str, Json]] | None = None
+    budget: Mapping[str, Json] | None = None
 
 
 class SessionStore(Protocol):
@@ -140,8 +152,9 @@ class SessionStore(Protocol):
 
     async def update(self, session_id: SessionId, changes: SessionChanges) -> SessionRecord:
         """Apply changes under the row lock; an effective change appends `session.updated` holding only
-        what changed (API docs, sessions "Update"). Raises NotFound, Conflict (archived), InvalidRequest
-        (tools while not idle; metadata over its limits after the merge)."""
+        what changed (API docs, sessions "Update"). A changed budget wakes a session that waits for it.
+        Raises NotFound, Conflict (archived), InvalidRequest (tools while not idle; metadata over its
+        limits after the merge; a budget that is new, or not above what is consumed)."""
 
     async def archive(self, session_id: SessionId) -> SessionRecord:
         """End the session: appends thread_status_terminated and status_terminated, queues the clean-up of

@@ -71,12 +71,12 @@ def lock_record(connection: Connection, session_id: SessionId) -> SessionRecord:
 def accept(
     connection: Connection, session_id: SessionId, inputs: Sequence[Event], *, now: datetime, now_us: int
 ) -> list[Entry]:
-    """What was stored, in order, and for a duplicate what had been.
+    """What was stored, in order, and for a duplicate what had been. What had no effect is left out.
 
     Raises NotFound and what `admit` raises; nothing is written then.
     """
     record = lock_record(connection, session_id)
-    admitted = admit(_view(connection, record, inputs), inputs)
+    admitted = admit(_view(connection, record, inputs, now), inputs)
     return store_inputs(connection, record, admitted, now=now, now_us=now_us)
 
 
@@ -95,8 +95,8 @@ def store_inputs(
     entries: list[Entry] = []
     for item in admitted:
         if item.to == "nowhere":
-            assert item.duplicate_of is not None
-            entries.append(item.duplicate_of)
+            if item.duplicate_of is not None:
+                entries.append(item.duplicate_of)
         elif item.to == "log":
             entries.append(next(stored))
         else:
@@ -163,12 +163,12 @@ def _waiting(item: Admitted, arrival: int) -> InboxEntry:
     )
 
 
-def _view(connection: Connection, record: SessionRecord, inputs: Sequence[Event]) -> View:
+def _view(connection: Connection, record: SessionRecord, inputs: Sequence[Event], now: datetime) -> View:
     of_session: dict[str, Any] = {"of_session_id": record.session_id}
     waiting = [inbox_entry(row) for row in _INBOX.all(connection, of_session)]
     named = referenced(inputs)
     if not named:
-        return View(record=record, inbox=waiting)
+        return View(record=record, inbox=waiting, now=now)
     of_named = of_session | {"event_ids": named}
     tool_uses = {use.event_id: use for use in map(stored_event, connection.execute(_TOOL_USES, of_named))}
     answers = {
@@ -186,6 +186,7 @@ def _view(connection: Connection, record: SessionRecord, inputs: Sequence[Event]
     return View(
         record=record,
         inbox=waiting,
+        now=now,
         tool_uses=tool_uses,
         answers=answers,
         confirmations=frozenset(confirmed & set(named)),

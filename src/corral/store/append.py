@@ -309,6 +309,8 @@ def _advanced(item: Prepared, head: _Head, now_us: int) -> Mapping[str, Any]:
         "active_seconds": derived.active_seconds,
         "running_since": derived.running_since,
         "blocked_on": list(derived.blocked_on),
+        "stop_reason": derived.stop_reason,
+        "requests_cost": derived.requests_cost,
         "updated_at": last.processed_at,
         "terminated_at": last.processed_at if is_terminated else None,
     }

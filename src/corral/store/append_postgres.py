@@ -57,6 +57,8 @@ SESSION_COLUMNS = (
     "active_seconds",
     "running_since",
     "blocked_on",
+    "stop_reason",
+    "requests_cost",
     "updated_at",
     "terminated_at",
 )
@@ -233,6 +235,8 @@ def _session(append: Append, stored: Sequence[StoredEvent], now_us: int) -> dict
         "active_seconds": derived.active_seconds,
         "running_since": _us(derived.running_since),
         "blocked_on": list(derived.blocked_on),
+        "stop_reason": derived.stop_reason,
+        "requests_cost": str(derived.requests_cost),
         "updated_at": last_at,
         "terminated_at": last_at if is_terminated else None,
     }

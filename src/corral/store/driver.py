@@ -8,6 +8,7 @@ SQLAlchemy's.
 
 from collections import namedtuple
 from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
 from typing import Any
 
 import orjson
@@ -15,7 +16,7 @@ from sqlalchemy import Connection
 from sqlalchemy.dialects.postgresql import psycopg
 from sqlalchemy.exc import DBAPIError
 
-from corral.store.schema import JsonBytes, Moment, from_us
+from corral.store.schema import Exact, JsonBytes, Moment, from_us
 
 __all__ = ["Query", "fetch", "text_of"]
 
@@ -52,7 +53,11 @@ class Query:
         return self._row(*fields)
 
 
-_CONVERSIONS: Mapping[type, Callable[[Any], Any]] = {JsonBytes: orjson.loads, Moment: from_us}
+_CONVERSIONS: Mapping[type, Callable[[Any], Any]] = {
+    JsonBytes: orjson.loads,
+    Moment: from_us,
+    Exact: Decimal,
+}
 
 
 def text_of(statement: Any, *, has_constants: bool = False) -> str:

@@ -50,6 +50,7 @@ _OPEN_CALLS = (
 )
 _INBOX = WAITING.order_by(inbox.c.arrival)
 _IDLE: dict[str, Any] = {"status": "idle", "running_since": None}
+_STOPPED: dict[str, Any] = _IDLE | {"blocked_on": [], "stop_reason": "retries_exhausted"}
 
 
 def close_turn(
@@ -78,7 +79,7 @@ def close_turn(
         update(sessions)
         .where(sessions.c.session_id == lease.session_id)
         .values(
-            _IDLE
+            _STOPPED
             | {
                 "owner": None,
                 "lease_until": 0,
@@ -88,7 +89,6 @@ def close_turn(
                 "last_seq": last.seq,
                 "last_processed_at": last.processed_at,
                 "updated_at": last.processed_at,
-                "blocked_on": [],
                 "active_seconds": closed_seconds(record, at=last.processed_at),
                 "usage": closed_usage(record, at=now),
             }

@@ -43,6 +43,8 @@ RECORDS: AnySelect = select(
     session_details.c.environment,
     session_details.c.vault_ids,
     session_details.c.resources,
+    session_details.c.budget,
+    session_details.c.runtime_rate,
 ).join_from(sessions, session_details, sessions.c.session_id == session_details.c.session_id)
 
 _THREADS = (
@@ -252,6 +254,10 @@ def _session(row: AnyRow, of_session: Sequence[ThreadRecord]) -> SessionRecord:
         active_seconds=row.active_seconds,
         running_since=row.running_since,
         blocked_on=row.blocked_on,
+        stop_reason=row.stop_reason,
+        budget=row.budget,
+        requests_cost=row.requests_cost,
+        runtime_rate=row.runtime_rate,
         last_seq=row.last_seq,
         last_arrival=row.last_arrival,
         epoch=row.epoch,

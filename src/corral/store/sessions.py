@@ -4,13 +4,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from sqlalchemy import Connection, bindparam, delete, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
 
 from corral.catalog.metadata import merged
 from corral.kernel.clock import Clock
 from corral.kernel.errors import Conflict, InvalidRequest
 from corral.kernel.ids import DEFAULT_WORKSPACE, Ids, SessionId, WorkspaceId
 from corral.kernel.limits import TOMBSTONE_SECONDS
+from corral.session.budget import changed_budget, is_paused
 from corral.session.bus import Bus, Committed, Deleted
 from corral.session.content import Json
 from corral.session.events import (
@@ -52,6 +53,7 @@ _NEEDS_BRAIN = select(sessions.c.needs_brain_since).where(
 _ARRIVED = select(inbox.c.arrival).where(inbox.c.session_id == bindparam("of_session_id")).limit(1)
 _CHECKPOINT = select(checkpoints.c.session_id).where(checkpoints.c.session_id == bindparam("of_session_id"))
 _UPDATE = update(sessions).where(sessions.c.session_id == bindparam("of_session_id"))
+_WAKE = _UPDATE.values(needs_brain_since=func.coalesce(sessions.c.needs_brain_since, bindparam("since")))
 _UPDATE_DETAILS = update(session_details).where(session_details.c.session_id == bindparam("of_session_id"))
 _UPDATE_THREADS = update(threads).where(threads.c.session_id == bindparam("of_session_id"))
 _UPDATE_THREAD_DETAILS = update(thread_details).where(
@@ -135,12 +137,19 @@ class Sessions:
         )
 
     async def update(self, session_id: SessionId, changes: SessionChanges) -> SessionRecord:
+        resumes = False
+
         def change(connection: Connection, record: SessionRecord) -> list[Fact]:
             if record.archived_at is not None or record.status == "terminated":
                 raise Conflict(f"Session {session_id} has ended and cannot be changed.")
-            news = _apply(connection, record, changes)
+            news = _apply(connection, record, changes, now=self._clock.now())
             if news is None:
                 return []
+            nonlocal resumes
+            resumes = "budget" in news and is_paused(record)
+            if resumes:
+                since = {"of_session_id": session_id, "since": self._database.now_us(connection)}
+                connection.execute(_WAKE, since)
             return [
                 (
                     SessionUpdated(id=self._ids.event(), type=SessionUpdated.TYPE, **news),
@@ -149,7 +158,10 @@ class Sessions:
                 )
             ]
 
-        return await self._change(session_id, change)
+        changed = await self._change(session_id, change)
+        if resumes:
+            self._bus.wake(session_id)
+        return changed
 
     async def archive(self, session_id: SessionId) -> SessionRecord:
         def change(connection: Connection, record: SessionRecord) -> list[Fact]:
@@ -255,6 +267,8 @@ def _insert(connection: Connection, record: SessionRecord) -> None:
             "active_seconds": record.active_seconds,
             "running_since": record.running_since,
             "blocked_on": list(record.blocked_on),
+            "stop_reason": record.stop_reason,
+            "requests_cost": record.requests_cost,
             "primary_thread_id": record.primary_thread_id,
             "agent_id": record.agent.get("id"),
             "agent_version": record.agent.get("version"),
@@ -276,6 +290,8 @@ def _insert(connection: Connection, record: SessionRecord) -> None:
             "environment": record.environment,
             "vault_ids": list(record.vault_ids) or None,
             "resources": stored_resources(record.resources),
+            "budget": record.budget,
+            "runtime_rate": record.runtime_rate,
         },
     )
     insert_threads(connection, [(record.session_id, thread) for thread in record.threads])
@@ -285,7 +301,12 @@ def _terminate(connection: Connection, record: SessionRecord, now: datetime) -> 
     of_session = {"of_session_id": record.session_id}
     connection.execute(
         _UPDATE.values(
-            status="terminated", archived_at=now, terminated_at=now, blocked_on=[], needs_brain_since=None
+            status="terminated",
+            archived_at=now,
+            terminated_at=now,
+            blocked_on=[],
+            stop_reason=None,
+            needs_brain_since=None,
         ),
         of_session,
     )
@@ -294,7 +315,7 @@ def _terminate(connection: Connection, record: SessionRecord, now: datetime) -> 
 
 
 def _apply(
-    connection: Connection, record: SessionRecord, changes: SessionChanges
+    connection: Connection, record: SessionRecord, changes: SessionChanges, *, now: datetime
 ) -> dict[str, Json] | None:
     """Store what differs; returns the fields of `session.updated`, None if nothing does."""
     details: dict[str, Json] = {}
@@ -307,6 +328,10 @@ def _apply(
             details["metadata"] = metadata
             if metadata:  # absent when cleared to empty
                 news["metadata"] = metadata
+    if "budget" in changes.given:
+        changed_budget(record, changes.budget, at=now)
+        if changes.budget != record.budget:
+            details["budget"] = news["budget"] = changes.budget
     agent = _changed_agent(record.agent, changes)
     if agent != record.agent:
         if record.status != "idle":

@@ -84,6 +84,7 @@ class Oracle:
         view = View(
             record=replace(session.record, last_seq=len(session.log), last_arrival=session.last_arrival),
             inbox=tuple(session.inbox),
+            now=now,
             tool_uses={event.event_id: event for event in session.log if event.event_id in named},
             answers={event.answers: event for event in session.log if event.answers in named},
             confirmations=frozenset(
@@ -93,7 +94,10 @@ class Oracle:
         )
         returned = []
         for item in admit(view, inputs):
-            returned.append(item.duplicate_of.event_id if item.duplicate_of else item.event.id)
+            if item.duplicate_of:
+                returned.append(item.duplicate_of.event_id)
+            elif item.to != "nowhere":
+                returned.append(item.event.id)
             if item.to == "inbox":
                 self._queue(session, item.event)
             elif item.to == "log":
@@ -160,6 +164,8 @@ class Oracle:
             active_seconds=derived.active_seconds,
             running_since=derived.running_since,
             blocked_on=derived.blocked_on,
+            stop_reason=derived.stop_reason,
+            requests_cost=derived.requests_cost,
             threads=_changed(session.record.threads, derived.threads),
         )
         return ids
@@ -192,7 +198,12 @@ class Oracle:
         session.needs_brain_since = None
         threads = [replace(thread, status="idle") for thread in session.record.threads]
         session.record = replace(
-            session.record, status="idle", running_since=None, blocked_on=[], threads=threads
+            session.record,
+            status="idle",
+            running_since=None,
+            blocked_on=[],
+            stop_reason="retries_exhausted",
+            threads=threads,
         )
         self._rested(lease)
         return stored

@@ -85,6 +85,8 @@ def good(*, result: str = f"done {CALL.token}\n", is_error: bool = False) -> His
         usage=derived.usage,
         active_seconds=derived.active_seconds,
         running_since=derived.running_since,
+        stop_reason=derived.stop_reason,
+        requests_cost=derived.requests_cost,
     )
     bodies = [json.loads(event.body) for event in events]
     echo = {**bodies[2], "processed_at": None}

@@ -1,6 +1,8 @@
 """Admission: which inputs a session takes in which state, and where they go."""
 
 from dataclasses import replace
+from datetime import timedelta
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -9,6 +11,7 @@ from corral.kernel.errors import CallerError, Conflict, InvalidRequest, RateLimi
 from corral.kernel.ids import EventId, ThreadId
 from corral.kernel.limits import INBOX_EVENTS_MAX, INBOX_INTERRUPTS_MAX
 from corral.session import events as ev
+from corral.session.budget import TAKEN_AT_THE_CAP, changed_budget
 from corral.session.inbox import View, admit, referenced
 from corral.session.log import InboxEntry, StoredEvent
 from tests.unit.brain.scene import START, THREAD, agent, record
@@ -34,11 +37,23 @@ def stored(event: ev.Event, *, answers: str | None = None) -> StoredEvent:
     )
 
 
+CHANGES = (
+    "status",
+    "archived_at",
+    "stop_reason",
+    "budget",
+    "requests_cost",
+    "runtime_rate",
+    "running_since",
+)
+
+
 def view(*, blocked_on: tuple[str, ...] = (), **fields: Any) -> View:
     uses = {event.id: stored(event) for event in (ASK, ALLOWED, CUSTOM)}
-    changes = {key: fields.pop(key) for key in ("status", "archived_at") if key in fields}
+    changes = {key: fields.pop(key) for key in CHANGES if key in fields}
     session = replace(record(agent()), blocked_on=blocked_on, **changes)
-    return View(record=session, inbox=fields.pop("inbox", ()), tool_uses=uses, **fields)
+    now = fields.pop("now", START)
+    return View(record=session, inbox=fields.pop("inbox", ()), now=now, tool_uses=uses, **fields)
 
 
 def queued(event: ev.Event, arrival: int = 1) -> InboxEntry:
@@ -189,3 +204,59 @@ def test_a_full_inbox_still_takes_an_interrupt() -> None:
         destinations(view(inbox=fuller), interrupt())
     with pytest.raises(RateLimited):
         destinations(view(inbox=full), interrupt(), message())
+
+
+# -- budgets -----------------------------------------------------------------------------------------------
+
+BUDGET = {"type": "limit", "max_list_cost": {"amount": "5", "currency": "USD"}}
+
+
+def capped(cost: int = 5_000_000, **fields: Any) -> View:
+    return view(budget=BUDGET, requests_cost=Decimal(cost), runtime_rate=Decimal(0), **fields)
+
+
+def test_at_the_cap_only_what_settles_calls_is_taken() -> None:
+    for refused in (message(), system()):
+        with pytest.raises(InvalidRequest) as error:
+            admit(capped(), [refused])
+        for taken in TAKEN_AT_THE_CAP:
+            assert taken in str(error.value)
+    blocked = capped(blocked_on=("ask", "custom"), stop_reason="requires_action")
+    assert destinations(blocked, confirm(), result(), interrupt()) == ["inbox", "log", "inbox"]
+    with pytest.raises(InvalidRequest, match=r"events\.1\.type"):
+        admit(capped(status="running"), [interrupt(), message()])
+    assert destinations(capped(4_999_999), message()) == ["inbox"]
+
+
+def test_the_cap_counts_the_time_that_is_still_running() -> None:
+    running = capped(
+        4_000_000,
+        status="running",
+        running_since=START,
+        now=START + timedelta(hours=1),
+    )
+    rated = replace(running, record=replace(running.record, runtime_rate=Decimal(1_000_000)))
+    assert destinations(running, message()) == ["inbox"]
+    with pytest.raises(InvalidRequest, match="budget"):
+        admit(rated, [message()])
+
+
+def test_an_interrupt_of_a_paused_session_has_no_effect() -> None:
+    (ignored,) = admit(capped(stop_reason="budget_reached"), [interrupt()])
+    assert (ignored.to, ignored.duplicate_of, ignored.needs_brain) == ("nowhere", None, False)
+    raised = capped(4_000_000, stop_reason="budget_reached")
+    assert destinations(raised, interrupt()) == ["inbox"], "it goes on: that can be interrupted"
+    assert destinations(capped(status="running"), interrupt()) == ["inbox"]
+
+
+def test_a_budget_is_raised_or_removed_and_never_added() -> None:
+    session = capped().record
+    changed_budget(session, None, at=START)
+    changed_budget(session, {**BUDGET, "max_list_cost": {"amount": "6", "currency": "USD"}}, at=START)
+    for wanted, before, code in (
+        (BUDGET, session, "budget_not_raised"),
+        (BUDGET, replace(session, budget=None), "budget_create_only"),
+    ):
+        with pytest.raises(InvalidRequest) as error:
+            changed_budget(before, wanted, at=START)
+        assert error.value.error_code == code

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from decimal import Decimal
 
 import orjson
 from fastapi import APIRouter, Request
@@ -18,7 +19,7 @@ from corral.api.schema.query import NoQuery, Order, SessionListQuery, parse_quer
 from corral.api.schema.sessions import SessionCreate, SessionUpdate
 from corral.api.schema.strict import parse, parse_empty
 from corral.api.views import NEW_USAGE, session_view
-from corral.catalog.agents import session_agent, session_tools, thread_agent
+from corral.catalog.agents import check_budgetable, session_agent, session_tools, thread_agent
 from corral.catalog.credentials import check_session_vaults
 from corral.catalog.environments import check_session_environment
 from corral.catalog.idempotency import Answer
@@ -54,6 +55,8 @@ def session_routes(deps: Dependencies, once: OnceOnly) -> APIRouter:
         agent = await deps.agents.read(AgentId(asked.agent.id), version=asked.agent.version)
         overrides = {name: value for name, value in chosen.items() if name not in _AGENT_REFERENCE}
         snapshot = session_agent(agent, overrides, models=deps.models)
+        if asked.budget is not None:
+            check_budgetable(snapshot, models=deps.models)
         environment = await deps.environments.read(EnvironmentId(asked.environment_id))
         check_session_environment(environment)
         vault_ids = [VaultId(vault_id) for vault_id in asked.vault_ids or ()]
@@ -119,6 +122,10 @@ def session_routes(deps: Dependencies, once: OnceOnly) -> APIRouter:
     async def update_session(request: Request, session_id: SessionId) -> Response:
         parse_query(NoQuery, request.query_params)
         changes = _changes(parse(SessionUpdate, await request.body()))
+        if changes.budget is not None:
+            record = await deps.sessions.read(session_id)
+            if record.budget is not None:  # else it cannot have one, whatever it costs
+                check_budgetable(record.agent, models=deps.models)
         return await once.perform(request, lambda: deps.sessions.update(session_id, changes), answer)
 
     @router.delete("/v1/sessions/{session_id}")
@@ -167,6 +174,9 @@ def _new_record(
         active_seconds=0.0,
         running_since=None,
         blocked_on=(),
+        budget=None if asked.budget is None else asked.budget.given(),
+        requests_cost=Decimal(0),
+        runtime_rate=deps.models.runtime_rate,
         last_seq=0,
         last_arrival=0,
         epoch=0,
@@ -183,7 +193,7 @@ def _new_record(
 
 def _changes(asked: SessionUpdate) -> SessionChanges:
     given = asked.given()
-    names = set(given) & {"title", "metadata"}
+    names = set(given) & {"title", "metadata", "budget"}
     metadata = given.get("metadata") or {}
     tools = mcp_servers = None
     agent = given.get("agent")
@@ -197,6 +207,7 @@ def _changes(asked: SessionUpdate) -> SessionChanges:
         metadata=metadata,
         tools=tools,
         mcp_servers=mcp_servers,
+        budget=given.get("budget"),
     )
 
 

@@ -1,13 +1,13 @@
 """Request shapes of sessions."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, StringConstraints
 
 from corral.api.schema.agents import AgentChoice, McpServers, Tools
 from corral.api.schema.events import InitialEvents
 from corral.api.schema.strict import OMITTED, Metadata, MetadataPatch, Strict, not_yet
-from corral.kernel.limits import SESSION_VAULTS_MAX, TITLE_CHARS_MAX
+from corral.kernel.limits import BUDGET_DIGITS_MAX, SESSION_VAULTS_MAX, TITLE_CHARS_MAX
 
 
 def _never(value: Any) -> Any:
@@ -15,6 +15,18 @@ def _never(value: Any) -> Any:
 
 
 Title = Annotated[str, StringConstraints(max_length=TITLE_CHARS_MAX)]
+
+
+class MonetaryAmount(Strict):
+    """Whole cents, as text."""
+
+    amount: Annotated[str, StringConstraints(pattern=r"^[1-9][0-9]*$", max_length=BUDGET_DIGITS_MAX)]
+    currency: Literal["USD"]
+
+
+class BudgetLimit(Strict):
+    type: Literal["limit"]
+    max_list_cost: MonetaryAmount
 
 
 class SessionCreate(Strict):
@@ -25,7 +37,7 @@ class SessionCreate(Strict):
     initial_events: InitialEvents | None = None
     resources: Annotated[list[Any] | None, not_yet("resources are")] = None
     vault_ids: Annotated[list[str], Field(max_length=SESSION_VAULTS_MAX)] | None = None
-    budget: Annotated[dict[str, Any] | None, not_yet("budgets are")] = None
+    budget: BudgetLimit | None = None
 
 
 class SessionAgentUpdate(Strict):
@@ -40,4 +52,4 @@ class SessionUpdate(Strict):
     metadata: MetadataPatch | None = None
     agent: SessionAgentUpdate | None = None
     vault_ids: Annotated[Any, AfterValidator(_never)] = OMITTED
-    budget: Annotated[dict[str, Any] | None, not_yet("budgets are")] = None
+    budget: BudgetLimit | None = None

@@ -20,13 +20,14 @@ from corral.store.schema.sessions import (
     threads,
     tombstones,
 )
-from corral.store.schema.types import JsonBytes, Moment, from_us, metadata, to_us
+from corral.store.schema.types import Exact, JsonBytes, Moment, from_us, metadata, to_us
 from corral.store.schema.vaults import credential_secrets, credentials, vault_keys, vaults
 
 __all__ = [
     "IS_FORGOTTEN",
     "NOT_HELD_BACK",
     "REVISION",
+    "Exact",
     "JsonBytes",
     "Moment",
     "agent_versions",
@@ -62,5 +63,5 @@ __all__ = [
     "writers",
 ]
 
-REVISION = "0005"
+REVISION = "0006"
 """The Alembic revision that these tables are of."""

@@ -14,7 +14,7 @@ from sqlalchemy import (
     literal_column,
 )
 
-from corral.store.schema.types import JsonBytes, Moment, metadata
+from corral.store.schema.types import Exact, JsonBytes, Moment, metadata
 
 __all__ = [
     "IS_FORGOTTEN",
@@ -55,6 +55,8 @@ sessions = Table(
     Column("active_seconds", Float, nullable=False),
     Column("running_since", Moment),
     Column("blocked_on", JsonBytes, nullable=False),
+    Column("stop_reason", String),  # null while it is not idle
+    Column("requests_cost", Exact),  # micro-cents
     # the record
     Column("primary_thread_id", String, nullable=False),
     Column("agent_id", String),
@@ -103,6 +105,8 @@ session_details = Table(
     Column("environment", JsonBytes, nullable=False),
     Column("vault_ids", JsonBytes),  # null: none
     Column("resources", JsonBytes),  # null: none
+    Column("budget", JsonBytes),  # null: none
+    Column("runtime_rate", Exact),  # micro-cents per hour
 )
 
 threads = Table(

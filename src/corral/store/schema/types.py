@@ -1,12 +1,13 @@
 """What a column holds, and the metadata that all tables are of."""
 
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 import orjson
-from sqlalchemy import BigInteger, Dialect, LargeBinary, MetaData, TypeDecorator
+from sqlalchemy import BigInteger, Dialect, LargeBinary, MetaData, String, TypeDecorator
 
-__all__ = ["JsonBytes", "Moment", "from_us", "metadata", "to_us"]
+__all__ = ["Exact", "JsonBytes", "Moment", "from_us", "metadata", "to_us"]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -45,6 +46,19 @@ class JsonBytes(TypeDecorator[Any]):
 
     def process_result_value(self, value: bytes | None, dialect: Dialect) -> Any:
         return None if value is None else orjson.loads(value)
+
+
+class Exact(TypeDecorator[Decimal]):
+    """A decimal figure, kept as its digits: SQLite would make a float of it. Never compared in SQL."""
+
+    impl = String
+    cache_ok = True
+
+    def process_bind_param(self, value: Decimal | None, dialect: Dialect) -> str | None:
+        return None if value is None else str(value)
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> Decimal | None:
+        return None if value is None else Decimal(value)
 
 
 metadata = MetaData()
