@@ -50,6 +50,9 @@ class Config:
     vault_key_file: Path | None = None
     vault_key_command: str | None = None
     sandboxes_max: int = SANDBOXES_MAX
+    repository_hosts: tuple[str, ...] = ("github.com",)
+    repository_private_hosts: tuple[str, ...] = ()
+    repository_ca: Path | None = None
     turn_rounds_max: int = TOOL_ROUNDS_PER_TURN_MAX
     turn_seconds_max: int = TURN_SECONDS_MAX
     turn_tokens_max: int = TURN_TOKENS_MAX
@@ -159,6 +162,21 @@ SETTINGS: Final[Mapping[str, Setting]] = {
         values.text, "or a command of /bin/sh that prints them: a key management service's, say", ("env",)
     ),
     "sandboxes_max": Setting(values.count, "live sandboxes of this node's hands"),
+    # Not from a file: a cloned repository must not widen what the server may be sent to.
+    "repository_hosts": Setting(
+        values.hosts,
+        "hosts that repositories are cloned from: host, host:port, *.domain or * for all; github.com unless"
+        " set",
+        ("env",),
+    ),
+    "repository_private_hosts": Setting(
+        values.hosts, "more of them, which may be at private or loopback addresses", ("env",)
+    ),
+    "repository_ca": Setting(
+        values.path,
+        "authorities (PEM) that may sign their certificates, beside the system's",
+        ("env",),
+    ),
     "turn_rounds_max": Setting(values.count, "model replies of one turn; then it ends with an error"),
     "turn_seconds_max": Setting(values.count, "seconds of one turn; then it ends with an error"),
     "turn_tokens_max": Setting(

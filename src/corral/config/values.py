@@ -18,6 +18,7 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 _BUCKET: Final = re.compile(r"[A-Za-z0-9._-]+")
 _REGION: Final = re.compile(r"[A-Za-z0-9-]+")
 _HOST: Final = re.compile(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]")
+_HOST_PATTERN: Final = re.compile(r"(\*|(\*\.)?[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*)(:[0-9]{1,5})?")
 
 
 def text(value: object) -> str:
@@ -99,6 +100,16 @@ def roles(value: object) -> tuple[NodeRole, ...]:
     if unknown := [word for word in words if word not in get_args(NodeRole)]:
         raise ValueError(f"not a list of {', '.join(get_args(NodeRole))}: {unknown[0]!r}")
     return tuple(role for role in get_args(NodeRole) if role in words)
+
+
+def hosts(value: object) -> tuple[str, ...]:
+    words = [word.strip() for word in value.split(",")] if isinstance(value, str) else value
+    if not isinstance(words, list | tuple) or not all(isinstance(word, str) for word in words):
+        raise ValueError("not a list of hosts")
+    for word in words:
+        if not _HOST_PATTERN.fullmatch(word) or (":" in word and not port(word.rpartition(":")[2])):
+            raise ValueError(f"not a list of hosts (host, host:port, *.domain or *): {word!r}")
+    return tuple(word.lower() for word in words)
 
 
 def address(value: object) -> str:

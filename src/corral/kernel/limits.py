@@ -235,6 +235,35 @@ JOURNAL_RESULT_SECONDS = 24 * 3600  # then a result that its idle session did no
 JOURNAL_SETTLED_SECONDS = 3600  # how long a settled call stays known; TCP gives a request up in 15 minutes
 JOURNAL_BATCH_MAX = 512  # operations that share one fsync
 
+# -- repositories -----------------------------------------------------------------------------------
+REPOSITORY_URL_CHARS_MAX, REPOSITORY_BRANCH_CHARS_MAX = 1024, 255
+REPOSITORY_MOUNT_PATH_CHARS_MAX = 512  # its files have room below in the 4,096 of a path
+REPOSITORY_SECONDS_MAX = 300.0  # a clone or fetch that takes longer holds a tool call up for too long
+REPOSITORY_BYTES_MAX = (
+    WORKSPACE_ARCHIVE_BYTES_MAX  # that one clone or fetch may receive: more could not be sent
+)
+REPOSITORY_SENT_BYTES_MAX = 64 * 1024**2  # that one may send: what it has, so that only news come back
+# Of a working tree and its .git together. A few bytes of a pack can stand for any number of either.
+REPOSITORY_TREE_BYTES_MAX, REPOSITORY_TREE_FILES_MAX = (
+    WORKSPACE_ARCHIVE_BYTES_MAX,
+    WORKSPACE_ARCHIVE_MEMBERS_MAX,
+)
+REPOSITORY_MEMORY_BYTES = 3 * 1024**3  # address space of one git: a pack can be made to unpack to any size
+REPOSITORY_CLONES_AT_ONCE = 4  # per node: each may keep a core and a disk busy
+REPOSITORY_NICENESS = 10  # of git: turns that run go first
+REPOSITORY_CONNECT_SECONDS = 10.0  # a host that does not accept within this is down
+REPOSITORY_STALL_SECONDS, REPOSITORY_STALL_BYTES = 30, 1000  # slower per second for so long: given up
+REPOSITORY_STDERR_BYTES = 4096  # of git's last words, for the log
+REPOSITORY_PROXY_HEAD_BYTES = 8192  # of what git sends to be let through; libcurl sends 200
+REPOSITORY_CACHE_BYTES_MAX = 10 * 1024**3  # of all copies of one node; the longest unused go first
+REPOSITORY_CACHE_COUNT_MAX = 500
+REPOSITORY_CACHE_SECONDS = 14 * 24 * 3600  # a copy that nobody used for so long goes
+REPOSITORY_LOCK_SECONDS = 0.05  # between looks whether another process is done with a copy
+REPOSITORIES_RESOLVED_MAX = 10_000  # sessions of a brain whose checked-out commit it remembers
+REPOSITORY_RESOLVED_SECONDS = 60.0  # for so long: what a session start needs more than once is one fetch
+REPOSITORY_SKILLS_MAX = 100  # of one repository; a prompt lists them
+REPOSITORY_SKILL_BYTES_MAX = 64 * 1024  # of one SKILL.md; a longer one is passed over
+
 # -- cluster --------------------------------------------------------------------------------------
 NODE_BEAT_SECONDS = 1.0  # how often a node says that it lives
 NODE_LOST_SECONDS = 5.0  # silent for longer: nothing new is placed there, and its wakes go to others

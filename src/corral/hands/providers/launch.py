@@ -18,7 +18,17 @@ from typing import Final
 from corral.hands.providers.binary import Bwrap, PythonInside
 from corral.kernel.limits import SANDBOX_TMP_BYTES
 
-__all__ = ["AGENT", "HOST_UID", "PATHS", "WORKDIR", "Blueprint", "environment", "launch_command"]
+__all__ = [
+    "AGENT",
+    "HOST_UID",
+    "PATHS",
+    "WORKDIR",
+    "Blueprint",
+    "confined",
+    "environment",
+    "launch_command",
+    "system_mounts",
+]
 
 HOST_UID: Final = 65522  # as root: an unprivileged uid that no distribution gives to anybody
 _INSIDE_UID: Final = "1000"
@@ -80,6 +90,27 @@ def launch_command(
     roots = [home, blueprint.inside, *blueprint.bwrap.roots]
     if blueprint.python.prefix:
         roots.append(blueprint.python.prefix)
+    return confined(
+        blueprint,
+        roots=roots,
+        arguments=lambda seen: _arguments(blueprint, home, seen, seccomp_fd=seccomp_fd, info_fd=info_fd),
+        program=program,
+        procs_files=procs_files,
+    )
+
+
+def confined(
+    blueprint: Blueprint,
+    *,
+    roots: Sequence[Path],
+    arguments: Callable[[Callable[[Path], str]], Sequence[str]],
+    program: Sequence[str],
+    procs_files: Sequence[Path],
+) -> list[str]:
+    """The argv that starts `program` in a bwrap with these arguments, under a dropped uid if we are root.
+
+    roots: host directories of which anything is bound. arguments: bwrap's, given where it sees a host path.
+    """
     staged = _staged(blueprint, roots)
 
     def seen(path: Path) -> str:
@@ -89,9 +120,7 @@ def launch_command(
                 return str(place / path.relative_to(root))
         return str(path)
 
-    command = [seen(blueprint.bwrap.path)]
-    command += _arguments(blueprint, home, seen, seccomp_fd=seccomp_fd, info_fd=info_fd)
-    command += ["--", *program]
+    command = [seen(blueprint.bwrap.path), *arguments(seen), "--", *program]
     if blueprint.uid is not None:
         uid = str(blueprint.uid)
         command = ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups", "--", *command]
@@ -121,10 +150,9 @@ def _is_reachable(path: Path) -> bool:
     return all(folder.stat().st_mode & 0o001 for folder in (path, *path.parents))
 
 
-def _arguments(
-    blueprint: Blueprint, home: Path, seen: Callable[[Path], str], *, seccomp_fd: int, info_fd: int
-) -> list[str]:
-    bwrap, python = blueprint.bwrap, blueprint.python
+def system_mounts() -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """The host's programs as a sandbox sees them: what is bound read-only, (source, place), and symbolic
+    links, (target, place)."""
     read_only = [("/usr", "/usr")]
     links = []
     for folder in map(Path, _SYSTEM_FOLDERS):
@@ -133,6 +161,14 @@ def _arguments(
         elif folder.is_dir():
             read_only.append((str(folder), str(folder)))
     read_only += [(f"/etc/{name}", f"/etc/{name}") for name in _ETC if Path("/etc", name).exists()]
+    return read_only, links
+
+
+def _arguments(
+    blueprint: Blueprint, home: Path, seen: Callable[[Path], str], *, seccomp_fd: int, info_fd: int
+) -> list[str]:
+    bwrap, python = blueprint.bwrap, blueprint.python
+    read_only, links = system_mounts()
     made_up = blueprint.inside / "etc"
     read_only += [(seen(file), f"/etc/{file.name}") for file in sorted(made_up.iterdir())]
     read_only.append((seen(blueprint.inside / "agent"), AGENT))

@@ -38,9 +38,15 @@ class BwrapProcess:
 
     @classmethod
     async def start(
-        cls, command: Callable[[int, int], Sequence[str]], *, seccomp: bytes, group: Group
+        cls,
+        command: Callable[[int, int], Sequence[str]],
+        *,
+        seccomp: bytes,
+        group: Group,
+        gives: Sequence[int] = (),
     ) -> "BwrapProcess":
-        """Start `command(seccomp_fd, info_fd)`. Raises OSError."""
+        """Start `command(seccomp_fd, info_fd)`. gives: descriptors that the program inside gets, under the
+        same numbers. Raises OSError."""
         info, info_inner = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         stderr, stderr_inner = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         rules = os.memfd_create("seccomp")
@@ -52,7 +58,7 @@ class BwrapProcess:
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=stderr_inner,
-                pass_fds=(rules, info_inner),
+                pass_fds=(rules, info_inner, *gives),
                 env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
                 cwd="/",
                 start_new_session=True,  # a Ctrl-C in the terminal is not meant for it

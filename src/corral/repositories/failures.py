@@ -1,0 +1,73 @@
+"""What went wrong with a repository, in the words of the API. Source: API docs, events "session.error"."""
+
+import re
+from typing import Final, Literal
+
+from corral.catalog.repositories import Branch, Repository
+from corral.kernel.errors import WorldError
+from corral.repositories.tunnel import Trouble, Tunnel
+from corral.session.content import Json
+
+__all__ = ["RepositoryFailed", "fetch_failed", "tree_too_large"]
+
+Kind = Literal["authentication", "forbidden", "not_found", "checkout", "clone"]
+
+# git's own words under LC_ALL=C, which its own tests hold still; the first that is found decides.
+_WORDS: Final[tuple[tuple[re.Pattern[str], Kind], ...]] = (
+    (re.compile(r"could not read (Username|Password)|Authentication failed|error: 401"), "authentication"),
+    (re.compile(r"error: 403|error: 451"), "forbidden"),
+    (re.compile(r"repository '.*' not found|error: 404|error: 410"), "not_found"),
+)
+_MESSAGES: Final[dict[Kind, str]] = {
+    "authentication": "The repository host asks for credentials: it is private, or there is none."
+    " Private repositories cannot be cloned by this server yet.",
+    "forbidden": "The repository host refused access to the repository.",
+    "not_found": "The repository host has no such repository.",
+    "clone": "The repository could not be cloned.",
+}
+
+_OF_THE_WAY: Final[dict[Trouble | None, str]] = {
+    "refused": "This server does not go where the repository host {host} leads; its operator can see why.",
+    "unreachable": "The repository host {host} cannot be reached.",
+    "too_large": "The repository is larger than this server clones.",
+}
+
+
+class RepositoryFailed(WorldError):
+    """`kind`: which repository_*_error it is. `detail` is for the log: what git and the network said.
+    blames_mirror: it may be our copy that is broken, and nothing else."""
+
+    def __init__(self, kind: Kind, message: str, *, detail: str = "", blames_mirror: bool = False) -> None:
+        super().__init__(message, detail=detail or None)
+        self.kind = kind
+        self.blames_mirror = blames_mirror
+
+    def wire(self, url: str) -> dict[str, Json]:
+        """As the `error` of a session.error, without its retry_status."""
+        return {
+            "type": f"repository_{self.kind}_error",
+            "message": f"{self.message} The session goes on without it, and tries again when it next runs.",
+            "repository_url": url,
+        }
+
+
+def fetch_failed(repository: Repository, step: str, stderr: str, tunnel: Tunnel) -> RepositoryFailed:
+    """step: as the runner says: fetch, checkout or mirror."""
+    if step == "checkout":
+        checkout = repository.checkout
+        what = f"branch {checkout.name!r}" if isinstance(checkout, Branch) else f"commit {checkout.sha}"  # type: ignore[union-attr]
+        return RepositoryFailed("checkout", f"The repository has no {what}.", detail=stderr)
+    detail = f"{tunnel.trouble}: {tunnel.detail}; {stderr}" if tunnel.trouble else stderr
+    if (message := _OF_THE_WAY.get(tunnel.trouble)) is not None:
+        return RepositoryFailed("clone", message.format(host=repr(repository.url.host)), detail=detail)
+    for pattern, kind in _WORDS:
+        if pattern.search(stderr):
+            return RepositoryFailed(kind, _MESSAGES[kind], detail=detail)
+    is_ours = step == "mirror" or tunnel.trouble is None
+    return RepositoryFailed("clone", _MESSAGES["clone"], detail=detail, blames_mirror=is_ours)
+
+
+def tree_too_large() -> RepositoryFailed:
+    return RepositoryFailed(
+        "clone", "The repository at that checkout has more files, or larger ones, than a sandbox takes."
+    )

@@ -1,0 +1,202 @@
+"""The only way out of a sandbox that fetches: a proxy that git asks for a connection to its host.
+
+    git --CONNECT host:443--> listening socket, made inside, handed to us --> the host, at a checked address
+
+Rules of this file:
+- The operator's list decides about every host, redirects included. Names are resolved here, every address
+  is checked, and the checked address is the one dialled: a name that resolves differently a moment later
+  leads nowhere else.
+- Everything is counted and bounded; after a bound all connections end.
+- It remembers the first thing that went wrong: git only sees a connection that fails.
+"""
+
+import asyncio
+import contextlib
+import re
+import socket
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Final, Literal
+
+from corral.catalog.repositories import RepositoryHosts
+from corral.kernel.addresses import is_public
+from corral.kernel.limits import (
+    REPOSITORY_CONNECT_SECONDS,
+    REPOSITORY_PROXY_HEAD_BYTES,
+    REPOSITORY_SENT_BYTES_MAX,
+)
+
+__all__ = ["Trouble", "Tunnel"]
+
+Trouble = Literal["refused", "unreachable", "too_large", "cut_off"]
+"""refused: we do not go there. unreachable: it did not take the connection. too_large: it sent more than it
+may. cut_off: a connection ended from its side; it may have been done."""
+
+_CONNECT: Final = re.compile(rb"CONNECT ([A-Za-z0-9.-]{1,255}):([0-9]{1,5}) HTTP/1\.[01]\r\n")
+_CHUNK_BYTES: Final = 256 * 1024
+_CONNECTIONS_MAX: Final = 16  # of one git; it uses one or two
+
+
+class Tunnel:
+    """Of one run of git."""
+
+    def __init__(self, hosts: RepositoryHosts, *, bytes_max: int) -> None:
+        self._hosts = hosts
+        self._bytes_max = bytes_max
+        self.received_bytes = 0
+        self._sent_bytes = 0
+        self._connections: set[asyncio.Task[None]] = set()
+        self.trouble: Trouble | None = None
+        self.detail = ""
+
+    @asynccontextmanager
+    async def door(self) -> AsyncGenerator[int, None]:
+        """The descriptor through which the program inside hands us its listening socket. Ours, and closed
+        afterwards, as are all connections."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        ours.setblocking(False)
+        serving = asyncio.create_task(self._serve(ours), name="repository-tunnel")
+        try:
+            yield theirs.fileno()
+        finally:
+            theirs.close()
+            serving.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await serving
+            ours.close()
+
+    def _note(self, trouble: Trouble, detail: str) -> None:
+        if self.trouble in (None, "cut_off"):
+            self.trouble, self.detail = trouble, detail
+
+    async def _serve(self, ours: socket.socket) -> None:
+        listener = await _received(ours)
+        if listener is None:
+            return
+        server = await asyncio.start_server(self._accept, sock=listener, limit=REPOSITORY_PROXY_HEAD_BYTES)
+        try:
+            ours.send(b".")
+            await asyncio.Event().wait()
+        finally:
+            server.close()
+            for connection in list(self._connections):
+                connection.cancel()
+            await asyncio.gather(*self._connections, return_exceptions=True)
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        if len(self._connections) >= _CONNECTIONS_MAX:
+            writer.close()
+            return
+        self._connections.add(task)
+        try:
+            await self._connect(reader, writer)
+        except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+            pass  # it went away, or spoke no HTTP
+        except asyncio.CancelledError:
+            pass  # git is gone: nobody is there to hear of it
+        finally:
+            self._connections.discard(task)
+            writer.close()
+
+    async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        async with asyncio.timeout(REPOSITORY_CONNECT_SECONDS):
+            head = await reader.readuntil(b"\r\n\r\n")
+        asked = _CONNECT.match(head)
+        if asked is None:
+            writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+            return
+        host, port = asked[1].decode().lower(), int(asked[2])
+        if not self._hosts.allows(host, port):
+            self._note("refused", f"{host}:{port} is not an allowed host")
+            writer.write(b"HTTP/1.1 403 Forbidden\r\n\r\n")
+            return
+        opened = await self._dial(host, port)
+        if opened is None:
+            writer.write(b"HTTP/1.1 502 Bad Gateway\r\n\r\n")
+            return
+        far_reader, far_writer = opened
+        writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
+        async with asyncio.TaskGroup() as group:
+            back = group.create_task(self._bring(far_reader, writer))
+            there = group.create_task(self._take(reader, far_writer))
+            await asyncio.wait({back, there}, return_when=asyncio.FIRST_COMPLETED)
+            back.cancel()
+            there.cancel()
+
+    async def _dial(self, host: str, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
+        """A connection to the first address of the host that takes one."""
+        why = "no address"
+        try:
+            async with asyncio.timeout(REPOSITORY_CONNECT_SECONDS):
+                found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except (OSError, TimeoutError) as error:
+            self._note("unreachable", f"{host}: {error}")
+            return None
+        addresses = list(dict.fromkeys(str(address[0]) for *_, address in found))
+        if not self._hosts.may_be_private(host, port):
+            # All of them: a name that is both inside and outside is not one to follow.
+            private = [address for address in addresses if not is_public(address)]
+            if private:
+                self._note("refused", f"{host} is at {private[0]}, which is not public")
+                return None
+        for address in addresses:
+            try:
+                async with asyncio.timeout(REPOSITORY_CONNECT_SECONDS):
+                    return await asyncio.open_connection(address, port)
+            except (OSError, TimeoutError) as error:
+                why = f"{address}: {error!r}"
+        self._note("unreachable", f"{host}: {why}")
+        return None
+
+    async def _bring(self, far: asyncio.StreamReader, near: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while chunk := await far.read(_CHUNK_BYTES):
+                self.received_bytes += len(chunk)
+                if self.received_bytes > self._bytes_max:
+                    self._note("too_large", f"more than {self._bytes_max} bytes")
+                    return
+                near.write(chunk)
+                await near.drain()
+        self._note("cut_off", "its side ended a connection")
+
+    async def _take(self, near: asyncio.StreamReader, far: asyncio.StreamWriter) -> None:
+        try:
+            with contextlib.suppress(OSError):
+                while chunk := await near.read(_CHUNK_BYTES):
+                    self._sent_bytes += len(chunk)
+                    if self._sent_bytes > REPOSITORY_SENT_BYTES_MAX:
+                        self._note("too_large", f"git sent more than {REPOSITORY_SENT_BYTES_MAX} bytes")
+                        return
+                    far.write(chunk)
+                    await far.drain()
+        finally:
+            far.close()
+
+
+async def _received(ours: socket.socket) -> socket.socket | None:
+    """The listening socket from inside; None if something else came, or nothing."""
+    loop = asyncio.get_running_loop()
+    readable = asyncio.Event()
+    loop.add_reader(ours, readable.set)
+    try:
+        await readable.wait()
+    finally:
+        loop.remove_reader(ours)
+    try:
+        _, descriptors, _, _ = socket.recv_fds(ours, 16, 1)
+    except OSError:
+        return None
+    if not descriptors:
+        return None
+    listener = socket.socket(fileno=descriptors[0])
+    try:
+        is_listening = listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) == 1
+        if listener.family == socket.AF_INET and listener.type == socket.SOCK_STREAM and is_listening:
+            listener.setblocking(False)
+            return listener
+    except OSError:
+        pass
+    listener.close()
+    return None

@@ -1,0 +1,455 @@
+"""Clones of a real git host: what a session gets, what is kept, and everything that can go wrong."""
+
+import asyncio
+import io
+import os
+import tarfile
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import aclosing
+from pathlib import Path
+
+import pytest
+
+from corral.catalog.repositories import (
+    Branch,
+    Checkout,
+    Commit,
+    Repository,
+    RepositoryHosts,
+    repository_url,
+)
+from corral.repositories.failures import RepositoryFailed
+from corral.repositories.mirrors import Bounds, Mirrors, Resolved
+from tests.git_host import GitHost, git
+
+GET, POST = "GET /ada/engine/info/refs", "POST /ada/engine/git-upload-pack"
+LOOK = [GET, POST]  # is there anything new?
+BIG = os.urandom(300_000)  # cannot be packed
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GitHost]:
+    with GitHost.start(tmp_path_factory.mktemp("host")) as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def untouched(host: GitHost) -> None:
+    """Every test has the host as it was."""
+    for mischief in (host.status, host.cut_after, host.stalls, host.moved):
+        mischief.clear()
+    host.taken()
+
+
+Open = Callable[..., Mirrors]
+
+
+@pytest.fixture
+async def opened(tmp_path: Path, host: GitHost) -> AsyncIterator[Open]:
+    """Mirrors in one directory, as processes that share it have them."""
+    made: list[Mirrors] = []
+
+    def open_mirrors(*, hosts: RepositoryHosts | None = None, **bounds: float) -> Mirrors:
+        mirrors = Mirrors(
+            tmp_path / "repositories",
+            hosts=hosts or RepositoryHosts(private=[host.where]),
+            authorities=host.authority,
+            bounds=Bounds(**bounds),  # type: ignore[arg-type]
+        )
+        made.append(mirrors)
+        return mirrors
+
+    yield open_mirrors
+    for mirrors in made:
+        await mirrors.aclose()
+
+
+@pytest.fixture
+def repositories(tmp_path: Path) -> Path:
+    return tmp_path / "repositories"
+
+
+def at(host: GitHost, name: str, checkout: Checkout = None) -> Repository:
+    return Repository(url=repository_url(host.url(name)), checkout=checkout)
+
+
+async def unpacked(mirrors: Mirrors, repository: Repository, resolved: Resolved, into: Path) -> Path:
+    """The copy that a session gets, as a directory of ours."""
+    chunks = [chunk async for chunk in mirrors.archive(repository, resolved)]
+    with tarfile.open(fileobj=io.BytesIO(b"".join(chunks))) as archive:
+        assert {(member.uid, member.gid) for member in archive} == {(1000, 1000)}
+        archive.extractall(into, filter="fully_trusted", numeric_owner=False)
+    own(into)
+    return into
+
+
+def own(tree: Path) -> None:
+    """git works in no directory of somebody else's."""
+    for path in (tree, *tree.rglob("*")):
+        os.chown(path, os.geteuid(), os.getegid(), follow_symlinks=False)
+
+
+async def refused(mirrors: Mirrors, repository: Repository) -> RepositoryFailed:
+    with pytest.raises(RepositoryFailed) as failed:
+        await mirrors.fetch(repository)
+    return failed.value
+
+
+# -- what a session gets ---------------------------------------------------------------------------------
+
+
+async def test_a_clone_is_what_git_clone_would_make(host: GitHost, opened: Open, tmp_path: Path) -> None:
+    host.push("ada/engine", {"README.md": "old", "bin/run.sh": "#!/bin/sh\n"})
+    tip = host.push(
+        "ada/engine",
+        {"README.md": "new", "ünï codé": "x"},
+        links={"escape": "/etc/passwd", "up": "../../../..", "inner": "README.md"},
+    )
+    other = host.push("ada/engine", {"README.md": "other"}, branch="feature/x")
+    mirrors, repository = opened(), at(host, "ada/engine")
+    resolved = await mirrors.fetch(repository)
+    assert resolved == Resolved(branch="main", commit=tip)
+    tree = await unpacked(mirrors, repository, resolved, tmp_path / "tree")
+    assert (tree / "README.md").read_text() == "new"
+    assert (tree / "bin/run.sh").stat().st_mode & 0o777 == 0o755
+    assert (tree / "escape").readlink() == Path("/etc/passwd")
+    assert git("status", "--porcelain", "--branch", at=tree) == "## main...origin/main"
+    assert git("log", "--format=%H", at=tree).splitlines()[0] == tip
+    assert git("rev-list", "--count", "HEAD", at=tree) == "2"
+    assert git("rev-parse", "origin/feature/x", at=tree) == other
+    assert git("remote", "get-url", "origin", at=tree) == host.url("ada/engine")
+    git("fsck", "--strict", at=tree)
+    # Nothing in it says where it was made, or does anything by itself.
+    assert not (tree / ".git/hooks").exists()
+    config = (tree / ".git/config").read_text()
+    assert "mirror" not in config and "scratch" not in config and "proxy" not in config
+
+
+async def test_a_branch_and_a_commit(host: GitHost, opened: Open, tmp_path: Path) -> None:
+    first = host.push("ada/checkouts", {"n": "1"})
+    host.push("ada/checkouts", {"n": "2"})
+    host.push("ada/checkouts", {"n": "3"}, branch="feature/x")
+    mirrors = opened()
+    branch = at(host, "ada/checkouts", Branch("feature/x"))
+    tree = await unpacked(mirrors, branch, await mirrors.fetch(branch), tmp_path / "branch")
+    assert (tree / "n").read_text() == "3"
+    assert git("status", "--branch", "--porcelain", at=tree) == "## feature/x...origin/feature/x"
+    commit = at(host, "ada/checkouts", Commit(first))
+    tree = await unpacked(mirrors, commit, await mirrors.fetch(commit), tmp_path / "commit")
+    assert (tree / "n").read_text() == "1"
+    assert git("status", "--branch", "--porcelain", at=tree) == "## HEAD (no branch)"
+
+
+async def test_a_commit_of_no_branch_is_asked_for_by_name(
+    host: GitHost, opened: Open, tmp_path: Path
+) -> None:
+    host.push("ada/pulls", {"n": "1"})
+    pulled = host.push("ada/pulls", {"n": "pulled"}, branch="gone")
+    git("update-ref", "refs/pull/1/head", pulled, at=host.bare("ada/pulls"))
+    git("update-ref", "-d", "refs/heads/gone", at=host.bare("ada/pulls"))
+    mirrors, repository = opened(), at(host, "ada/pulls", Commit(pulled))
+    tree = await unpacked(mirrors, repository, await mirrors.fetch(repository), tmp_path / "tree")
+    assert (tree / "n").read_text() == "pulled"
+
+
+async def test_an_empty_repository(host: GitHost, opened: Open, tmp_path: Path) -> None:
+    host.bare("ada/empty")
+    mirrors, repository = opened(), at(host, "ada/empty")
+    for _ in range(2):  # cloned, then fetched
+        resolved = await mirrors.fetch(repository)
+        assert resolved.commit is None
+    tree = await unpacked(mirrors, repository, resolved, tmp_path / "tree")
+    assert [path.name for path in tree.iterdir()] == [".git"]
+    assert await mirrors.skills(repository, resolved) == ()
+    tip = host.push("ada/empty", {"n": "1"})
+    assert await mirrors.fetch(repository) == Resolved(branch="main", commit=tip)
+
+
+async def test_nothing_in_a_repository_runs(host: GitHost, opened: Open, tmp_path: Path) -> None:
+    """Filters (LFS is one), hooks and submodules are the repository's wishes; none is granted."""
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n"
+    host.push(
+        "ada/wishes",
+        {
+            ".gitattributes": "* filter=lfs diff=lfs\n*.txt filter=evil text eol=crlf\n",
+            ".gitmodules": '[submodule "x"]\npath = x\nurl = https://localhost/x\nupdate = !touch y\n',
+            "large.bin": pointer,
+            "a.txt": "a\n",
+        },
+    )
+    mirrors, repository = opened(), at(host, "ada/wishes")
+    host.taken()
+    failed = await refused(mirrors, repository)  # fsck knows such a .gitmodules
+    assert failed.kind == "clone" and "gitmodules" in str(failed)
+    host.push("ada/wishes2", {".gitattributes": "* filter=lfs\n", "large.bin": pointer})
+    repository = at(host, "ada/wishes2")
+    tree = await unpacked(mirrors, repository, await mirrors.fetch(repository), tmp_path / "tree")
+    assert (tree / "large.bin").read_text() == pointer
+
+
+async def test_skills_of_a_repository(host: GitHost, opened: Open) -> None:
+    host.push(
+        "ada/skilled",
+        {
+            ".claude/skills/pdf/SKILL.md": "---\nname: pdf\n---\nRead PDFs.\n",
+            ".claude/skills/a b/SKILL.md": "# a b\n",
+            ".claude/skills/deep/er/SKILL.md": "too deep",
+            ".claude/skills/SKILL.md": "too shallow",
+            ".claude/skills/large/SKILL.md": "x" * 100_000,
+            ".claude/skills/lower/skill.md": "another name",
+            "skills/no/SKILL.md": "elsewhere",
+            "secret": "planted",
+        },
+        links={".claude/skills/link/SKILL.md": "../../../secret", ".claude/skills/folder": "pdf"},
+    )
+    mirrors, repository = opened(), at(host, "ada/skilled")
+    found = await mirrors.skills(repository, await mirrors.fetch(repository))
+    assert [(skill.name, skill.path, skill.text) for skill in found] == [
+        ("a b", ".claude/skills/a b/SKILL.md", "# a b\n"),
+        ("pdf", ".claude/skills/pdf/SKILL.md", "---\nname: pdf\n---\nRead PDFs.\n"),
+    ]
+
+
+# -- what is kept -----------------------------------------------------------------------
+
+
+async def test_a_second_session_costs_one_look(host: GitHost, opened: Open) -> None:
+    first = host.push("ada/engine", {"n": "1"})
+    host.taken()
+    mirrors, repository = opened(), at(host, "ada/engine")
+    await mirrors.fetch(repository)
+    assert host.taken() == [*LOOK, POST]
+    assert (await mirrors.fetch(repository)).commit == first
+    assert host.taken() == LOOK
+    # Another process on the same directory, and another spelling of the same URL.
+    other = opened()
+    spelling = host.url("ada/engine").replace("localhost", "LOCALHOST") + "/"
+    spelt = Repository(url=repository_url(spelling))
+    assert (await other.fetch(spelt)).commit == first
+    assert host.taken() == LOOK
+    second = host.push("ada/engine", {"n": "2"})
+    assert (await other.fetch(repository)).commit == second
+    assert host.taken() == [*LOOK, POST]
+    async with aclosing(mirrors.archive(repository, Resolved(branch="main", commit=first))) as archive:
+        async for _ in archive:  # made of the copy alone
+            pass
+    assert host.taken() == []
+
+
+async def test_sessions_that_start_together_share_a_fetch(host: GitHost, opened: Open) -> None:
+    tip = host.push("ada/engine", {"n": "together"})
+    mirrors, repository = opened(), at(host, "ada/engine")
+    host.taken()
+    found = await asyncio.gather(*(mirrors.fetch(repository) for _ in range(10)))
+    assert {each.commit for each in found} == {tip}
+    assert len(host.taken()) <= 5  # one that was on its way when they asked, and the next
+
+
+async def test_a_branch_that_was_rewritten_or_renamed_is_followed(host: GitHost, opened: Open) -> None:
+    host.push("ada/moving", {"n": "1"})
+    gone = host.push("ada/moving", {"n": "2"}, branch="topic")
+    mirrors = opened()
+    await mirrors.fetch(at(host, "ada/moving", Branch("topic")))
+    bare = host.bare("ada/moving")
+    git("update-ref", "refs/heads/topic", "main", at=bare)
+    assert (await mirrors.fetch(at(host, "ada/moving", Branch("topic")))).commit != gone
+    git("branch", "--move", "main", "trunk", at=bare)
+    git("branch", "--delete", "--force", "topic", at=bare)
+    assert (await mirrors.fetch(at(host, "ada/moving"))).branch == "trunk"
+    assert (await refused(mirrors, at(host, "ada/moving", Branch("main")))).kind == "checkout"
+
+
+async def test_the_longest_unused_copies_go(host: GitHost, opened: Open, repositories: Path) -> None:
+    for name in ("ada/a", "ada/b", "ada/c"):
+        host.push(name, {"n": "1"})
+    mirrors = opened(cache_count_max=2)
+    for name in ("ada/a", "ada/b", "ada/a", "ada/c"):
+        await mirrors.fetch(at(host, name))
+        await asyncio.sleep(0.01)  # what is compared are times of files, which tick in milliseconds
+    assert len(list((repositories / "mirrors").iterdir())) == 2
+    host.taken()
+    await mirrors.fetch(at(host, "ada/a"))
+    assert len(host.taken()) == 2  # kept
+    await opened(cache_seconds=0.0).fetch(at(host, "ada/b"))
+    assert len(list((repositories / "mirrors").iterdir())) == 1
+    await opened(cache_bytes_max=1).fetch(at(host, "ada/c"))
+    assert len(list((repositories / "mirrors").iterdir())) == 1
+
+
+async def test_a_copy_that_git_cannot_work_with_is_replaced(
+    host: GitHost, opened: Open, repositories: Path, tmp_path: Path
+) -> None:
+    tip = host.push("ada/broken", {"n": "1"})
+    mirrors, repository = opened(), at(host, "ada/broken")
+    await mirrors.fetch(repository)
+    [mirror] = (repositories / "mirrors").glob("*/repository.git")
+    (mirror / "HEAD").write_text("nonsense")
+    assert (await refused(mirrors, repository)).kind == "clone"
+    resolved = await mirrors.fetch(repository)  # when it is tried again
+    assert resolved.commit == tip
+    await unpacked(mirrors, repository, resolved, tmp_path / "tree")
+    # What a killed process leaves: locks of git, a clone that was on its way, a working tree.
+    (mirror / "refs/heads/main.lock").touch()
+    (mirror / "packed-refs.lock").touch()
+    (mirror.parent / "fresh-1").mkdir()
+    (repositories / "scratch" / "999999999-1").mkdir()
+    host.push("ada/broken", {"n": "2"})
+    other = opened()
+    await other.fetch(repository)
+    assert sorted(path.name for path in mirror.parent.iterdir()) == ["lock", "repository.git"]
+    assert list((repositories / "scratch").iterdir()) == []
+
+
+# -- what goes wrong --------------------------------------------------------------------
+
+
+async def test_what_the_host_says(host: GitHost, opened: Open) -> None:
+    host.push("ada/private", {"n": "1"})
+    mirrors = opened()
+    for name, status, kind in (
+        ("ada/private", 401, "authentication"),
+        ("ada/forbidden", 403, "forbidden"),
+        ("ada/missing", 404, "not_found"),
+        ("ada/down", 500, "clone"),
+        ("ada/busy", 503, "clone"),
+    ):
+        host.status[name] = status
+        failed = await refused(mirrors, at(host, name))
+        assert failed.kind == kind, failed
+        error = failed.wire(host.url(name))
+        assert error["type"] == f"repository_{kind}_error" and error["repository_url"] == host.url(name)
+        assert "fatal" not in failed.message and "/" not in failed.message  # git's words are for the log
+    # It was private for a while: a copy of before is no way around that.
+    host.status.clear()
+    await mirrors.fetch(at(host, "ada/private"))
+    host.status["ada/private"] = 401
+    assert (await refused(mirrors, at(host, "ada/private"))).kind == "authentication"
+    host.status.clear()
+    host.taken()
+    await mirrors.fetch(at(host, "ada/private"))
+    assert len(host.taken()) == 2  # nor was the copy thrown away
+
+
+async def test_what_is_not_there(host: GitHost, opened: Open) -> None:
+    host.push("ada/engine", {"n": "there"})
+    mirrors = opened()
+    failed = await refused(mirrors, at(host, "ada/engine", Branch("nope")))
+    assert failed.kind == "checkout" and "'nope'" in failed.message
+    failed = await refused(mirrors, at(host, "ada/engine", Commit("1" * 40)))
+    assert failed.kind == "checkout" and "1" * 40 in failed.message
+    tree = git("rev-parse", "main^{tree}", at=host.bare("ada/engine"))
+    assert (await refused(mirrors, at(host, "ada/engine", Commit(tree)))).kind == "checkout"
+    host.taken()
+    await mirrors.fetch(at(host, "ada/engine"))
+    assert host.taken() == LOOK  # what was cloned meanwhile is kept
+
+
+async def test_a_repository_that_is_too_large(host: GitHost, opened: Open, tmp_path: Path) -> None:
+    host.push("ada/large", {"large": BIG})
+    failed = await refused(opened(bytes_max=200_000), at(host, "ada/large"))
+    assert failed.kind == "clone" and "larger" in failed.message
+    # Little to send, much to write.
+    host.push("ada/bomb", {f"{number}": "0" * 100_000 for number in range(20)})
+    mirrors, repository = opened(tree_bytes_max=1_000_000), at(host, "ada/bomb")
+    resolved = await mirrors.fetch(repository)
+    with pytest.raises(RepositoryFailed, match="more files, or larger"):
+        await unpacked(mirrors, repository, resolved, tmp_path / "tree")
+    with pytest.raises(RepositoryFailed, match="more files, or larger"):
+        await unpacked(opened(tree_files_max=10), repository, resolved, tmp_path / "tree")
+    assert list((tmp_path / "repositories" / "scratch").iterdir()) == []
+
+
+async def test_a_tree_without_end_is_noticed_before_it_is_written(
+    host: GitHost, opened: Open, tmp_path: Path
+) -> None:
+    """Ten directories that are all the same one, ten levels deep: a kilobyte, and 10^10 files."""
+    bare = host.bare("ada/git-bomb")
+    name, kind = git("hash-object", "-w", "--stdin", at=bare, given="x"), "100644 blob"
+    for _ in range(10):
+        listing = "".join(f"{kind} {name}\t{number}\n" for number in range(10))
+        name, kind = git("mktree", at=bare, given=listing), "040000 tree"
+    commit = git("commit-tree", "-m", "bomb", name, at=bare)
+    git("update-ref", "refs/heads/main", commit, at=bare)
+    mirrors, repository = opened(), at(host, "ada/git-bomb")
+    resolved = await mirrors.fetch(repository)
+    with pytest.raises(RepositoryFailed, match="more files, or larger"):
+        await unpacked(mirrors, repository, resolved, tmp_path / "tree")
+
+
+async def test_a_host_that_dies_in_the_middle(host: GitHost, opened: Open) -> None:
+    host.push("ada/cut", {"large": BIG})
+    host.cut_after["ada/cut"] = 100_000
+    mirrors, repository = opened(), at(host, "ada/cut")
+    assert (await refused(mirrors, repository)).kind == "clone"
+    host.cut_after.clear()
+    tip = (await mirrors.fetch(repository)).commit
+    # And while news are fetched: what was there stays, and is not cloned again.
+    host.push("ada/cut", {"large": BIG[::-1]})
+    host.cut_after["ada/cut"] = 100_000
+    assert (await refused(mirrors, repository)).kind == "clone"
+    host.cut_after.clear()
+    host.taken()
+    assert (await mirrors.fetch(repository)).commit != tip
+    assert len(host.taken()) == 3
+
+
+async def test_a_host_that_is_slow(host: GitHost, opened: Open) -> None:
+    host.push("ada/slow", {"large": BIG})
+    host.stalls.add("ada/slow")
+    failed = await refused(opened(seconds=3.0), at(host, "ada/slow"))
+    assert failed.kind == "clone" and "slow" in failed.message
+    failed = await refused(opened(stall_seconds=1), at(host, "ada/slow"))
+    assert failed.kind == "clone"
+
+
+async def test_where_we_do_not_go(host: GitHost, opened: Open) -> None:
+    host.push("ada/engine", {"n": "1"})
+    host.taken()
+    public = RepositoryHosts(public=[host.where])
+    failed = await refused(opened(hosts=public), at(host, "ada/engine"))
+    assert failed.kind == "clone" and "not public" in str(failed)
+    assert "127.0.0.1" not in failed.message
+    failed = await refused(opened(hosts=RepositoryHosts(public=["github.com"])), at(host, "ada/engine"))
+    assert "clones no repositories of 'localhost'" in failed.message
+    assert host.taken() == []
+    # Redirects are followed, to where we go; not elsewhere, nor to other protocols.
+    mirrors = opened()
+    host.moved["ada/renamed"] = host.url("ada/engine")
+    assert (await mirrors.fetch(at(host, "ada/renamed"))).branch == "main"
+    host.moved["ada/lured"] = "https://169.254.169.254/ada/engine"
+    failed = await refused(mirrors, at(host, "ada/lured"))
+    assert failed.kind == "clone" and "not an allowed host" in str(failed)
+    host.moved["ada/lured"] = host.url("ada/engine").replace("https:", "http:")
+    assert (await refused(mirrors, at(host, "ada/lured"))).kind == "clone"
+    host.moved["ada/lured"] = "file:///etc"
+    assert (await refused(mirrors, at(host, "ada/lured"))).kind == "clone"
+
+
+async def test_a_host_that_is_not_there_or_not_itself(host: GitHost, opened: Open, tmp_path: Path) -> None:
+    hosts = RepositoryHosts(private=["localhost:1", "nowhere.invalid", host.where])
+    for url in ("https://localhost:1/a/b", "https://nowhere.invalid/a/b"):
+        failed = await refused(opened(hosts=hosts), Repository(url=repository_url(url)))
+        assert failed.kind == "clone" and "cannot be reached" in failed.message
+    host.push("ada/engine", {"n": "1"})
+    stranger = Mirrors(tmp_path / "stranger", hosts=hosts)  # knows nothing of the host's authority
+    failed = await refused(stranger, at(host, "ada/engine"))
+    await stranger.aclose()
+    assert failed.kind == "clone" and "certificate" in str(failed)
+
+
+async def test_a_killed_fetch_leaves_nothing_behind(
+    host: GitHost, opened: Open, repositories: Path
+) -> None:
+    host.push("ada/slow", {"large": BIG})
+    host.stalls.add("ada/slow")
+    mirrors, repository = opened(), at(host, "ada/slow")
+    fetching = asyncio.create_task(mirrors.fetch(repository))
+    async with asyncio.timeout(20):
+        while len(host.requests) < 3:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    fetching.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await fetching
+    assert sorted(path.name for path in (repositories / "mirrors").glob("*/*")) == ["lock"]
+    host.stalls.clear()
+    assert (await mirrors.fetch(repository)).branch == "main"

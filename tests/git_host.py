@@ -1,0 +1,282 @@
+"""A git host that tests start: git's own `http-backend` behind HTTPS on this machine.
+
+    with GitHost.start(directory) as host:
+        host.push("ada/engine", {"README.md": "..."})
+        host.url("ada/engine")
+
+`host.requests` is what came, in order.
+"""
+
+import datetime
+import os
+import ssl
+import stat
+import subprocess
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+_ENVIRONMENT = {
+    "PATH": os.environ["PATH"],
+    "GIT_CONFIG_NOSYSTEM": "1",
+    "GIT_CONFIG_GLOBAL": os.devnull,
+    **{
+        f"GIT_{who}_{what}": "ada@example.com"
+        for who in ("AUTHOR", "COMMITTER")
+        for what in ("NAME", "EMAIL")
+    },
+}
+
+
+def git(*arguments: str, at: Path, given: str = "") -> str:
+    """Run git as a developer would, with no configuration of this machine."""
+    done = subprocess.run(
+        ["git", *arguments],
+        cwd=at,
+        env=_ENVIRONMENT,
+        input=given,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    return done.stdout.strip()
+
+
+@dataclass(kw_only=True)
+class GitHost:
+    """A repository may misbehave, by its name:
+
+    status: answered instead of it. cut_after: so many bytes of a pack, then the connection ends. stalls:
+    some bytes of a pack, then silence until the end. moved: where it went.
+    """
+
+    root: Path
+    authority: Path
+    port: int = 0
+    requests: list[str] = field(default_factory=list)
+    status: dict[str, int] = field(default_factory=dict)
+    cut_after: dict[str, int] = field(default_factory=dict)
+    stalls: set[str] = field(default_factory=set)
+    moved: dict[str, str] = field(default_factory=dict)
+    closing: threading.Event = field(default_factory=threading.Event)
+
+    @classmethod
+    @contextmanager
+    def start(cls, directory: Path) -> "Iterator[GitHost]":
+        root = directory / "repositories"
+        root.mkdir(parents=True)
+        authority, chain, key = _certificates(directory)
+        host = cls(root=root, authority=authority)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(chain, key)
+        server = _Server(("127.0.0.1", 0), _Handler)
+        server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+        server.host, host.port = host, server.server_address[1]
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+        thread.start()
+        try:
+            yield host
+        finally:
+            host.closing.set()
+            server.shutdown()
+            server.server_close()
+            thread.join(10)
+
+    @property
+    def where(self) -> str:
+        """As an entry of the setting repository_private_hosts."""
+        return f"localhost:{self.port}"
+
+    def url(self, name: str) -> str:
+        return f"https://{self.where}/{name}"
+
+    def bare(self, name: str) -> Path:
+        path = self.root / name
+        if not path.exists():
+            path.mkdir(parents=True)
+            git("init", "--quiet", "--bare", "--initial-branch=main", at=path)
+            git("config", "uploadpack.allowAnySHA1InWant", "true", at=path)
+        return path
+
+    def push(
+        self,
+        name: str,
+        files: Mapping[str, str | bytes],
+        *,
+        branch: str = "main",
+        links: Mapping[str, str] | None = None,
+    ) -> str:
+        """Commit these files on top of a branch, which is made if it is new; returns the commit."""
+        bare = self.bare(name)
+        work = self.root.parent / "work" / name / branch
+        if not work.exists():
+            work.parent.mkdir(parents=True, exist_ok=True)
+            git("clone", "--quiet", str(bare), str(work), at=self.root)
+            git("checkout", "--quiet", "-B", branch, at=work)
+        for path, content in files.items():
+            (work / path).parent.mkdir(parents=True, exist_ok=True)
+            (work / path).write_bytes(content.encode() if isinstance(content, str) else content)
+            if path.endswith(".sh"):
+                (work / path).chmod(0o755)
+        for path, target in (links or {}).items():
+            (work / path).parent.mkdir(parents=True, exist_ok=True)
+            (work / path).symlink_to(target)
+        git("add", "--all", at=work)
+        git("commit", "--quiet", "--allow-empty", "--message", "Change", at=work)
+        git("push", "--quiet", str(bare), f"HEAD:refs/heads/{branch}", at=work)
+        return git("rev-parse", "HEAD", at=work)
+
+    def taken(self) -> list[str]:
+        """The requests since the last time."""
+        taken, self.requests = self.requests, []
+        return taken
+
+
+class _Server(ThreadingHTTPServer):
+    host: GitHost
+    daemon_threads = True
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Clients may leave at any time."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: _Server
+    protocol_version = "HTTP/1.1"
+    timeout = 30
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Tests look at `requests`."""
+
+    def do_GET(self) -> None:
+        self._serve(b"")
+
+    def do_POST(self) -> None:
+        if self.headers.get("transfer-encoding") == "chunked":
+            body = b""
+            while size := int(self.rfile.readline(), 16):
+                body += self.rfile.read(size)
+                self.rfile.readline()
+            self.rfile.readline()
+        else:
+            body = self.rfile.read(int(self.headers.get("content-length") or 0))
+        self._serve(body)
+
+    def _serve(self, body: bytes) -> None:
+        host, parts = self.server.host, urlsplit(self.path)
+        host.requests.append(f"{self.command} {parts.path}")
+        name = parts.path.lstrip("/").removesuffix("/info/refs").removesuffix("/git-upload-pack")
+        if name in host.moved:
+            self._answer(301, {"location": host.moved[name] + self.path[1 + len(name) :]})
+        elif name in host.status:
+            status = host.status[name]
+            self._answer(status, {"www-authenticate": 'Basic realm="git"'} if status == 401 else {})
+        elif not (host.root / name).is_dir():
+            self._answer(404, {})
+        else:
+            self._backend(name, parts.path, parts.query, body)
+
+    def _answer(self, status: int, headers: Mapping[str, str], content: bytes = b"") -> None:
+        self.send_response(status)
+        for key, value in {**headers, "content-length": str(len(content))}.items():
+            self.send_header(key, value)
+        self.end_headers()
+        self.wfile.write(content)
+
+    def _backend(self, name: str, path: str, query: str, body: bytes) -> None:
+        host = self.server.host
+        done = subprocess.run(
+            ["git", "http-backend"],
+            input=body,
+            capture_output=True,
+            check=True,
+            env={
+                **_ENVIRONMENT,
+                "GIT_PROJECT_ROOT": str(host.root),
+                "GIT_HTTP_EXPORT_ALL": "1",
+                "PATH_INFO": path,
+                "QUERY_STRING": query,
+                "REQUEST_METHOD": self.command,
+                "CONTENT_TYPE": self.headers.get("content-type") or "",
+                "CONTENT_LENGTH": str(len(body)),
+                "HTTP_CONTENT_ENCODING": self.headers.get("content-encoding") or "",
+                "GIT_PROTOCOL": self.headers.get("git-protocol") or "",
+            },
+        )
+        head, _, content = done.stdout.partition(b"\r\n\r\n")
+        headers = dict(line.split(": ", 1) for line in head.decode().split("\r\n"))
+        status = int(headers.pop("Status", "200").split()[0])
+        is_pack = b"command=fetch" in body
+        if is_pack and name in host.cut_after:
+            self._begin(headers, content, host.cut_after[name])
+            self.close_connection = True
+        elif is_pack and name in host.stalls:
+            self._begin(headers, content, 100)
+            host.closing.wait(60)
+            self.close_connection = True
+        else:
+            self._answer(status, headers, content)
+
+    def _begin(self, headers: Mapping[str, str], content: bytes, count: int) -> None:
+        self.send_response(200)
+        for key, value in {**headers, "content-length": str(len(content))}.items():
+            self.send_header(key, value)
+        self.end_headers()
+        self.wfile.write(content[:count])
+        self.wfile.flush()
+
+
+def _certificates(directory: Path) -> tuple[Path, Path, Path]:
+    """An authority, and what it signed for localhost: (authority, certificate, key)."""
+    now = datetime.datetime.now(datetime.UTC)
+
+    def made(
+        name: str,
+        key: ec.EllipticCurvePrivateKey,
+        signer: ec.EllipticCurvePrivateKey,
+        *,
+        is_authority: bool,
+    ) -> x509.Certificate:
+        def named(text: str) -> x509.Name:
+            return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
+
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(named(name))
+            .issuer_name(named("Corral test authority"))
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - datetime.timedelta(days=1))
+            .not_valid_after(now + datetime.timedelta(days=1))
+            .add_extension(x509.BasicConstraints(ca=is_authority, path_length=None), critical=True)
+        )
+        if not is_authority:
+            builder = builder.add_extension(
+                x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False
+            )
+        return builder.sign(signer, hashes.SHA256())
+
+    root_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
+    paths = directory / "authority.pem", directory / "host.pem", directory / "host.key"
+    pem = serialization.Encoding.PEM
+    root = made("Corral test authority", root_key, root_key, is_authority=True)
+    paths[0].write_bytes(root.public_bytes(pem))
+    paths[1].write_bytes(made("localhost", key, root_key, is_authority=False).public_bytes(pem))
+    paths[2].write_bytes(
+        key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    paths[2].chmod(stat.S_IRUSR | stat.S_IWUSR)
+    return paths
+
+
+__all__ = ["GitHost", "git"]
