@@ -22,6 +22,7 @@ from corral.store.session_resources import Resources
 from corral.store.sessions import Sessions
 from corral.store.vault_keys import VaultKeys
 from corral.store.vaults import Credentials, Vaults
+from corral.store.workspaces import Workspaces
 from corral.testing.clock import ManualClock
 from corral.testing.contract_files import QUOTA_BYTES
 from corral.testing.stores import Stores
@@ -49,6 +50,7 @@ class Opened:
             credentials=Credentials(database),
             vault_keys=VaultKeys(database),
             keys=ApiKeys(database),
+            workspaces=Workspaces(database),
             idempotency=Idempotency(database),
             cleanup=Cleanup(database),
             files=FileRows(database, bytes_max=QUOTA_BYTES),

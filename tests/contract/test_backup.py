@@ -25,6 +25,7 @@ from corral.catalog.idempotency import Answer, Idempotent, scope
 from corral.catalog.keys import as_record
 from corral.catalog.memory.ports import Actor, Remove, StoreKey, VersionFilter, Write
 from corral.catalog.vaults import SealedSecret, VaultKey, new_vault
+from corral.catalog.workspaces import Workspace
 from corral.kernel.errors import Conflict, InvalidRequest, StoreUnavailable
 from corral.kernel.ids import (
     DEFAULT_WORKSPACE,
@@ -34,6 +35,7 @@ from corral.kernel.ids import (
     MemoryStoreId,
     SessionId,
     VaultId,
+    WorkspaceId,
 )
 from corral.kernel.limits import RESTORE_EPOCH_STEP
 from corral.session.events import AgentToolResult
@@ -60,6 +62,7 @@ from corral.store.upgrade import MIGRATIONS
 from corral.store.upgrade import schema as schema_of
 from corral.store.vault_keys import VaultKeys
 from corral.store.vaults import Credentials, Vaults
+from corral.store.workspaces import Workspaces
 from corral.testing.clock import ManualClock
 from corral.testing.contract_blobs import chunks
 from corral.testing.contract_blobs import read as read_blob
@@ -207,9 +210,14 @@ async def remember(store: Store) -> None:
 async def fill(store: Store) -> dict[str, SessionRecord]:
     """Something in every table, and sessions in each state that a restore must get right."""
     await Agents(store.database).create(
-        {"id": "agent_1", "version": 1, "created_at": "2026-01-01T00:00:00Z", "name": "ä\n"}
+        {"id": "agent_1", "version": 1, "created_at": "2026-01-01T00:00:00Z", "name": "ä\n"},
+        workspace_id=DEFAULT_WORKSPACE,
     )
-    await Environments(store.database).create({"id": "env_1", "created_at": "2026-01-01T00:00:00Z"})
+    workspace = Workspace(workspace_id=WorkspaceId("wrkspc_1"), name="w", created_at=NOW)
+    await Workspaces(store.database).create(workspace)
+    await Environments(store.database).create(
+        {"id": "env_1", "created_at": "2026-01-01T00:00:00Z"}, workspace_id=workspace.workspace_id
+    )
     await ApiKeys(store.database).add(
         as_record("corral_secret_of_a_test", name="k", ids=store.ids, now=NOW)
     )

@@ -45,6 +45,7 @@ from corral.store.memory.versions import MemoryVersionTable
 from corral.store.sessions import Sessions
 from corral.store.vault_keys import VaultKeys
 from corral.store.vaults import Credentials, Vaults
+from corral.store.workspaces import Workspaces
 from corral.vault.ring import FileKeys, KeyRing
 
 Result = TypeVar("Result")
@@ -135,6 +136,7 @@ class Server:
             credentials=Credentials(database),
             vault_keys=VaultKeys(database),
             api_keys=keys,
+            workspace_records=Workspaces(database),
             memory_stores=MemoryStoreTable(database),
             memories=MemoryTable(database, ids),
             memory_versions=MemoryVersionTable(database),

@@ -9,6 +9,7 @@ from starlette.routing import Route
 from corral import __version__
 from corral.api.auth import Authenticator
 from corral.api.dependencies import Dependencies
+from corral.api.guard import SessionOwners, guard
 from corral.api.idempotency import OnceOnly
 from corral.api.openapi import document
 from corral.api.operations import enclose
@@ -24,6 +25,7 @@ from corral.api.routes.sessions import session_routes
 from corral.api.routes.threads import thread_routes
 from corral.api.routes.vault_keys import vault_key_routes
 from corral.api.routes.vaults import vault_routes
+from corral.api.routes.workspaces import WorkspaceCreate, workspace_routes
 from corral.api.schema.agents import AgentCreate, AgentUpdate
 from corral.api.schema.environments import EnvironmentCreate, EnvironmentUpdate
 from corral.api.schema.events import EventsSend
@@ -52,6 +54,7 @@ _BODIES: list[type[BaseModel]] = [
     CredentialUpdate,
     VaultCreate,
     VaultUpdate,
+    WorkspaceCreate,
 ]
 _STREAMS = [
     "/v1/sessions/{session_id}/events/stream",
@@ -77,26 +80,30 @@ def create_api(dependencies: Dependencies) -> FastAPI:
         openapi_url="/corral/v1/openapi.json",
         redirect_slashes=False,
     )
-    authenticator = Authenticator(dependencies.api_keys, dependencies.clock)
+    authenticator = Authenticator(dependencies.api_keys, dependencies.workspace_records, dependencies.clock)
+    owners = SessionOwners(dependencies.sessions)
     once = OnceOnly(dependencies.idempotency)
     streams = Streams(dependencies)
-    api.state.streams = streams
+    api.state.streams, api.state.authenticator = streams, authenticator
     # The router tries routes in order: the hot ones first.
     # One flat list: an included router would be a second dispatch per request.
     api.router.routes += [
         *event_routes(dependencies, once).routes,
         *(Route(path, streams, methods=["GET"]) for path in _STREAMS),
-        *session_routes(dependencies, once).routes,
+        *session_routes(dependencies, once, owners).routes,
         *thread_routes(dependencies).routes,
         *agent_routes(dependencies, once).routes,
         *environment_routes(dependencies, once).routes,
         *memory_store_routes(dependencies, once).routes,
         *memory_routes(dependencies, once).routes,
         *vault_routes(dependencies, once).routes,
-        *corral_routes(dependencies, authenticator).routes,
+        *corral_routes(dependencies, authenticator, owners).routes,
+        *workspace_routes(dependencies, once, authenticator).routes,
         *vault_key_routes(dependencies).routes,
         *kill_routes(dependencies).routes,
         *operations_routes(dependencies).routes,
     ]
+    for route in api.router.routes:
+        guard(route, owners)
     enclose(api, dependencies, authenticator)
     return api

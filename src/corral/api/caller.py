@@ -5,18 +5,27 @@ from typing import NamedTuple, cast
 from starlette.requests import Request
 from starlette.types import Scope
 
+from corral.catalog.roles import Role
 from corral.kernel.ids import WorkspaceId
 
-__all__ = ["Caller", "caller", "enter"]
+__all__ = ["Caller", "caller", "caller_in", "enter"]
 
 _CALLER = "corral.caller"
 
 
 class Caller(NamedTuple):
-    """The API key, and the workspace that it belongs to: nothing outside that exists for it."""
+    """The credential, and the workspace that it acts in: nothing outside of that exists for it.
+
+    is_operator: it may manage the server and every workspace.
+    covers:      whose sandboxes, sessions and keys the operations under /corral/v1 are about: of this
+                 workspace, or (None: an operator who named no workspace) of all.
+    """
 
     api_key_id: str
     workspace_id: WorkspaceId
+    role: Role
+    is_operator: bool
+    covers: WorkspaceId | None
 
 
 def enter(scope: Scope, who: Caller) -> None:
@@ -27,3 +36,8 @@ def enter(scope: Scope, who: Caller) -> None:
 def caller(request: Request) -> Caller:
     """Of a request that has passed the gate, and not by a public path."""
     return cast(Caller, request.scope[_CALLER])
+
+
+def caller_in(scope: Scope) -> Caller | None:
+    """None: by a public path, or not let in."""
+    return cast(Caller | None, scope.get(_CALLER))

@@ -10,6 +10,7 @@ from corral.catalog.memory.ports import Memories, MemoryStores, MemoryVersions
 from corral.catalog.models import ModelTable
 from corral.catalog.records import AgentStore, ApiKeyStore, EnvironmentStore
 from corral.catalog.vaults import CredentialStore, VaultKeyStore, VaultStore
+from corral.catalog.workspaces import WorkspaceStore
 from corral.kernel.clock import Clock
 from corral.kernel.ids import Ids
 from corral.session.bus import Bus
@@ -33,6 +34,7 @@ class Check:
 class Operations:
     """What every server process answers, whatever its roles: is it well, and who asks.
 
+    workspace_records: which workspaces there are; `workspaces` are those that sandboxes see.
     readiness:     the latest result of each check, by name; cheap, called per request.
     status:        what `GET /corral/v1/status` answers.
     metrics:       the text of `GET /metrics`; cheap enough for anybody who asks often.
@@ -42,6 +44,7 @@ class Operations:
     """
 
     api_keys: ApiKeyStore
+    workspace_records: WorkspaceStore
     ids: Ids
     clock: Clock
     readiness: Callable[[], Mapping[str, Check]]

@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from corral.api.admission import Admission, Inflow, starts_work
 from corral.api.auth import Authenticator
-from corral.api.caller import Caller, enter
+from corral.api.caller import caller_in, enter
 from corral.api.errors import error_response
 from corral.kernel.errors import CallerError, CorralError, InvalidRequest, PermissionDenied, RequestTooLarge
 from corral.kernel.ids import DEFAULT_WORKSPACE, REQUEST, Ids
@@ -59,7 +59,6 @@ class Gate:
         common = (
             (b"request-id", request_id.encode()),
             (b"anthropic-organization-id", ORGANIZATION_ID.encode()),
-            (b"anthropic-workspace-id", DEFAULT_WORKSPACE.encode()),
         )
         is_started = False
 
@@ -68,7 +67,10 @@ class Gate:
             if message["type"] == "http.response.start":
                 is_started = True
                 count("http_requests", status=_class_of(message["status"]))
-                message["headers"] = [*message.get("headers", ()), *common]
+                who = caller_in(scope)
+                workspace_id = DEFAULT_WORKSPACE if who is None else who.workspace_id
+                marks = (*common, (b"anthropic-workspace-id", workspace_id.encode()))
+                message["headers"] = [*message.get("headers", ()), *marks]
             await send(message)
 
         scope["corral.request_id"] = request_id
@@ -94,20 +96,17 @@ class Gate:
             return
         headers = dict(scope["headers"])
         self._check_names(headers)
-        key = await self._authenticator.authenticate(
-            x_api_key=headers.get(b"x-api-key"), authorization=headers.get(b"authorization")
+        who = await self._authenticator.authenticate(
+            x_api_key=headers.get(b"x-api-key"),
+            authorization=headers.get(b"authorization"),
+            workspace=headers.get(b"anthropic-workspace-id"),
         )
-        workspace = headers.get(b"anthropic-workspace-id")
-        if workspace is not None and workspace != DEFAULT_WORKSPACE.encode():
-            raise PermissionDenied(
-                f"anthropic-workspace-id: this key belongs to {DEFAULT_WORKSPACE!r}; leave the header out"
-            )
         length = headers.get(b"content-length", b"")
         if length.isdigit() and int(length) > _body_bytes_max(scope):
             raise _too_large(scope)
         if "\0" in scope["path"]:  # PostgreSQL takes none in an id
             raise InvalidRequest("The path must not contain the character U+0000")
-        enter(scope, Caller(api_key_id=key.api_key_id, workspace_id=DEFAULT_WORKSPACE))
+        enter(scope, who)
 
     def _check_names(self, headers: MutableMapping[bytes, bytes]) -> None:
         """A page of another site must not reach this server under a name of its own."""

@@ -19,6 +19,7 @@ from corral.api.auth import presented
 from corral.api.caller import caller
 from corral.catalog.idempotency import Answer, IdempotencyStore, Idempotent, scope
 from corral.kernel.errors import CallerError, InvalidRequest
+from corral.kernel.ids import DEFAULT_WORKSPACE
 from corral.kernel.limits import IDEMPOTENCY_KEY_CHARS_MAX
 
 Result = TypeVar("Result")
@@ -127,6 +128,8 @@ def _sha256(raw: bytes | Digest) -> bytes:
 def _path(request: Request) -> str:
     """What the key is for; a POST and a DELETE of the same path are two things."""
     path: str = request.scope["path"]
+    if (workspace_id := caller(request).workspace_id) != DEFAULT_WORKSPACE:
+        path = f"{workspace_id} {path}"  # an operator's key acts in many
     return path if request.method == "POST" else f"{request.method} {path}"
 
 

@@ -18,7 +18,8 @@ def create_operations(operations: Operations) -> FastAPI:
     """The ASGI application of a node without the role `api`: is it alive, is it well, what runs."""
     api = FastAPI(title="Corral", version=__version__, openapi_url=None, redirect_slashes=False)
     api.router.routes += operations_routes(operations).routes
-    enclose(api, operations, Authenticator(operations.api_keys, operations.clock))
+    authenticator = Authenticator(operations.api_keys, operations.workspace_records, operations.clock)
+    enclose(api, operations, authenticator)
     api.add_exception_handler(HTTPException, _elsewhere)
     return api
 

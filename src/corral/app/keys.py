@@ -1,13 +1,13 @@
 """The API keys a server starts with: the stored ones, and the command line's key of this start."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from corral.catalog.keys import as_record, new_secret
 from corral.catalog.records import ApiKey, ApiKeyStore
 from corral.config import Secret
 from corral.kernel.clock import Clock
-from corral.kernel.ids import Ids
+from corral.kernel.ids import Ids, WorkspaceId
 
 
 class KeysOfThisStart:
@@ -29,17 +29,20 @@ class KeysOfThisStart:
             return self._local
         return await self._store.find(sha256)
 
-    async def all(self) -> Sequence[ApiKey]:
-        return await self._store.all()
+    async def all(self, *, workspace_id: WorkspaceId | None) -> Sequence[ApiKey]:
+        return await self._store.all(workspace_id=workspace_id)
 
-    async def revoke(self, api_key_id: str, *, now: datetime) -> None:
-        await self._store.revoke(api_key_id, now=now)
+    async def revoke(self, api_key_id: str, *, workspace_id: WorkspaceId | None, now: datetime) -> None:
+        await self._store.revoke(api_key_id, workspace_id=workspace_id, now=now)
+
+    async def used(self, at: Mapping[str, datetime]) -> None:
+        await self._store.used(at)
 
 
 async def bootstrap(store: ApiKeyStore, *, preset: Secret | None, ids: Ids, clock: Clock) -> str | None:
     """Make sure that a key exists. Returns the secret of a key made just now, to be shown once; a preset
     key is added if it is not known, and never shown."""
-    if preset is None and await store.all():
+    if preset is None and await store.all(workspace_id=None):
         return None
     secret = preset.reveal() if preset else new_secret()
     name = "CORRAL_API_KEY" if preset else "first key"

@@ -45,6 +45,7 @@ from corral.process import Start, report_drained, report_ready, supervisor_gone
 from corral.store.backlog import Backlogs
 from corral.store.keys import ApiKeys
 from corral.store.nodes import Nodes
+from corral.store.workspaces import Workspaces
 
 log = logging.getLogger(__name__)
 
@@ -188,6 +189,7 @@ async def _open(ground: Ground, keys: KeysOfThisStart, stack: AsyncExitStack) ->
     parts.append(Part(duties=[admission.watch]))
     operations = Operations(
         api_keys=keys,
+        workspace_records=Workspaces(ground.database),
         ids=ground.ids,
         clock=ground.clock,
         readiness=readiness.results,
@@ -201,7 +203,7 @@ async def _open(ground: Ground, keys: KeysOfThisStart, stack: AsyncExitStack) ->
 
         api = open_api(ground, operations, event_log=event_log, reach=reach)
         parts.append(Part(gauges=lambda: {"streams_open": api.state.streams.open_count}))
-        parts.append(Part(duties=[api.state.streams.run]))
+        parts.append(Part(duties=[api.state.streams.run, api.state.authenticator.note_uses]))
     else:
         api = create_operations(operations)
     return _Server(ground.start, api, parts, readiness, node)

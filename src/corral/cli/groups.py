@@ -22,6 +22,9 @@ __all__ = ["GROUPS"]
 
 sessions_app = typer.Typer(help="Sessions of a server: list, show, follow.", no_args_is_help=True)
 keys_app = typer.Typer(help="API keys of a server.", no_args_is_help=True)
+workspaces_app = typer.Typer(
+    help="Workspaces of a server: apart from each other in everything.", no_args_is_help=True
+)
 models_app = typer.Typer(
     help="Models: which there are, and one that runs on this machine.", no_args_is_help=True
 )
@@ -31,6 +34,7 @@ db_app = typer.Typer(help="The database: check and upgrade its schema.", no_args
 GROUPS = {
     "sessions": sessions_app,
     "keys": keys_app,
+    "workspaces": workspaces_app,
     "models": models_app,
     "sandboxes": sandboxes_app,
     "vault": vault_app,
@@ -109,6 +113,8 @@ def keys_list(url: Url = None, data_dir: ServedDir = None, as_json: Json = False
 @keys_app.command("create")
 def keys_create(
     name: Annotated[str, typer.Option(help="What it is for.")] = "command line",
+    role: Annotated[str, typer.Option(help="admin, developer or user.")] = "developer",
+    workspace: Annotated[str | None, typer.Option(help="As in wrkspc_01...; the default one.")] = None,
     url: Url = None,
     data_dir: ServedDir = None,
     as_json: Json = False,
@@ -116,7 +122,7 @@ def keys_create(
     """Make a key and show it, once."""
     from corral.cli.keys import create_key
 
-    create_key(api_at(url, data_dir), name=name, as_json=as_json)
+    create_key(api_at(url, data_dir), name=name, role=role, workspace_id=workspace, as_json=as_json)
 
 
 @keys_app.command("revoke")
@@ -129,6 +135,39 @@ def keys_revoke(
     from corral.cli.keys import revoke_key
 
     revoke_key(api_at(url, data_dir), api_key_id=key_id)
+
+
+@workspaces_app.command("list")
+def workspaces_list(url: Url = None, data_dir: ServedDir = None, as_json: Json = False) -> None:
+    """Oldest first, archived ones too."""
+    from corral.cli.keys import list_workspaces
+
+    list_workspaces(api_at(url, data_dir), as_json=as_json)
+
+
+@workspaces_app.command("create", epilog="Example: corral workspaces create research")
+def workspaces_create(
+    name: Annotated[str, typer.Argument(help="For people; it may be anything.")],
+    url: Url = None,
+    data_dir: ServedDir = None,
+    as_json: Json = False,
+) -> None:
+    """Make a workspace and show its id. Then make a key for it: `corral keys create --workspace`."""
+    from corral.cli.keys import create_workspace
+
+    create_workspace(api_at(url, data_dir), name=name, as_json=as_json)
+
+
+@workspaces_app.command("archive")
+def workspaces_archive(
+    workspace_id: Annotated[str, typer.Argument(help="As in wrkspc_01...")],
+    url: Url = None,
+    data_dir: ServedDir = None,
+) -> None:
+    """From now on its keys let nobody in. What runs goes on: see `corral kill`."""
+    from corral.cli.keys import archive_workspace
+
+    archive_workspace(api_at(url, data_dir), workspace_id=workspace_id)
 
 
 @vault_app.command("status")

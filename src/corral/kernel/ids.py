@@ -27,7 +27,7 @@ FileId = NewType("FileId", str)
 ResourceId = NewType("ResourceId", str)
 
 AGENT, ENVIRONMENT, SESSION, THREAD, EVENT = "agent", "env", "sesn", "sthr", "sevt"
-REQUEST, API_KEY = "req", "apikey"
+REQUEST, API_KEY, WORKSPACE = "req", "apikey", "wrkspc"
 MEMORY_STORE, MEMORY, MEMORY_VERSION = "memstore", "mem", "memver"
 VAULT, CREDENTIAL, VAULT_KEY = "vlt", "vcrd", "vkey"
 FILE, RESOURCE = "file", "sesrsc"

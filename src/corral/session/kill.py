@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
-from corral.kernel.ids import SessionId
+from corral.kernel.ids import SessionId, WorkspaceId
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class KillTarget:
-    """One session, or all of an agent, or (neither given) all there are."""
+    """One session, or all of an agent, or (neither given) all there are. workspace_id: None means any."""
 
+    workspace_id: WorkspaceId | None
     session_id: SessionId | None = None
     agent_id: str | None = None
 

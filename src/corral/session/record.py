@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from corral.kernel.ids import DEFAULT_WORKSPACE, EnvironmentId, SessionId, ThreadId, VaultId, WorkspaceId
 from corral.session.content import Json
@@ -49,6 +49,7 @@ class SessionRecord:
     last_seq, last_arrival: ends of log and inbox.
     failures:    brains that died at it since it last got on; see `lease.LeaseStore`.
     api_key_id:  the key that created it; None for sessions older than this column.
+    workspace_id: that it belongs to; never changes.
     """
 
     session_id: SessionId
@@ -72,6 +73,7 @@ class SessionRecord:
     requests_cost: Decimal | None = None
     runtime_rate: Decimal | None = None
     api_key_id: str | None = None
+    workspace_id: WorkspaceId = DEFAULT_WORKSPACE
     vault_ids: Sequence[VaultId] = ()
     resources: Sequence[Resource] = ()
     created_at: datetime
@@ -81,10 +83,19 @@ class SessionRecord:
     threads: Sequence[ThreadRecord] = field(default_factory=tuple)
 
 
+class SessionOwner(NamedTuple):
+    """The workspace that a session belongs to, and the key that created it."""
+
+    workspace_id: WorkspaceId
+    api_key_id: str | None
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SessionFilter:
     """`GET /v1/sessions`. Times compare with `created_at`; empty `statuses` means any."""
 
+    workspace_id: WorkspaceId
+    api_key_id: str | None = None
     agent_id: str | None = None
     agent_version: int | None = None
     statuses: Sequence[Status] = ()
@@ -125,9 +136,8 @@ class SessionStore(Protocol):
         *,
         initial: Sequence[Event] = (),
         copies: Sequence[FileCopy] = (),
-        workspace_id: WorkspaceId = DEFAULT_WORKSPACE,
     ) -> SessionRecord:
-        """Store a session, its initial inputs, and its copies of files of the workspace, all or nothing.
+        """Store a session, its initial inputs, and its copies of files of its workspace, all or nothing.
 
         Raises NotFound: a file is gone.
 
@@ -135,6 +145,10 @@ class SessionStore(Protocol):
         `session.status_running` event is the brain's) and needs a brain. Repeat: an existing id is a
         bug. Also stores the primary thread from `record.threads`.
         """
+
+    async def owner_of(self, session_id: SessionId) -> SessionOwner | None:
+        """Whose it is, or, while its tombstone stands, was; None if there is none. Never changes. Whoever
+        asks for something by a session's id (all other methods, and the log's) has looked here before."""
 
     async def read(self, session_id: SessionId) -> SessionRecord:
         """With its threads. Raises NotFound, also for a deleted session."""

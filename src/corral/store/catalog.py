@@ -21,7 +21,7 @@ from corral.catalog.records import ListPage, Wire
 from corral.kernel.clock import parse_rfc3339, rfc3339
 from corral.kernel.cursor import decode, encode
 from corral.kernel.errors import Conflict, NotFound
-from corral.kernel.ids import AgentId, EnvironmentId
+from corral.kernel.ids import AgentId, EnvironmentId, WorkspaceId
 from corral.store.database import Database
 from corral.store.driver import Query
 from corral.store.rows import AnyRow, AnySelect
@@ -36,13 +36,16 @@ _AGENT: AnySelect = select(
     agent_versions,
     and_(agent_versions.c.agent_id == agents.c.agent_id, agent_versions.c.version == agents.c.version),
 )
-_THE_AGENT = _AGENT.where(agents.c.agent_id == bindparam("of_id"))
+_IS_THE_AGENT = and_(
+    agents.c.agent_id == bindparam("of_id"), agents.c.workspace_id == bindparam("of_workspace_id")
+)
+_THE_AGENT = _AGENT.where(_IS_THE_AGENT)
 # Two statements: PostgreSQL re-reads the row that it waited for, but not the version joined to it.
-_LOCK_AGENT = select(agents.c.agent_id).where(agents.c.agent_id == bindparam("of_id")).with_for_update()
+_LOCK_AGENT = select(agents.c.agent_id).where(_IS_THE_AGENT).with_for_update()
 _VERSION = (
     select(agents.c.archived_at, agent_versions.c.version, agent_versions.c.body)
     .join_from(agents, agent_versions, agent_versions.c.agent_id == agents.c.agent_id)
-    .where(agents.c.agent_id == bindparam("of_id"))
+    .where(_IS_THE_AGENT)
 )
 _READ_AGENT = Query(_THE_AGENT)
 _READ_VERSION = Query(_VERSION.where(agent_versions.c.version == bindparam("of_version")))
@@ -52,7 +55,10 @@ _ENVIRONMENT: AnySelect = select(
     environments.c.archived_at,
     environments.c.body,
 )
-_THE_ENVIRONMENT = _ENVIRONMENT.where(environments.c.environment_id == bindparam("of_id"))
+_THE_ENVIRONMENT = _ENVIRONMENT.where(
+    environments.c.environment_id == bindparam("of_id"),
+    environments.c.workspace_id == bindparam("of_workspace_id"),
+)
 _READ_ENVIRONMENT = Query(_THE_ENVIRONMENT)
 _ENVIRONMENT_LOCKED = _THE_ENVIRONMENT.with_for_update()
 _USERS = select(sessions.c.session_id).where(
@@ -66,7 +72,7 @@ class Agents:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def create(self, agent: Wire) -> None:
+    async def create(self, agent: Wire, *, workspace_id: WorkspaceId) -> None:
         def body(connection: Connection) -> None:
             connection.execute(
                 insert(agents),
@@ -75,27 +81,33 @@ class Agents:
                     "version": agent["version"],
                     "created_at": parse_rfc3339(agent["created_at"]),
                     "archived_at": None,
+                    "workspace_id": workspace_id,
                 },
             )
             _add_version(connection, agent)
 
         await self._database.write(body)
 
-    async def read(self, agent_id: AgentId, *, version: int | None = None) -> Wire:
+    async def read(
+        self, agent_id: AgentId, *, workspace_id: WorkspaceId, version: int | None = None
+    ) -> Wire:
         def body(connection: Connection) -> Wire:
+            values = {"of_id": agent_id, "of_workspace_id": workspace_id}
             if version is None:
-                row = _READ_AGENT.first(connection, {"of_id": agent_id})
+                row = _READ_AGENT.first(connection, values)
             else:
-                row = _READ_VERSION.first(connection, {"of_id": agent_id, "of_version": version})
+                row = _READ_VERSION.first(connection, {**values, "of_version": version})
             if row is None:
                 raise _no_agent(agent_id, version)
             return _shown(row)
 
         return await self._database.look(body)
 
-    async def update(self, agent_id: AgentId, change: Callable[[Wire], Wire]) -> Wire:
+    async def update(
+        self, agent_id: AgentId, change: Callable[[Wire], Wire], *, workspace_id: WorkspaceId
+    ) -> Wire:
         def body(connection: Connection) -> Wire:
-            current = self._locked(connection, agent_id)
+            current = self._locked(connection, agent_id, workspace_id)
             changed = change(current)
             if changed == current:
                 return current
@@ -108,9 +120,9 @@ class Agents:
 
         return await self._database.write(body, checks_first=True)
 
-    async def archive(self, agent_id: AgentId, *, now: datetime) -> Wire:
+    async def archive(self, agent_id: AgentId, *, workspace_id: WorkspaceId, now: datetime) -> Wire:
         def body(connection: Connection) -> Wire:
-            current = self._locked(connection, agent_id)
+            current = self._locked(connection, agent_id, workspace_id)
             if current["archived_at"] is not None:
                 return current
             connection.execute(update(agents).where(agents.c.agent_id == agent_id).values(archived_at=now))
@@ -121,13 +133,16 @@ class Agents:
     async def page(
         self,
         *,
+        workspace_id: WorkspaceId,
         limit: int,
         cursor: str | None,
         include_archived: bool,
         created_gte: datetime | None = None,
         created_lte: datetime | None = None,
     ) -> ListPage:
-        statement = _newest_first(_AGENT, agents, "agent_id", cursor, include_archived=include_archived)
+        statement = _newest_first(
+            _AGENT, agents, "agent_id", cursor, workspace_id=workspace_id, include_archived=include_archived
+        )
         if created_gte is not None:
             statement = statement.where(agents.c.created_at >= created_gte)
         if created_lte is not None:
@@ -136,12 +151,14 @@ class Agents:
             lambda connection: _page(connection, statement, limit, agents, "agent_id")
         )
 
-    async def versions(self, agent_id: AgentId, *, limit: int, cursor: str | None) -> ListPage:
+    async def versions(
+        self, agent_id: AgentId, *, workspace_id: WorkspaceId, limit: int, cursor: str | None
+    ) -> ListPage:
         kind = f"versions of {agent_id}"
         before = None if cursor is None else decode(kind, cursor, shape=(int, str))[0]
 
         def body(connection: Connection) -> ListPage:
-            of_agent = {"of_id": agent_id}
+            of_agent = {"of_id": agent_id, "of_workspace_id": workspace_id}
             if connection.execute(_VERSION.limit(1), of_agent).first() is None:
                 raise _no_agent(agent_id, None)
             statement = _VERSION.order_by(agent_versions.c.version.desc()).limit(limit + 1)
@@ -156,9 +173,10 @@ class Agents:
 
         return await self._database.read(body)
 
-    def _locked(self, connection: Connection, agent_id: AgentId) -> Wire:
-        connection.execute(_LOCK_AGENT, {"of_id": agent_id})
-        row = connection.execute(_THE_AGENT, {"of_id": agent_id}).first()
+    def _locked(self, connection: Connection, agent_id: AgentId, workspace_id: WorkspaceId) -> Wire:
+        of_agent = {"of_id": agent_id, "of_workspace_id": workspace_id}
+        connection.execute(_LOCK_AGENT, of_agent)
+        row = connection.execute(_THE_AGENT, of_agent).first()
         if row is None:
             raise _no_agent(agent_id, None)
         return _shown(row)
@@ -170,7 +188,7 @@ class Environments:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def create(self, environment: Wire) -> None:
+    async def create(self, environment: Wire, *, workspace_id: WorkspaceId) -> None:
         def body(connection: Connection) -> None:
             connection.execute(
                 insert(environments),
@@ -179,23 +197,32 @@ class Environments:
                     "body": environment,
                     "created_at": parse_rfc3339(environment["created_at"]),
                     "archived_at": None,
+                    "workspace_id": workspace_id,
                 },
             )
 
         await self._database.write(body)
 
-    async def read(self, environment_id: EnvironmentId) -> Wire:
+    async def read(self, environment_id: EnvironmentId, *, workspace_id: WorkspaceId) -> Wire:
         def body(connection: Connection) -> Wire:
-            row = _READ_ENVIRONMENT.first(connection, {"of_id": environment_id})
+            row = _READ_ENVIRONMENT.first(
+                connection, {"of_id": environment_id, "of_workspace_id": workspace_id}
+            )
             if row is None:
                 raise _no_environment(environment_id)
             return _shown(row)
 
         return await self._database.look(body)
 
-    async def update(self, environment_id: EnvironmentId, change: Callable[[Wire], Wire]) -> Wire:
+    async def update(
+        self,
+        environment_id: EnvironmentId,
+        change: Callable[[Wire], Wire],
+        *,
+        workspace_id: WorkspaceId,
+    ) -> Wire:
         def body(connection: Connection) -> Wire:
-            current = self._locked(connection, environment_id)
+            current = self._locked(connection, environment_id, workspace_id)
             changed = change(current)
             if changed != current:
                 connection.execute(
@@ -207,9 +234,11 @@ class Environments:
 
         return await self._database.write(body, checks_first=True)
 
-    async def archive(self, environment_id: EnvironmentId, *, now: datetime) -> Wire:
+    async def archive(
+        self, environment_id: EnvironmentId, *, workspace_id: WorkspaceId, now: datetime
+    ) -> Wire:
         def body(connection: Connection) -> Wire:
-            current = self._locked(connection, environment_id)
+            current = self._locked(connection, environment_id, workspace_id)
             if current["archived_at"] is not None:
                 return current
             connection.execute(
@@ -221,9 +250,9 @@ class Environments:
 
         return await self._database.write(body, checks_first=True)
 
-    async def delete(self, environment_id: EnvironmentId) -> None:
+    async def delete(self, environment_id: EnvironmentId, *, workspace_id: WorkspaceId) -> None:
         def body(connection: Connection) -> None:
-            self._locked(connection, environment_id)
+            self._locked(connection, environment_id, workspace_id)
             if connection.scalar(select(exists(_USERS)), {"of_id": environment_id}):
                 raise Conflict(
                     f"Environment {environment_id} is used by sessions. Archive or delete them first."
@@ -232,16 +261,26 @@ class Environments:
 
         await self._database.write(body, checks_first=True)
 
-    async def page(self, *, limit: int, cursor: str | None, include_archived: bool) -> ListPage:
+    async def page(
+        self, *, workspace_id: WorkspaceId, limit: int, cursor: str | None, include_archived: bool
+    ) -> ListPage:
         statement = _newest_first(
-            _ENVIRONMENT, environments, "environment_id", cursor, include_archived=include_archived
+            _ENVIRONMENT,
+            environments,
+            "environment_id",
+            cursor,
+            workspace_id=workspace_id,
+            include_archived=include_archived,
         )
         return await self._database.read(
             lambda connection: _page(connection, statement, limit, environments, "environment_id")
         )
 
-    def _locked(self, connection: Connection, environment_id: EnvironmentId) -> Wire:
-        row = connection.execute(_ENVIRONMENT_LOCKED, {"of_id": environment_id}).first()
+    def _locked(
+        self, connection: Connection, environment_id: EnvironmentId, workspace_id: WorkspaceId
+    ) -> Wire:
+        of_environment = {"of_id": environment_id, "of_workspace_id": workspace_id}
+        row = connection.execute(_ENVIRONMENT_LOCKED, of_environment).first()
         if row is None:
             raise _no_environment(environment_id)
         return _shown(row)
@@ -261,15 +300,25 @@ def _shown(row: AnyRow) -> Wire:
 
 
 def _newest_first(
-    statement: AnySelect, table: Table, id_column: str, cursor: str | None, *, include_archived: bool
+    statement: AnySelect,
+    table: Table,
+    id_column: str,
+    cursor: str | None,
+    *,
+    workspace_id: WorkspaceId,
+    include_archived: bool,
 ) -> AnySelect:
     created_at, id_ = table.c.created_at, table.c[id_column]
+    statement = statement.where(table.c.workspace_id == workspace_id)
     if not include_archived:
         statement = statement.where(table.c.archived_at.is_(None))
     if cursor is not None:
         microseconds, last_id = decode(table.name, cursor, shape=(int, str))
         last = from_us(microseconds)
-        statement = statement.where(or_(created_at < last, and_(created_at == last, id_ < last_id)))
+        # `<=` alone says where in the index to begin
+        statement = statement.where(
+            created_at <= last, or_(created_at < last, and_(created_at == last, id_ < last_id))
+        )
     return statement.order_by(created_at.desc(), id_.desc())
 
 

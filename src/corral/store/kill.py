@@ -5,6 +5,7 @@ from datetime import datetime
 
 from sqlalchemy import Connection, bindparam, func, insert, or_, select, update
 
+from corral.kernel.errors import NotFound
 from corral.kernel.ids import Ids, SessionId
 from corral.kernel.limits import KILL_BATCH_MAX
 from corral.session.bus import Bus, Committed
@@ -71,6 +72,8 @@ class Kills:
                 record = read_record(connection, session_id)
                 if record is None and target.session_id:
                     raise not_found(connection, session_id)
+                if record is not None and target.workspace_id not in (None, record.workspace_id):
+                    raise NotFound(f"Session {session_id!r} was not found.")
                 entry = None if record is None else self._tell(connection, record, reason, now_us)
                 if entry is not None:
                     entries[session_id] = entry
@@ -91,6 +94,8 @@ class Kills:
         statement = _FOUND
         if target.agent_id is not None:
             statement = statement.where(sessions.c.agent_id == target.agent_id)
+        if target.workspace_id is not None:
+            statement = statement.where(sessions.c.workspace_id == target.workspace_id)
 
         def body(connection: Connection) -> list[SessionId]:
             rows = connection.scalars(statement, {"after": after or "", "before": before})

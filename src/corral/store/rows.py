@@ -17,7 +17,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.sql import Select
 
-from corral.kernel.ids import EnvironmentId, EventId, SessionId, ThreadId, VaultId
+from corral.kernel.ids import EnvironmentId, EventId, SessionId, ThreadId, VaultId, WorkspaceId
 from corral.session.log import InboxEntry, StoredEvent
 from corral.session.record import SessionRecord, ThreadRecord
 from corral.session.resources import Resource
@@ -263,6 +263,7 @@ def _session(row: AnyRow, of_session: Sequence[ThreadRecord]) -> SessionRecord:
         epoch=row.epoch,
         failures=row.failures,
         api_key_id=row.api_key_id,
+        workspace_id=WorkspaceId(row.workspace_id),
         created_at=row.created_at,
         updated_at=row.updated_at,
         archived_at=row.archived_at,

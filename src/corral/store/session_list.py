@@ -49,14 +49,21 @@ def session_page(
 def _beyond(place: Place, *, down: bool) -> ColumnElement[bool]:
     created_at, session_id = place
     created, id_ = sessions.c.created_at, sessions.c.session_id
+    # The first comparison alone says where in the index to begin.
     if down:
-        return or_(created < created_at, and_(created == created_at, id_ < session_id))
-    return or_(created > created_at, and_(created == created_at, id_ > session_id))
+        return and_(
+            created <= created_at, or_(created < created_at, and_(created == created_at, id_ < session_id))
+        )
+    return and_(
+        created >= created_at, or_(created > created_at, and_(created == created_at, id_ > session_id))
+    )
 
 
 def _conditions(where: SessionFilter) -> list[ColumnElement[bool]]:
     created = sessions.c.created_at
-    conditions: list[ColumnElement[bool]] = []
+    conditions: list[ColumnElement[bool]] = [sessions.c.workspace_id == where.workspace_id]
+    if where.api_key_id is not None:
+        conditions.append(sessions.c.api_key_id == where.api_key_id)
     if where.agent_id is not None:
         conditions.append(sessions.c.agent_id == where.agent_id)
     if where.agent_version is not None:

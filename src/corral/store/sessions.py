@@ -4,12 +4,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, func, insert, select, union_all, update
 
 from corral.catalog.metadata import merged
 from corral.kernel.clock import Clock
 from corral.kernel.errors import Conflict, InvalidRequest
-from corral.kernel.ids import DEFAULT_WORKSPACE, Ids, SessionId, WorkspaceId
+from corral.kernel.ids import Ids, SessionId, WorkspaceId
 from corral.kernel.limits import TOMBSTONE_SECONDS
 from corral.session.budget import changed_budget, is_paused
 from corral.session.bus import Bus, Committed, Deleted
@@ -22,11 +22,18 @@ from corral.session.events import (
 )
 from corral.session.inbox import Admitted
 from corral.session.log import InboxEntry, StoredEvent
-from corral.session.record import SessionChanges, SessionFilter, SessionPage, SessionRecord
+from corral.session.record import (
+    SessionChanges,
+    SessionFilter,
+    SessionOwner,
+    SessionPage,
+    SessionRecord,
+)
 from corral.session.resources import FileCopy
 from corral.store.accept import Fact, lock_record, log_facts, store_inputs
 from corral.store.cleanup import queue_cleanup
 from corral.store.database import Database
+from corral.store.driver import Query
 from corral.store.files.session import copy_to_session, delete_session_files
 from corral.store.reading import not_found
 from corral.store.rows import insert_threads, read_record, stored_resources
@@ -46,6 +53,17 @@ from corral.store.session_list import session_page
 __all__ = ["Sessions"]
 
 _BUSY = ("running", "rescheduling")
+
+_OWNER = Query(
+    union_all(
+        *(
+            select(table.c.workspace_id, table.c.api_key_id).where(
+                table.c.session_id == bindparam("of_session_id")
+            )
+            for table in (sessions, tombstones)
+        )
+    )
+)
 
 _NEEDS_BRAIN = select(sessions.c.needs_brain_since).where(
     sessions.c.session_id == bindparam("of_session_id")
@@ -77,7 +95,6 @@ class Sessions:
         *,
         initial: Sequence[Event] = (),
         copies: Sequence[FileCopy] = (),
-        workspace_id: WorkspaceId = DEFAULT_WORKSPACE,
     ) -> SessionRecord:
         entries: list[StoredEvent | InboxEntry] = []
         created = replace(record, status="running") if initial else record
@@ -87,7 +104,7 @@ class Sessions:
                 connection,
                 copies,
                 session_id=record.session_id,
-                workspace_id=workspace_id,
+                workspace_id=record.workspace_id,
                 now=record.created_at,
             )
             _insert(connection, created)
@@ -111,6 +128,13 @@ class Sessions:
 
         # What is copied is counted where others may count as well.
         return await self._database.write(body, locks=None if copies else (), committed=committed)
+
+    async def owner_of(self, session_id: SessionId) -> SessionOwner | None:
+        def body(connection: Connection) -> SessionOwner | None:
+            row = _OWNER.first(connection, {"of_session_id": session_id})
+            return None if row is None else SessionOwner(WorkspaceId(row.workspace_id), row.api_key_id)
+
+        return await self._database.look(body)
 
     async def read(self, session_id: SessionId) -> SessionRecord:
         def body(connection: Connection) -> SessionRecord:
@@ -213,7 +237,15 @@ class Sessions:
             deleted_at = from_us(self._database.now_us(connection))  # all nodes forget by one clock
             old = deleted_at - timedelta(seconds=TOMBSTONE_SECONDS)
             connection.execute(delete(tombstones).where(tombstones.c.deleted_at < old))
-            connection.execute(insert(tombstones), {"session_id": session_id, "deleted_at": deleted_at})
+            connection.execute(
+                insert(tombstones),
+                {
+                    "session_id": session_id,
+                    "deleted_at": deleted_at,
+                    "workspace_id": record.workspace_id,
+                    "api_key_id": record.api_key_id,
+                },
+            )
             # Its placement stays until the host has done the work: it says which host that is.
             queue_cleanup(connection, session_id, "workspace", now=now)
             if connection.scalar(_CHECKPOINT, {"of_session_id": session_id}) is not None:
@@ -274,6 +306,7 @@ def _insert(connection: Connection, record: SessionRecord) -> None:
             "agent_version": record.agent.get("version"),
             "environment_id": record.environment_id,
             "api_key_id": record.api_key_id,
+            "workspace_id": record.workspace_id,
             "created_at": record.created_at,
             "updated_at": record.updated_at,
             "archived_at": record.archived_at,

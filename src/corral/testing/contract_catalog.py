@@ -6,13 +6,23 @@ from typing import Any
 
 from corral.catalog.idempotency import Answer, Idempotent, scope
 from corral.catalog.records import ApiKey, ListPage, Wire
+from corral.catalog.workspaces import Workspace
 from corral.kernel.clock import rfc3339
 from corral.kernel.errors import Conflict, InvalidRequest, NotFound
-from corral.kernel.ids import AGENT, ENVIRONMENT, AgentId, EnvironmentId
+from corral.kernel.ids import (
+    AGENT,
+    DEFAULT_WORKSPACE,
+    ENVIRONMENT,
+    AgentId,
+    EnvironmentId,
+    WorkspaceId,
+)
 from corral.kernel.limits import IDEMPOTENCY_SECONDS
 from corral.session.record import SessionRecord
 from corral.testing.sessions import new_session
 from corral.testing.stores import Stores, error_of
+
+HERE, ELSEWHERE = DEFAULT_WORKSPACE, WorkspaceId("wrkspc_other")
 
 
 def agent(stores: Stores, **fields: Any) -> dict[str, Any]:
@@ -41,53 +51,57 @@ def renamed(name: str) -> Any:
 async def check_agent_versions(stores: Stores) -> None:
     first = agent(stores)
     agent_id = AgentId(first["id"])
-    await stores.agents.create(first)
-    assert await stores.agents.read(agent_id) == first
-    second = await stores.agents.update(agent_id, renamed("two"))
+    await stores.agents.create(first, workspace_id=HERE)
+    assert await stores.agents.read(agent_id, workspace_id=HERE) == first
+    second = await stores.agents.update(agent_id, renamed("two"), workspace_id=HERE)
     assert second == {**first, "name": "two", "version": 2}
-    assert await stores.agents.update(agent_id, renamed("two")) == second
-    assert await stores.agents.read(agent_id) == second
-    assert await stores.agents.read(agent_id, version=1) == first
-    assert isinstance(await error_of(stores.agents.read(agent_id, version=3)), NotFound)
+    assert await stores.agents.update(agent_id, renamed("two"), workspace_id=HERE) == second
+    assert await stores.agents.read(agent_id, workspace_id=HERE) == second
+    assert await stores.agents.read(agent_id, version=1, workspace_id=HERE) == first
+    assert isinstance(await error_of(stores.agents.read(agent_id, version=3, workspace_id=HERE)), NotFound)
     stores.clock.advance(1)
-    archived = await stores.agents.archive(agent_id, now=stores.clock.now())
+    archived = await stores.agents.archive(agent_id, now=stores.clock.now(), workspace_id=HERE)
     assert archived == {**second, "archived_at": rfc3339(stores.clock.now())}
     stores.clock.advance(1)
-    assert await stores.agents.archive(agent_id, now=stores.clock.now()) == archived
-    at_first = await stores.agents.read(agent_id, version=1)
+    assert await stores.agents.archive(agent_id, now=stores.clock.now(), workspace_id=HERE) == archived
+    at_first = await stores.agents.read(agent_id, version=1, workspace_id=HERE)
     assert at_first == {**first, "archived_at": archived["archived_at"]}
-    page = await stores.agents.versions(agent_id, limit=1, cursor=None)
+    page = await stores.agents.versions(agent_id, limit=1, cursor=None, workspace_id=HERE)
     assert list(page.items) == [archived]
-    page = await stores.agents.versions(agent_id, limit=1, cursor=page.next_cursor)
+    page = await stores.agents.versions(agent_id, limit=1, cursor=page.next_cursor, workspace_id=HERE)
     assert (list(page.items), page.next_cursor) == ([at_first], None)
 
 
 async def check_agent_updates_do_not_overlap(stores: Stores) -> None:
     first = agent(stores)
-    await stores.agents.create(first)
+    await stores.agents.create(first, workspace_id=HERE)
     agent_id = AgentId(first["id"])
-    results = await asyncio.gather(*(stores.agents.update(agent_id, renamed(f"n{n}")) for n in range(9)))
+    results = await asyncio.gather(
+        *(stores.agents.update(agent_id, renamed(f"n{n}"), workspace_id=HERE) for n in range(9))
+    )
     assert sorted(result["version"] for result in results) == list(range(2, 11))
 
 
 async def check_agent_update_that_refuses(stores: Stores) -> None:
     first = agent(stores)
-    await stores.agents.create(first)
+    await stores.agents.create(first, workspace_id=HERE)
 
     def refuse(current: Wire) -> Wire:
         raise Conflict("not this version")
 
-    assert isinstance(await error_of(stores.agents.update(AgentId(first["id"]), refuse)), Conflict)
-    assert await stores.agents.read(AgentId(first["id"])) == first
+    assert isinstance(
+        await error_of(stores.agents.update(AgentId(first["id"]), refuse, workspace_id=HERE)), Conflict
+    )
+    assert await stores.agents.read(AgentId(first["id"]), workspace_id=HERE) == first
 
 
 async def check_unknown_agent(stores: Stores) -> None:
     unknown = AgentId(stores.ids.mint(AGENT))
     for action in (
-        stores.agents.read(unknown),
-        stores.agents.update(unknown, renamed("x")),
-        stores.agents.archive(unknown, now=stores.clock.now()),
-        stores.agents.versions(unknown, limit=1, cursor=None),
+        stores.agents.read(unknown, workspace_id=HERE),
+        stores.agents.update(unknown, renamed("x"), workspace_id=HERE),
+        stores.agents.archive(unknown, now=stores.clock.now(), workspace_id=HERE),
+        stores.agents.versions(unknown, limit=1, cursor=None, workspace_id=HERE),
     ):
         assert isinstance(await error_of(action), NotFound)
 
@@ -97,15 +111,17 @@ async def check_agent_list(stores: Stores) -> None:
     for _ in range(5):
         stores.clock.advance(1)
         made.append(agent(stores))
-        await stores.agents.create(made[-1])
+        await stores.agents.create(made[-1], workspace_id=HERE)
     moment = stores.clock.now()
-    await stores.agents.archive(AgentId(made[1]["id"]), now=moment)
+    await stores.agents.archive(AgentId(made[1]["id"]), now=moment, workspace_id=HERE)
 
     async def listed(include_archived: bool) -> list[str]:
         items: list[Wire] = []
         cursor = None
         while True:
-            page = await stores.agents.page(limit=2, cursor=cursor, include_archived=include_archived)
+            page = await stores.agents.page(
+                limit=2, cursor=cursor, include_archived=include_archived, workspace_id=HERE
+            )
             items += page.items
             cursor = page.next_cursor
             if cursor is None:
@@ -115,24 +131,31 @@ async def check_agent_list(stores: Stores) -> None:
     assert await listed(True) == newest_first
     assert await listed(False) == [agent_id for agent_id in newest_first if agent_id != made[1]["id"]]
     page = await stores.agents.page(
-        limit=9, cursor=None, include_archived=True, created_gte=moment, created_lte=moment
+        limit=9,
+        cursor=None,
+        include_archived=True,
+        created_gte=moment,
+        created_lte=moment,
+        workspace_id=HERE,
     )
     assert list(page.items) == made[-1:]
 
 
 async def check_cursors_are_not_interchangeable(stores: Stores) -> None:
     for _ in range(2):
-        await stores.agents.create(agent(stores))
-    page = await stores.agents.page(limit=1, cursor=None, include_archived=False)
+        await stores.agents.create(agent(stores), workspace_id=HERE)
+    page = await stores.agents.page(limit=1, cursor=None, include_archived=False, workspace_id=HERE)
     assert page.next_cursor is not None
     first = AgentId(page.items[0]["id"])
     for cursor in (page.next_cursor, "", "é", "AAAA", page.next_cursor[:-3], "WzEsMl0"):
         lists: list[Any] = [
-            stores.environments.page(limit=1, cursor=cursor, include_archived=False),
-            stores.agents.versions(first, limit=1, cursor=cursor),
+            stores.environments.page(limit=1, cursor=cursor, include_archived=False, workspace_id=HERE),
+            stores.agents.versions(first, limit=1, cursor=cursor, workspace_id=HERE),
         ]
         if cursor != page.next_cursor:
-            lists.append(stores.agents.page(limit=1, cursor=cursor, include_archived=False))
+            lists.append(
+                stores.agents.page(limit=1, cursor=cursor, include_archived=False, workspace_id=HERE)
+            )
         for action in lists:
             assert isinstance(await error_of(action), InvalidRequest), cursor
 
@@ -142,28 +165,34 @@ async def check_environments(stores: Stores) -> None:
     for _ in range(3):
         stores.clock.advance(1)
         made.append(agent(stores, id=stores.ids.mint(ENVIRONMENT), type="environment"))
-        await stores.environments.create(made[-1])
+        await stores.environments.create(made[-1], workspace_id=HERE)
     ids = [EnvironmentId(item["id"]) for item in made]
-    assert await stores.environments.read(ids[0]) == made[0]
-    changed = await stores.environments.update(ids[0], lambda current: {**current, "name": "new"})
-    assert changed == {**made[0], "name": "new"} == await stores.environments.read(ids[0])
-    archived = await stores.environments.archive(ids[1], now=stores.clock.now())
+    assert await stores.environments.read(ids[0], workspace_id=HERE) == made[0]
+    changed = await stores.environments.update(
+        ids[0], lambda current: {**current, "name": "new"}, workspace_id=HERE
+    )
+    assert (
+        changed == {**made[0], "name": "new"} == await stores.environments.read(ids[0], workspace_id=HERE)
+    )
+    archived = await stores.environments.archive(ids[1], now=stores.clock.now(), workspace_id=HERE)
     stores.clock.advance(1)
-    assert await stores.environments.archive(ids[1], now=stores.clock.now()) == archived
+    assert await stores.environments.archive(ids[1], now=stores.clock.now(), workspace_id=HERE) == archived
 
     async def page(cursor: str | None) -> ListPage:
-        return await stores.environments.page(limit=1, cursor=cursor, include_archived=False)
+        return await stores.environments.page(
+            limit=1, cursor=cursor, include_archived=False, workspace_id=HERE
+        )
 
     first = await page(None)
     second = await page(first.next_cursor)
     assert [*first.items, *second.items] == [made[2], changed]
     assert second.next_cursor is None
-    await stores.environments.delete(ids[2])
+    await stores.environments.delete(ids[2], workspace_id=HERE)
     for action in (
-        stores.environments.read(ids[2]),
-        stores.environments.delete(ids[2]),
-        stores.environments.archive(ids[2], now=stores.clock.now()),
-        stores.environments.update(ids[2], lambda current: current),
+        stores.environments.read(ids[2], workspace_id=HERE),
+        stores.environments.delete(ids[2], workspace_id=HERE),
+        stores.environments.archive(ids[2], now=stores.clock.now(), workspace_id=HERE),
+        stores.environments.update(ids[2], lambda current: current, workspace_id=HERE),
     ):
         assert isinstance(await error_of(action), NotFound)
 
@@ -171,39 +200,117 @@ async def check_environments(stores: Stores) -> None:
 async def check_environment_in_use(stores: Stores) -> None:
     environment = agent(stores, id=stores.ids.mint(ENVIRONMENT))
     environment_id = EnvironmentId(environment["id"])
-    await stores.environments.create(environment)
+    await stores.environments.create(environment, workspace_id=HERE)
     record = new_session(stores.ids, stores.clock.now(), environment_id=environment_id)
     await stores.sessions.create(record)
-    assert isinstance(await error_of(stores.environments.delete(environment_id)), Conflict)
+    assert isinstance(
+        await error_of(stores.environments.delete(environment_id, workspace_id=HERE)), Conflict
+    )
     await stores.sessions.archive(record.session_id)
-    await stores.environments.delete(environment_id)
+    await stores.environments.delete(environment_id, workspace_id=HERE)
+
+
+async def check_workspaces_of_the_catalog(stores: Stores) -> None:
+    """What belongs to another workspace is not there: not to be read, changed, listed or counted."""
+    first, environment = agent(stores), agent(stores, id=stores.ids.mint(ENVIRONMENT))
+    agent_id, environment_id = AgentId(first["id"]), EnvironmentId(environment["id"])
+    await stores.agents.create(first, workspace_id=ELSEWHERE)
+    await stores.environments.create(environment, workspace_id=ELSEWHERE)
+    now = stores.clock.now()
+    for action in (
+        stores.agents.read(agent_id, workspace_id=HERE),
+        stores.agents.read(agent_id, workspace_id=HERE, version=1),
+        stores.agents.update(agent_id, renamed("two"), workspace_id=HERE),
+        stores.agents.archive(agent_id, workspace_id=HERE, now=now),
+        stores.agents.versions(agent_id, workspace_id=HERE, limit=1, cursor=None),
+        stores.environments.read(environment_id, workspace_id=HERE),
+        stores.environments.update(environment_id, lambda current: current, workspace_id=HERE),
+        stores.environments.archive(environment_id, workspace_id=HERE, now=now),
+        stores.environments.delete(environment_id, workspace_id=HERE),
+    ):
+        assert isinstance(await error_of(action), NotFound)
+    for workspace_id, count in ((HERE, 0), (ELSEWHERE, 1)):
+        pages = (
+            await stores.agents.page(
+                workspace_id=workspace_id, limit=9, cursor=None, include_archived=True
+            ),
+            await stores.environments.page(
+                workspace_id=workspace_id, limit=9, cursor=None, include_archived=True
+            ),
+        )
+        assert [len(page.items) for page in pages] == [count, count]
+    assert await stores.agents.read(agent_id, workspace_id=ELSEWHERE) == first
+    assert await stores.environments.read(environment_id, workspace_id=ELSEWHERE) == environment
+
+
+async def check_workspaces(stores: Stores) -> None:
+    first = Workspace(workspace_id=ELSEWHERE, name="Elsewhere", created_at=stores.clock.now())
+    await stores.workspaces.create(first)
+    assert (await stores.workspaces.read(ELSEWHERE), await stores.workspaces.all()) == (first, [first])
+    for unknown in (HERE, WorkspaceId("wrkspc_none")):
+        assert isinstance(await error_of(stores.workspaces.read(unknown)), NotFound)
+        archived = stores.workspaces.archive(unknown, now=stores.clock.now())
+        assert isinstance(await error_of(archived), NotFound)
+    key = api_key(stores, "k1", workspace_id=ELSEWHERE, role="user")
+    await stores.keys.add(key)
+    await stores.keys.add(api_key(stores, "k2"))
+    nowhere = stores.keys.add(api_key(stores, "k3", workspace_id=WorkspaceId("wrkspc_none")))
+    assert isinstance(await error_of(nowhere), NotFound)
+    assert await stores.keys.find(key.sha256) == key
+    assert await stores.keys.all(workspace_id=ELSEWHERE) == [key]
+    other = stores.keys.revoke(key.api_key_id, workspace_id=HERE, now=stores.clock.now())
+    assert isinstance(await error_of(other), NotFound)
+    now = stores.clock.now()
+    ended = await stores.workspaces.archive(ELSEWHERE, now=now)
+    assert ended == replace(first, archived_at=now)
+    stores.clock.advance(1)
+    assert await stores.workspaces.archive(ELSEWHERE, now=stores.clock.now()) == ended
+    assert await stores.keys.find(key.sha256) is None
+    late = stores.keys.add(api_key(stores, "k4", workspace_id=ELSEWHERE))
+    assert isinstance(await error_of(late), Conflict)
+
+
+def api_key(stores: Stores, name: str, **fields: Any) -> ApiKey:
+    return ApiKey(
+        api_key_id=f"apikey_{name}",
+        name=name,
+        sha256=name.encode() * 16,
+        hint=name * 2,
+        created_at=stores.clock.now(),
+        **fields,
+    )
 
 
 async def check_api_keys(stores: Stores) -> None:
-    def key(name: str) -> ApiKey:
-        return ApiKey(
-            api_key_id=f"apikey_{name}",
-            name=name,
-            sha256=name.encode() * 16,
-            hint=name * 2,
-            created_at=stores.clock.now(),
-        )
-
-    one, two = key("k1"), key("k2")
+    one, two = api_key(stores, "k1"), api_key(stores, "k2")
     await stores.keys.add(one)
     await stores.keys.add(replace(one, api_key_id="apikey_again"))
     await stores.keys.add(two)
-    assert await stores.keys.all() == [one, two]
+    assert await stores.keys.all(workspace_id=None) == [one, two]
     assert await stores.keys.find(one.sha256) == one
     assert await stores.keys.find(b"unknown") is None
-    await stores.keys.revoke(one.api_key_id, now=stores.clock.now())
-    await stores.keys.revoke(one.api_key_id, now=stores.clock.now())
+    await stores.keys.revoke(one.api_key_id, now=stores.clock.now(), workspace_id=None)
+    await stores.keys.revoke(one.api_key_id, now=stores.clock.now(), workspace_id=None)
     assert await stores.keys.find(one.sha256) is None
-    assert await stores.keys.all() == [replace(one, revoked_at=stores.clock.now()), two]
-    last = stores.keys.revoke(two.api_key_id, now=stores.clock.now())
+    assert await stores.keys.all(workspace_id=None) == [replace(one, revoked_at=stores.clock.now()), two]
+    await stores.keys.add(api_key(stores, "k3", role="developer"))
+    last = stores.keys.revoke(two.api_key_id, now=stores.clock.now(), workspace_id=None)
     assert isinstance(await error_of(last), Conflict)
-    unknown = stores.keys.revoke("apikey_none", now=stores.clock.now())
+    unknown = stores.keys.revoke("apikey_none", now=stores.clock.now(), workspace_id=None)
     assert isinstance(await error_of(unknown), NotFound)
+
+
+async def check_uses_of_api_keys(stores: Stores) -> None:
+    one, two = api_key(stores, "k1"), api_key(stores, "k2")
+    await stores.keys.add(one)
+    await stores.keys.add(two)
+    earlier = stores.clock.now()
+    stores.clock.advance(9)
+    later = stores.clock.now()
+    await stores.keys.used({})
+    await stores.keys.used({one.api_key_id: later, "apikey_none": later})
+    await stores.keys.used({one.api_key_id: earlier})  # another node, which was slow
+    assert await stores.keys.all(workspace_id=HERE) == [replace(one, last_used_at=later), two]
 
 
 def keyed(key: str, *, body: bytes = b"body") -> Idempotent:

@@ -2,16 +2,20 @@
 
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 
 import orjson
 
 from corral.kernel.errors import Conflict, InvalidRequest, NotFound
-from corral.kernel.ids import SESSION, SessionId
+from corral.kernel.ids import DEFAULT_WORKSPACE, SESSION, SessionId, WorkspaceId
 from corral.kernel.limits import METADATA_PAIRS_MAX
 from corral.session.log import EventFilter, Position
-from corral.session.record import SessionChanges, SessionFilter, SessionRecord
+from corral.session.record import SessionChanges, SessionFilter, SessionOwner, SessionRecord
 from corral.testing.sessions import agent_message, new_session, user_message
 from corral.testing.stores import Stores, error_of
+
+here = partial(SessionFilter, workspace_id=DEFAULT_WORKSPACE)
+ELSEWHERE = WorkspaceId("wrkspc_other")
 
 
 async def check_create_reads_back(stores: Stores) -> None:
@@ -169,7 +173,7 @@ async def check_session_list(stores: Stores) -> None:
         given: list[SessionRecord] = []
         after = None
         while True:
-            page = await stores.sessions.page(SessionFilter(), descending=descending, limit=2, after=after)
+            page = await stores.sessions.page(here(), descending=descending, limit=2, after=after)
             assert page.has_previous == bool(given)
             given += page.sessions
             if not page.has_more:
@@ -177,18 +181,40 @@ async def check_session_list(stores: Stores) -> None:
             after = (given[-1].created_at, given[-1].session_id)
         assert given == expected
         before = (expected[5].created_at, expected[5].session_id)
-        page = await stores.sessions.page(SessionFilter(), descending=descending, limit=2, before=before)
+        page = await stores.sessions.page(here(), descending=descending, limit=2, before=before)
         assert (list(page.sessions), page.has_more, page.has_previous) == (expected[3:5], True, True)
         before = (expected[2].created_at, expected[2].session_id)
-        page = await stores.sessions.page(SessionFilter(), descending=descending, limit=2, before=before)
+        page = await stores.sessions.page(here(), descending=descending, limit=2, before=before)
         assert (list(page.sessions), page.has_more, page.has_previous) == (expected[:2], True, False)
         # A place whose own session does not match, at either end: beyond it is nothing.
         end = expected[-1].created_at + timedelta(days=-1 if descending else 1), "sesn_gone"
-        page = await stores.sessions.page(SessionFilter(), descending=descending, limit=2, before=end)
+        page = await stores.sessions.page(here(), descending=descending, limit=2, before=end)
         assert (list(page.sessions), page.has_more, page.has_previous) == (expected[-2:], False, True)
         start = expected[0].created_at + timedelta(days=1 if descending else -1), "sesn_gone"
-        page = await stores.sessions.page(SessionFilter(), descending=descending, limit=2, after=start)
+        page = await stores.sessions.page(here(), descending=descending, limit=2, after=start)
         assert (list(page.sessions), page.has_more, page.has_previous) == (expected[:2], True, False)
+
+
+async def check_owners(stores: Stores) -> None:
+    """Of sessions that live and of those just deleted; lists have none of another workspace or key."""
+    mine = await stores.session()
+    record = new_session(stores.ids, stores.clock.now())
+    record = replace(record, workspace_id=ELSEWHERE, api_key_id="apikey_1")
+    assert (await stores.sessions.create(record)).workspace_id == ELSEWHERE
+    theirs = SessionOwner(ELSEWHERE, "apikey_1")
+    assert await stores.sessions.owner_of(record.session_id) == theirs
+    assert await stores.sessions.owner_of(mine.session_id) == SessionOwner(DEFAULT_WORKSPACE, None)
+    assert await stores.sessions.owner_of(SessionId(stores.ids.mint(SESSION))) is None
+    for where, found in (
+        (here(), [mine.session_id]),
+        (SessionFilter(workspace_id=ELSEWHERE), [record.session_id]),
+        (SessionFilter(workspace_id=ELSEWHERE, api_key_id="apikey_1"), [record.session_id]),
+        (SessionFilter(workspace_id=ELSEWHERE, api_key_id="apikey_2"), []),
+    ):
+        page = await stores.sessions.page(where, descending=True, limit=9)
+        assert [each.session_id for each in page.sessions] == found
+    await stores.sessions.delete(record.session_id)
+    assert await stores.sessions.owner_of(record.session_id) == theirs
 
 
 async def check_session_filters(stores: Stores) -> None:
@@ -203,20 +229,20 @@ async def check_session_filters(stores: Stores) -> None:
         return [record.session_id for record in page.sessions]
 
     one, two, three = first.session_id, second.session_id, third.session_id
-    assert await listed(SessionFilter()) == [one, two]
-    assert await listed(SessionFilter(include_archived=True)) == [one, two, three]
-    assert await listed(SessionFilter(statuses=["running"])) == [two]
-    assert await listed(SessionFilter(statuses=["idle", "terminated"], include_archived=True)) == [
+    assert await listed(here()) == [one, two]
+    assert await listed(here(include_archived=True)) == [one, two, three]
+    assert await listed(here(statuses=["running"])) == [two]
+    assert await listed(here(statuses=["idle", "terminated"], include_archived=True)) == [
         one,
         three,
     ]
-    assert await listed(SessionFilter(agent_id="agent_test", agent_version=3)) == [one, two]
-    assert await listed(SessionFilter(agent_id="agent_test", agent_version=4)) == []
-    assert await listed(SessionFilter(agent_id="agent_other")) == []
-    assert await listed(SessionFilter(created_gt=first.created_at)) == [two]
-    assert await listed(SessionFilter(created_gte=second.created_at)) == [two]
-    assert await listed(SessionFilter(created_lt=second.created_at)) == [one]
-    assert await listed(SessionFilter(created_lte=second.created_at)) == [one, two]
+    assert await listed(here(agent_id="agent_test", agent_version=3)) == [one, two]
+    assert await listed(here(agent_id="agent_test", agent_version=4)) == []
+    assert await listed(here(agent_id="agent_other")) == []
+    assert await listed(here(created_gt=first.created_at)) == [two]
+    assert await listed(here(created_gte=second.created_at)) == [two]
+    assert await listed(here(created_lt=second.created_at)) == [one]
+    assert await listed(here(created_lte=second.created_at)) == [one, two]
 
 
 CHECKS = tuple(check for name, check in list(globals().items()) if name.startswith("check_"))

@@ -14,6 +14,7 @@ from corral.catalog.memory.ports import (
 )
 from corral.catalog.records import AgentStore, ApiKeyStore, EnvironmentStore
 from corral.catalog.vaults import CredentialStore, VaultKeyStore, VaultStore
+from corral.catalog.workspaces import WorkspaceStore
 from corral.kernel.errors import CorralError
 from corral.kernel.ids import Ids
 from corral.session.bus import Bus
@@ -41,6 +42,7 @@ class Stores:
     credentials: CredentialStore
     vault_keys: VaultKeyStore
     keys: ApiKeyStore
+    workspaces: WorkspaceStore
     idempotency: IdempotencyStore
     cleanup: CleanupStore
     files: FileTable

@@ -99,7 +99,7 @@ class Cluster:
 
     async def kill_all(self, reason: str) -> None:
         now = self.clock.now()
-        await self.kills.kill(KillTarget(), reason=reason, now=now, after=None, before=now)
+        await self.kills.kill(KillTarget(workspace_id=None), reason=reason, now=now, after=None, before=now)
 
     async def settled(self, session_id: SessionId, *, seconds: float = 20.0) -> Snapshot:
         """The session once it is idle with nothing waiting; the store's time runs ten times as fast."""

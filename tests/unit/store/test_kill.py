@@ -22,7 +22,7 @@ async def test_who_let_its_lease_pass_keeps_no_kill_waiting(opened: Opened, is_p
     if is_past:
         stores.clock.advance(LEASE_TTL_SECONDS)
     assert await stores.leases.waiting(limit=1) == []
-    target, now = KillTarget(session_id=lease.session_id), stores.clock.now()
+    target, now = KillTarget(workspace_id=None, session_id=lease.session_id), stores.clock.now()
     killed = await Kills(opened.database, stores.bus).kill(
         target, reason="", now=now, after=None, before=now
     )

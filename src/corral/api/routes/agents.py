@@ -5,6 +5,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from corral.api.answer import json_answer, json_response
+from corral.api.caller import caller
 from corral.api.dependencies import Dependencies
 from corral.api.idempotency import OnceOnly
 from corral.api.openapi import takes
@@ -26,12 +27,18 @@ def agent_routes(deps: Dependencies, once: OnceOnly) -> APIRouter:
         given = parse(AgentCreate, await request.body()).given()
         agent_id = AgentId(deps.ids.mint(AGENT))
         agent = new_agent(given, agent_id=agent_id, models=deps.models, now=deps.clock.now())
-        return await once.perform(request, lambda: deps.agents.create(agent), lambda _: json_answer(agent))
+        workspace_id = caller(request).workspace_id
+        return await once.perform(
+            request,
+            lambda: deps.agents.create(agent, workspace_id=workspace_id),
+            lambda _: json_answer(agent),
+        )
 
     @router.get("/v1/agents", openapi_extra=takes(query=AgentListQuery))
     async def list_agents(request: Request) -> Response:
         query = parse_query(AgentListQuery, request.query_params)
         page = await deps.agents.page(
+            workspace_id=caller(request).workspace_id,
             limit=query.limit,
             cursor=query.page,
             include_archived=query.include_archived,
@@ -43,17 +50,23 @@ def agent_routes(deps: Dependencies, once: OnceOnly) -> APIRouter:
     @router.get("/v1/agents/{agent_id}", openapi_extra=takes(query=AgentQuery))
     async def retrieve_agent(request: Request, agent_id: AgentId) -> Response:
         query = parse_query(AgentQuery, request.query_params)
-        return json_response(await deps.agents.read(agent_id, version=query.version))
+        workspace_id = caller(request).workspace_id
+        return json_response(
+            await deps.agents.read(agent_id, workspace_id=workspace_id, version=query.version)
+        )
 
     @router.post("/v1/agents/{agent_id}", openapi_extra=takes(body=AgentUpdate))
     @once.per_key
     async def update_agent(request: Request, agent_id: AgentId) -> Response:
         parse_query(NoQuery, request.query_params)
         given, now = parse(AgentUpdate, await request.body()).given(), deps.clock.now()
+        workspace_id = caller(request).workspace_id
         return await once.perform(
             request,
             lambda: deps.agents.update(
-                agent_id, lambda current: updated_agent(current, given, models=deps.models, now=now)
+                agent_id,
+                lambda current: updated_agent(current, given, models=deps.models, now=now),
+                workspace_id=workspace_id,
             ),
             json_answer,
         )
@@ -61,15 +74,22 @@ def agent_routes(deps: Dependencies, once: OnceOnly) -> APIRouter:
     @router.get("/v1/agents/{agent_id}/versions", openapi_extra=takes(query=PageQuery))
     async def list_agent_versions(request: Request, agent_id: AgentId) -> Response:
         query = parse_query(PageQuery, request.query_params)
-        return page_response(await deps.agents.versions(agent_id, limit=query.limit, cursor=query.page))
+        page = await deps.agents.versions(
+            agent_id, workspace_id=caller(request).workspace_id, limit=query.limit, cursor=query.page
+        )
+        return page_response(page)
 
     @router.post("/v1/agents/{agent_id}/archive")
     @once.per_key
     async def archive_agent(request: Request, agent_id: AgentId) -> Response:
         parse_query(NoQuery, request.query_params)
         parse_empty(await request.body())
-        now = deps.clock.now()
-        return await once.perform(request, lambda: deps.agents.archive(agent_id, now=now), json_answer)
+        workspace_id, now = caller(request).workspace_id, deps.clock.now()
+        return await once.perform(
+            request,
+            lambda: deps.agents.archive(agent_id, workspace_id=workspace_id, now=now),
+            json_answer,
+        )
 
     return router
 

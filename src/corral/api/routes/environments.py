@@ -6,6 +6,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from corral.api.answer import json_answer, json_response
+from corral.api.caller import caller
 from corral.api.dependencies import Dependencies
 from corral.api.idempotency import OnceOnly
 from corral.api.openapi import takes
@@ -30,32 +31,43 @@ def environment_routes(deps: Dependencies, once: OnceOnly) -> APIRouter:
         given = parse(EnvironmentCreate, await request.body()).given()
         environment_id = EnvironmentId(deps.ids.mint(ENVIRONMENT))
         environment = new_environment(given, environment_id=environment_id, now=deps.clock.now())
+        workspace_id = caller(request).workspace_id
         return await once.perform(
-            request, lambda: deps.environments.create(environment), lambda _: _answer(environment)
+            request,
+            lambda: deps.environments.create(environment, workspace_id=workspace_id),
+            lambda _: _answer(environment),
         )
 
     @router.get("/v1/environments", openapi_extra=takes(query=EnvironmentListQuery))
     async def list_environments(request: Request) -> Response:
         query = parse_query(EnvironmentListQuery, request.query_params)
         page = await deps.environments.page(
-            limit=query.limit, cursor=query.page, include_archived=query.include_archived
+            workspace_id=caller(request).workspace_id,
+            limit=query.limit,
+            cursor=query.page,
+            include_archived=query.include_archived,
         )
         return page_response(replace(page, items=[environment_view(item) for item in page.items]))
 
     @router.get("/v1/environments/{environment_id}")
     async def retrieve_environment(request: Request, environment_id: EnvironmentId) -> Response:
         parse_query(NoQuery, request.query_params)
-        return json_response(environment_view(await deps.environments.read(environment_id)))
+        workspace_id = caller(request).workspace_id
+        environment = await deps.environments.read(environment_id, workspace_id=workspace_id)
+        return json_response(environment_view(environment))
 
     @router.post("/v1/environments/{environment_id}", openapi_extra=takes(body=EnvironmentUpdate))
     @once.per_key
     async def update_environment(request: Request, environment_id: EnvironmentId) -> Response:
         parse_query(NoQuery, request.query_params)
         given, now = parse(EnvironmentUpdate, await request.body()).given(), deps.clock.now()
+        workspace_id = caller(request).workspace_id
         return await once.perform(
             request,
             lambda: deps.environments.update(
-                environment_id, lambda current: updated_environment(current, given, now=now)
+                environment_id,
+                lambda current: updated_environment(current, given, now=now),
+                workspace_id=workspace_id,
             ),
             _answer,
         )
@@ -64,9 +76,10 @@ def environment_routes(deps: Dependencies, once: OnceOnly) -> APIRouter:
     @once.per_key
     async def delete_environment(request: Request, environment_id: EnvironmentId) -> Response:
         parse_query(NoQuery, request.query_params)
+        workspace_id = caller(request).workspace_id
         return await once.perform(
             request,
-            lambda: deps.environments.delete(environment_id),
+            lambda: deps.environments.delete(environment_id, workspace_id=workspace_id),
             lambda _: json_answer({"id": environment_id, "type": "environment_deleted"}),
         )
 
@@ -75,9 +88,11 @@ def environment_routes(deps: Dependencies, once: OnceOnly) -> APIRouter:
     async def archive_environment(request: Request, environment_id: EnvironmentId) -> Response:
         parse_query(NoQuery, request.query_params)
         parse_empty(await request.body())
-        now = deps.clock.now()
+        workspace_id, now = caller(request).workspace_id, deps.clock.now()
         return await once.perform(
-            request, lambda: deps.environments.archive(environment_id, now=now), _answer
+            request,
+            lambda: deps.environments.archive(environment_id, workspace_id=workspace_id, now=now),
+            _answer,
         )
 
     return router

@@ -7,6 +7,7 @@ from pydantic import StringConstraints
 from starlette.responses import Response
 
 from corral.api.answer import json_response
+from corral.api.caller import caller
 from corral.api.dependencies import Dependencies
 from corral.api.openapi import takes
 from corral.api.schema.query import NoQuery, parse_query
@@ -53,6 +54,7 @@ def kill_routes(deps: Dependencies) -> APIRouter:
             KillTarget(
                 session_id=SessionId(asked.session_id) if asked.session_id else None,
                 agent_id=asked.agent_id,
+                workspace_id=caller(request).covers,
             ),
             reason=asked.reason,
             now=now,

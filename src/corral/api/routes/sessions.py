@@ -9,8 +9,9 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from corral.api.answer import bytes_response, json_answer, json_response
-from corral.api.caller import caller
+from corral.api.caller import Caller, caller
 from corral.api.dependencies import Dependencies
+from corral.api.guard import SessionOwners
 from corral.api.idempotency import OnceOnly
 from corral.api.inputs import new_inputs
 from corral.api.openapi import takes
@@ -31,6 +32,7 @@ from corral.session.content import Json
 from corral.session.record import (
     SessionChanges,
     SessionFilter,
+    SessionOwner,
     SessionPage,
     SessionRecord,
     ThreadRecord,
@@ -39,7 +41,7 @@ from corral.session.record import (
 _AGENT_REFERENCE = frozenset({"type", "id", "version"})
 
 
-def session_routes(deps: Dependencies, once: OnceOnly) -> APIRouter:
+def session_routes(deps: Dependencies, once: OnceOnly, owners: SessionOwners) -> APIRouter:
     router = APIRouter(tags=["sessions"])
 
     def answer(record: SessionRecord) -> Answer:
@@ -52,16 +54,21 @@ def session_routes(deps: Dependencies, once: OnceOnly) -> APIRouter:
         asked = parse(SessionCreate, await request.body())
         initial = new_inputs(asked.initial_events or [], field="initial_events", ids=deps.ids)
         chosen = asked.agent.given()
-        agent = await deps.agents.read(AgentId(asked.agent.id), version=asked.agent.version)
+        who = caller(request)
+        agent = await deps.agents.read(
+            AgentId(asked.agent.id), workspace_id=who.workspace_id, version=asked.agent.version
+        )
         overrides = {name: value for name, value in chosen.items() if name not in _AGENT_REFERENCE}
         snapshot = session_agent(agent, overrides, models=deps.models)
         if asked.budget is not None:
             check_budgetable(snapshot, models=deps.models)
-        environment = await deps.environments.read(EnvironmentId(asked.environment_id))
+        environment = await deps.environments.read(
+            EnvironmentId(asked.environment_id), workspace_id=who.workspace_id
+        )
         check_session_environment(environment)
         vault_ids = [VaultId(vault_id) for vault_id in asked.vault_ids or ()]
         if vault_ids:
-            vaults = await deps.vaults.contents(vault_ids, workspace_id=caller(request).workspace_id)
+            vaults = await deps.vaults.contents(vault_ids, workspace_id=who.workspace_id)
             check_session_vaults(vaults, snapshot["mcp_servers"])
         record = _new_record(
             deps,
@@ -70,14 +77,16 @@ def session_routes(deps: Dependencies, once: OnceOnly) -> APIRouter:
             environment=environment["config"],
             vault_ids=vault_ids,
             is_running=bool(initial),
-            api_key_id=caller(request).api_key_id,
+            who=who,
             now=deps.clock.now(),
         )
-        return await once.perform(request, lambda: deps.sessions.create(record, initial=initial), answer)
+        created = await once.perform(request, lambda: deps.sessions.create(record, initial=initial), answer)
+        owners.learn(record.session_id, SessionOwner(record.workspace_id, record.api_key_id))
+        return created
 
     @router.get("/v1/sessions", openapi_extra=takes(query=SessionListQuery))
     async def list_sessions(request: Request) -> Response:
-        query = parse_query(SessionListQuery, request.query_params)
+        query, who = parse_query(SessionListQuery, request.query_params), caller(request)
         if query.agent_version is not None and query.agent_id is None:
             raise InvalidRequest("agent_version: needs agent_id")
         order, after, before = _positions(query)
@@ -86,6 +95,8 @@ def session_routes(deps: Dependencies, once: OnceOnly) -> APIRouter:
         else:
             page = await deps.sessions.page(
                 SessionFilter(
+                    workspace_id=who.workspace_id,
+                    api_key_id=who.api_key_id if who.role == "user" else None,
                     agent_id=query.agent_id,
                     agent_version=query.agent_version,
                     statuses=query.statuses,
@@ -156,7 +167,7 @@ def _new_record(
     environment: Mapping[str, Json],
     vault_ids: Sequence[VaultId],
     is_running: bool,
-    api_key_id: str,
+    who: Caller,
     now: datetime,
 ) -> SessionRecord:
     thread_id = ThreadId(deps.ids.mint(THREAD))
@@ -180,7 +191,8 @@ def _new_record(
         last_seq=0,
         last_arrival=0,
         epoch=0,
-        api_key_id=api_key_id,
+        api_key_id=who.api_key_id,
+        workspace_id=who.workspace_id,
         created_at=now,
         updated_at=now,
         archived_at=None,

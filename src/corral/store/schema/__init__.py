@@ -4,7 +4,14 @@ What changes with every append (`sessions`, `threads`) is narrow; what is large 
 (`session_details`, `thread_details`) is apart, because an update rewrites its whole row.
 """
 
-from corral.store.schema.catalog import agent_versions, agents, api_keys, environments, idempotency
+from corral.store.schema.catalog import (
+    agent_versions,
+    agents,
+    api_keys,
+    environments,
+    idempotency,
+    workspaces,
+)
 from corral.store.schema.cluster import checkpoints, nodes, placements, writers
 from corral.store.schema.files import file_blobs, file_usage, files
 from corral.store.schema.memory import memories, memory_stores, memory_stores_deleted, memory_versions
@@ -60,8 +67,9 @@ __all__ = [
     "tombstones",
     "vault_keys",
     "vaults",
+    "workspaces",
     "writers",
 ]
 
-REVISION = "0006"
+REVISION = "0007"
 """The Alembic revision that these tables are of."""

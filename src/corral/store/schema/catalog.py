@@ -2,9 +2,19 @@
 
 from sqlalchemy import BigInteger, Column, ForeignKey, Index, Integer, LargeBinary, String, Table
 
-from corral.store.schema.types import JsonBytes, Moment, metadata
+from corral.store.schema.types import IN_DEFAULT_WORKSPACE, JsonBytes, Moment, metadata
 
-__all__ = ["agent_versions", "agents", "api_keys", "environments", "idempotency"]
+__all__ = ["agent_versions", "agents", "api_keys", "environments", "idempotency", "workspaces"]
+
+# The default workspace has no row: it is always there.
+workspaces = Table(
+    "workspaces",
+    metadata,
+    Column("workspace_id", String, primary_key=True),
+    Column("name", String, nullable=False),
+    Column("created_at", Moment, nullable=False),
+    Column("archived_at", Moment),
+)
 
 agents = Table(
     "agents",
@@ -13,7 +23,16 @@ agents = Table(
     Column("version", BigInteger, nullable=False),  # the latest
     Column("created_at", Moment, nullable=False),
     Column("archived_at", Moment),
-    Index("agents_by_creation", "created_at", "agent_id"),
+    Column("workspace_id", String, nullable=False, server_default=IN_DEFAULT_WORKSPACE),
+    Index("agents_by_creation", "workspace_id", "created_at", "agent_id"),
+)
+Index(
+    "agents_in_use",
+    agents.c.workspace_id,
+    agents.c.created_at,
+    agents.c.agent_id,
+    sqlite_where=agents.c.archived_at.is_(None),
+    postgresql_where=agents.c.archived_at.is_(None),
 )
 
 agent_versions = Table(
@@ -31,7 +50,16 @@ environments = Table(
     Column("body", JsonBytes, nullable=False),
     Column("created_at", Moment, nullable=False),
     Column("archived_at", Moment),
-    Index("environments_by_creation", "created_at", "environment_id"),
+    Column("workspace_id", String, nullable=False, server_default=IN_DEFAULT_WORKSPACE),
+    Index("environments_by_creation", "workspace_id", "created_at", "environment_id"),
+)
+Index(
+    "environments_in_use",
+    environments.c.workspace_id,
+    environments.c.created_at,
+    environments.c.environment_id,
+    sqlite_where=environments.c.archived_at.is_(None),
+    postgresql_where=environments.c.archived_at.is_(None),
 )
 
 api_keys = Table(
@@ -43,6 +71,10 @@ api_keys = Table(
     Column("hint", String, nullable=False),
     Column("created_at", Moment, nullable=False),
     Column("revoked_at", Moment),
+    Column("workspace_id", String, nullable=False, server_default=IN_DEFAULT_WORKSPACE),
+    Column("role", String, nullable=False, server_default="admin"),
+    Column("last_used_at", Moment),  # lags: see API_KEY_USE_SECONDS
+    Index("api_keys_by_workspace", "workspace_id", "created_at", "api_key_id"),
 )
 
 idempotency = Table(

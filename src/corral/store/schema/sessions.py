@@ -14,7 +14,7 @@ from sqlalchemy import (
     literal_column,
 )
 
-from corral.store.schema.types import Exact, JsonBytes, Moment, metadata
+from corral.store.schema.types import IN_DEFAULT_WORKSPACE, Exact, JsonBytes, Moment, metadata
 
 __all__ = [
     "IS_FORGOTTEN",
@@ -67,8 +67,19 @@ sessions = Table(
     Column("updated_at", Moment, nullable=False),
     Column("archived_at", Moment),
     Column("terminated_at", Moment),
-    Index("sessions_by_creation", "created_at", "session_id"),
+    Column("workspace_id", String, nullable=False, server_default=IN_DEFAULT_WORKSPACE),
+    Index("sessions_by_creation", "workspace_id", "created_at", "session_id"),
+    Index("sessions_by_api_key", "workspace_id", "api_key_id", "created_at", "session_id"),
+    Index("sessions_by_agent", "workspace_id", "agent_id", "created_at", "session_id"),
     Index("sessions_by_environment", "environment_id"),
+)
+Index(
+    "sessions_in_use",
+    sessions.c.workspace_id,
+    sessions.c.created_at,
+    sessions.c.session_id,
+    sqlite_where=sessions.c.archived_at.is_(None),
+    postgresql_where=sessions.c.archived_at.is_(None),
 )
 Index(
     "sessions_that_need_a_brain",
@@ -182,6 +193,8 @@ tombstones = Table(
     metadata,
     Column("session_id", String, primary_key=True),
     Column("deleted_at", Moment, nullable=False, index=True),
+    Column("workspace_id", String, nullable=False, server_default=IN_DEFAULT_WORKSPACE),
+    Column("api_key_id", String),
 )
 
 cleanup = Table(

@@ -7,7 +7,9 @@ from typing import Any
 import orjson
 from sqlalchemy import BigInteger, Dialect, LargeBinary, MetaData, String, TypeDecorator
 
-__all__ = ["Exact", "JsonBytes", "Moment", "from_us", "metadata", "to_us"]
+from corral.kernel.ids import DEFAULT_WORKSPACE
+
+__all__ = ["IN_DEFAULT_WORKSPACE", "Exact", "JsonBytes", "Moment", "from_us", "metadata", "to_us"]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -62,3 +64,6 @@ class Exact(TypeDecorator[Decimal]):
 
 
 metadata = MetaData()
+
+IN_DEFAULT_WORKSPACE: str = DEFAULT_WORKSPACE
+"""`server_default` of a `workspace_id` that was added to a table: where the rows of then belong."""
