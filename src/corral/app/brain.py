@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack
 from corral.api.dependencies import Check
 from corral.app.ground import Ground
 from corral.app.hands import Reach, SessionHands
+from corral.app.mounts import open_mounting
 from corral.app.part import Part
 from corral.brain.dispatch import Dispatch
 from corral.brain.ending import TurnLimits
@@ -58,7 +59,9 @@ def open_worker(
     )
     model = RoutedModel(models, {"anthropic": anthropic, **_local_models(config)})
     stack.push_async_callback(model.aclose)
-    dispatch = Dispatch(hands)
+    mounting = open_mounting(ground, hands)
+    stack.push_async_callback(mounting.aclose)
+    dispatch = Dispatch(hands, mounting)
     stack.push_async_callback(dispatch.aclose)
 
     async def claim(session_id: SessionId) -> Lease | None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from corral.brain.ports import ModelFailed, ModelReply
 from corral.kernel.ids import EventId, ThreadId
 from corral.session.call import Placement
-from corral.session.content import ToolResult
+from corral.session.content import Json, ToolResult
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,8 +77,18 @@ class Ran:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Unmounted:
+    """A mount cannot be had, so the call has not started. It does once that is in the log, without it.
+    error: of the `session.error`, without `retry_status`."""
+
+    action: RunTool
+    mount_id: str
+    error: Mapping[str, Json]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Waited:
     action: Backoff
 
 
-Completion = Replied | Failed | Aborted | Ran | Waited
+Completion = Replied | Failed | Aborted | Ran | Unmounted | Waited

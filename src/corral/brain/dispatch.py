@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 
-from corral.brain.ports import Hands, NeverStarted
+from corral.brain.ports import Hands, Mounts, NeverStarted, NoMounts
 from corral.kernel.errors import (
     CallerError,
     HandsUnavailable,
@@ -26,6 +26,7 @@ from corral.kernel.limits import (
     HANDS_PATIENCE_SECONDS,
     HANDS_RETRY_SECONDS,
     HANDS_RETRY_SECONDS_MAX,
+    MOUNT_ROUNDS_MAX,
     RESTORE_EPOCH_STEP,
 )
 from corral.kernel.metrics import count, observe
@@ -33,6 +34,7 @@ from corral.session.call import INTERRUPTED, Placement, Recipe, ToolCall
 from corral.session.content import ToolResult
 from corral.session.fold import PendingCall, State
 from corral.session.log import NewEvent
+from corral.session.mounts import MountFailed, MountsMissing
 
 OUTCOME_UNKNOWN = (
     "The machine that ran this tool call cannot be reached, so its outcome is unknown: it may have"
@@ -48,8 +50,10 @@ NO_SANDBOX = "No sandbox could be started, so this tool call did not run. {reaso
 class Dispatch:
     """Shared by all loops of a brain."""
 
-    def __init__(self, hands: Hands) -> None:
+    def __init__(self, hands: Hands, mounts: Mounts | None = None) -> None:
+        """mounts: None where nothing is mounted."""
         self._hands = hands
+        self._mounts = mounts or NoMounts()
         self._background: set[asyncio.Task[None]] = set()
 
     async def placement(self, session_id: SessionId, *, patience_seconds: float) -> Placement | None:
@@ -77,7 +81,11 @@ class Dispatch:
     async def run(
         self, state: State, pending: PendingCall, *, epoch: int, attach: bool, stop: asyncio.Event
     ) -> ToolResult:
-        """Run or join the call. `stop`: kill it; its result then says it was interrupted."""
+        """Run or join the call. `stop`: kill it; its result then says it was interrupted.
+
+        Raises MountFailed before it has started: run it again once the log says so; NotFound,
+        StoreUnavailable.
+        """
         assert pending.placement is not None
         call = ToolCall(
             session_id=state.session_id,
@@ -85,7 +93,7 @@ class Dispatch:
             call_id=pending.call_id,
             name=pending.name,
             input=pending.input,
-            recipe=Recipe(environment=state.environment),
+            recipe=await self._recipe(state),
             placement=pending.placement,
         )
         asked_at = asyncio.get_running_loop().time()
@@ -121,6 +129,7 @@ class Dispatch:
         answered calls after a while, so it cannot know that the call never started."""
         clock = asyncio.get_running_loop().time
         away_since: float | None = None
+        rounds = 0
         is_lost = is_refused = False  # lost: a request of ours may still be on its way
         while True:
             asked_at = clock()
@@ -133,7 +142,12 @@ class Dispatch:
                             return ToolResult.text(RESTORED, is_error=True)
                         if stop.is_set() or is_refused:
                             return await self._forbid(call, epoch=epoch)
-                return await self._hands.execute(call, epoch=epoch)
+                try:
+                    return await self._hands.execute(call, epoch=epoch)
+                except MountsMissing as error:
+                    rounds += 1
+                    if not await self._bring(call, error.missing, epoch=epoch, rounds=rounds, stop=stop):
+                        return await self._forbid(call, epoch=epoch)
             except HandsUnavailable:
                 attach = is_lost = True  # it may have started: only its host can say
                 if clock() - asked_at > 2 * HANDS_CONNECT_SECONDS:  # more than attach and execute, refused
@@ -148,6 +162,35 @@ class Dispatch:
                 is_refused = True
             except CallerError as error:
                 return ToolResult.text(f"This tool call was refused: {error.message}", is_error=True)
+
+    async def _bring(
+        self, call: ToolCall, missing: Sequence[str], *, epoch: int, rounds: int, stop: asyncio.Event
+    ) -> bool:
+        """Whether the call may be tried again now; False: it is stopped. Raises as `Mounts.bring`."""
+        mounts = [mount for mount in call.recipe.mounts if mount.mount_id in missing]
+        if rounds > MOUNT_ROUNDS_MAX or not mounts:
+            ids = ", ".join(missing)
+            raise MountFailed.unknown(
+                "What is mounted does not stay on the session's host.", mount_id=missing[0], detail=ids
+            )
+        bringing = asyncio.ensure_future(self._mounts.bring(call.session_id, mounts, epoch=epoch))
+        stopping = asyncio.ensure_future(stop.wait())
+        try:
+            await asyncio.wait({bringing, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if bringing.done():
+                bringing.result()
+            return not stop.is_set()
+        finally:
+            bringing.cancel()
+            stopping.cancel()
+
+    async def _recipe(self, state: State) -> Recipe:
+        """With all that is mounted, but what has failed since the session last went running."""
+        mounts = await self._mounts.of(state.session_id, state.primary.agent)
+        return Recipe(
+            environment=state.environment,
+            mounts=tuple(mount for mount in mounts if mount.mount_id not in state.failed_mounts),
+        )
 
     async def _forbid(self, call: ToolCall, *, epoch: int) -> ToolResult:
         """Keep a call from starting that has not, and return what its host knows of it then."""
@@ -165,11 +208,14 @@ class Dispatch:
 
     def provision(self, state: State, *, epoch: int) -> None:
         """Warm a sandbox up, in the background; a hint."""
-        self._hint(
-            self._hands.provision(
-                state.session_id, epoch=epoch, recipe=Recipe(environment=state.environment)
-            )
-        )
+
+        async def warm_up() -> None:
+            recipe = await self._recipe(state)
+            await self._hands.provision(state.session_id, epoch=epoch, recipe=recipe)
+            if recipe.mounts:
+                await self._mounts.warm(state.session_id, recipe, epoch=epoch)
+
+        self._hint(warm_up())
 
     def settled(self, session_id: SessionId, events: Sequence[NewEvent], *, epoch: int) -> None:
         """These results are in the log; the journal may forget them, and what was answered although it may

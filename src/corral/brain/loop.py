@@ -27,6 +27,7 @@ from corral.brain.actions import (
     Replied,
     RunTool,
     Stop,
+    Unmounted,
     Waited,
 )
 from corral.brain.context import build
@@ -62,6 +63,7 @@ from corral.session.events import UserToolConfirmation
 from corral.session.fold import State, Thread, begin, fold_stored, receive
 from corral.session.lease import Claim, Lease
 from corral.session.log import Append, SessionLog, Snapshot
+from corral.session.mounts import MountFailed
 
 WARM_UP = frozenset({"thinking", "redacted_thinking", "tool_use"})
 """Blocks whose beginning says that a sandbox may be needed soon: it boots while the model goes on."""
@@ -352,9 +354,12 @@ class Loop:
                 call = state.call(call_id)
                 assert call is not None
                 crash_point("brain.before_tool")
-                result = await self._gear.dispatch.run(
-                    state, call, epoch=epoch, attach=attach, stop=self._stops[action]
-                )
+                try:
+                    result = await self._gear.dispatch.run(
+                        state, call, epoch=epoch, attach=attach, stop=self._stops[action]
+                    )
+                except MountFailed as failed:
+                    return Unmounted(action=action, mount_id=failed.mount_id, error=failed.error)
                 crash_point("brain.after_tool")
                 return Ran(action=action, result=result)
             case Backoff(thread_id=thread_id):

@@ -6,8 +6,8 @@ from typing import Literal, Protocol
 
 from corral.kernel.errors import WorldError
 from corral.kernel.ids import EventId, SessionId
+from corral.session.call import Mount, Placement, Recipe, ToolCall
 from corral.session.call import NeverStarted as NeverStarted
-from corral.session.call import Placement, Recipe, ToolCall
 from corral.session.content import Block, Json, ToolResult
 
 
@@ -31,7 +31,8 @@ class Hands(Protocol):
         Repeat: the same call_id joins the running call, or returns the recorded result; it never runs
         twice. A lost sandbox is an error *result*, and so is a placement that names another journal (its
         outcome is unknown, as for `attach`). Cancelling this coroutine leaves the call running.
-        Raises: LeaseLost; HandsUnavailable (retryable, by `attach`); SandboxUnavailable (not started).
+        Raises: LeaseLost; HandsUnavailable (retryable, by `attach`); SandboxUnavailable (not started);
+        MountsMissing (not started: bring them and execute it again).
         """
 
     async def attach(self, call: ToolCall, *, epoch: int) -> ToolResult:
@@ -49,6 +50,36 @@ class Hands(Protocol):
 
     async def settle(self, session_id: SessionId, *, call_ids: Sequence[EventId]) -> None:
         """The results of these calls are in the log: their journal rows may go. Repeat: safe."""
+
+
+class Mounts(Protocol):
+    """What sessions have mounted, and who brings it to their hosts."""
+
+    async def of(self, session_id: SessionId, agent: Mapping[str, Json]) -> Sequence[Mount]:
+        """All that the session has now; `agent` is the snapshot of its primary thread. Raises NotFound,
+        StoreUnavailable."""
+
+    async def bring(self, session_id: SessionId, mounts: Sequence[Mount], *, epoch: int) -> None:
+        """Bring these to where the session is. Cancelling it leaves what is on its way. Repeat: safe.
+        Raises MountFailed with the `mount_id` of the first that failed; LeaseLost, HandsUnavailable,
+        SandboxUnavailable, NotFound."""
+
+    async def warm(self, session_id: SessionId, recipe: Recipe, *, epoch: int) -> None:
+        """Bring what a call of this recipe would find missing. A hint. Raises as `bring`, but no
+        MountFailed."""
+
+
+class NoMounts:
+    """`Mounts` where nothing is mounted."""
+
+    async def of(self, session_id: SessionId, agent: Mapping[str, Json]) -> Sequence[Mount]:
+        return ()
+
+    async def bring(self, session_id: SessionId, mounts: Sequence[Mount], *, epoch: int) -> None:
+        assert not mounts
+
+    async def warm(self, session_id: SessionId, recipe: Recipe, *, epoch: int) -> None:
+        return
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -13,7 +13,17 @@ from dataclasses import asdict, dataclass, field
 from typing import Literal
 
 from corral.brain import ending, policy
-from corral.brain.actions import Aborted, Action, AskModel, Completion, Failed, Ran, Replied, Waited
+from corral.brain.actions import (
+    Aborted,
+    Action,
+    AskModel,
+    Completion,
+    Failed,
+    Ran,
+    Replied,
+    Unmounted,
+    Waited,
+)
 from corral.brain.decide import is_interrupted, left_running, of_thread
 from corral.brain.derive import is_at_cap
 from corral.brain.derive import usage as session_usage
@@ -87,6 +97,15 @@ def _finish(draft: Draft, terms: Terms, completion: Completion) -> None:
             call = draft.state.call(action.call_id)
             if call is not None:
                 _answer(draft, call, result.content, is_error=result.is_error)
+        case Unmounted(action=action, mount_id=mount_id, error=error):
+            call = draft.state.call(action.call_id)
+            if mount_id not in draft.state.failed_mounts:
+                draft.add(
+                    ev.SessionError,
+                    draft.state.primary_thread_id if call is None else call.thread_id,
+                    private={"failed_mount": mount_id},
+                    error={**error, "retry_status": {"type": "retrying"}},
+                )
         case Waited(action=action):
             thread = draft.state.threads[action.thread_id]
             if thread.status == "rescheduling":

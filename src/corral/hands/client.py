@@ -30,7 +30,7 @@ from corral.kernel.limits import (
     HANDS_REPLY_SECONDS,
     HOST_SILENT_SECONDS,
 )
-from corral.session.call import Placement, Recipe, ToolCall
+from corral.session.call import Mount, Placement, Recipe, ToolCall
 from corral.session.content import Json, ToolResult
 
 __all__ = ["HandsClient"]
@@ -186,8 +186,28 @@ class HandsClient:
         self._learn(await self._post("/announce", {"session_id": session_id, "epoch": epoch}))
 
     async def provision(self, session_id: SessionId, *, epoch: int, recipe: Recipe) -> None:
-        body = {"session_id": session_id, "epoch": epoch, "recipe": {"environment": recipe.environment}}
+        body = {"session_id": session_id, "epoch": epoch, "recipe": asdict(recipe)}
         await self._post("/provision", body)
+
+    async def missing(self, session_id: SessionId, *, epoch: int, recipe: Recipe) -> Sequence[str]:
+        """Ids of the mounts of the recipe that the host lacks."""
+        body = {"session_id": session_id, "epoch": epoch, "recipe": asdict(recipe)}
+        missing: list[str] = (await self._post("/missing", body))["missing"]
+        return missing
+
+    async def put_mount(
+        self,
+        session_id: SessionId,
+        mount: Mount,
+        archive: AsyncIterator[bytes],
+        *,
+        epoch: int,
+        placed_at: int | None = None,
+    ) -> None:
+        """Bring a mount; see `HeldWorkspaces.put_mount`. What `archive` raises ends it, and is raised."""
+        said = orjson.dumps({"mount": mount, "epoch": epoch, "placed_at": placed_at}).decode()
+        path = f"/mounts/{session_id}?{urlencode({'put': said})}"
+        await self._send(self._work, "PUT", path, content=archive, timeout=_WHENEVER)
 
     async def execute(self, call: ToolCall, *, epoch: int, placed_at: int | None = None) -> ToolResult:
         """placed_at: only in the workspace of this placement; raises WorkspaceMissing."""

@@ -13,7 +13,7 @@ Rules of this file:
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Sequence, Set
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence, Set
 from weakref import WeakValueDictionary
 
 from corral.hands.calls import Calls
@@ -27,6 +27,7 @@ from corral.hands.workspace import Workspaces
 from corral.kernel.crash import crash_point
 from corral.kernel.errors import Conflict, LeaseLost, NotFound, SandboxUnavailable, WorldError
 from corral.kernel.ids import SessionId
+from corral.session.call import Mount
 
 __all__ = ["HeldWorkspaces"]
 
@@ -192,6 +193,40 @@ class HeldWorkspaces:
     async def import_workspace(self, session_id: SessionId, archive: AsyncIterator[bytes]) -> None:
         """Unpack a tar stream into the workspace. Raises NotFound for a deleted session, SandboxUnavailable
         for one that left this host; as Workspaces."""
+
+        async def unpack() -> bool:
+            await self._workspaces.import_archive(session_id, archive)
+            return True
+
+        await self._bring_in(session_id, unpack)
+
+    async def put_mount(
+        self,
+        session_id: SessionId,
+        mount: Mount,
+        archive: AsyncIterator[bytes],
+        *,
+        epoch: int,
+        placed_at: int | None = None,
+    ) -> None:
+        """Put a mount of the session in place. placed_at: only in the workspace of this placement.
+        Repeat: safe, also after a crash in the middle; a mount that is there is not read again.
+
+        Raises LeaseLost, WorkspaceMissing; as `import_workspace`, InvalidRequest, RequestTooLarge.
+        """
+        await self._journal.fence(session_id, epoch=epoch)
+        if placed_at is not None:
+            await self._journal.held.require(session_id, placed_at=placed_at)
+        self._workspaces.require_space()
+
+        async def put() -> bool:
+            await self._workspaces.prepare(session_id)
+            return await self._workspaces.mounted.put(session_id, mount, archive)
+
+        await self._bring_in(session_id, put)
+
+    async def _bring_in(self, session_id: SessionId, bring: Callable[[], Awaitable[bool]]) -> None:
+        """bring: returns whether the workspace's own files have changed."""
         await self._require_kept(session_id)
         try:
             async with asyncio.timeout(None) as timeout:
@@ -200,8 +235,8 @@ class HeldWorkspaces:
                 self._imports.add(running := (session_id, timeout))
                 try:
                     await self._journal.held.require_not_evicted(session_id)
-                    await self._workspaces.import_archive(session_id, archive)
-                    await self._journal.held.changed(session_id)
+                    if await bring():
+                        await self._journal.held.changed(session_id)
                 finally:
                     self._imports.discard(running)
         except TimeoutError:

@@ -36,7 +36,7 @@ from corral.kernel.limits import (
     SANDBOX_PROBE_SECONDS,
     SANDBOXES_MAX,
 )
-from corral.session.call import INTERRUPTED, NeverStarted, Placement, Recipe, ToolCall
+from corral.session.call import INTERRUPTED, Mount, NeverStarted, Placement, Recipe, ToolCall
 from corral.session.content import ToolResult
 
 _log = logging.getLogger(__name__)
@@ -139,7 +139,8 @@ class HandsHost:
     async def execute_encoded(self, call: ToolCall, *, epoch: int, placed_at: int | None = None) -> bytes:
         """`execute`; the result as `wire.encode_result` made it goes to the socket as it was stored.
 
-        placed_at: start only in the workspace of this placement, else WorkspaceMissing.
+        placed_at: start only in the workspace of this placement, else WorkspaceMissing. Raises
+        MountsMissing, too: the recipe names what is to be brought first (`held.put_mount`).
         """
         return await self._outcome(call, epoch=epoch, may_start=True, placed_at=placed_at)
 
@@ -154,6 +155,11 @@ class HandsHost:
                 if await self._journal.forbid(call.session_id, [call.call_id], _INTERRUPTED_RESULT):
                     raise
                 # It came in between: now there is something to attach to.
+
+    async def missing(self, session_id: SessionId, *, epoch: int, mounts: Sequence[Mount]) -> list[str]:
+        """Which of these mounts a call would find missing."""
+        await self.announce(session_id, epoch=epoch)
+        return self.workspaces.mounted.missing(session_id, mounts)
 
     async def cancel(self, session_id: SessionId, *, epoch: int, call_ids: Sequence[EventId]) -> None:
         await self.announce(session_id, epoch=epoch)
@@ -249,6 +255,7 @@ class HandsHost:
                 raise NeverStarted(call.call_id)
             self._calls.require_running()
             self.workspaces.require_space()
+            self.workspaces.mounted.require(call.session_id, call.recipe.mounts)
             running = self._calls.begin(call)
         try:
             return await asyncio.shield(running.done)

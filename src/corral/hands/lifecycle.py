@@ -73,7 +73,7 @@ class Sandboxes:
     async def use(self, session_id: SessionId, *, recipe: Recipe) -> AsyncIterator[Sandbox]:
         """The session's sandbox, made if needed; it is not evicted while in use.
 
-        Waits for a place when SANDBOXES_MAX are busy, for SANDBOX_WAIT_SECONDS_MAX. A changed recipe
+        Waits for a place when SANDBOXES_MAX are busy, for SANDBOX_WAIT_SECONDS_MAX. A recipe of other walls
         replaces a sandbox that nobody else uses. Raises SandboxUnavailable.
         """
         # Counted from here: calls of one session wait behind each other, and not in turn for that long.
@@ -83,7 +83,7 @@ class Sandboxes:
         try:
             async with slot.lock:
                 if slot.sandbox and (
-                    not slot.sandbox.is_alive or (slot.recipe != recipe and slot.users == 1)
+                    not slot.sandbox.is_alive or (not _fits(slot, recipe) and slot.users == 1)
                 ):
                     await _to_its_end(self._destroy(slot))
                 if slot.sandbox is None:
@@ -212,6 +212,10 @@ class Sandboxes:
         is_empty = slot.sandbox is None and not slot.users and not slot.lock.locked()
         if is_empty and self._slots.get(slot.session_id) is slot:
             del self._slots[slot.session_id]
+
+
+def _fits(slot: _Slot, recipe: Recipe) -> bool:
+    return slot.recipe is not None and slot.recipe.fits(recipe)
 
 
 async def _to_its_end(work: Coroutine[Any, Any, T]) -> T:

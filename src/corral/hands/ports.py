@@ -79,15 +79,27 @@ class Provider(Protocol):
 
     async def create(self, *, session_id: str, workspace: Path, recipe: Recipe) -> Sandbox:
         """A fresh sandbox on `workspace`, a host directory this provider prepared: its files at
-        /workspace, its outputs below /mnt/session. What lies where in it is the provider's affair.
+        /workspace, its outputs and uploads below /mnt/session, and the memory stores of the recipe.
+        What lies where in it is the provider's affair (`place`).
         Raises SandboxUnavailable with a remedy."""
 
     async def prepare_workspace(self, workspace: Path) -> None:
         """Make the directory that a sandbox will own. Repeat: safe."""
 
-    async def import_archive(self, workspace: Path, archive: AsyncIterator[bytes]) -> None:
+    def place(self, workspace: Path, place: str) -> Path:
+        """Where on this host a place of a workspace lies, which may not be there yet. "uploads": seen
+        read-only at /mnt/session/uploads; "notes": in no sandbox; only the host writes in these two.
+        "outputs", "memory/<slug>": written by the agent, so opened with `hands.trees` only. All of them
+        are on one file system. Raises InvalidRequest for any other."""
+
+    async def import_archive(
+        self, workspace: Path, archive: AsyncIterator[bytes], *, below: str | None = None
+    ) -> None:
         """Unpack a tar stream below the workspace, inside a sandbox or with links refused.
-        Raises InvalidRequest for a hostile or oversized archive; nothing outside is ever touched."""
+
+        below: of a copy, a path relative to /workspace where its members go; its links stay as they are,
+        and a directory that is new appears whole or not at all. Raises InvalidRequest for a hostile or
+        oversized archive; nothing outside is ever touched."""
 
     def export_archive(self, workspace: Path) -> AsyncIterator[bytes]:
         """A tar stream of the workspace; agent-made links are packed as links, never followed."""

@@ -23,7 +23,7 @@ from corral.hands.ports import Probe, WorkspaceMissing
 from corral.kernel.errors import CallerError, HandsUnavailable, NotFound, WorldError
 from corral.kernel.ids import EventId, SessionId
 from corral.kernel.limits import HANDS_CONNECT_SECONDS, PLACEMENTS_CACHED_MAX
-from corral.session.call import NeverStarted, Placement, Recipe, ToolCall
+from corral.session.call import Mount, NeverStarted, Placement, Recipe, ToolCall
 from corral.session.checkpoint import CheckpointStore
 from corral.session.content import ToolResult
 
@@ -78,6 +78,23 @@ class HandsRouter:
         await self._hosts.through(
             placement.host_id, link.client.provision(session_id, epoch=epoch, recipe=recipe)
         )
+
+    async def missing(self, session_id: SessionId, *, epoch: int, recipe: Recipe) -> Sequence[str]:
+        placement = await self.placement(session_id)
+        link = self._hosts.link(placement.host_id)
+        missing = link.client.missing(session_id, epoch=epoch, recipe=recipe)
+        return await self._hosts.through(placement.host_id, missing)
+
+    async def put_mount(
+        self, session_id: SessionId, mount: Mount, archive: AsyncIterator[bytes], *, epoch: int
+    ) -> None:
+        """To where the session is. What left that host meanwhile is missed again, elsewhere."""
+        placed = await self._placer.find(session_id, epoch=epoch)
+        if placed is None:
+            return
+        with suppress(WorkspaceMissing):
+            async with self._hosts.lent(placed.host_id) as client:
+                await client.put_mount(session_id, mount, archive, epoch=epoch, placed_at=placed.placed_at)
 
     async def execute(self, call: ToolCall, *, epoch: int) -> ToolResult:
         host_id = call.placement.host_id

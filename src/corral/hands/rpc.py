@@ -108,6 +108,27 @@ def app(host: HandsHost, *, token: str | None, adoption: Adoption) -> Starlette:
         await host.provision(session_id, epoch=epoch, recipe=recipe)
         return _json(b"{}")
 
+    async def missing(request: Request) -> Response:
+        session_id, epoch, recipe = await _read(
+            request, lambda body: (_session(body), _epoch(body), wire.decode_recipe(body["recipe"]))
+        )
+        missing = await host.missing(session_id, epoch=epoch, mounts=recipe.mounts)
+        return _json(orjson.dumps({"missing": missing}))
+
+    async def put_mount(request: Request) -> Response:
+        try:
+            said = orjson.loads(request.query_params["put"])
+            mount, epoch = wire.decode_mount(said["mount"]), _epoch(said)
+            placed_at = wire.decode_placed_at(said)
+        except (KeyError, TypeError, ValueError) as error:
+            raise _malformed(error) from error
+        session_id = SessionId(request.path_params["session_id"])
+        archive = request.stream()
+        await host.held.put_mount(session_id, mount, archive, epoch=epoch, placed_at=placed_at)
+        async for _ in archive:  # of one that was there already
+            pass
+        return _json(b"{}")
+
     async def cancel(request: Request) -> Response:
         session_id, epoch, call_ids = await _read(
             request, lambda body: (_session(body), _epoch(body), wire.decode_call_ids(body))
@@ -219,6 +240,7 @@ def app(host: HandsHost, *, token: str | None, adoption: Adoption) -> Starlette:
         ("POST", "/announce", announce),
         ("POST", "/attach", attach),
         ("POST", "/provision", provision),
+        ("POST", "/missing", missing),
         ("POST", "/cancel", cancel),
         ("POST", "/release", release),
         ("GET", "/health", health),
@@ -233,6 +255,7 @@ def app(host: HandsHost, *, token: str | None, adoption: Adoption) -> Starlette:
         *([("GET", "/adopt", adopt)] if token is not None else []),  # a supervisor is on this machine
         ("PUT", "/workspaces/{session_id}", import_workspace),
         ("GET", "/workspaces/{session_id}", export_workspace),
+        ("PUT", "/mounts/{session_id}", put_mount),
     ]
     return Starlette(
         routes=[

@@ -6,6 +6,7 @@ import re
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
+from corral.hands.mounted import Mounted
 from corral.hands.ports import Provider
 from corral.kernel.errors import InvalidRequest, NotFound, RequestTooLarge, SandboxUnavailable
 from corral.kernel.ids import SessionId
@@ -30,6 +31,7 @@ class Workspaces:
         self._root = root
         self._provider = provider
         self._disk_free_bytes_min = disk_free_bytes_min
+        self.mounted = Mounted(self.path, provider)
 
     def path(self, session_id: SessionId) -> Path:
         """Where the workspace is or will be. Raises InvalidRequest for an id that is no plain name."""
@@ -91,12 +93,15 @@ class Workspaces:
         path = self.path(session_id)
         if not path.is_dir():
             raise NotFound(f"session {session_id!r} has no workspace on this host")
-        return _bounded(self._provider.pack(path), CHECKPOINT_BYTES_MAX)
+        packed = self.mounted.packed(session_id, self._provider.pack(path))
+        return _bounded(packed, CHECKPOINT_BYTES_MAX)
 
     async def unpack(self, session_id: SessionId, archive: AsyncIterator[bytes]) -> None:
         """Put what `pack` made into an empty workspace. Raises InvalidRequest, SandboxUnavailable."""
         self.require_space()
-        await self._provider.unpack(await self.prepare(session_id), _bounded(archive, CHECKPOINT_BYTES_MAX))
+        home = await self.prepare(session_id)
+        unpacked = self.mounted.unpacked(session_id, _bounded(archive, CHECKPOINT_BYTES_MAX))
+        await self._provider.unpack(home, unpacked)
 
 
 async def _bounded(archive: AsyncIterator[bytes], bytes_max: int) -> AsyncIterator[bytes]:

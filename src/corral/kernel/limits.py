@@ -219,6 +219,7 @@ WORKSPACE_ARCHIVE_MEMBERS_MAX = 200_000
 MOUNT_BYTES_MAX = 520 * 1024 * 1024  # of what one mount brings: a file of 500 MB, and a tar around it
 MOUNTS_PER_RECIPE_MAX = 2_000  # 999 files, 500 skills, 8 memory stores, and repositories
 MOUNT_SECONDS_MAX = 900.0  # until a mount is there: the clone of a large repository
+MOUNT_ATTEMPTS_MAX, MOUNT_RETRY_SECONDS = 3, 1.0  # of one that cannot be read now
 MOUNT_ROUNDS_MAX = 8  # how often one call asks for what is missing: each look may find another loss
 HANDS_UNADOPTED_SECONDS = 60.0  # hands and egress end themselves without a supervisor
 HANDS_DRAIN_SECONDS = 3.0  # a stopping host lets running calls end by themselves for this long

@@ -181,6 +181,8 @@ class State:
     stop_reason: str | None = None
     budget: Budget | None = None
     runtime_rate: Decimal | None = None
+    failed_mounts: frozenset[str] = frozenset()
+    """Since the session last went running: it goes on without them."""
 
     @property
     def primary(self) -> Thread:
@@ -340,6 +342,8 @@ def fold(
             if error["retry_status"]["type"] == "retrying" and str(error["type"]).startswith("model_"):
                 thread.failures += 1
                 thread.retry_after_seconds = private.get("retry_after_seconds")
+            if failed_mount := private.get("failed_mount"):
+                state.failed_mounts |= {failed_mount}
             if private.get("leaves_out"):
                 _leave_out(thread)
         case ev.SessionUpdated(agent=agent, budget=budget):
@@ -465,6 +469,8 @@ def _end_request(thread: Thread, event: ev.SpanModelRequestEnd, private: Mapping
 def _session_status(state: State, event: ev.Event, at: datetime) -> None:
     state.status = STATUS_AFTER[event.type]
     state.blocked_on, state.stop_reason = [], None
+    if state.status == "running":
+        state.failed_mounts = frozenset()
     if isinstance(event, ev.SessionStatusIdle):
         state.blocked_on = list(event.stop_reason.get("event_ids", ()))
         state.stop_reason = event.stop_reason["type"]

@@ -7,7 +7,7 @@
                 yield lab
 
 The checks use the port and, to see whether anything was left running, the host's process table. Those of
-the walls are in `contract_isolation`.
+the walls are in `contract_isolation`, those of mounts in `contract_mounts`.
 """
 
 import asyncio
@@ -24,6 +24,7 @@ from corral.kernel.limits import CANCEL_GRACE_SECONDS, TOOL_OUTPUT_CHARS_MAX, TO
 from corral.session.call import INTERRUPTED
 from corral.session.content import Json
 from corral.testing.contract_isolation import IsolationContract
+from corral.testing.contract_mounts import MountContract
 from corral.testing.lab import (
     Lab,
     archive_of,
@@ -39,7 +40,7 @@ from corral.testing.lab import (
 __all__ = ["Lab", "ProviderContract"]
 
 
-class ProviderContract(IsolationContract):
+class ProviderContract(IsolationContract, MountContract):
     """Subclass it, give it a `lab` fixture, and pytest runs every check."""
 
     # -- tools --------------------------------------------------------------------------------------

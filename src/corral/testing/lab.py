@@ -68,9 +68,9 @@ class Lab:
         await self.provider.prepare_workspace(path)
         return path
 
-    async def sandbox(self, session: str = "sesn_1") -> Sandbox:
+    async def sandbox(self, session: str = "sesn_1", *, recipe: Recipe = _RECIPE) -> Sandbox:
         sandbox = await self.provider.create(
-            session_id=session, workspace=await self.workspace(session), recipe=_RECIPE
+            session_id=session, workspace=await self.workspace(session), recipe=recipe
         )
         self._sandboxes.append(sandbox)
         return sandbox

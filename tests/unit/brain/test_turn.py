@@ -3,7 +3,7 @@
 from dataclasses import replace
 from datetime import timedelta
 
-from corral.brain.actions import Aborted, AskModel, Backoff, Failed, RunTool, Stop, Waited
+from corral.brain.actions import Aborted, AskModel, Backoff, Failed, RunTool, Stop, Unmounted, Waited
 from corral.brain.ports import ModelFailed
 from corral.brain.turn import DENIED, NO_HANDS
 from corral.kernel import limits
@@ -515,3 +515,28 @@ def test_the_size_of_a_state_is_that_of_its_conversation() -> None:
     begun(scene, "x" * 1000)
     scene.step(scene.reply(text("y" * 500)))
     assert 1500 <= scene.state.chars < 1600
+
+
+def test_a_failed_mount_is_said_once_and_tried_again_with_the_next_turn() -> None:
+    """The call that found it failing starts once the log says so, and without it."""
+    scene = Scene()
+    begun(scene)
+    scene.step(scene.reply(text("a"), call(1)))
+    (run,) = scene.decide()
+    error = {"type": "repository_clone_error", "message": "no", "repository_url": "https://x/y"}
+    failed = Unmounted(action=run, mount_id="sesrsc_1", error=error)
+    assert scene.step(failed) == ["session.error"]
+    assert scene.last("session.error").error == {**error, "retry_status": {"type": "retrying"}}
+    assert scene.state.failed_mounts == scene.rebuilt().failed_mounts == {"sesrsc_1"}
+    assert scene.decide() == {run}
+    assert scene.step(failed) == [], "another call of the turn may have found the same"
+    scene.restart()
+    assert scene.state.failed_mounts == {"sesrsc_1"}
+    scene.decide()
+    scene.step(scene.ran())
+    scene.asked()
+    scene.step(scene.reply(text("done")))
+    assert scene.state.status == "idle" and scene.state.failed_mounts
+    scene.say("again")
+    scene.step()
+    assert scene.state.status == "running" and not scene.state.failed_mounts

@@ -127,7 +127,12 @@ class LocalProvider:
     async def prepare_workspace(self, workspace: Path) -> None:
         workspace.mkdir(exist_ok=True)
 
-    async def import_archive(self, workspace: Path, archive: AsyncIterator[bytes]) -> None:
+    def place(self, workspace: Path, place: str) -> Path:
+        return workspace.parent / f".{workspace.name}" / place
+
+    async def import_archive(
+        self, workspace: Path, archive: AsyncIterator[bytes], *, below: str | None = None
+    ) -> None:
         data = io.BytesIO(b"".join([chunk async for chunk in archive]))
         try:
             with tarfile.open(fileobj=data) as tar:

@@ -6,20 +6,25 @@ A workspace on the host is a directory that only the host may change, with one d
     workspaces/sesn_1/            ours
       files/                      /workspace
       outputs/  tool-outputs/     /mnt/session/...
+      uploads/                    /mnt/session/uploads, read-only: ours, too
+      memory/<slug>/              /mnt/memory/<slug>
+      notes/                      what the host writes down of it; in no sandbox
 
 The warm pool holds booted sandboxes on workspaces of their own, made in the same way. Handing one out is a
 rename of its workspace onto the session's, which must still be empty: mounts follow the directory, and the
-kernel refuses the rename if there is anything to lose. A session that already has files gets a cold one.
+kernel refuses the rename if there is anything to lose. A session that already has files, or memory stores,
+gets a cold one.
 """
 
 import asyncio
 import contextlib
 import os
+import re
 import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -30,7 +35,9 @@ from corral.hands.providers.inside import install
 from corral.hands.providers.launch import (
     AGENT,
     HOST_UID,
+    MEMORY,
     PATHS,
+    UPLOADS,
     WORKDIR,
     Blueprint,
     environment,
@@ -50,6 +57,9 @@ _ROOTS: Final = ("/mnt/session", "/mnt/memory", "/tmp")  # noqa: S108  what file
 _CHUNK_BYTES: Final = 256 * 1024
 _REASON_BYTES_MAX: Final = 4096
 _SIGNALLED: Final = 128  # an exit code above: what ran inside was killed
+_NOTES: Final = "notes"
+_PLACES: Final = frozenset(("outputs", UPLOADS[0], _NOTES))
+_SLUG: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,254}")  # or a memory store's id
 _KEPT: Final = " ".join(place.lstrip("/") for place in PATHS.values())  # below /
 
 
@@ -85,7 +95,8 @@ class BwrapProvider:
             raise SandboxUnavailable("this provider cannot install packages yet", retryable=False)
         if self._is_closed:
             raise SandboxUnavailable("the provider is closed", retryable=False)
-        while self._pool:
+        memory = _stores(recipe)
+        while self._pool and not memory:
             home, warm = self._pool.pop()
             if not warm.is_alive:
                 await self._discard(home, warm)
@@ -97,7 +108,7 @@ class BwrapProvider:
                 break
             self._fill_pool()
             return warm
-        sandbox = await self._boot(workspace)
+        sandbox = await self._boot(workspace, memory)
         self._fill_pool()
         return sandbox
 
@@ -169,11 +180,11 @@ class BwrapProvider:
             with contextlib.suppress(OSError):
                 self._blueprint.stage.rmdir()
 
-    async def _boot(self, home: Path) -> AgentSandbox:
+    async def _boot(self, home: Path, memory: Mapping[str, bool] | None = None) -> AgentSandbox:
         """A cold start on a workspace. Raises SandboxUnavailable with a remedy."""
         blueprint = await self._set_up()
-        self._lay_out(home)
-        process = await self._start(home, [str(blueprint.python.path), "-IS", AGENT])
+        self._lay_out(home, memory or ())
+        process = await self._start(home, [str(blueprint.python.path), "-IS", AGENT], memory)
         sandbox = AgentSandbox(process)
         self._living = {other for other in self._living if other.is_alive} | {sandbox}
         try:
@@ -195,7 +206,9 @@ class BwrapProvider:
                 await sandbox.destroy()
         return sandbox
 
-    async def _start(self, home: Path, program: Sequence[str]) -> BwrapProcess:
+    async def _start(
+        self, home: Path, program: Sequence[str], memory: Mapping[str, bool] | None = None
+    ) -> BwrapProcess:
         blueprint = await self._set_up()
         group = Group([])
         try:
@@ -208,6 +221,7 @@ class BwrapProvider:
                     seccomp_fd=seccomp_fd,
                     info_fd=info_fd,
                     procs_files=group.procs_files,
+                    memory=memory,
                 ),
                 seccomp=self._seccomp,
                 group=group,
@@ -244,12 +258,23 @@ class BwrapProvider:
     async def prepare_workspace(self, workspace: Path) -> None:
         workspace.mkdir(mode=0o711, exist_ok=True)
 
-    async def import_archive(self, workspace: Path, archive: AsyncIterator[bytes]) -> None:
+    def place(self, workspace: Path, place: str) -> Path:
+        if (place.startswith(f"{MEMORY[0]}/") and _SLUG.fullmatch(place[len(MEMORY[0]) + 1 :])) or (
+            place in _PLACES
+        ):
+            return workspace / place
+        raise InvalidRequest(f"a workspace has no place {place!r}")
+
+    async def import_archive(
+        self, workspace: Path, archive: AsyncIterator[bytes], *, below: str | None = None
+    ) -> None:
         blueprint = await self._set_up()
         self._lay_out(workspace)
-        bounds = [str(WORKSPACE_ARCHIVE_BYTES_MAX), str(WORKSPACE_ARCHIVE_MEMBERS_MAX)]
+        words = [str(WORKSPACE_ARCHIVE_BYTES_MAX), str(WORKSPACE_ARCHIVE_MEMBERS_MAX)]
+        if below is not None:
+            words.append(below)
         process = await self._start(
-            workspace, [str(blueprint.python.path), "-IS", AGENT, "import", WORKDIR, *bounds]
+            workspace, [str(blueprint.python.path), "-IS", AGENT, "import", WORKDIR, *words]
         )
         try:
             await self._feed(process, archive, complaint="the archive was refused")
@@ -315,13 +340,17 @@ class BwrapProvider:
             raise diagnose(complaint, self._blueprint.bwrap.path)
 
     async def remove_workspace(self, workspace: Path) -> None:
+        for ours in (UPLOADS[0], _NOTES):  # no agent ever wrote there
+            await asyncio.to_thread(shutil.rmtree, workspace / ours, ignore_errors=True)
         if not workspace.exists() or remove_empty(workspace):
             return
         await self._set_up()
-        self._lay_out(workspace)
-        places = " ".join(PATHS.values())
+        stores = workspace / MEMORY[0]
+        memory = {store.name: True for store in stores.iterdir()} if stores.is_dir() else {}
+        self._lay_out(workspace, memory)
+        places = " ".join([*PATHS.values(), *(f"{MEMORY[1]}/{slug}" for slug in memory)])
         clear = f"(chmod -R u+rwX {places}; find {places} -mindepth 1 -delete) 2>/dev/null"
-        process = await self._start(workspace, ["/bin/sh", "-c", clear])
+        process = await self._start(workspace, ["/bin/sh", "-c", clear], memory)
         try:
             await process.exit_code()
             self._raise_if_not_started(process)
@@ -330,13 +359,19 @@ class BwrapProvider:
         if not remove_empty(workspace):
             raise SandboxUnavailable("a workspace could not be emptied", detail=str(workspace))
 
-    def _lay_out(self, home: Path) -> None:
+    def _lay_out(self, home: Path, memory: Iterable[str] = ()) -> None:
         """Make what is missing; give back to the agent what it locked itself out of. Repeat: safe.
 
         The entries of `home` are real directories: only the host can write in `home`.
         """
         home.mkdir(mode=0o711, exist_ok=True)
-        for name in PATHS:
+        uploads = home / UPLOADS[0]
+        uploads.mkdir(exist_ok=True)
+        uploads.chmod(0o755)
+        if memory:
+            (home / MEMORY[0]).mkdir(exist_ok=True)
+            (home / MEMORY[0]).chmod(0o711)
+        for name in (*PATHS, *(f"{MEMORY[0]}/{slug}" for slug in memory)):
             folder = home / name
             folder.mkdir(exist_ok=True)
             folder.chmod(0o700)
@@ -375,6 +410,17 @@ class BwrapProvider:
         hidden = [self._state_dir, *map(Path, ("/etc/shadow", "/sys", "/home", "/root"))]
         prefix = blueprint.python.prefix or Path("/usr")
         return [path for path in hidden if not prefix.is_relative_to(path)]
+
+
+def _stores(recipe: Recipe) -> dict[str, bool]:
+    """The slugs of its memory stores, and whether the agent may write there. Raises SandboxUnavailable."""
+    found: dict[str, bool] = {}
+    for mount in recipe.memory:
+        parent, _, slug = mount.path.rpartition("/")
+        if parent != MEMORY[1] or not _SLUG.fullmatch(slug):
+            raise SandboxUnavailable(f"a memory store cannot be mounted at {mount.path!r}", retryable=False)
+        found[slug] = mount.mode == "read_write"
+    return found
 
 
 def _is_mapped(uid: int) -> bool:

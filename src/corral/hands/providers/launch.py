@@ -10,7 +10,7 @@ Rules of this file:
 """
 
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Final
@@ -21,7 +21,9 @@ from corral.kernel.limits import SANDBOX_TMP_BYTES
 __all__ = [
     "AGENT",
     "HOST_UID",
+    "MEMORY",
     "PATHS",
+    "UPLOADS",
     "WORKDIR",
     "Blueprint",
     "confined",
@@ -39,6 +41,8 @@ PATHS: Final = {  # what a session keeps: directory of its workspace on the host
     "outputs": "/mnt/session/outputs",
     "tool-outputs": "/mnt/session/tool-outputs",
 }
+UPLOADS: Final = ("uploads", "/mnt/session/uploads")  # likewise; only the host writes there
+MEMORY: Final = ("memory", "/mnt/memory")  # likewise, with a directory for each memory store
 _SYSTEM_FOLDERS: Final = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 _ETC: Final = (  # of the host's /etc: what programs need to run, and nothing that says who lives here
     "alternatives", "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "localtime", "mime.types", "os-release",
@@ -85,15 +89,19 @@ def launch_command(
     seccomp_fd: int,
     info_fd: int,
     procs_files: Sequence[Path],
+    memory: Mapping[str, bool] | None = None,
 ) -> list[str]:
-    """The argv that starts `program` in a sandbox on the workspace `home`."""
+    """The argv that starts `program` in a sandbox on the workspace `home`. memory: the slugs of the memory
+    stores in it, and whether the agent may write there."""
     roots = [home, blueprint.inside, *blueprint.bwrap.roots]
     if blueprint.python.prefix:
         roots.append(blueprint.python.prefix)
     return confined(
         blueprint,
         roots=roots,
-        arguments=lambda seen: _arguments(blueprint, home, seen, seccomp_fd=seccomp_fd, info_fd=info_fd),
+        arguments=lambda seen: _arguments(
+            blueprint, home, seen, memory=memory or {}, seccomp_fd=seccomp_fd, info_fd=info_fd
+        ),
         program=program,
         procs_files=procs_files,
     )
@@ -165,7 +173,13 @@ def system_mounts() -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
 
 
 def _arguments(
-    blueprint: Blueprint, home: Path, seen: Callable[[Path], str], *, seccomp_fd: int, info_fd: int
+    blueprint: Blueprint,
+    home: Path,
+    seen: Callable[[Path], str],
+    *,
+    memory: Mapping[str, bool],
+    seccomp_fd: int,
+    info_fd: int,
 ) -> list[str]:
     bwrap, python = blueprint.bwrap, blueprint.python
     read_only, links = system_mounts()
@@ -174,7 +188,11 @@ def _arguments(
     read_only.append((seen(blueprint.inside / "agent"), AGENT))
     if python.prefix:
         read_only.append((seen(python.prefix), str(python.prefix)))
+    read_only.append((seen(home / UPLOADS[0]), UPLOADS[1]))
     writable = [(seen(home / name), place) for name, place in PATHS.items()]
+    for slug, is_writable in sorted(memory.items()):
+        kept_in, place = MEMORY
+        (writable if is_writable else read_only).append((seen(home / kept_in / slug), f"{place}/{slug}"))
     _refuse_traps([place for _, place in read_only + writable], [place for _, place in writable])
     sized = ["--size", str(SANDBOX_TMP_BYTES)] if bwrap.has("--size") else []
     return [
@@ -184,6 +202,7 @@ def _arguments(
         *(["--disable-userns"] if bwrap.has("--disable-userns") else []),
         "--proc", "/proc", "--dev", "/dev", *sized, "--tmpfs", "/dev/shm", "--remount-ro", "/dev",  # noqa: S108
         *(["--perms", "1777"] if bwrap.has("--perms") else []), *sized, "--tmpfs", _TMP,
+        *(["--dir", MEMORY[1]] if memory else []),
         "--dir", "/var", "--symlink", "../tmp", "/var/tmp",  # noqa: S108
         *[word for target, link in links for word in ("--symlink", target, link)],
         *[word for source, place in read_only for word in ("--ro-bind", source, place)],

@@ -10,7 +10,7 @@ import signal
 from collections.abc import Sequence
 from pathlib import Path
 
-from corral.hands.providers.launch import PATHS
+from corral.hands.providers.launch import MEMORY, PATHS, UPLOADS
 
 __all__ = ["clear_stages", "clear_state", "end_orphans", "remove_empty"]
 
@@ -36,7 +36,9 @@ def clear_stages(where: Path) -> list[str]:
 
 def remove_empty(home: Path) -> bool:
     """Remove a workspace in which no file was ever made. Returns whether it is gone."""
-    for folder in [*(home / name for name in PATHS), home]:
+    memory = home / MEMORY[0]
+    stores = list(memory.iterdir()) if memory.is_dir() else []
+    for folder in [*(home / name for name in PATHS), home / UPLOADS[0], *stores, memory, home]:
         with contextlib.suppress(OSError):
             folder.rmdir()
     return not home.exists()

@@ -158,7 +158,12 @@ class _Provider:
     async def prepare_workspace(self, workspace: Path) -> None:
         return
 
-    async def import_archive(self, workspace: Path, archive: AsyncIterator[bytes]) -> None:
+    def place(self, workspace: Path, place: str) -> Path:
+        return workspace / place
+
+    async def import_archive(
+        self, workspace: Path, archive: AsyncIterator[bytes], *, below: str | None = None
+    ) -> None:
         raise AssertionError("no archives in a simulation")
 
     def export_archive(self, workspace: Path) -> AsyncIterator[bytes]:

@@ -1,0 +1,138 @@
+"""The brain's side of mounts: which a session has, and how its host gets those that it lacks.
+
+One bringing of a mount at a time in this process: who asks for one that is on its way waits for it. A
+source that fails for now is asked again a few times; then the session goes on without the mount
+(`MountFailed`).
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Final, Protocol
+
+from corral.kernel.errors import (
+    BlobUnavailable,
+    CorralError,
+    InvalidRequest,
+    LeaseLost,
+    NotFound,
+    RequestTooLarge,
+    StoreUnavailable,
+    WorldError,
+)
+from corral.kernel.ids import SessionId
+from corral.kernel.limits import MOUNT_ATTEMPTS_MAX, MOUNT_RETRY_SECONDS, MOUNT_SECONDS_MAX
+from corral.session.call import Mount, Recipe
+from corral.session.content import Json
+from corral.session.mounts import Attached, MountFailed, MountSource
+
+__all__ = ["MountTaker", "Mounting"]
+
+log = logging.getLogger(__name__)
+
+_FOR_NOW: Final = (BlobUnavailable, StoreUnavailable)
+
+
+class MountTaker(Protocol):
+    """The host of a session, or who knows the way to it: `HandsClient`, `HandsRouter`."""
+
+    async def missing(self, session_id: SessionId, *, epoch: int, recipe: Recipe) -> Sequence[str]: ...
+
+    async def put_mount(
+        self, session_id: SessionId, mount: Mount, archive: AsyncIterator[bytes], *, epoch: int
+    ) -> None: ...
+
+
+class Mounting:
+    """`corral.brain.ports.Mounts`, shared by all loops of a brain."""
+
+    def __init__(
+        self,
+        hands: MountTaker,
+        *,
+        resources: Callable[[SessionId], Awaitable[Sequence[Mapping[str, Json]]]],
+        sources: Mapping[str, MountSource],
+    ) -> None:
+        """resources: what is attached to a session now, as the store keeps it; raises NotFound.
+        sources: by the kind of their mounts."""
+        self._hands = hands
+        self._resources = resources
+        self._sources = sources
+        self._bringing: dict[tuple[SessionId, str, str], asyncio.Task[None]] = {}
+
+    async def of(self, session_id: SessionId, agent: Mapping[str, Json]) -> Sequence[Mount]:
+        attached = Attached(session_id=session_id, agent=agent, resources=await self._resources(session_id))
+        return [mount for source in self._sources.values() for mount in source.mounts(attached)]
+
+    async def bring(self, session_id: SessionId, mounts: Sequence[Mount], *, epoch: int) -> None:
+        for mount in mounts:
+            key = (session_id, mount.mount_id, mount.digest)
+            task = self._bringing.get(key)
+            if task is None:
+                task = asyncio.create_task(self._bring(session_id, mount, epoch), name=f"mount {key}")
+                self._bringing[key] = task
+                task.add_done_callback(lambda done, key=key: self._brought(key, done))  # type: ignore[misc]
+            await asyncio.shield(task)
+
+    async def warm(self, session_id: SessionId, recipe: Recipe, *, epoch: int) -> None:
+        missing = set(await self._hands.missing(session_id, epoch=epoch, recipe=recipe))
+        for mount in recipe.mounts:
+            if mount.mount_id in missing:
+                with suppress(MountFailed):  # the call that needs it says so
+                    await self.bring(session_id, [mount], epoch=epoch)
+
+    async def aclose(self) -> None:
+        """Drop what is on its way: the next brain brings it."""
+        tasks = list(self._bringing.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _brought(self, key: tuple[SessionId, str, str], task: "asyncio.Task[None]") -> None:
+        del self._bringing[key]
+        if not task.cancelled():
+            task.exception()  # whoever waits for it is told; perhaps nobody does any more
+
+    async def _bring(self, session_id: SessionId, mount: Mount, epoch: int) -> None:
+        try:
+            async with asyncio.timeout(MOUNT_SECONDS_MAX):
+                for attempt in range(MOUNT_ATTEMPTS_MAX):
+                    try:
+                        await self._put(session_id, mount, epoch)
+                        return
+                    except _FOR_NOW as error:
+                        if attempt == MOUNT_ATTEMPTS_MAX - 1:
+                            raise MountFailed.unknown(
+                                f"{_named(mount)} cannot be read now: {error.message}", detail=error.detail
+                            ) from error
+                        await asyncio.sleep(MOUNT_RETRY_SECONDS)
+        except TimeoutError as error:
+            raise MountFailed.unknown(
+                f"{_named(mount)} was not there within {MOUNT_SECONDS_MAX:.0f} s.", mount_id=mount.mount_id
+            ) from error
+        except MountFailed as failed:
+            log.warning("session %s: mount %s failed: %s", session_id, mount.mount_id, failed)
+            failed.mount_id = mount.mount_id
+            raise
+
+    async def _put(self, session_id: SessionId, mount: Mount, epoch: int) -> None:
+        source = self._sources.get(mount.kind)
+        if source is None:
+            raise MountFailed.unknown(f"{_named(mount)} cannot be mounted by this server.")
+        archive = source.open(session_id, mount)
+        try:
+            await self._hands.put_mount(session_id, mount, archive, epoch=epoch)
+        except (InvalidRequest, RequestTooLarge) as error:
+            raise MountFailed.unknown(f"{_named(mount)} was refused: {error.message}") from error
+        except (NotFound, LeaseLost, WorldError):
+            raise
+        except (CorralError, ValueError, OSError) as error:
+            raise MountFailed.unknown(f"{_named(mount)} cannot be read.", detail=repr(error)) from error
+        finally:
+            if (aclose := getattr(archive, "aclose", None)) is not None:
+                await aclose()
+
+
+def _named(mount: Mount) -> str:
+    return f"The {mount.kind} at {mount.path}"
