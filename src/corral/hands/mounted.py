@@ -211,12 +211,12 @@ def _is_noted(notes: Mapping[str, Mapping[str, str]], mount: Mount) -> bool:
     return note is not None and (note["digest"], note["path"]) == (mount.digest, mount.path)
 
 
-def _below(root: PurePosixPath, path: str) -> PurePosixPath:
+def _below(root: PurePosixPath, place: str) -> PurePosixPath:
     """The path relative to `root`. Raises InvalidRequest unless it is a plain one below it."""
-    found = PurePosixPath(path)
-    plain = str(found) == path and ".." not in found.parts and "\0" not in path
+    found = PurePosixPath(place)
+    plain = str(found) == place and ".." not in found.parts and "\0" not in place
     if not plain or not found.is_relative_to(root) or found == root:
-        raise InvalidRequest(f"{path!r} is no path below {root}")
+        raise InvalidRequest(f"{place!r} is no path below {root}")
     return found.relative_to(root)
 
 
