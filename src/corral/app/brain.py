@@ -44,6 +44,7 @@ def open_worker(
     event_log: Log,
     brains: Callable[[], Sequence[str]],
     hands: SessionHands,
+    blobs: BlobStore,
     stack: AsyncExitStack,
 ) -> tuple[Worker, AnthropicModel]:
     """The worker with everything its loops share, and the provider whose key may be missing.
@@ -59,7 +60,7 @@ def open_worker(
     )
     model = RoutedModel(models, {"anthropic": anthropic, **_local_models(config)})
     stack.push_async_callback(model.aclose)
-    mounting = open_mounting(ground, hands)
+    mounting = open_mounting(ground, hands, blobs)
     stack.push_async_callback(mounting.aclose)
     dispatch = Dispatch(hands, mounting)
     stack.push_async_callback(dispatch.aclose)

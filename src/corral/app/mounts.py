@@ -2,21 +2,28 @@
 
 from collections.abc import Mapping, Sequence
 
+from corral.app.files import files_of
 from corral.app.ground import Ground
 from corral.app.hands import SessionHands
+from corral.catalog.blobs import BlobStore
+from corral.hands.mount_files import FileSource
 from corral.hands.mounting import Mounting
 from corral.kernel.ids import SessionId
 from corral.session.content import Json
 from corral.session.mounts import MountSource
+from corral.store.session_resources import Resources
 
 __all__ = ["open_mounting"]
 
 
-def open_mounting(ground: Ground, hands: SessionHands) -> Mounting:
+def open_mounting(ground: Ground, hands: SessionHands, blobs: BlobStore) -> Mounting:
     """To add a kind: one line in `sources`."""
-    sources: dict[str, MountSource] = {}
+    table = Resources(ground.database, ground.clock)
 
     async def resources(session_id: SessionId) -> Sequence[Mapping[str, Json]]:
-        return ()
+        return [resource.known for resource in await table.of_session(session_id)]
 
+    sources: Mapping[str, MountSource] = {
+        "file": FileSource(files_of(ground, blobs)),
+    }
     return Mounting(hands, resources=resources, sources=sources)

@@ -172,7 +172,12 @@ async def _open(ground: Ground, keys: KeysOfThisStart, stack: AsyncExitStack) ->
         from corral.app.brain import brain_part, open_worker
 
         worker, anthropic = open_worker(
-            ground, event_log=event_log, brains=node.brains, hands=reach.hands, stack=stack
+            ground,
+            event_log=event_log,
+            brains=node.brains,
+            hands=reach.hands,
+            blobs=keeping.blobs,
+            stack=stack,
         )
         parts.append(brain_part(ground, worker, anthropic, reach, blobs=keeping.blobs))
 
