@@ -12,7 +12,7 @@ import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from decimal import ROUND_HALF_UP, Decimal
+from decimal import ROUND_HALF_UP, Decimal, InvalidOperation
 from fnmatch import fnmatchcase
 from importlib.resources import files
 from typing import Any, Literal, Protocol
@@ -151,13 +151,22 @@ class ModelTable:
         return empty.extended(data)
 
     def extended(self, data: Mapping[str, Any]) -> "ModelTable":
-        """This table with more `provider` and `model` entries; theirs win over ours, patterns too."""
+        """This table with more `provider`, `model` and `price` entries; theirs win over ours, patterns too.
+        A `price` entry (`ids` and the five rates) changes nothing else of its models.
+
+        Raises ValueError, and InvalidRequest for a price of a name that no provider claims.
+        """
+        _check_keys(data, _TABLE, "models")
         providers = [*(_provider(entry) for entry in data.get("provider", ())), *self._providers]
         table = replace(self, _providers=providers)
         models = dict(self._models)
         for entry in data.get("model", ()):
             for name in entry["ids"]:
                 models[name] = _model(name, entry, table._default(name))
+        table = replace(table, _models=models)
+        for entry in data.get("price", ()):
+            for name in entry["ids"]:
+                models[name] = _repriced(table.resolve(name), entry)
         return replace(
             table,
             _models=models,
@@ -167,6 +176,11 @@ class ModelTable:
             ),
             us_geo_multiplier=_decimal(data.get("us_geo_multiplier", self.us_geo_multiplier)),
         )
+
+    @property
+    def priced(self) -> Sequence[ModelInfo]:
+        """Models that are listed with a price, by name."""
+        return [self._models[name] for name in sorted(self._models) if self._models[name].price is not None]
 
     @property
     def patterns(self) -> Sequence[str]:
@@ -248,11 +262,27 @@ _CAPABILITIES = {
     "long_prompt",
     "fast",
 }
+_TABLE = {
+    "as_of",
+    "source",
+    "runtime_usd_per_hour",
+    "web_search_usd_per_1000",
+    "us_geo_multiplier",
+    "provider",
+    "model",
+    "price",
+}
 _RATES = ("input", "output", "cache_read", "cache_write_5m", "cache_write_1h")
 
 
 def _decimal(value: object) -> Decimal:
-    return Decimal(str(value))  # through text: a TOML float 0.1 means 0.1
+    try:
+        figure = Decimal(str(value))  # through text: a TOML float 0.1 means 0.1
+    except InvalidOperation:
+        raise ValueError(f"{value!r} is not a number") from None
+    if not figure.is_finite() or figure < 0:
+        raise ValueError(f"{value!r} is not a price: it must be 0 or more")
+    return figure
 
 
 def _check_keys(entry: Mapping[str, Any], allowed: Iterable[str], what: str) -> None:
@@ -292,6 +322,15 @@ def _info(entry: Mapping[str, Any], default: ModelInfo) -> ModelInfo:
         fast_beta=None if fast is None else fast.get("beta"),
         price=_price(entry) if "price" in entry else default.price,
     )
+
+
+def _repriced(model: ModelInfo, entry: Mapping[str, Any]) -> ModelInfo:
+    """With these rates; what multiplies them stays."""
+    rates = {name: rate for name, rate in entry.items() if name != "ids"}
+    price = _price({"price": rates})
+    if model.price is not None:
+        price = replace(model.price, **{rate: getattr(price, rate) for rate in _RATES})
+    return replace(model, price=price)
 
 
 def _price(entry: Mapping[str, Any]) -> Price:

@@ -28,6 +28,8 @@ workspaces_app = typer.Typer(
 models_app = typer.Typer(
     help="Models: which there are, and one that runs on this machine.", no_args_is_help=True
 )
+price_app = typer.Typer(help="What models cost: list, set, remove.", no_args_is_help=True)
+models_app.add_typer(price_app, name="price")
 sandboxes_app = typer.Typer(help="Sandboxes of a server's hosts: list, evict.", no_args_is_help=True)
 vault_app = typer.Typer(help="The keys that seal secrets: status, rotation.", no_args_is_help=True)
 db_app = typer.Typer(help="The database: check and upgrade its schema.", no_args_is_help=True)
@@ -223,6 +225,53 @@ def models_install(
     if name != "local":
         raise Problem(f"{name!r} cannot be installed; there is: local", exit=Exit.USAGE)
     install_local(config_from(models_dir=models_dir))
+
+
+@price_app.command("list")
+def models_price_list(config: ConfigFile = None, data_dir: DataDir = None, as_json: Json = False) -> None:
+    """What every priced model costs, and where that price is from."""
+    from corral.cli.prices import show_prices
+
+    show_prices(config_from(config, data_dir=data_dir), as_json=as_json)
+
+
+@price_app.command("set", epilog="Example: corral models price set claude-next-9 --input 3 --output 15")
+def models_price_set(
+    name: Annotated[str, typer.Argument(help="A model name that a provider claims.")],
+    input: Annotated[str, typer.Option(help="USD per million tokens read.")],
+    output: Annotated[str, typer.Option(help="USD per million tokens written.")],
+    cache_read: Annotated[
+        str | None, typer.Option(help="Read from the cache; as input unless set.")
+    ] = None,
+    cache_write_5m: Annotated[str | None, typer.Option(help="Cached for 5 minutes; as input.")] = None,
+    cache_write_1h: Annotated[str | None, typer.Option(help="Cached for an hour; as input.")] = None,
+    config: ConfigFile = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Enter a price: for a model without one, or in place of the list's. 0 is a price, too."""
+    from corral.cli.prices import set_price
+
+    set_price(
+        config_from(config, data_dir=data_dir),
+        name,
+        input=input,
+        output=output,
+        cache_read=cache_read,
+        cache_write_5m=cache_write_5m,
+        cache_write_1h=cache_write_1h,
+    )
+
+
+@price_app.command("remove")
+def models_price_remove(
+    name: Annotated[str, typer.Argument(help="As it was entered.")],
+    config: ConfigFile = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Take an entered price back: the list's is good again, or there is none."""
+    from corral.cli.prices import remove_price
+
+    remove_price(config_from(config, data_dir=data_dir), name)
 
 
 @db_app.command(

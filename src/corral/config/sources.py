@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from corral.config.check import check
+from corral.config.prices import with_prices
 from corral.config.settings import SETTINGS, Config, SettingsError, flag_of, parsed
 from corral.kernel.ids import CORRAL_KEY_PREFIX
 
@@ -61,7 +62,8 @@ def load(
         values["anthropic_api_key"] = parsed("anthropic_api_key", fallback, source="ANTHROPIC_API_KEY")
     config = Config(**values)  # type: ignore[arg-type]
     check(config)
-    return replace(config, data_dir=config.data_dir.expanduser().absolute())
+    data_dir = config.data_dir.expanduser().absolute()
+    return replace(config, data_dir=data_dir, models=with_prices(config.models, data_dir))
 
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, tuple[str, object]]:

@@ -55,7 +55,8 @@ def test_commands_in_examples_exist() -> None:
                 assert re.search(rf"^{words[1]}:", makefile, re.MULTILINE), f"{name_of(path)}: {words}"
                 continue
             assert words[1] in known, f"{name_of(path)}: {words}"
-            command = full.get(" ".join(words[:2])) or full[" ".join(words[:3])]
+            paths = (" ".join(words[:length]) for length in (2, 3, 4))
+            command = next(full[path] for path in paths if path in full)
             options = {option for parameter in command.params for option in parameter.opts}
             for word in words:
                 if word.startswith("--"):
