@@ -25,11 +25,15 @@ import typer
 from pydantic.fields import FieldInfo
 
 import corral
+import corral.conformance.cases  # fills CASES
 from corral.api.application import create_api
 from corral.api.dependencies import Dependencies
 from corral.catalog.models import ModelTable
 from corral.cli.main import app
 from corral.config import ENV_PREFIX, SETTINGS, Config, flag_of
+from corral.conformance.case import CASES
+from corral.conformance.report import covered
+from corral.conformance.surface import SURFACE
 from corral.kernel import errors, limits, metrics
 from corral.session import events
 from corral.session.fold import STATUS_AFTER
@@ -407,6 +411,25 @@ def instruments() -> str:
     return table(("name", "kind", "labels", "what it says"), rows)
 
 
+# -- conformance -----------------------------------------------------------------------------------------
+
+
+def compatibility() -> str:
+    cases = covered(CASES)
+    rows = [
+        (
+            endpoint.group,
+            f"`{endpoint.name}`",
+            f"`{endpoint.sdk}`",
+            ", ".join(name.replace("_", " ") for name in cases[endpoint.name]) or "**not there yet**",
+        )
+        for endpoint in SURFACE
+    ]
+    there = sum(bool(cases[endpoint.name]) for endpoint in SURFACE)
+    counts = f"{there} of {len(SURFACE)} endpoints, {len(CASES)} cases.\n\n"
+    return counts + table(("group", "endpoint", "SDK method", "cases"), rows)
+
+
 GENERATORS: Mapping[str, Callable[[], str]] = {
     "settings": settings,
     "cli": cli,
@@ -421,6 +444,7 @@ GENERATORS: Mapping[str, Callable[[], str]] = {
     "models": models,
     "providers": providers,
     "metrics": instruments,
+    "compatibility": compatibility,
 }
 
 

@@ -21,6 +21,7 @@ import uvicorn
 
 from corral.api.application import create_api
 from corral.api.dependencies import Check, Dependencies
+from corral.brain.models.counting import RoutedCounter
 from corral.catalog.keys import as_record, new_secret
 from corral.catalog.models import ModelTable
 from corral.catalog.vaults import VaultKey
@@ -144,6 +145,7 @@ class Server:
             kills=Kills(database, bus),
             bus=bus,
             models=ModelTable.packaged(),
+            token_counter=RoutedCounter(ModelTable.packaged(), {}),
             ids=ids,
             clock=clock,
             workspaces=hands,

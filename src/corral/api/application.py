@@ -20,6 +20,7 @@ from corral.api.routes.events import event_routes
 from corral.api.routes.kill import Kill, kill_routes
 from corral.api.routes.memories import memory_routes
 from corral.api.routes.memory_stores import memory_store_routes
+from corral.api.routes.models import model_routes
 from corral.api.routes.operations import operations_routes
 from corral.api.routes.sessions import session_routes
 from corral.api.routes.threads import thread_routes
@@ -30,6 +31,7 @@ from corral.api.schema.agents import AgentCreate, AgentUpdate
 from corral.api.schema.environments import EnvironmentCreate, EnvironmentUpdate
 from corral.api.schema.events import EventsSend
 from corral.api.schema.memory import MemoryCreate, MemoryStoreCreate, MemoryStoreUpdate, MemoryUpdate
+from corral.api.schema.models import TokenCount
 from corral.api.schema.sessions import SessionCreate, SessionUpdate
 from corral.api.schema.vaults import CredentialCreate, CredentialUpdate, VaultCreate, VaultUpdate
 from corral.api.sse import Streams
@@ -50,6 +52,7 @@ _BODIES: list[type[BaseModel]] = [
     MemoryUpdate,
     SessionCreate,
     SessionUpdate,
+    TokenCount,
     CredentialCreate,
     CredentialUpdate,
     VaultCreate,
@@ -97,6 +100,7 @@ def create_api(dependencies: Dependencies) -> FastAPI:
         *memory_store_routes(dependencies, once).routes,
         *memory_routes(dependencies, once).routes,
         *vault_routes(dependencies, once).routes,
+        *model_routes(dependencies).routes,
         *corral_routes(dependencies, authenticator, owners).routes,
         *workspace_routes(dependencies, once, authenticator).routes,
         *vault_key_routes(dependencies).routes,

@@ -7,7 +7,7 @@ from typing import Literal
 from corral.api.admission import Admission
 from corral.catalog.idempotency import IdempotencyStore
 from corral.catalog.memory.ports import Memories, MemoryStores, MemoryVersions
-from corral.catalog.models import ModelTable
+from corral.catalog.models import ModelTable, TokenCounter
 from corral.catalog.records import AgentStore, ApiKeyStore, EnvironmentStore
 from corral.catalog.vaults import CredentialStore, VaultKeyStore, VaultStore
 from corral.catalog.workspaces import WorkspaceStore
@@ -72,5 +72,6 @@ class Dependencies(Operations):
     kills: KillStore
     bus: Bus
     models: ModelTable
+    token_counter: TokenCounter
     workspaces: Workspaces
     sandboxes: SandboxDesk

@@ -1,5 +1,6 @@
 """The role `api`: the stores behind the routes."""
 
+from contextlib import AsyncExitStack
 from dataclasses import fields
 
 from fastapi import FastAPI
@@ -8,7 +9,8 @@ from corral.api.application import create_api
 from corral.api.dependencies import Dependencies, Operations
 from corral.app.ground import Ground
 from corral.app.hands import Reach
-from corral.catalog.models import ModelTable
+from corral.app.models import anthropic_model, model_table
+from corral.brain.models.counting import RoutedCounter
 from corral.store.catalog import Agents, Environments
 from corral.store.idempotency import Idempotency
 from corral.store.kill import Kills
@@ -23,9 +25,14 @@ from corral.store.vaults import Credentials, Vaults
 __all__ = ["open_api"]
 
 
-def open_api(ground: Ground, operations: Operations, *, event_log: Log, reach: Reach) -> FastAPI:
+def open_api(
+    ground: Ground, operations: Operations, *, event_log: Log, reach: Reach, stack: AsyncExitStack
+) -> FastAPI:
     """The whole API; `operations` is what every node answers."""
     database = ground.database
+    models = model_table(ground.config)
+    anthropic = anthropic_model(ground.config, models)
+    stack.push_async_callback(anthropic.aclose)
     shared = {each.name: getattr(operations, each.name) for each in fields(Operations)}
     return create_api(
         Dependencies(
@@ -43,7 +50,8 @@ def open_api(ground: Ground, operations: Operations, *, event_log: Log, reach: R
             idempotency=Idempotency(database),
             kills=Kills(database, ground.bus),
             bus=ground.bus,
-            models=ModelTable.packaged().extended(ground.config.models),
+            models=models,
+            token_counter=RoutedCounter(models, {"anthropic": anthropic}),
             workspaces=reach.hands,
             sandboxes=reach.desk,
         )

@@ -7,18 +7,18 @@ from contextlib import AsyncExitStack
 from corral.api.dependencies import Check
 from corral.app.ground import Ground
 from corral.app.hands import Reach, SessionHands
+from corral.app.models import anthropic_model, model_table
 from corral.app.mounts import open_mounting
 from corral.app.part import Part
 from corral.brain.dispatch import Dispatch
 from corral.brain.ending import TurnLimits
 from corral.brain.loop import Gear
-from corral.brain.models.anthropic import BASE_URL, AnthropicModel
+from corral.brain.models.anthropic import AnthropicModel
 from corral.brain.models.local import LocalModel
 from corral.brain.models.local_install import models_dir
 from corral.brain.models.replay import ReplayModel
 from corral.brain.models.routing import RoutedModel
 from corral.catalog.blobs import BlobStore
-from corral.catalog.models import ModelTable
 from corral.config import Config
 from corral.kernel.ids import SessionId
 from corral.kernel.limits import SWEEP_STALE_SECONDS
@@ -52,12 +52,8 @@ def open_worker(
     brains: node ids of those that share the wakes.
     """
     config, leases = ground.config, ground.leases
-    models = ModelTable.packaged().extended(config.models)
-    anthropic = AnthropicModel(
-        api_key=config.anthropic_api_key.reveal() if config.anthropic_api_key else None,
-        base_url=config.anthropic_base_url or BASE_URL,
-        models=models,
-    )
+    models = model_table(config)
+    anthropic = anthropic_model(config, models)
     model = RoutedModel(models, {"anthropic": anthropic, **_local_models(config)})
     stack.push_async_callback(model.aclose)
     mounting = open_mounting(ground, hands, blobs)

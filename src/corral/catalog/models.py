@@ -115,6 +115,14 @@ class ModelInfo:
         return self.price is not None and (speed == "standard" or self.price.fast_multiplier is not None)
 
 
+class TokenCounter(Protocol):
+    async def count_tokens(self, request: Mapping[str, Any]) -> int:
+        """Tokens of the prompt of a Messages request, whose model the table knows.
+
+        Raises InvalidRequest: its provider refuses the request, or cannot count; WorldError (retryable).
+        """
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Provider:
     patterns: Sequence[str]
@@ -186,6 +194,12 @@ class ModelTable:
     def patterns(self) -> Sequence[str]:
         """Every name pattern a provider claims."""
         return [pattern for provider in self._providers for pattern in provider.patterns]
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Every name that is known by itself, in the order of the table, and patterns that are names."""
+        plain = [pattern for pattern in self.patterns if not set(pattern) & set("*?[")]
+        return list(dict.fromkeys([*self._models, *plain]))
 
     def resolve(self, name: str) -> ModelInfo:
         """The model with this name. Raises InvalidRequest listing the known patterns."""

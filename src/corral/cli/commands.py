@@ -137,6 +137,40 @@ def demo(
 
 
 @app.command(
+    epilog="Examples: corral conformance | corral conformance --no-model --group agents,vaults | "
+    "corral conformance --base-url https://corral.example --junit report.xml. "
+    "Exit code 1: a case failed."
+)
+def conformance(
+    base_url: Annotated[Text, typer.Option(help="The server; the one on this machine unless set.")] = None,
+    api_key: Annotated[
+        Text,
+        typer.Option(
+            help="Its key. Others on this machine see it here: better set CONFORMANCE_API_KEY.",
+            envvar="CONFORMANCE_API_KEY",
+        ),
+    ] = None,
+    model: Annotated[
+        str, typer.Option(help="The model of the agents that cases make.")
+    ] = "claude-haiku-4-5",
+    no_model: Annotated[bool, typer.Option("--no-model", help="Only cases that need no model.")] = False,
+    groups: Annotated[Text, typer.Option("--group", help="Only these, by comma.")] = None,
+    only: Annotated[Text, typer.Option(help="Only cases with this in their name.")] = None,
+    junit: Annotated[Path | None, typer.Option(help="Write a JUnit report there.")] = None,
+    data_dir: ServedDir = None,
+    as_json: Json = False,
+) -> int:
+    """Ask a server, ours or any other, everything an official client may ask, and say where it differs."""
+    from corral.cli.conformance import Asked, conformance, target
+
+    server = target(
+        base_url, api_key, model=model, config=config_from(data_dir=data_dir), is_here=data_dir is not None
+    )
+    asked = Asked(groups=groups, only=only, uses_model=not no_model, junit=junit)
+    return conformance(server, asked, shows_json=as_json)
+
+
+@app.command(
     epilog="Examples: corral chaos | corral chaos --cluster postgres --seconds 600 | "
     "corral chaos --kills 2000 --seed 7 | corral chaos --replay FILE. "
     "It needs no key and touches no server but its own. Exit code 1: a law was broken."

@@ -41,6 +41,7 @@ INPUT_SCHEMA_DEPTH_MAX = 64  # levels; JSON writers give up at a few hundred
 MODEL_BLOCK_DEPTH_MAX = 128  # levels of a block of a reply, which must fit into a request and the log
 TOOL_NAME_CHARS_MAX, TOOL_DESCRIPTION_CHARS_MAX = 128, 100_000
 THREAD_PAGE_LIMIT_MAX = 1000
+MODEL_PAGE_LIMIT_MAX = 1000
 INBOX_INTERRUPTS_MAX = 10  # beyond INBOX_EVENTS_MAX, for interrupts alone
 INBOX_EVENTS_MAX = 1000  # unprocessed inputs of one session; the next send gets 429
 
@@ -152,6 +153,7 @@ MODEL_BACKOFF_SECONDS, MODEL_BACKOFF_SECONDS_MAX = 1.0, 60.0
 MODEL_RETRY_AFTER_SECONDS_MAX = 300.0  # a longer retry-after ends the turn instead of holding it
 MODEL_SILENCE_SECONDS_MAX = 300.0  # no byte for this long: the stream is broken
 MODEL_CONNECT_SECONDS = 10.0  # a provider that does not accept within this is down
+MODEL_COUNT_SECONDS_MAX = 30.0  # counting tokens is quick, and a client waits for it
 MODEL_DRAIN_SECONDS = 1.0  # after the terminal event: how long to wait for the end, to reuse the connection
 MODEL_MESSAGE_CHARS_MAX = 500  # of a provider's error message shown to the user
 MODEL_KEEPALIVE_SECONDS = 90.0  # an unused connection to the provider; tool rounds are seconds apart

@@ -33,9 +33,11 @@ from typing import Any, cast
 import httptools
 
 from corral.session.content import Json
-from corral.testing.messages_reply import Answer, HttpError, Reply
+from corral.testing.messages_reply import Answer, Counted, HttpError, Reply
 from corral.testing.messages_rules import broken_rule
 
+_COUNT_PATH = "/v1/messages/count_tokens"
+BYTES_PER_TOKEN = 4  # of a body whose tokens are counted
 REQUESTS_KEPT_MAX = 2_000  # recorded requests with their bodies; benchmarks forget the older ones
 
 
@@ -163,10 +165,13 @@ class MessagesApi:
             if number <= self.count and not arrival.done():
                 arrival.set_result(None)
         self._waiting = [(n, arrival) for n, arrival in self._waiting if not arrival.done()]
-        if request.path.partition("?")[0] != "/v1/messages" or request.method != "POST":
+        path = request.path.partition("?")[0]
+        if path not in ("/v1/messages", _COUNT_PATH) or request.method != "POST":
             return HttpError(status=404, message=f"no such endpoint: {request.method} {request.path}")
         if self.api_key is not None and request.api_key != self.api_key:
             return HttpError(status=401)
+        if path == _COUNT_PATH:
+            return Counted(input_tokens=len(request.body) // BYTES_PER_TOKEN)
         if self.is_strict and (broken := broken_rule(request.json)) is not None:
             return HttpError(status=400, message=broken)
         if callable(self.script):
@@ -239,7 +244,9 @@ class _Connection(asyncio.Protocol):
         answer = self._api.answer(request)
         if isinstance(answer, HttpError):
             self._send_error(answer, request)
-        elif b'"stream":true' not in request.body and not request.json.get("stream"):
+        elif isinstance(answer, Counted) or (
+            b'"stream":true' not in request.body and not request.json.get("stream")
+        ):
             self._send(200, "application/json", request, {}, answer.message)
         elif answer.is_plain:
             chunk = answer.stream

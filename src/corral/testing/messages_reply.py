@@ -221,4 +221,15 @@ class HttpError:
         return json.dumps({"type": "error", "error": error, "request_id": request_id}).encode()
 
 
-Answer = Reply | HttpError
+@dataclass(frozen=True, kw_only=True)
+class Counted:
+    """The answer of `/v1/messages/count_tokens`."""
+
+    input_tokens: int
+
+    @property
+    def message(self) -> bytes:
+        return json.dumps({"input_tokens": self.input_tokens, "context_management": None}).encode()
+
+
+Answer = Reply | HttpError | Counted

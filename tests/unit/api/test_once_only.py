@@ -8,6 +8,7 @@ import corral.api.routes
 
 EXCEPTIONS = {
     "archive_thread": "always refused: only primary threads exist",
+    "count_tokens": "changes nothing",
     "create_key": "a key is refused: the answer holds a secret that is stored nowhere",
     "revoke_key": "safe to repeat as it is",
     "rotate_vault_key": "safe to repeat: a rotation that was asked for is asked for",

@@ -108,7 +108,7 @@ WRONG = [
     ),
     (SessionCreate, {**SESSION, "resources": [{"type": "file"}]}, "resources: resources are not available"),
     (SessionCreate, {**SESSION, "vault_ids": ["vlt_1"] * 51}, "vault_ids: "),
-    (SessionCreate, {**SESSION, "budget": {"type": "limit"}}, "budget: budgets are not"),
+    (SessionCreate, {**SESSION, "budget": {"type": "limit"}}, "budget.max_list_cost: "),
     (SessionCreate, {**SESSION, "agent": {"type": "agent", "id": "a", "model": "m"}}, "agent.model: Extra"),
     (SessionCreate, {**SESSION, "agent": {"id": "a"}}, "agent.type: "),
     (
@@ -118,7 +118,7 @@ WRONG = [
     ),
     (SessionCreate, {**SESSION, "initial_events": [{"type": "system.message"}]}, "initial_events.0.type: "),
     (SessionUpdate, {"vault_ids": []}, "vault_ids: vault_ids cannot be changed"),
-    (SessionUpdate, {"budget": {"type": "limit"}}, "budget: "),
+    (SessionUpdate, {"budget": {"type": "limit"}}, "budget.max_list_cost: "),
     (SessionUpdate, {"agent": {"model": "x"}}, "agent.model: Extra"),
     (SessionUpdate, {"environment_id": "x"}, "environment_id: Extra"),
     (EventsSend, events(), "events: "),

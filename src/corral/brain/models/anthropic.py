@@ -33,6 +33,7 @@ from corral.kernel.errors import InvalidRequest
 from corral.kernel.ids import CORRAL_KEY_PREFIX
 from corral.kernel.limits import (
     MODEL_CONNECT_SECONDS,
+    MODEL_COUNT_SECONDS_MAX,
     MODEL_DRAIN_SECONDS,
     MODEL_KEEPALIVE_SECONDS,
     MODEL_MESSAGE_CHARS_MAX,
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     import anthropic
 
 BASE_URL = "https://api.anthropic.com"
+_COUNTING_BETA = "token-counting-2024-11-01"
 _THINKING_TOKENS_MIN = 1024  # the API's lower bound of a thinking budget
 
 
@@ -140,6 +142,31 @@ class AnthropicModel:
         except (BrokenStream, orjson.JSONDecodeError, UnicodeDecodeError) as error:
             raise _broken("sent a malformed stream") from error
         raise _broken("ended its stream before the message was complete")
+
+    async def count_tokens(self, request: Mapping[str, Json]) -> int:
+        """`catalog.models.TokenCounter`, of this provider's models: the provider counts."""
+        if self.problem is not None:
+            raise InvalidRequest(self.problem)
+        if not self._pools:
+            await self.warm()
+        import anthropic
+        from anthropic.types.beta import BetaMessageTokensCount
+
+        headers = {"content-type": "application/json", "anthropic-beta": _COUNTING_BETA}
+        try:
+            async with asyncio.timeout(MODEL_COUNT_SECONDS_MAX), self._client() as client:
+                counted = await client.post(
+                    "/v1/messages/count_tokens?beta=true",
+                    content=orjson.dumps(request),
+                    options={"headers": headers},
+                    cast_to=BetaMessageTokensCount,
+                )
+        except anthropic.APIStatusError as error:
+            failure = self._status_failure(error)
+            raise failure if failure.retryable else InvalidRequest(failure.message) from error
+        except (TimeoutError, anthropic.APIConnectionError, httpx2.TransportError) as error:
+            raise _broken("did not count the tokens") from error
+        return counted.input_tokens
 
     @asynccontextmanager
     async def _client(self) -> "AsyncIterator[anthropic.AsyncAnthropic]":

@@ -1,0 +1,325 @@
+// The official TypeScript SDK, unmodified, against a server: one step per thing a client does.
+//
+//   ANTHROPIC_BASE_URL=... ANTHROPIC_API_KEY=... node suite.mjs        prints one line of JSON per step
+//
+// A step says which endpoints it covers; tests/sdk/test_typescript.py fails when one in scope is covered by none.
+
+import Anthropic from "@anthropic-ai/sdk";
+import assert from "node:assert/strict";
+import { randomBytes } from "node:crypto";
+
+const client = new Anthropic({ maxRetries: 2, timeout: 60_000 });
+const beta = client.beta;
+const model = process.env.MODEL ?? "claude-haiku-4-5";
+const steps = [];
+const step = (covers, name, run) => steps.push({ covers, name, run });
+const word = () => randomBytes(4).toString("hex");
+
+const all = async (page) => {
+  const found = [];
+  for await (const item of page) found.push(item);
+  return found;
+};
+const refused = async (status, run) => {
+  await assert.rejects(run, (error) => error instanceof Anthropic.APIError && error.status === status);
+};
+const newAgent = (fields = {}) => beta.agents.create({ name: `ts-${word()}`, model, ...fields });
+const newEnvironment = () => beta.environments.create({ name: `ts-${word()}`, config: { type: "cloud" } });
+const newSession = async (agentFields = {}, fields = {}) => {
+  const [agent, environment] = await Promise.all([newAgent(agentFields), newEnvironment()]);
+  return beta.sessions.create({ agent: agent.id, environment_id: environment.id, ...fields });
+};
+const message = (text) => ({ type: "user.message", content: [{ type: "text", text }] });
+// Everything on the stream from sending `events` to the next idle.
+const turn = async (sessionId, events, threadId) => {
+  const seen = [];
+  const stream = threadId
+    ? await beta.sessions.threads.events.stream(threadId, { session_id: sessionId })
+    : await beta.sessions.events.stream(sessionId);
+  const last = threadId ? "session.thread_status_idle" : "session.status_idle";
+  await beta.sessions.events.send(sessionId, { events });
+  for await (const event of stream) {
+    seen.push(event);
+    if (event.type === last) break;
+  }
+  return seen;
+};
+const textOf = (events) =>
+  events
+    .filter((event) => event.type === "agent.message")
+    .flatMap((event) => event.content)
+    .map((block) => block.text)
+    .join("");
+
+// -- agents ------------------------------------------------------------------------------------------
+
+step(
+  [
+    "POST /v1/agents",
+    "GET /v1/agents/{agent_id}",
+    "POST /v1/agents/{agent_id}",
+    "GET /v1/agents/{agent_id}/versions",
+    "GET /v1/agents",
+    "POST /v1/agents/{agent_id}/archive",
+  ],
+  "an agent from create to archive",
+  async () => {
+    const agent = await newAgent({ system: "one", tools: [{ type: "agent_toolset_20260401" }] });
+    assert.deepEqual(await beta.agents.retrieve(agent.id), agent);
+    const second = await beta.agents.update(agent.id, { version: 1, system: "two" });
+    assert.equal(second.version, 2);
+    await refused(409, () => beta.agents.update(agent.id, { version: 1, system: "three" }));
+    const versions = await all(beta.agents.versions.list(agent.id));
+    assert.deepEqual(versions.map((each) => each.version), [2, 1]);
+    const first = await beta.agents.retrieve(agent.id, { version: 1 });
+    assert.equal(first.system, "one");
+    assert.ok((await all(beta.agents.list({ limit: 100 }))).some((each) => each.id === agent.id));
+    assert.ok((await beta.agents.archive(agent.id)).archived_at);
+    await refused(404, () => beta.agents.retrieve("agent_01AAAAAAAAAAAAAAAAAAAAAA"));
+  },
+);
+
+// -- environments ------------------------------------------------------------------------------------
+
+step(
+  [
+    "POST /v1/environments",
+    "GET /v1/environments/{environment_id}",
+    "POST /v1/environments/{environment_id}",
+    "GET /v1/environments",
+    "POST /v1/environments/{environment_id}/archive",
+    "DELETE /v1/environments/{environment_id}",
+  ],
+  "an environment from create to delete",
+  async () => {
+    const made = await newEnvironment();
+    assert.deepEqual(await beta.environments.retrieve(made.id), made);
+    const changed = await beta.environments.update(made.id, { description: "two" });
+    assert.equal(changed.description, "two");
+    assert.ok((await all(beta.environments.list({ limit: 100 }))).some((each) => each.id === made.id));
+    assert.ok((await beta.environments.archive(made.id)).archived_at);
+    assert.equal((await beta.environments.delete(made.id)).type, "environment_deleted");
+    await refused(404, () => beta.environments.retrieve(made.id));
+  },
+);
+
+// -- sessions ----------------------------------------------------------------------------------------
+
+step(
+  [
+    "POST /v1/sessions",
+    "GET /v1/sessions/{session_id}",
+    "POST /v1/sessions/{session_id}",
+    "GET /v1/sessions",
+    "POST /v1/sessions/{session_id}/archive",
+    "DELETE /v1/sessions/{session_id}",
+  ],
+  "a session from create to delete",
+  async () => {
+    const session = await newSession({}, { title: "one", metadata: { a: "1" } });
+    assert.equal((await beta.sessions.retrieve(session.id)).status, "idle");
+    const changed = await beta.sessions.update(session.id, { title: "two", metadata: { a: null, b: "2" } });
+    assert.deepEqual([changed.title, changed.metadata], ["two", { b: "2" }]);
+    const listed = await all(beta.sessions.list({ agent_id: session.agent.id, limit: 1, order: "asc" }));
+    assert.deepEqual(listed.map((each) => each.id), [session.id]);
+    assert.equal((await beta.sessions.archive(session.id)).status, "terminated");
+    await refused(409, () => beta.sessions.events.send(session.id, { events: [message("x")] }));
+    assert.equal((await beta.sessions.delete(session.id)).type, "session_deleted");
+    await refused(404, () => beta.sessions.retrieve(session.id));
+  },
+);
+
+step(
+  [
+    "GET /v1/sessions/{session_id}/threads",
+    "GET /v1/sessions/{session_id}/threads/{thread_id}",
+    "GET /v1/sessions/{session_id}/threads/{thread_id}/events",
+    "GET /v1/sessions/{session_id}/threads/{thread_id}/stream",
+    "POST /v1/sessions/{session_id}/threads/{thread_id}/archive",
+  ],
+  "the primary thread of a session",
+  async () => {
+    const session = await newSession();
+    const [thread] = await all(beta.sessions.threads.list(session.id));
+    const at = { session_id: session.id };
+    assert.equal((await beta.sessions.threads.retrieve(thread.id, at)).status, "idle");
+    const said = word();
+    const asked = message(`Answer with exactly this word and nothing else: ${said}`);
+    const seen = await turn(session.id, [asked], thread.id);
+    assert.ok(textOf(seen).includes(said));
+    assert.ok((await all(beta.sessions.threads.events.list(thread.id, at))).length >= 3);
+    await refused(400, () => beta.sessions.threads.archive(thread.id, at));
+  },
+);
+
+// -- events ------------------------------------------------------------------------------------------
+
+step(
+  [
+    "POST /v1/sessions/{session_id}/events",
+    "GET /v1/sessions/{session_id}/events",
+    "GET /v1/sessions/{session_id}/events/stream",
+  ],
+  "a turn with a command in the sandbox",
+  async () => {
+    const session = await newSession({ tools: [{ type: "agent_toolset_20260401" }] });
+    const said = word();
+    const asked = `Use the bash tool once, with exactly this command: echo ${said}\nThen answer with its output only.`;
+    const seen = await turn(session.id, [message(asked)]);
+    const use = seen.find((event) => event.type === "agent.tool_use");
+    const result = seen.find((event) => event.type === "agent.tool_result");
+    assert.equal(result.tool_use_id, use.id);
+    assert.ok(result.content[0].text.includes(said));
+    assert.equal(seen.at(-1).stop_reason.type, "end_turn");
+    const listed = await all(beta.sessions.events.list(session.id, { limit: 3 }));
+    const ids = (events) => [...new Set(events.map((event) => event.id))].sort(); // what was queued comes twice
+    assert.deepEqual(ids(listed), ids(seen));
+  },
+);
+
+step(["POST /v1/sessions/{session_id}/events"], "a custom tool answered by the client", async () => {
+  const session = await newSession({
+    tools: [
+      {
+        type: "custom",
+        name: "look_up",
+        description: "Looks a word up.",
+        input_schema: { type: "object", properties: { word: { type: "string" } }, required: ["word"] },
+      },
+    ],
+  });
+  const asked = "Use the look_up tool once, with exactly this word: tree\nThen answer with its result only.";
+  const seen = await turn(session.id, [message(asked)]);
+  const use = seen.find((event) => event.type === "agent.custom_tool_use");
+  assert.deepEqual(seen.at(-1).stop_reason, { type: "requires_action", event_ids: [use.id] });
+  const meaning = word();
+  const more = await turn(session.id, [
+    {
+      type: "user.custom_tool_result",
+      custom_tool_use_id: use.id,
+      content: [{ type: "text", text: meaning }],
+    },
+  ]);
+  assert.ok(textOf(more).includes(meaning));
+});
+
+step(["POST /v1/sessions/{session_id}/events"], "an interrupt in the middle of a command", async () => {
+  const session = await newSession({ tools: [{ type: "agent_toolset_20260401" }] });
+  const stream = await beta.sessions.events.stream(session.id);
+  const asked = "Use the bash tool once, with exactly this command: sleep 60 && echo late\nThen answer.";
+  await beta.sessions.events.send(session.id, { events: [message(asked)] });
+  for await (const event of stream) {
+    if (event.type === "agent.tool_use")
+      await beta.sessions.events.send(session.id, { events: [{ type: "user.interrupt" }] });
+    if (event.type === "session.status_idle") break;
+  }
+  await refused(400, () => beta.sessions.events.send(session.id, { events: [{ type: "user.nonsense" }] }));
+});
+
+// -- vaults ------------------------------------------------------------------------------------------
+
+step(
+  [
+    "POST /v1/vaults",
+    "GET /v1/vaults/{vault_id}",
+    "POST /v1/vaults/{vault_id}",
+    "GET /v1/vaults",
+    "POST /v1/vaults/{vault_id}/archive",
+    "DELETE /v1/vaults/{vault_id}",
+    "POST /v1/vaults/{vault_id}/credentials",
+    "GET /v1/vaults/{vault_id}/credentials/{credential_id}",
+    "POST /v1/vaults/{vault_id}/credentials/{credential_id}",
+    "GET /v1/vaults/{vault_id}/credentials",
+    "POST /v1/vaults/{vault_id}/credentials/{credential_id}/archive",
+    "DELETE /v1/vaults/{vault_id}/credentials/{credential_id}",
+  ],
+  "a vault and its credential",
+  async () => {
+    const vault = await beta.vaults.create({ display_name: `ts-${word()}` });
+    assert.deepEqual(await beta.vaults.retrieve(vault.id), vault);
+    assert.deepEqual((await beta.vaults.update(vault.id, { metadata: { a: "1" } })).metadata, { a: "1" });
+    assert.ok((await all(beta.vaults.list({ limit: 100 }))).some((each) => each.id === vault.id));
+    const at = { vault_id: vault.id };
+    const auth = { type: "static_bearer", mcp_server_url: "https://a.example/mcp", token: "canary-value" };
+    const made = await beta.vaults.credentials.create(vault.id, { auth });
+    assert.ok(!JSON.stringify(made).includes("canary-value"));
+    const changed = await beta.vaults.credentials.update(made.id, { ...at, display_name: "two" });
+    assert.equal(changed.display_name, "two");
+    assert.equal((await beta.vaults.credentials.retrieve(made.id, at)).id, made.id);
+    assert.equal((await all(beta.vaults.credentials.list(vault.id))).length, 1);
+    assert.ok((await beta.vaults.credentials.archive(made.id, at)).archived_at);
+    assert.equal((await beta.vaults.credentials.delete(made.id, at)).type, "vault_credential_deleted");
+    assert.ok((await beta.vaults.archive(vault.id)).archived_at);
+    assert.equal((await beta.vaults.delete(vault.id)).type, "vault_deleted");
+  },
+);
+
+// -- memory stores -----------------------------------------------------------------------------------
+
+step(
+  [
+    "POST /v1/memory_stores",
+    "GET /v1/memory_stores/{memory_store_id}",
+    "POST /v1/memory_stores/{memory_store_id}",
+    "GET /v1/memory_stores",
+    "POST /v1/memory_stores/{memory_store_id}/archive",
+    "DELETE /v1/memory_stores/{memory_store_id}",
+    "POST /v1/memory_stores/{memory_store_id}/memories",
+    "GET /v1/memory_stores/{memory_store_id}/memories/{memory_id}",
+    "POST /v1/memory_stores/{memory_store_id}/memories/{memory_id}",
+    "GET /v1/memory_stores/{memory_store_id}/memories",
+    "DELETE /v1/memory_stores/{memory_store_id}/memories/{memory_id}",
+    "GET /v1/memory_stores/{memory_store_id}/memory_versions",
+    "GET /v1/memory_stores/{memory_store_id}/memory_versions/{memory_version_id}",
+    "POST /v1/memory_stores/{memory_store_id}/memory_versions/{memory_version_id}/redact",
+  ],
+  "a memory store, its memories and their versions",
+  async () => {
+    const store = await beta.memoryStores.create({ name: `ts-${word()}` });
+    assert.deepEqual(await beta.memoryStores.retrieve(store.id), store);
+    assert.equal((await beta.memoryStores.update(store.id, { description: "two" })).description, "two");
+    assert.ok((await all(beta.memoryStores.list({ limit: 100 }))).some((each) => each.id === store.id));
+    const at = { memory_store_id: store.id };
+    const made = await beta.memoryStores.memories.create(store.id, { path: "/a.md", content: "one" });
+    const changed = await beta.memoryStores.memories.update(made.id, { ...at, content: "two", view: "full" });
+    assert.equal(changed.content, "two");
+    assert.equal((await beta.memoryStores.memories.retrieve(made.id, { ...at, view: "full" })).content, "two");
+    assert.equal((await all(beta.memoryStores.memories.list(store.id))).length, 1);
+    const versions = await all(beta.memoryStores.memoryVersions.list(store.id, { memory_id: made.id }));
+    assert.deepEqual(versions.map((each) => each.operation), ["modified", "created"]);
+    assert.ok((await beta.memoryStores.memoryVersions.redact(versions[1].id, at)).redacted_at);
+    assert.ok((await beta.memoryStores.memoryVersions.retrieve(versions[1].id, at)).redacted_at);
+    await beta.memoryStores.memories.delete(made.id, at);
+    await refused(404, () => beta.memoryStores.memories.retrieve(made.id, at));
+    assert.ok((await beta.memoryStores.archive(store.id)).archived_at);
+    assert.equal((await beta.memoryStores.delete(store.id)).type, "memory_store_deleted");
+  },
+);
+
+// -- models ------------------------------------------------------------------------------------------
+
+step(
+  ["GET /v1/models", "GET /v1/models/{model_id}", "POST /v1/messages/count_tokens"],
+  "models and token counting",
+  async () => {
+    const models = await all(beta.models.list({ limit: 2 }));
+    assert.ok(models.length > 2);
+    assert.equal((await beta.models.retrieve(models[0].id)).id, models[0].id);
+    await refused(404, () => beta.models.retrieve("no-such-model"));
+    const counted = await beta.messages.countTokens({ model, messages: [{ role: "user", content: "How many?" }] });
+    assert.ok(counted.input_tokens > 0);
+  },
+);
+
+// -- run them ----------------------------------------------------------------------------------------
+
+for (const { covers, name, run } of steps) {
+  let failure = null;
+  try {
+    await run();
+  } catch (error) {
+    failure = String(error?.stack ?? error);
+  }
+  console.log(JSON.stringify({ name, covers, failure }));
+}
+process.exit(0); // streams that were left in the middle keep their connections
