@@ -257,9 +257,7 @@ async def keep_files(store: Store, record: SessionRecord, content: bytes = b"kep
     copy = FileCopy(source.file_id, FileId(store.ids.mint("file")))
     resource = Resource(body={"id": "sesrsc_1", "type": "file", "file_id": copy.to_id})
     new = NewResource(resource=resource, copies=[copy])
-    await Resources(store.database, store.clock).add(
-        record.session_id, new, lambda _: None, workspace_id=DEFAULT_WORKSPACE
-    )
+    await Resources(store.database, store.clock).add(record.session_id, new, lambda _: None)
     await files.table.expect(f"files/{store.ids.mint('blob')}")
     return source
 

@@ -63,7 +63,7 @@ async def test_a_file_lives_and_goes(kept: Kept) -> None:
     assert await kept.content(record, start=2, end=5) == b"234"
     session = await kept.stores.session()
     new = mount(kept.stores, record)
-    await kept.stores.resources.add(session.session_id, new, lambda _: None, workspace_id=DEFAULT_WORKSPACE)
+    await kept.stores.resources.add(session.session_id, new, lambda _: None)
     read = kept.files.read_of_session(session.session_id, new.copies[0].to_id)
     assert [chunk async for chunk in read] == [b"0123456789"]
     with pytest.raises(NotFound):

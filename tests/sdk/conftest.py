@@ -22,6 +22,7 @@ import uvicorn
 from corral.api.application import create_api
 from corral.api.dependencies import Check, Dependencies
 from corral.brain.models.counting import RoutedCounter
+from corral.catalog.files import Files
 from corral.catalog.keys import as_record, new_secret
 from corral.catalog.models import ModelTable
 from corral.catalog.vaults import VaultKey
@@ -32,10 +33,12 @@ from corral.orchestrator.sandboxes import Desk, OneHost
 from corral.session.events import Event, parse
 from corral.session.lease import Claim
 from corral.session.log import Append, Derived, NewEvent
+from corral.store.blobs import LocalBlobs
 from corral.store.bus import LocalBus
 from corral.store.catalog import Agents, Environments
 from corral.store.checkpoints import Checkpoints
 from corral.store.database import Database
+from corral.store.files import FileRows
 from corral.store.idempotency import Idempotency
 from corral.store.keys import ApiKeys
 from corral.store.kill import Kills
@@ -43,6 +46,7 @@ from corral.store.log import Log
 from corral.store.memory.memories import MemoryTable
 from corral.store.memory.stores import MemoryStoreTable
 from corral.store.memory.versions import MemoryVersionTable
+from corral.store.session_resources import Resources
 from corral.store.sessions import Sessions
 from corral.store.vault_keys import VaultKeys
 from corral.store.vaults import Credentials, Vaults
@@ -125,6 +129,7 @@ class Server:
         keys = ApiKeys(database)
         await keys.add(as_record(self.key, name="test", ids=ids, now=clock.now()))
         self.database = database
+        self.blobs = blobs = await LocalBlobs.open(self._directory / "blobs")
         self.vault_keys = self._directory / "vault.keys"
         key_id, public_key = KeyRing(FileKeys(self.vault_keys)).newer_than(None, now=clock.now())
         await VaultKeys(database).add_first(VaultKey(key_id=key_id, public_key=public_key), now=clock.now())
@@ -138,6 +143,8 @@ class Server:
             vault_keys=VaultKeys(database),
             api_keys=keys,
             workspace_records=Workspaces(database),
+            files=Files(FileRows(database, bytes_max=2**30), blobs, ids=ids, clock=clock),
+            resources=Resources(database, clock),
             memory_stores=MemoryStoreTable(database),
             memories=MemoryTable(database, ids),
             memory_versions=MemoryVersionTable(database),

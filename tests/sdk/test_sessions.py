@@ -73,7 +73,10 @@ def test_agent_choices(client, environment_id) -> None:
 @pytest.mark.parametrize(
     ("fields", "named"),
     [
-        ({"resources": [{"type": "file", "file_id": "file_1"}]}, "resources"),
+        (
+            {"resources": [{"type": "github_repository", "url": "https://github.com/o/r"}]},
+            "resources.0.type: 'github_repository' resources are not available",
+        ),
         ({"budget": {"type": "limit", "max_list_cost": {"amount": "01", "currency": "USD"}}}, "budget"),
         (
             {"initial_events": [{"type": "user.define_outcome", "description": "d", "rubric": {}}]},

@@ -23,6 +23,8 @@ BODIES: Mapping[str, Any] = {
     "POST /v1/environments/{environment_id}": {"description": "changed"},
     "POST /v1/sessions": {"agent": "{agent_id}", "environment_id": "{environment_id}"},
     "POST /v1/sessions/{session_id}": {"title": "changed"},
+    "POST /v1/sessions/{session_id}/resources": {"type": "file", "file_id": "{file_id}"},
+    "POST /v1/sessions/{session_id}/resources/{resource_id}": {"authorization_token": "t"},
     "POST /v1/sessions/{session_id}/events": {"events": [{"type": "user.message", "content": [TEXT]}]},
     "POST /v1/memory_stores/{memory_store_id}": {"description": "changed"},
     "POST /v1/memory_stores/{memory_store_id}/memories": {"path": "/b", "content": "b"},
@@ -40,6 +42,7 @@ BODIES: Mapping[str, Any] = {
 NAMES_NOTHING = {
     "POST /v1/agents",
     "POST /v1/environments",
+    "POST /v1/files",
     "POST /v1/memory_stores",
     "POST /v1/vaults",
     "POST /corral/v1/keys",
@@ -64,6 +67,9 @@ OWNER_GETS: Mapping[str, set[int]] = {
     "PUT /corral/v1/sessions/{session_id}/workspace": {529},
     "POST /corral/v1/sandboxes/{session_id}/evict": {404},  # in words of its own
     "DELETE /v1/environments/{environment_id}": {409},  # a session is on it
+    # an upload, which is a file and no repository
+    "GET /v1/files/{file_id}/content": {400},
+    "POST /v1/sessions/{session_id}/resources/{resource_id}": {400},
     # only a primary thread, only bearer tokens
     "POST /v1/sessions/{session_id}/threads/{thread_id}/archive": {400},
     "POST /v1/vaults/{vault_id}/credentials/{credential_id}/mcp_oauth_validate": {400},
@@ -119,6 +125,11 @@ def world(owner: Someone) -> dict[str, str]:
     ids["session_id"] = made(
         "/v1/sessions", {"agent": ids["agent_id"], "environment_id": ids["environment_id"]}
     )
+    upload = http.post("/v1/files", files={"file": ("a.txt", b"theirs")})
+    ids["file_id"] = upload.json()["id"]
+    path = f"/v1/sessions/{ids['session_id']}"
+    mount = {"type": "file", "file_id": ids["file_id"], "mount_path": "/a"}
+    ids["resource_id"] = made(f"{path}/resources", mount)
     path = f"/v1/sessions/{ids['session_id']}/threads"
     ids["thread_id"] = http.get(path).json()["data"][0]["id"]
     path = f"/v1/memory_stores/{ids['memory_store_id']}"

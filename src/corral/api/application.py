@@ -13,15 +13,18 @@ from corral.api.guard import SessionOwners, guard
 from corral.api.idempotency import OnceOnly
 from corral.api.openapi import document
 from corral.api.operations import enclose
+from corral.api.resources import ResourceKinds
 from corral.api.routes.agents import agent_routes
 from corral.api.routes.corral import KeyCreate, corral_routes
 from corral.api.routes.environments import environment_routes
 from corral.api.routes.events import event_routes
+from corral.api.routes.files import file_routes
 from corral.api.routes.kill import Kill, kill_routes
 from corral.api.routes.memories import memory_routes
 from corral.api.routes.memory_stores import memory_store_routes
 from corral.api.routes.models import model_routes
 from corral.api.routes.operations import operations_routes
+from corral.api.routes.resources import resource_routes
 from corral.api.routes.sessions import session_routes
 from corral.api.routes.threads import thread_routes
 from corral.api.routes.vault_keys import vault_key_routes
@@ -32,6 +35,7 @@ from corral.api.schema.environments import EnvironmentCreate, EnvironmentUpdate
 from corral.api.schema.events import EventsSend
 from corral.api.schema.memory import MemoryCreate, MemoryStoreCreate, MemoryStoreUpdate, MemoryUpdate
 from corral.api.schema.models import TokenCount
+from corral.api.schema.resources import FileAdd, ResourceUpdate
 from corral.api.schema.sessions import SessionCreate, SessionUpdate
 from corral.api.schema.vaults import CredentialCreate, CredentialUpdate, VaultCreate, VaultUpdate
 from corral.api.sse import Streams
@@ -44,12 +48,14 @@ _BODIES: list[type[BaseModel]] = [
     EnvironmentCreate,
     EnvironmentUpdate,
     EventsSend,
+    FileAdd,
     KeyCreate,
     Kill,
     MemoryCreate,
     MemoryStoreCreate,
     MemoryStoreUpdate,
     MemoryUpdate,
+    ResourceUpdate,
     SessionCreate,
     SessionUpdate,
     TokenCount,
@@ -87,16 +93,19 @@ def create_api(dependencies: Dependencies) -> FastAPI:
     owners = SessionOwners(dependencies.sessions)
     once = OnceOnly(dependencies.idempotency)
     streams = Streams(dependencies)
+    kinds = ResourceKinds(dependencies)
     api.state.streams, api.state.authenticator = streams, authenticator
     # The router tries routes in order: the hot ones first.
     # One flat list: an included router would be a second dispatch per request.
     api.router.routes += [
         *event_routes(dependencies, once).routes,
         *(Route(path, streams, methods=["GET"]) for path in _STREAMS),
-        *session_routes(dependencies, once, owners).routes,
+        *session_routes(dependencies, once, owners, kinds).routes,
+        *resource_routes(dependencies, once, kinds).routes,
         *thread_routes(dependencies).routes,
         *agent_routes(dependencies, once).routes,
         *environment_routes(dependencies, once).routes,
+        *file_routes(dependencies, once).routes,
         *memory_store_routes(dependencies, once).routes,
         *memory_routes(dependencies, once).routes,
         *vault_routes(dependencies, once).routes,

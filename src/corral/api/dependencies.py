@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from corral.api.admission import Admission
+from corral.catalog.files import Files
 from corral.catalog.idempotency import IdempotencyStore
 from corral.catalog.memory.ports import Memories, MemoryStores, MemoryVersions
 from corral.catalog.models import ModelTable, TokenCounter
@@ -18,6 +19,7 @@ from corral.session.content import Json
 from corral.session.kill import KillStore
 from corral.session.log import SessionLog
 from corral.session.record import SessionStore
+from corral.session.resources import SessionResources
 from corral.session.sandboxes import SandboxDesk
 from corral.session.workspace import Workspaces
 
@@ -62,6 +64,8 @@ class Dependencies(Operations):
     sessions: SessionStore
     agents: AgentStore
     environments: EnvironmentStore
+    files: Files
+    resources: SessionResources
     memory_stores: MemoryStores
     memories: Memories
     memory_versions: MemoryVersions

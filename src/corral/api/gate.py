@@ -17,11 +17,17 @@ from corral.api.caller import caller_in, enter
 from corral.api.errors import error_response
 from corral.kernel.errors import CallerError, CorralError, InvalidRequest, PermissionDenied, RequestTooLarge
 from corral.kernel.ids import DEFAULT_WORKSPACE, REQUEST, Ids
-from corral.kernel.limits import REQUEST_BODY_BYTES_MAX, WORKSPACE_ARCHIVE_BYTES_MAX
+from corral.kernel.limits import (
+    FILE_BYTES_MAX,
+    MULTIPART_FRAME_BYTES_MAX,
+    REQUEST_BODY_BYTES_MAX,
+    WORKSPACE_ARCHIVE_BYTES_MAX,
+)
 from corral.kernel.metrics import count
 
 ORGANIZATION_ID = "org_default"
 PUBLIC_PATHS = frozenset({"/healthz", "/readyz", "/metrics", "/corral/v1/openapi.json"})
+_UPLOADS = "/v1/files"
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 _LOCAL_ONLY = (
     "It listens for this machine only: ask for localhost (a proxy passes that as Host, and no Origin), or"
@@ -136,11 +142,17 @@ def _host_name(authority: str) -> str:
 
 def _body_bytes_max(scope: Scope) -> int:
     path: str = scope["path"]
+    if path == _UPLOADS:
+        return FILE_BYTES_MAX + MULTIPART_FRAME_BYTES_MAX
     is_archive = path.startswith("/corral/v1/sessions/") and path.endswith("/workspace")
     return WORKSPACE_ARCHIVE_BYTES_MAX if is_archive else REQUEST_BODY_BYTES_MAX
 
 
 def _too_large(scope: Scope) -> CallerError:
+    if scope["path"] == _UPLOADS:
+        return RequestTooLarge(
+            f"The file has more than {FILE_BYTES_MAX} bytes ({FILE_BYTES_MAX >> 20} MiB)"
+        )
     return RequestTooLarge(f"The request body is larger than {_body_bytes_max(scope)} bytes")
 
 

@@ -60,6 +60,10 @@ class OnceOnly:
 
         return cast(Handler, answered)
 
+    def check_key(self, request: Request) -> None:
+        """Before a body is read that takes a while. Raises InvalidRequest (malformed key)."""
+        _key(request)
+
     async def replay(self, request: Request, raw: bytes | Digest) -> Response | None:
         """The earlier answer to this request, if there is one. Before anything else is looked at.
 

@@ -17,12 +17,19 @@ from corral.api.schema.strict import Strict
 _REF = "#/components/schemas/{model}"
 
 
-def takes(*, body: type[Strict] | None = None, query: type[Query] | None = None) -> dict[str, Any]:
-    """`openapi_extra` of a route: its body and query shapes."""
+def takes(
+    *,
+    body: type[Strict] | None = None,
+    form: dict[str, Any] | None = None,
+    query: type[Query] | None = None,
+) -> dict[str, Any]:
+    """`openapi_extra` of a route: its body or form (a JSON Schema), and query shapes."""
     extra: dict[str, Any] = {}
     if body is not None:
         schema = {"$ref": _REF.format(model=body.__name__)}
         extra["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
+    if form is not None:
+        extra["requestBody"] = {"required": True, "content": {"multipart/form-data": {"schema": form}}}
     if query is not None:
         properties = query.model_json_schema(ref_template=_REF)["properties"]
         extra["parameters"] = [

@@ -39,7 +39,7 @@ def session_view(record: SessionRecord, *, now: datetime) -> dict[str, Json]:
         "environment_id": record.environment_id,
         "deployment_id": None,
         "vault_ids": list(record.vault_ids),
-        "resources": [],
+        "resources": [resource.body for resource in record.resources],
         "metadata": record.metadata,
         "budget": record.budget,
         "outcome_evaluations": [],

@@ -7,10 +7,12 @@ from fastapi import FastAPI
 
 from corral.api.application import create_api
 from corral.api.dependencies import Dependencies, Operations
+from corral.app.files import files_of
 from corral.app.ground import Ground
 from corral.app.hands import Reach
 from corral.app.models import anthropic_model, model_table
 from corral.brain.models.counting import RoutedCounter
+from corral.catalog.blobs import BlobStore
 from corral.store.catalog import Agents, Environments
 from corral.store.idempotency import Idempotency
 from corral.store.kill import Kills
@@ -18,6 +20,7 @@ from corral.store.log import Log
 from corral.store.memory.memories import MemoryTable
 from corral.store.memory.stores import MemoryStoreTable
 from corral.store.memory.versions import MemoryVersionTable
+from corral.store.session_resources import Resources
 from corral.store.sessions import Sessions
 from corral.store.vault_keys import VaultKeys
 from corral.store.vaults import Credentials, Vaults
@@ -26,7 +29,13 @@ __all__ = ["open_api"]
 
 
 def open_api(
-    ground: Ground, operations: Operations, *, event_log: Log, reach: Reach, stack: AsyncExitStack
+    ground: Ground,
+    operations: Operations,
+    *,
+    event_log: Log,
+    reach: Reach,
+    blobs: BlobStore,
+    stack: AsyncExitStack,
 ) -> FastAPI:
     """The whole API; `operations` is what every node answers."""
     database = ground.database
@@ -41,6 +50,8 @@ def open_api(
             sessions=Sessions(database, ground.bus, ground.clock),
             agents=Agents(database),
             environments=Environments(database),
+            files=files_of(ground, blobs),
+            resources=Resources(database, ground.clock),
             memory_stores=MemoryStoreTable(database),
             memories=MemoryTable(database, ground.ids),
             memory_versions=MemoryVersionTable(database),

@@ -206,7 +206,14 @@ async def _open(ground: Ground, keys: KeysOfThisStart, stack: AsyncExitStack) ->
     if "api" in roles:
         from corral.app.api import open_api
 
-        api = open_api(ground, operations, event_log=event_log, reach=reach, stack=stack)
+        api = open_api(
+            ground,
+            operations,
+            event_log=event_log,
+            reach=reach,
+            blobs=keeping.blobs,
+            stack=stack,
+        )
         parts.append(Part(gauges=lambda: {"streams_open": api.state.streams.open_count}))
         parts.append(Part(duties=[api.state.streams.run, api.state.authenticator.note_uses]))
     else:

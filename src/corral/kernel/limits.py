@@ -143,6 +143,7 @@ MULTIPART_BOUNDARY_CHARS_MAX = 70  # RFC 2046
 MULTIPART_FRAME_BYTES_MAX = 64 * 1024  # of an upload besides its file
 FILES_CLEAN_SECONDS, FILES_CLEAN_BATCH_MAX = 10.0, 100  # how often what is over goes, how many in one go
 SESSION_RESOURCES_MAX = 500  # API docs, sessions: files of one session
+RESOURCES_PER_REQUEST_MAX = 999  # API docs, sessions: of a new session
 SESSION_OUTPUTS_MAX = 1_000  # files that one session has put out and not removed
 RESOURCE_PAGE_LIMIT_MAX = 1000  # API docs, sessions
 MOUNT_PATH_BYTES_MAX, MOUNT_PATH_PART_BYTES_MAX = 1_024, 255  # what file systems take

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
-from corral.kernel.ids import FileId, ResourceId, SessionId, WorkspaceId
+from corral.kernel.ids import FileId, ResourceId, SessionId
 from corral.session.content import Json
 
 __all__ = ["FileCopy", "NewResource", "Resource", "SessionResources"]
@@ -50,7 +50,7 @@ class NewResource:
 
 class SessionResources(Protocol):
     """The resources of a session, in the order in which they were added. All methods raise NotFound: the
-    session is gone, or of another workspace (where one is asked for); StoreUnavailable."""
+    session is gone; StoreUnavailable."""
 
     async def of_session(self, session_id: SessionId) -> Sequence[Resource]:
         """One look at one row: cheap enough before every tool call."""
@@ -60,8 +60,6 @@ class SessionResources(Protocol):
         session_id: SessionId,
         new: NewResource,
         check: Callable[[Sequence[Resource]], None],
-        *,
-        workspace_id: WorkspaceId,
     ) -> Resource:
         """check: called under the session's row lock with what is there, and refuses by raising.
 
@@ -73,8 +71,6 @@ class SessionResources(Protocol):
         session_id: SessionId,
         resource_id: ResourceId,
         change: Callable[[Resource], Resource],
-        *,
-        workspace_id: WorkspaceId,
     ) -> Resource:
         """Under the session's row lock. Raises NotFound (the resource), Conflict, what `change` raises."""
 
@@ -83,7 +79,5 @@ class SessionResources(Protocol):
         session_id: SessionId,
         resource_id: ResourceId,
         check: Callable[[Resource], None],
-        *,
-        workspace_id: WorkspaceId,
     ) -> None:
         """With its copied file. Raises as `update`."""

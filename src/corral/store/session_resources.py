@@ -6,7 +6,7 @@ from sqlalchemy import Connection, bindparam, select, update
 
 from corral.kernel.clock import Clock
 from corral.kernel.errors import Conflict, NotFound
-from corral.kernel.ids import FileId, ResourceId, SessionId, WorkspaceId
+from corral.kernel.ids import FileId, ResourceId, SessionId
 from corral.session.record import SessionRecord
 from corral.session.resources import NewResource, Resource
 from corral.store.accept import lock_record
@@ -47,8 +47,6 @@ class Resources:
         session_id: SessionId,
         new: NewResource,
         check: Callable[[Sequence[Resource]], None],
-        *,
-        workspace_id: WorkspaceId,
     ) -> Resource:
         def body(connection: Connection) -> Resource:
             record = _alive(connection, session_id)
@@ -57,7 +55,7 @@ class Resources:
                 connection,
                 new.copies,
                 session_id=session_id,
-                workspace_id=workspace_id,
+                workspace_id=record.workspace_id,
                 now=self._clock.now(),
             )
             self._replace(connection, record, [*record.resources, new.resource])
@@ -70,8 +68,6 @@ class Resources:
         session_id: SessionId,
         resource_id: ResourceId,
         change: Callable[[Resource], Resource],
-        *,
-        workspace_id: WorkspaceId,
     ) -> Resource:
         def body(connection: Connection) -> Resource:
             record = _alive(connection, session_id)
@@ -89,8 +85,6 @@ class Resources:
         session_id: SessionId,
         resource_id: ResourceId,
         check: Callable[[Resource], None],
-        *,
-        workspace_id: WorkspaceId,
     ) -> None:
         def body(connection: Connection) -> None:
             record = _alive(connection, session_id)

@@ -149,9 +149,7 @@ async def check_storage_quota(stores: Stores) -> None:
     await stores.files.put_output(
         output(stores, session.session_id, "large", b"x" * 900, await expected(stores))
     )
-    await stores.resources.add(
-        session.session_id, mount(stores, kept), lambda _: None, workspace_id=DEFAULT_WORKSPACE
-    )
+    await stores.resources.add(session.session_id, mount(stores, kept), lambda _: None)
     await stores.files.delete(DEFAULT_WORKSPACE, kept.file_id)
     short = await upload(stores, b"x" * 700, expires_in_seconds=3600)
     stores.clock.advance(3600)
@@ -200,8 +198,7 @@ async def check_mounted_files(stores: Stores) -> None:
     source = await upload(stores, expires_in_seconds=3600)
     session = await stores.session()
     new = mount(stores, source)
-    at = {"workspace_id": DEFAULT_WORKSPACE}
-    assert await stores.resources.add(session.session_id, new, lambda _: None, **at) == new.resource
+    assert await stores.resources.add(session.session_id, new, lambda _: None) == new.resource
     assert await stores.resources.of_session(session.session_id) == (new.resource,)
     assert (await stores.sessions.read(session.session_id)).resources == (new.resource,)
     copy_id = new.copies[0].to_id
@@ -220,16 +217,16 @@ async def check_mounted_files(stores: Stores) -> None:
     await stores.files.delete(DEFAULT_WORKSPACE, source.file_id)
     assert await gone(stores)
     assert isinstance(
-        await error_of(stores.resources.add(session.session_id, new, lambda _: None, **at)), NotFound
+        await error_of(stores.resources.add(session.session_id, new, lambda _: None)), NotFound
     )
     again = mount(stores, copy, "/mnt/session/uploads/b")
-    await stores.resources.add(session.session_id, again, lambda _: None, **at)
+    await stores.resources.add(session.session_id, again, lambda _: None)
     first = ResourceId(new.resource.body["id"])
-    await stores.resources.remove(session.session_id, first, lambda _: None, **at)
+    await stores.resources.remove(session.session_id, first, lambda _: None)
     assert await stores.resources.of_session(session.session_id) == (again.resource,)
     assert isinstance(await error_of(stores.files.read(DEFAULT_WORKSPACE, copy_id)), NotFound)
     assert isinstance(
-        await error_of(stores.resources.remove(session.session_id, first, lambda _: None, **at)), NotFound
+        await error_of(stores.resources.remove(session.session_id, first, lambda _: None)), NotFound
     )
     assert await gone(stores)
     await stores.sessions.delete(session.session_id)
@@ -238,7 +235,7 @@ async def check_mounted_files(stores: Stores) -> None:
     assert list(page.files) == []
     for action in (
         stores.resources.of_session(session.session_id),
-        stores.resources.add(session.session_id, again, lambda _: None, **at),
+        stores.resources.add(session.session_id, again, lambda _: None),
     ):
         assert isinstance(await error_of(action), NotFound)
 
@@ -249,16 +246,19 @@ async def check_a_resource_that_is_refused(stores: Stores) -> None:
     def refuse(_: object) -> None:
         raise InvalidRequest("no")
 
-    add = stores.resources.add(
-        session.session_id, mount(stores, source), refuse, workspace_id=DEFAULT_WORKSPACE
-    )
+    add = stores.resources.add(session.session_id, mount(stores, source), refuse)
     assert isinstance(await error_of(add), InvalidRequest)
     new = mount(stores, source)
-    elsewhere = stores.resources.add(session.session_id, new, lambda _: None, workspace_id=OTHER)
-    assert isinstance(await error_of(elsewhere), NotFound)
+    elsewhere = replace(new_session(stores.ids, stores.clock.now()), workspace_id=OTHER)
+    await stores.sessions.create(elsewhere)
+    theirs = stores.resources.add(elsewhere.session_id, new, lambda _: None)
+    assert isinstance(await error_of(theirs), NotFound)
+    key = await expected(stores)
+    put = await stores.files.put_output(output(stores, elsewhere.session_id, "a", b"", key))
+    assert put.workspace_id == OTHER
     assert await stores.resources.of_session(session.session_id) == ()
     await stores.sessions.archive(session.session_id)
-    ended = stores.resources.add(session.session_id, new, lambda _: None, workspace_id=DEFAULT_WORKSPACE)
+    ended = stores.resources.add(session.session_id, new, lambda _: None)
     assert isinstance(await error_of(ended), Conflict)
     await stores.files.delete(DEFAULT_WORKSPACE, source.file_id)
     assert await gone(stores, source)
@@ -288,17 +288,16 @@ async def check_a_session_made_with_files(stores: Stores) -> None:
 
 async def check_resource_update(stores: Stores) -> None:
     session, new = await stores.session(), mount(stores, await upload(stores))
-    at = {"workspace_id": DEFAULT_WORKSPACE}
-    await stores.resources.add(session.session_id, new, lambda _: None, **at)
+    await stores.resources.add(session.session_id, new, lambda _: None)
     resource_id = ResourceId(new.resource.body["id"])
 
     def change(current: Resource) -> Resource:
         return Resource(body={**current.body, "updated_at": "now"}, private={"sealed": "x"})
 
-    changed = await stores.resources.update(session.session_id, resource_id, change, **at)
+    changed = await stores.resources.update(session.session_id, resource_id, change)
     assert changed == change(new.resource)
     assert await stores.resources.of_session(session.session_id) == (changed,)
-    unknown = stores.resources.update(session.session_id, ResourceId("sesrsc_no"), change, **at)
+    unknown = stores.resources.update(session.session_id, ResourceId("sesrsc_no"), change)
     assert isinstance(await error_of(unknown), NotFound)
 
 
@@ -342,9 +341,7 @@ async def check_who_mounts_what_is_deleted(stores: Stores) -> None:
     for _ in range(6):
         source, session = await upload(stores), await stores.session()
         new = mount(stores, source)
-        add = error_of(
-            stores.resources.add(session.session_id, new, lambda _: None, workspace_id=DEFAULT_WORKSPACE)
-        )
+        add = error_of(stores.resources.add(session.session_id, new, lambda _: None))
         delete = error_of(stores.files.delete(DEFAULT_WORKSPACE, source.file_id))
         added, deleted = await asyncio.gather(add, delete)
         assert deleted is None

@@ -16,6 +16,7 @@ from corral.api.idempotency import OnceOnly
 from corral.api.inputs import new_inputs
 from corral.api.openapi import takes
 from corral.api.paging import decode, encode
+from corral.api.resources import ResourceKinds
 from corral.api.schema.query import NoQuery, Order, SessionListQuery, parse_query
 from corral.api.schema.sessions import SessionCreate, SessionUpdate
 from corral.api.schema.strict import parse, parse_empty
@@ -37,11 +38,14 @@ from corral.session.record import (
     SessionRecord,
     ThreadRecord,
 )
+from corral.session.resources import Resource
 
 _AGENT_REFERENCE = frozenset({"type", "id", "version"})
 
 
-def session_routes(deps: Dependencies, once: OnceOnly, owners: SessionOwners) -> APIRouter:
+def session_routes(
+    deps: Dependencies, once: OnceOnly, owners: SessionOwners, kinds: ResourceKinds
+) -> APIRouter:
     router = APIRouter(tags=["sessions"])
 
     def answer(record: SessionRecord) -> Answer:
@@ -70,17 +74,23 @@ def session_routes(deps: Dependencies, once: OnceOnly, owners: SessionOwners) ->
         if vault_ids:
             vaults = await deps.vaults.contents(vault_ids, workspace_id=who.workspace_id)
             check_session_vaults(vaults, snapshot["mcp_servers"])
+        now = deps.clock.now()
+        new = await kinds.prepare(asked.resources or (), workspace_id=who.workspace_id, now=now)
         record = _new_record(
             deps,
             asked,
+            resources=[each.resource for each in new],
             snapshot=snapshot,
             environment=environment["config"],
             vault_ids=vault_ids,
             is_running=bool(initial),
             who=who,
-            now=deps.clock.now(),
+            now=now,
         )
-        created = await once.perform(request, lambda: deps.sessions.create(record, initial=initial), answer)
+        copies = [copy for each in new for copy in each.copies]
+        created = await once.perform(
+            request, lambda: deps.sessions.create(record, initial=initial, copies=copies), answer
+        )
         owners.learn(record.session_id, SessionOwner(record.workspace_id, record.api_key_id))
         return created
 
@@ -163,6 +173,7 @@ def _new_record(
     deps: Dependencies,
     asked: SessionCreate,
     *,
+    resources: Sequence[Resource],
     snapshot: Mapping[str, Json],
     environment: Mapping[str, Json],
     vault_ids: Sequence[VaultId],
@@ -180,6 +191,7 @@ def _new_record(
         environment_id=EnvironmentId(asked.environment_id),
         environment=environment,
         vault_ids=vault_ids,
+        resources=resources,
         status="running" if is_running else "idle",
         usage=NEW_USAGE,
         active_seconds=0.0,

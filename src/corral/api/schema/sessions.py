@@ -6,8 +6,14 @@ from pydantic import AfterValidator, Field, StringConstraints
 
 from corral.api.schema.agents import AgentChoice, McpServers, Tools
 from corral.api.schema.events import InitialEvents
-from corral.api.schema.strict import OMITTED, Metadata, MetadataPatch, Strict, not_yet
-from corral.kernel.limits import BUDGET_DIGITS_MAX, SESSION_VAULTS_MAX, TITLE_CHARS_MAX
+from corral.api.schema.resources import ResourceMount
+from corral.api.schema.strict import OMITTED, Metadata, MetadataPatch, Strict
+from corral.kernel.limits import (
+    BUDGET_DIGITS_MAX,
+    RESOURCES_PER_REQUEST_MAX,
+    SESSION_VAULTS_MAX,
+    TITLE_CHARS_MAX,
+)
 
 
 def _never(value: Any) -> Any:
@@ -35,7 +41,7 @@ class SessionCreate(Strict):
     title: Title | None = None
     metadata: Metadata | None = None
     initial_events: InitialEvents | None = None
-    resources: Annotated[list[Any] | None, not_yet("resources are")] = None
+    resources: Annotated[list[ResourceMount], Field(max_length=RESOURCES_PER_REQUEST_MAX)] | None = None
     vault_ids: Annotated[list[str], Field(max_length=SESSION_VAULTS_MAX)] | None = None
     budget: BudgetLimit | None = None
 

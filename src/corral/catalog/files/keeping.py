@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 
 from corral.catalog.blobs import BlobStore
@@ -15,7 +16,7 @@ from corral.catalog.files.records import (
 )
 from corral.catalog.files.table import FileTable
 from corral.kernel.clock import Clock
-from corral.kernel.errors import RequestTooLarge, StoreUnavailable
+from corral.kernel.errors import NotFound, RequestTooLarge, StoreUnavailable
 from corral.kernel.ids import DEFAULT_WORKSPACE, FILE, FileId, Ids, SessionId
 from corral.kernel.limits import BLOB_CHUNK_BYTES, FILE_BYTES_MAX
 
@@ -67,13 +68,20 @@ class Files:
         """Bytes start..end (exclusive) of a file, as `BlobStore.get` gives them. Raises NotFound (expired,
         gone), BlobUnavailable; both before the first byte."""
         blob_key = check_readable(record, now=self._clock.now())
-        async for chunk in self._blobs.get(blob_key, start=start, end=end):
-            yield chunk
+        chunks = self._blobs.get(blob_key, start=start, end=end)
+        async with aclosing(chunks):
+            try:
+                async for chunk in chunks:
+                    yield chunk
+            except NotFound:  # deleted at this very moment, or lost
+                raise NotFound(f"The content of file {record.file_id!r} is gone.") from None
 
     async def read_of_session(self, session_id: SessionId, file_id: FileId) -> AsyncGenerator[bytes, None]:
         """The content of a file that belongs to a session: what a mount is made of. Raises as `read`."""
-        async for chunk in self.read(await self.table.of_session(session_id, file_id)):
-            yield chunk
+        chunks = self.read(await self.table.of_session(session_id, file_id))
+        async with aclosing(chunks):
+            async for chunk in chunks:
+                yield chunk
 
     async def put_output(
         self,
@@ -151,5 +159,5 @@ async def _bounded(data: AsyncIterator[bytes], bytes_max: int) -> AsyncIterator[
     async for chunk in data:
         size += len(chunk)
         if size > bytes_max:
-            raise RequestTooLarge(f"The file is larger than {bytes_max} bytes ({bytes_max >> 20} MiB)")
+            raise RequestTooLarge(f"The file has more than {bytes_max} bytes ({bytes_max >> 20} MiB)")
         yield chunk

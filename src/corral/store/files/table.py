@@ -8,7 +8,7 @@ from sqlalchemy import ColumnElement, Connection, and_, bindparam, delete, func,
 
 from corral.catalog.files import FileFilter, FilePage, FileRecord
 from corral.kernel.errors import Conflict, InvalidRequest
-from corral.kernel.ids import DEFAULT_WORKSPACE, FileId, SessionId, WorkspaceId
+from corral.kernel.ids import FileId, SessionId, WorkspaceId
 from corral.kernel.limits import FILES_BYTES_MAX, SESSION_OUTPUTS_MAX, UPLOAD_GIVEN_UP_SECONDS
 from corral.store.database import Database
 from corral.store.files.blobs import count_usage, counted, expect_blob, name_blob, release, unexpect_blob
@@ -31,7 +31,7 @@ _OUTPUT = FILE.where(_OF_SESSION, files.c.output_path == bindparam("of_path"))
 _OUTPUTS_AT = FILE.where(_OF_SESSION, one_of(files.c.output_path, "of_paths"))
 _OUTPUT_COUNT = select(func.count()).where(_OF_SESSION, files.c.output_path.is_not(None))
 _DELETE = delete(files).where(files.c.file_id == bindparam("of_id"))
-_EXISTS = select(sessions.c.session_id).where(sessions.c.session_id == bindparam("of_session_id"))
+_WORKSPACE = select(sessions.c.workspace_id).where(sessions.c.session_id == bindparam("of_session_id"))
 
 
 class FileRows:
@@ -77,7 +77,8 @@ class FileRows:
 
         def body(connection: Connection) -> FileRecord:
             lock_sessions(connection, [session_id])
-            if connection.scalar(_EXISTS, values) is None:
+            workspace_id = connection.scalar(_WORKSPACE, values)
+            if workspace_id is None:
                 raise not_found(connection, session_id)
             row = connection.execute(_OUTPUT, {**values, "of_path": record.output_path}).first()
             earlier = None if row is None else file_of(row)
@@ -90,7 +91,7 @@ class FileRows:
             name_blob(connection, blob_key)
             if earlier is not None:
                 _remove(connection, [earlier])
-            created = replace(record, workspace_id=DEFAULT_WORKSPACE)
+            created = replace(record, workspace_id=WorkspaceId(workspace_id))
             insert_file(connection, created)
             return created
 

@@ -1,0 +1,107 @@
+"""What a resource of each type is made of. To add one: its shape in `schema/resources.py`, its kind here.
+
+`prepare` resolves what a request names, and says what the session gets. What can only be known under a lock
+is the store's: copies of files, and whether the session still lives.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, Protocol
+
+from corral.api.dependencies import Dependencies
+from corral.api.schema.resources import FileMount
+from corral.catalog.files import check_readable
+from corral.catalog.resources import check_together, file_resource, upload_path
+from corral.kernel.errors import InvalidRequest
+from corral.kernel.ids import FILE, RESOURCE, FileId, ResourceId, WorkspaceId
+from corral.session.resources import FileCopy, NewResource, Resource
+
+__all__ = ["ResourceKind", "ResourceKinds", "fits"]
+
+
+class ResourceKind(Protocol):
+    """One type of resource."""
+
+    @property
+    def is_removable(self) -> bool:
+        """Whether it may be removed from a session that lives."""
+
+    async def prepare(
+        self, asked: Any, *, where: str, workspace_id: WorkspaceId, now: datetime
+    ) -> NewResource:
+        """asked: of this type's shape. where: what stands before its fields in messages.
+
+        Raises NotFound (what it names is not there, or in another workspace), InvalidRequest.
+        """
+
+    def rotated(self, current: Resource, authorization_token: str, *, now: datetime) -> Resource:
+        """With another token. Pure, but for sealing. Raises InvalidRequest: it has none."""
+
+
+class ResourceKinds:
+    """All types that this server knows."""
+
+    def __init__(self, deps: Dependencies) -> None:
+        self._kinds: Mapping[str, ResourceKind] = {"file": _Files(deps)}
+
+    async def prepare(
+        self, asked: Sequence[Any], *, workspace_id: WorkspaceId, now: datetime
+    ) -> list[NewResource]:
+        """What a new session gets. Raises as `ResourceKind.prepare`, naming the item."""
+        fields = [f"resources.{number}." for number in range(len(asked))]
+        new = [
+            await self.of(each.type, where=where).prepare(
+                each, where=where, workspace_id=workspace_id, now=now
+            )
+            for each, where in zip(asked, fields, strict=True)
+        ]
+        check_together([each.resource.body for each in new], where=fields)
+        return new
+
+    def of(self, type_: str, *, where: str) -> ResourceKind:
+        """Raises InvalidRequest: not on this server."""
+        kind = self._kinds.get(type_)
+        if kind is None:
+            raise InvalidRequest(
+                f"{where}type: {type_!r} resources are not available on this server yet; there are:"
+                f" {', '.join(sorted(self._kinds))}"
+            )
+        return kind
+
+
+def fits(new: NewResource) -> Callable[[Sequence[Resource]], None]:
+    """`check` of `SessionResources.add`."""
+
+    def check(there: Sequence[Resource]) -> None:
+        bodies = [*(each.body for each in there), new.resource.body]
+        check_together(bodies, where=[""] * len(bodies))
+
+    return check
+
+
+class _Files:
+    """Files: the session gets a copy under an id of its own, which shares the bytes."""
+
+    is_removable = True
+
+    def __init__(self, deps: Dependencies) -> None:
+        self._deps = deps
+
+    async def prepare(
+        self, asked: FileMount, *, where: str, workspace_id: WorkspaceId, now: datetime
+    ) -> NewResource:
+        file_id = FileId(asked.file_id)
+        mount_path = upload_path(asked.mount_path, file_id=file_id, where=f"{where}mount_path")
+        source = await self._deps.files.table.read(workspace_id, file_id)
+        check_readable(source, now=now)
+        copy_id = FileId(self._deps.ids.mint(FILE))
+        body = file_resource(
+            ResourceId(self._deps.ids.mint(RESOURCE)), file_id=copy_id, mount_path=mount_path, now=now
+        )
+        resource = Resource(body=body, private={"sha256": source.sha256, "size_bytes": source.size_bytes})
+        return NewResource(resource=resource, copies=[FileCopy(file_id, copy_id)])
+
+    def rotated(self, current: Resource, authorization_token: str, *, now: datetime) -> Resource:
+        raise InvalidRequest(
+            "authorization_token: a file has none; it can be changed of 'github_repository' resources"
+        )
