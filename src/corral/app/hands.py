@@ -11,6 +11,7 @@ from corral.api.dependencies import Check
 from corral.app.ground import Ground
 from corral.app.part import Duty, Part
 from corral.catalog.blobs import BlobStore
+from corral.catalog.files import Files
 from corral.cluster.node import SeenNode
 from corral.config import Config
 from corral.daemon import socket_path, token_path
@@ -30,6 +31,7 @@ from corral.kernel.limits import (
 from corral.orchestrator.checkpoint import Checkpointer
 from corral.orchestrator.cleanup import forget_checkpoint
 from corral.orchestrator.node import NodeDuty
+from corral.orchestrator.outputs import OutputsCollector
 from corral.orchestrator.sandboxes import AllHosts, Desk, OneHost, drain_host, sweep_sandboxes
 from corral.session.sandboxes import SandboxDesk
 from corral.store.blobs import open_blobs
@@ -183,9 +185,9 @@ class BlobsLook:
         return Check(status="warning", reason=f"workspaces cannot be copied: {reason}")
 
 
-def hands_part(keeping: Keeping, hands: HandsClient, clock: Clock) -> Part:
+def hands_part(keeping: Keeping, hands: HandsClient, clock: Clock, *, files: Files | None = None) -> Part:
     """The role `hands` in the server process: the host itself is a process of its own. Here its workspaces
-    are kept, and what should not be there is swept."""
+    are kept, and what should not be there is swept. files: where outputs go."""
 
     async def look() -> Check:
         probe = await hands.probe()
@@ -195,6 +197,8 @@ def hands_part(keeping: Keeping, hands: HandsClient, clock: Clock) -> Part:
         return Check(status="ok")
 
     duties: list[Duty] = [lambda: sweep_sandboxes(hands, keeping.placements)]
+    if files is not None:
+        duties.append(lambda: OutputsCollector(files).run(hands))
     checkpointer, blobs = keeping.checkpointer, keeping.blobs
     if checkpointer is None:
         return Part(looks={"hands": look}, duties=duties)

@@ -28,6 +28,7 @@ from fastapi import FastAPI
 from corral.api.admission import Admission, Machine
 from corral.api.dependencies import Operations
 from corral.api.operations import create_operations
+from corral.app.files import files_of
 from corral.app.ground import Ground, open_ground
 from corral.app.hands import hands_part, open_keeping, open_local_hands, open_reach
 from corral.app.keys import KeysOfThisStart, bootstrap
@@ -155,7 +156,8 @@ async def _open(ground: Ground, keys: KeysOfThisStart, stack: AsyncExitStack) ->
     parts = [node_part(node, is_shared=config.is_postgres), store_part(ground, node)]
     parts.append(own_files_part(config, node, node_id=ground.start.node))
     if local is not None:
-        parts.append(hands_part(keeping, local, ground.clock))
+        files = files_of(ground, keeping.blobs)
+        parts.append(hands_part(keeping, local, ground.clock, files=files))
     if "egress" in roles:
         from corral.app.egress import egress_part
         from corral.app.vault import vault_part

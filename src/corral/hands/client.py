@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import socket
 import ssl
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.parse import urlencode
@@ -19,7 +19,7 @@ import orjson
 from corral.hands import wire
 from corral.hands.ports import Probe
 from corral.hands.unreachable import why_tls_failed
-from corral.hands.wire import HeldWorkspace, LiveSandbox
+from corral.hands.wire import HeldWorkspace, LiveSandbox, TreeNews
 from corral.kernel.errors import HandsUnavailable
 from corral.kernel.ids import EventId, SessionId
 from corral.kernel.limits import (
@@ -37,6 +37,7 @@ __all__ = ["HandsClient"]
 
 _SOON = httpx2.Timeout(HANDS_REPLY_SECONDS, connect=HANDS_CONNECT_SECONDS)
 _WHENEVER = httpx2.Timeout(None, connect=HANDS_CONNECT_SECONDS)
+_LONG = httpx2.Timeout(2 * HANDS_REPLY_SECONDS, connect=HANDS_CONNECT_SECONDS)  # some megabytes
 _WHILE_IT_BEATS = httpx2.Timeout(3 * HANDS_HEARTBEAT_SECONDS, connect=HANDS_CONNECT_SECONDS)
 
 
@@ -280,12 +281,33 @@ class HandsClient:
         """What `restore` takes, as a stream; HandsUnavailable in its middle means that it is not whole."""
         return self._stream(f"/packed/{session_id}")
 
-    async def held(self, *, with_disk: bool = False) -> list[HeldWorkspace]:
-        """Every workspace that lies there."""
-        data = await self._send(
-            self._control, "GET", f"/workspaces?disk={int(with_disk)}", timeout=_WHENEVER
-        )
+    async def held(self, *, with_disk: bool = False, only_recent: bool = False) -> list[HeldWorkspace]:
+        """Every workspace that lies there. only_recent: see `HeldWorkspaces.all`."""
+        path = f"/workspaces?disk={int(with_disk)}&recent={int(only_recent)}"
+        data = await self._send(self._control, "GET", path, timeout=_WHENEVER)
         return [wire.decode_known(HeldWorkspace, item) for item in orjson.loads(data)["data"]]
+
+    # -- trees that agents write, see `tree_access` ------------------------------------------------------
+
+    async def tree(self, session_id: SessionId, place: str) -> TreeNews:
+        """Raises NotFound: no such tree lies there."""
+        path = f"/trees/{session_id}?{urlencode({'place': place})}"
+        return wire.decode_tree(await self._send(self._work, "GET", path, timeout=_LONG))
+
+    def tree_file(self, session_id: SessionId, place: str, path: str) -> AsyncGenerator[bytes, None]:
+        """The content of a file; HandsUnavailable in its middle: it was changed meanwhile. Raises
+        NotFound."""
+        query = urlencode({"place": place, "path": wire.encode_path(path)})
+        return self._stream(f"/trees/{session_id}/file?{query}")
+
+    async def note_tree(
+        self, session_id: SessionId, place: str, note: dict[str, Json], *, instead_of: int
+    ) -> None:
+        """Keep what was made of a tree, if nobody else did since. Raises Conflict, NotFound."""
+        body = {"place": place, "note": note, "instead_of": instead_of}
+        await self._send(
+            self._work, "PUT", f"/trees/{session_id}", content=orjson.dumps(body), timeout=_LONG
+        )
 
     async def keep(self, session_id: SessionId, *, changes: int, only_check: bool = False) -> None:
         """A checkpoint covers so many changes. Raises Conflict if there were more meanwhile."""
@@ -332,7 +354,7 @@ class HandsClient:
 
     # -- one request ----------------------------------------------------------------------------------
 
-    async def _stream(self, path: str) -> AsyncIterator[bytes]:
+    async def _stream(self, path: str) -> AsyncGenerator[bytes, None]:
         with self._reachable():
             async with self._work.stream("GET", path, timeout=_WHENEVER) as response:
                 if response.status_code != 200:

@@ -13,7 +13,7 @@ Rules of this file:
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence, Set
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence, Set
 from weakref import WeakValueDictionary
 
 from corral.hands.calls import Calls
@@ -22,11 +22,12 @@ from corral.hands.journal_held import Held
 from corral.hands.lifecycle import Sandboxes
 from corral.hands.news import NEWS_FOUND, NEWS_LOST, NEWS_RESTORED
 from corral.hands.ports import WorkspaceMissing
-from corral.hands.wire import HeldWorkspace, Restored
+from corral.hands.wire import HeldWorkspace, LiveSandbox, Restored
 from corral.hands.workspace import Workspaces
 from corral.kernel.crash import crash_point
 from corral.kernel.errors import Conflict, LeaseLost, NotFound, SandboxUnavailable, WorldError
 from corral.kernel.ids import SessionId
+from corral.kernel.limits import HELD_RECENT_SECONDS
 from corral.session.call import Mount
 
 __all__ = ["HeldWorkspaces"]
@@ -58,30 +59,40 @@ class HeldWorkspaces:
         # A lock lives while somebody is at it.
         self._placing: WeakValueDictionary[SessionId, asyncio.Lock] = WeakValueDictionary()
 
-    async def all(self, *, with_disk: bool = False) -> list[HeldWorkspace]:
-        """Every workspace that lies here. with_disk: measured, which takes a while."""
+    async def all(self, *, with_disk: bool = False, only_recent: bool = False) -> list[HeldWorkspace]:
+        """Every workspace that lies here. with_disk: measured, which takes a while. only_recent: those that
+        have a sandbox, are at work, or were so HELD_RECENT_SECONDS ago."""
         live = {sandbox.session_id: sandbox for sandbox in self._sandboxes.live()}
         known = {held.session_id: held for held in await self._journal.held.rows()}
+        if only_recent:
+            return self._recent(known.values(), live)
         lying = await asyncio.to_thread(self._workspaces.all)
         for session_id in lying:  # from a time when the journal did not list them
             known.setdefault(session_id, _unlisted(session_id))
         used = await asyncio.to_thread(self._workspaces.disk_bytes, lying) if with_disk else {}
-        working = self._working()
-        now = time.time()
+        return [self._seen(held, live.get(held.session_id), used) for held in known.values()]
+
+    def _recent(self, known: Iterable[Held], live: Mapping[SessionId, LiveSandbox]) -> list[HeldWorkspace]:
+        seen = [self._seen(held, live.get(held.session_id), {}) for held in known]
         return [
-            HeldWorkspace(
-                session_id=held.session_id,
-                placed_at=held.placed_at,
-                provider=live[held.session_id].provider if held.session_id in live else None,
-                is_busy=held.session_id in working
-                or (held.session_id in live and live[held.session_id].is_busy),
-                idle_seconds=max(0.0, now - held.changed_at),
-                changes=held.changes,
-                kept=held.kept,
-                disk_bytes=used.get(held.session_id, 0),
-            )
-            for held in known.values()
+            held
+            for held in seen
+            if held.provider or held.is_busy or held.idle_seconds < HELD_RECENT_SECONDS
         ]
+
+    def _seen(
+        self, held: Held, sandbox: LiveSandbox | None, used: Mapping[SessionId, int]
+    ) -> HeldWorkspace:
+        return HeldWorkspace(
+            session_id=held.session_id,
+            placed_at=held.placed_at,
+            provider=sandbox.provider if sandbox else None,
+            is_busy=held.session_id in self._working() or (sandbox is not None and sandbox.is_busy),
+            idle_seconds=max(0.0, time.time() - held.changed_at),
+            changes=held.changes,
+            kept=held.kept,
+            disk_bytes=used.get(held.session_id, 0),
+        )
 
     async def hold(self, session_id: SessionId, *, placed_at: int) -> None:
         """Whether the next call may come. Raises WorkspaceMissing if this placement's workspace has to be

@@ -21,6 +21,7 @@ from starlette.routing import Route
 from corral import __version__
 from corral.hands import wire
 from corral.hands.host import HandsHost
+from corral.hands.rpc_trees import tree_routes
 from corral.kernel.errors import CorralError, InvalidRequest, RequestTooLarge, WorldError
 from corral.kernel.ids import REQUEST, Ids, SessionId
 from corral.kernel.limits import HANDS_HEARTBEAT_SECONDS, TOOL_INPUT_BYTES_MAX
@@ -202,7 +203,10 @@ def app(host: HandsHost, *, token: str | None, adoption: Adoption) -> Starlette:
         return _json(b"{}")
 
     async def held(request: Request) -> Response:
-        workspaces = await host.held.all(with_disk=request.query_params.get("disk") == "1")
+        workspaces = await host.held.all(
+            with_disk=request.query_params.get("disk") == "1",
+            only_recent=request.query_params.get("recent") == "1",
+        )
         return _json(orjson.dumps({"data": [asdict(workspace) for workspace in workspaces]}))
 
     async def health(request: Request) -> Response:
@@ -256,6 +260,7 @@ def app(host: HandsHost, *, token: str | None, adoption: Adoption) -> Starlette:
         ("PUT", "/workspaces/{session_id}", import_workspace),
         ("GET", "/workspaces/{session_id}", export_workspace),
         ("PUT", "/mounts/{session_id}", put_mount),
+        *tree_routes(host),
     ]
     return Starlette(
         routes=[

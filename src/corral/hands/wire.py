@@ -4,12 +4,15 @@ Both ends import this file and nothing of each other. A field may be added withi
 ignore what they do not know, so roles one minor version apart work together.
 """
 
+import os
 from dataclasses import dataclass, fields
 from typing import Final, Literal, TypeVar, get_args
+from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 import orjson
 
 from corral.hands.ports import Probe, WorkspaceMissing
+from corral.hands.trees import Tree, TreeEntry
 from corral.kernel.errors import (
     CallerError,
     Conflict,
@@ -84,6 +87,51 @@ def decode_known(kind: type[T], body: dict[str, Json]) -> T:
     """A dataclass, as a host of another version may send it: what we do not know is left out."""
     names = {each.name for each in fields(kind)}  # type: ignore[arg-type]  # a dataclass
     return kind(**{name: value for name, value in body.items() if name in names})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TreeNews:
+    """A tree as it is now, and what was made of it before (`note`, made by whoever reads it): its `version`
+    is 0 if there is none."""
+
+    tree: Tree
+    note: dict[str, Json]
+    version: int
+
+
+def encode_path(path: str) -> str:
+    """Names of files are bytes: what is no text travels, too."""
+    return quote_from_bytes(os.fsencode(path), safe="/ ")
+
+
+def decode_path(text: str) -> str:
+    return os.fsdecode(unquote_to_bytes(text))
+
+
+def encode_tree(news: TreeNews) -> bytes:
+    entries = [
+        (encode_path(entry.path), entry.size, entry.mtime_ns, entry.ctime_ns, entry.inode)
+        for entry in news.tree.entries
+    ]
+    return orjson.dumps(
+        {
+            "entries": entries,
+            "is_whole": news.tree.is_whole,
+            "note": news.note,
+            "version": news.version,
+        }
+    )
+
+
+def decode_tree(data: bytes) -> TreeNews:
+    body = orjson.loads(data)
+    entries = [
+        TreeEntry(path=decode_path(path), size=size, mtime_ns=mtime_ns, ctime_ns=ctime_ns, inode=inode)
+        for path, size, mtime_ns, ctime_ns, inode, *_ in body["entries"]
+    ]
+    return TreeNews(
+        tree=Tree(entries=entries, is_whole=body["is_whole"]), note=body["note"], version=body["version"]
+    )
 
 
 def encode_probe(probe: Probe) -> bytes:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from corral.hands.mounted import Mounted
 from corral.hands.ports import Provider
+from corral.hands.tree_access import Trees
 from corral.kernel.errors import InvalidRequest, NotFound, RequestTooLarge, SandboxUnavailable
 from corral.kernel.ids import SessionId
 from corral.kernel.limits import (
@@ -32,6 +33,7 @@ class Workspaces:
         self._provider = provider
         self._disk_free_bytes_min = disk_free_bytes_min
         self.mounted = Mounted(self.path, provider)
+        self.trees = Trees(self.path, provider)
 
     def path(self, session_id: SessionId) -> Path:
         """Where the workspace is or will be. Raises InvalidRequest for an id that is no plain name."""

@@ -50,6 +50,9 @@ POINTS: Final[Mapping[str, str]] = {
     "hands.drain": "the host was told to take no new sessions",
     "checkpoint.before": "a workspace is about to be copied",
     "checkpoint.after": "the copy is in the blob store, nobody knows it",
+    "outputs.before_file": "an agent's output is about to be read",
+    "outputs.after_file": "it is a file of its session, its host does not know",
+    "outputs.before_note": "all outputs are files, their host is about to know",
     "restore.before": "a host is about to unpack a workspace",
     "restore.after": "the workspace is in place, nobody was told",
 }

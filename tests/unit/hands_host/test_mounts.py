@@ -8,11 +8,8 @@ from pathlib import Path
 import pytest
 
 from corral.brain.dispatch import Dispatch
-from corral.daemon import socket_path, token_path
 from corral.hands.client import HandsClient
 from corral.hands.mounting import Mounting
-from corral.hands.process import serve_hands
-from corral.hands.providers.bwrap import BwrapProvider
 from corral.hands.wire import Restored, decode_recipe
 from corral.kernel.clock import SystemClock
 from corral.kernel.errors import BlobUnavailable
@@ -23,6 +20,7 @@ from corral.session.fold import PendingCall, State, begin
 from corral.session.mounts import Attached, MountFailed, MountsMissing, file_archive
 from corral.testing.lab import archive_of, in_chunks, member, text_of
 from corral.testing.sessions import new_session
+from tests.host import host_of
 
 UPLOADS = "/mnt/session/uploads"
 
@@ -114,36 +112,8 @@ class Skills:
 
 @pytest.fixture
 async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
-    async with hosts(tmp_path) as client:
+    async with host_of(tmp_path) as client:
         yield Bench(client)
-
-
-class hosts:
-    """A hands host of its own on bwrap, in this process, and its client."""
-
-    def __init__(self, data_dir: Path) -> None:
-        self._data_dir = data_dir
-
-    async def __aenter__(self) -> HandsClient:
-        ready = asyncio.Event()
-
-        def provider(state_dir: Path) -> BwrapProvider:
-            return BwrapProvider(state_dir=state_dir, pool_size=0)
-
-        self._task = asyncio.create_task(
-            serve_hands(data_dir=self._data_dir, provider=provider, on_ready=ready.set)
-        )
-        await ready.wait()
-        token = token_path(self._data_dir, "hands").read_text()
-        self._client = HandsClient(socket_path(self._data_dir, "hands"), token=token)
-        probe = await self._client.probe()
-        assert probe.is_available, probe.report
-        return self._client
-
-    async def __aexit__(self, *_: object) -> None:
-        await self._client.aclose()
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
 
 
 async def test_files_and_copies_come_before_the_call_and_once(bench: Bench) -> None:
@@ -239,7 +209,7 @@ async def test_copies_are_remembered_where_the_workspace_goes_and_files_are_brou
     packed = b"".join([chunk async for chunk in bench.client.pack(session_id)])
     there_dir = tmp_path / "there"
     there_dir.mkdir()
-    async with hosts(there_dir) as there:
+    async with host_of(there_dir) as there:
         found = Restored(what="checkpoint", taken_at="2026-01-01T00:00:00Z", host_id="h")
         await there.restore(session_id, in_chunks(packed, 70_000), placed_at=5, restored=found)
         other = Bench(there)

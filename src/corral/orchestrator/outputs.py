@@ -1,0 +1,192 @@
+"""Outputs: what agents put into /mnt/session/outputs, as files of their sessions, seconds later.
+
+    changed, at work, or alive -> tree -> what differs from the note -> files -> noted
+
+Any number of collectors may look at one host, and each may die at any point: what was not noted is read
+again, and a file with the same content stays what it is. The note lies beside the tree, so that what a
+client has deleted since does not come back; it is lost only with the tree's host.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Final
+
+from corral.catalog.files import Files, output_key
+from corral.hands.client import HandsClient
+from corral.hands.trees import TreeEntry
+from corral.hands.wire import HeldWorkspace, TreeNews, decode_path, encode_path
+from corral.kernel.crash import crash_point
+from corral.kernel.errors import CallerError, Conflict, HandsUnavailable, NotFound, WorldError
+from corral.kernel.ids import SessionId
+from corral.kernel.limits import (
+    FILE_BYTES_MAX,
+    OUTPUTS_ALIVE_SECONDS,
+    OUTPUTS_AT_ONCE,
+    OUTPUTS_BUSY_SECONDS,
+    OUTPUTS_BYTES_MAX,
+    OUTPUTS_LOOK_SECONDS,
+    OUTPUTS_QUIET_SECONDS,
+)
+
+__all__ = ["OutputsCollector"]
+
+log = logging.getLogger(__name__)
+
+_PLACE: Final = "outputs"
+_Stamp = list[int]
+
+
+@dataclass(kw_only=True, slots=True)
+class _Looked:
+    """When a session's outputs were looked at, and what was known of it then. changes: None if something
+    could not be read, which is tried again."""
+
+    at: float
+    changes: int | None
+    task: "asyncio.Task[bool] | None" = None
+
+
+class OutputsCollector:
+    """Of one server process, for the host of its node."""
+
+    def __init__(self, files: Files) -> None:
+        self._files = files
+        self._looked: dict[SessionId, _Looked] = {}
+        self._at_once = asyncio.Semaphore(OUTPUTS_AT_ONCE)
+
+    async def run(self, hands: HandsClient) -> None:
+        """Until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            is_first = True
+            while True:
+                try:
+                    await self._look(hands, group, only_recent=not is_first)
+                    is_first = False
+                except WorldError as error:
+                    log.debug("outputs wait: %s", error.message)
+                await asyncio.sleep(OUTPUTS_LOOK_SECONDS)
+
+    async def _look(self, hands: HandsClient, group: asyncio.TaskGroup, *, only_recent: bool) -> None:
+        now = time.monotonic()
+        there = await hands.held(only_recent=only_recent)
+        for held in sorted(there, key=lambda each: each.idle_seconds):
+            looked = self._looked.get(held.session_id)
+            if looked is not None and looked.task is not None:
+                if not looked.task.done():
+                    continue
+                looked.changes = looked.changes if looked.task.result() else None
+                looked.task = None
+            if looked is None or _is_due(held, looked, now):
+                task = group.create_task(self.collect(hands, held))
+                self._looked[held.session_id] = _Looked(at=now, changes=held.changes, task=task)
+        listed = {held.session_id for held in there}
+        for session_id, looked in list(self._looked.items()):
+            if session_id not in listed and (looked.task is None or looked.task.done()):
+                del self._looked[session_id]
+
+    async def collect(self, hands: HandsClient, held: HeldWorkspace) -> bool:
+        """Make files of what has changed among the outputs of one session. Returns whether that is all; if
+        not, it is to be tried again."""
+        session_id = held.session_id
+        async with self._at_once:
+            try:
+                news = await hands.tree(session_id, _PLACE)
+                if news.version == 0 and news.tree.is_whole and not news.tree.entries:
+                    return await self._forget_others(session_id, {})
+                return await self._collect(hands, held, news)
+            except (NotFound, Conflict):  # it has just gone, or somebody else has just done it
+                return True
+            except (WorldError, CallerError) as error:
+                log.warning("session %s: its outputs wait: %s", session_id, error)
+                return False
+            except Exception:  # the outermost loop: one session's tree must not end the others'
+                log.exception("session %s: its outputs cannot be collected", session_id)
+                return False
+
+    async def _collect(self, hands: HandsClient, held: HeldWorkspace, news: TreeNews) -> bool:
+        session_id = held.session_id
+        noted: Mapping[str, _Stamp] = news.note.get("entries", {})
+        kept: dict[str, _Stamp] = {}
+        is_all, left = True, OUTPUTS_BYTES_MAX
+        there = {encode_path(entry.path): entry for entry in news.tree.entries}
+        for name, entry in there.items():
+            stamp = list(entry.stamp)
+            left -= entry.size
+            if noted.get(name) != stamp and not self._is_quiet(held, entry):
+                is_all = False
+            elif noted.get(name) == stamp or await self._publish(hands, session_id, entry, left=left):
+                kept[name] = stamp
+                continue
+            else:
+                is_all = False
+            if name in noted:
+                kept[name] = noted[name]
+        crash_point("outputs.before_note")
+        if not news.tree.is_whole:  # what we do not see may be there
+            kept = {**noted, **kept}
+        elif gone := [decode_path(name) for name in noted if name not in there]:
+            await self._files.remove_outputs(session_id, gone)
+        if news.version == 0 and news.tree.is_whole:
+            await self._forget_others(session_id, there)
+        if kept != noted or news.version == 0:
+            await hands.note_tree(session_id, _PLACE, {"entries": kept}, instead_of=news.version)
+        return is_all
+
+    async def _publish(
+        self, hands: HandsClient, session_id: SessionId, entry: TreeEntry, *, left: int
+    ) -> bool:
+        """Whether there is nothing more to do about this entry as it is."""
+        if entry.size > FILE_BYTES_MAX or left < 0:
+            log.warning("session %s: an output of %d bytes is too large", session_id, entry.size)
+            return True
+        crash_point("outputs.before_file")
+        try:
+            async with aclosing(self._content(hands, session_id, entry)) as content:
+                await self._files.put_output(session_id, entry.path, content)
+        except _Changed:
+            return False
+        except (NotFound, WorldError):
+            raise
+        except CallerError as error:  # too many of them: said once, for what it is now
+            log.warning("session %s: an output is not kept: %s", session_id, error)
+        crash_point("outputs.after_file")
+        return True
+
+    async def _content(
+        self, hands: HandsClient, session_id: SessionId, entry: TreeEntry
+    ) -> AsyncGenerator[bytes, None]:
+        try:
+            async with aclosing(hands.tree_file(session_id, _PLACE, entry.path)) as content:
+                async for chunk in content:
+                    yield chunk
+        except (NotFound, HandsUnavailable) as error:  # it is another file by now
+            raise _Changed from error
+
+    async def _forget_others(self, session_id: SessionId, there: Mapping[str, TreeEntry]) -> bool:
+        """The host knows of no outputs, as when it has just got the session's workspace: what is a file of
+        the session and no output any more is removed."""
+        names = {output_key(entry.path) for entry in there.values()}
+        if gone := [name for name in await self._files.outputs(session_id) if name not in names]:
+            await self._files.remove_outputs(session_id, gone)
+        return True
+
+    def _is_quiet(self, held: HeldWorkspace, entry: TreeEntry) -> bool:
+        """Whether nobody seems to be writing it: while a call runs, half a file is worth waiting for."""
+        return not held.is_busy or time.time() - entry.mtime_ns / 1e9 > OUTPUTS_QUIET_SECONDS
+
+
+class _Changed(Exception):
+    """A file was changed or replaced while it was read."""
+
+
+def _is_due(held: HeldWorkspace, looked: _Looked, now: float) -> bool:
+    if held.changes != looked.changes and looked.changes is not None:
+        return True
+    since = now - looked.at
+    if held.is_busy or looked.changes is None:
+        return since > OUTPUTS_BUSY_SECONDS
+    return held.provider is not None and since > OUTPUTS_ALIVE_SECONDS
