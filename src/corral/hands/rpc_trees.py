@@ -1,6 +1,6 @@
 """The part of a hands host's HTTP that is about trees which agents write."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import orjson
 from starlette.requests import Request
@@ -36,12 +36,12 @@ def tree_routes(
         except StopAsyncIteration:
             return Response(b"")
 
-        async def rest():  # type: ignore[no-untyped-def]
+        async def whole() -> AsyncIterator[bytes]:
             yield first
             async for chunk in content:
                 yield chunk
 
-        return StreamingResponse(rest(), media_type="application/octet-stream")
+        return StreamingResponse(whole(), media_type="application/octet-stream")
 
     async def note(request: Request) -> Response:
         session_id = SessionId(request.path_params["session_id"])
