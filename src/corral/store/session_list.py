@@ -6,7 +6,7 @@ from sqlalchemy import ColumnElement, Connection, and_, or_, select
 
 from corral.session.record import SessionFilter, SessionPage
 from corral.store.rows import RECORDS, read_records
-from corral.store.schema import sessions
+from corral.store.schema import IS_NOT_IDLE, sessions
 
 Place = tuple[datetime, str]
 
@@ -71,7 +71,8 @@ def _conditions(where: SessionFilter) -> list[ColumnElement[bool]]:
     if where.statuses:
         conditions.append(sessions.c.status.in_(where.statuses))
     if not where.include_archived:
-        conditions.append(sessions.c.archived_at.is_(None))
+        is_for_few = where.statuses and "idle" not in where.statuses
+        conditions.append(IS_NOT_IDLE if is_for_few else sessions.c.archived_at.is_(None))
     if where.created_gt is not None:
         conditions.append(created > where.created_gt)
     if where.created_gte is not None:

@@ -17,6 +17,7 @@ from corral.store.schema.files import file_blobs, file_usage, files
 from corral.store.schema.memory import memories, memory_stores, memory_stores_deleted, memory_versions
 from corral.store.schema.sessions import (
     IS_FORGOTTEN,
+    IS_NOT_IDLE,
     NOT_HELD_BACK,
     cleanup,
     events,
@@ -32,6 +33,7 @@ from corral.store.schema.vaults import credential_secrets, credentials, vault_ke
 
 __all__ = [
     "IS_FORGOTTEN",
+    "IS_NOT_IDLE",
     "NOT_HELD_BACK",
     "REVISION",
     "Exact",

@@ -18,6 +18,7 @@ from corral.store.schema.types import IN_DEFAULT_WORKSPACE, Exact, JsonBytes, Mo
 
 __all__ = [
     "IS_FORGOTTEN",
+    "IS_NOT_IDLE",
     "NOT_HELD_BACK",
     "cleanup",
     "events",
@@ -104,6 +105,19 @@ Index(
     sessions.c.session_id,
     sqlite_where=IS_FORGOTTEN,
     postgresql_where=IS_FORGOTTEN,
+)
+
+IS_NOT_IDLE = sessions.c.archived_at.is_(None) & (sessions.c.status != literal_column("'idle'"))
+"""Few among many: a list that asks for them finds them in an index of their own. It costs nothing that the
+one above does not cost already."""
+Index(
+    "sessions_not_idle",
+    sessions.c.workspace_id,
+    sessions.c.status,
+    sessions.c.created_at,
+    sessions.c.session_id,
+    sqlite_where=IS_NOT_IDLE,
+    postgresql_where=IS_NOT_IDLE,
 )
 
 session_details = Table(
