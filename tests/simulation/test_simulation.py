@@ -45,6 +45,8 @@ def test_every_schedule_keeps_the_laws() -> None:
         "the hands are told to stop",
         "%s is on the wire for long, its client gives up",
         "the turn is closed, epoch %s",
+        "paused at the budget",
+        "the budget is %s",
     ):
         found = re.search(rf"^ *(\d+)  {re.escape(what)}$", done.stdout, re.MULTILINE)
         assert found is not None and int(found[1]) > SCHEDULES / 1000, what

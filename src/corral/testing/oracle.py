@@ -12,11 +12,13 @@ from corral.kernel.clock import Clock
 from corral.kernel.errors import InvalidRequest, LeaseLost, NotFound, Stale
 from corral.kernel.ids import EventId, Ids, SessionId
 from corral.kernel.limits import LEASE_TTL_SECONDS, SUSPECT_TURNS
+from corral.session.budget import Budget, changed_budget, is_paused
 from corral.session.closing import Remains, closing
 from corral.session.events import (
     AgentCustomToolUse,
     AgentToolUse,
     Event,
+    SessionUpdated,
     SpanModelRequestEnd,
     SpanModelRequestStart,
     UserToolConfirmation,
@@ -118,6 +120,30 @@ class Oracle:
             if item.needs_brain:
                 session.needs_brain_since = session.needs_brain_since or self._clock.now()
         return returned
+
+    def change_budget(self, session_id: SessionId, budget: Budget | None, *, now: datetime) -> None:
+        """That part of `SessionStore.update`."""
+        session = self._session(session_id)
+        changed_budget(session.record, budget, at=now)
+        if budget == session.record.budget:
+            return
+        processed_at = max(now, session.last_processed_at + timedelta(microseconds=1))
+        event = SessionUpdated(id=Ids().event(), budget=budget)
+        session.log.append(
+            StoredEvent(
+                seq=len(session.log) + 1,
+                event_id=event.id,
+                type=event.type,
+                thread_id=session.record.primary_thread_id,
+                arrival=None,
+                body=event.body(processed_at=processed_at),
+                private=None,
+                processed_at=processed_at,
+            )
+        )
+        if is_paused(session.record):
+            session.needs_brain_since = session.needs_brain_since or self._clock.now()
+        session.record = replace(session.record, budget=budget)
 
     def append(self, append: Append) -> list[EventId]:
         session = self._session(append.session_id)

@@ -73,5 +73,5 @@ __all__ = [
     "writers",
 ]
 
-REVISION = "0007"
+REVISION = "0008"
 """The Alembic revision that these tables are of."""

@@ -10,6 +10,7 @@ from corral.kernel.errors import CallerError, CorralError
 from corral.kernel.ids import SessionId
 from corral.orchestrator.worker import Worker
 from corral.session import events as ev
+from corral.session.budget import Budget, is_paused
 from corral.session.content import text_block
 from corral.session.lease import Lease
 from corral.session.log import SessionLog
@@ -17,10 +18,10 @@ from corral.store.bus import LocalBus
 from corral.testing.simulation.eventloop import Process
 from corral.testing.simulation.hands import HandsLink, HandsNode
 from corral.testing.simulation.model import SimulatedModel
-from corral.testing.simulation.store import SimulatedLeases
+from corral.testing.simulation.store import SimulatedLeases, SimulatedLog
 from corral.testing.simulation.world import SkewedClock, World
 
-__all__ = ["BrainNode", "Client"]
+__all__ = ["FIRST_BUDGET", "BrainNode", "Client"]
 
 MODELS = ModelTable.packaged()
 
@@ -139,10 +140,18 @@ class BrainNode:
         self.start(ends_leases=True)
 
 
+def budget(cents: int) -> Budget:
+    return {"type": "limit", "max_list_cost": {"amount": str(cents), "currency": "USD"}}
+
+
+FIRST_BUDGET = budget(1)
+"""Of sessions that have one."""
+
+
 class Client:
     """Sends inputs to one session through the API's side of the log, and answers what it waits for."""
 
-    def __init__(self, world: World, session_id: SessionId, *, log: SessionLog) -> None:
+    def __init__(self, world: World, session_id: SessionId, *, log: SimulatedLog) -> None:
         self._world = world
         self._session_id = session_id
         self._log = log
@@ -180,6 +189,20 @@ class Client:
                 denies = not is_calm and chance.random() < 0.3
                 fields = {"tool_use_id": use, "result": "deny" if denies else "allow"}
                 self._send(self._event(ev.UserToolConfirmation, **fields))
+
+    def change_budget(self, *, is_calm: bool) -> None:
+        """Raise it, whatever the session does; in the calm remove it, once the session waits for that."""
+        record = self._world.oracle.sessions[self._session_id].record
+        if record.budget is None or (is_calm and not is_paused(record)):
+            return
+        raised = None if is_calm else budget(int(record.budget["max_list_cost"]["amount"]) + 1)
+        self._world.loop.spawn(self._process, self._request_budget(raised))
+
+    async def _request_budget(self, raised: Budget | None) -> None:
+        try:
+            await self._log.change_budget(self._session_id, raised, now=self._world.clock.now())
+        except CorralError:
+            self._world.note("the budget is not changed")
 
     def _event(self, kind: type[ev.Event], **fields: Any) -> ev.Event:
         return kind(id=self._world.ids.event(), type=kind.TYPE, **fields)

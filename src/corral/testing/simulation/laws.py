@@ -5,11 +5,12 @@ Each law is a function that yields a sentence per violation. `check` runs all of
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 import orjson
 
-from corral.brain.derive import derive
+from corral.brain.derive import cost, derive
 from corral.brain.dispatch import NO_SANDBOX, OUTCOME_UNKNOWN
 from corral.brain.ending import NEVER_RAN
 from corral.brain.turn import DENIED, NO_HANDS
@@ -17,10 +18,12 @@ from corral.catalog.models import ModelTable
 from corral.hands.news import OUTCOME_UNKNOWN as HOST_OUTCOME_UNKNOWN
 from corral.hands.news import SANDBOX_STOPPED
 from corral.kernel.ids import EventId, SessionId
+from corral.session.budget import cap, running_cost
 from corral.session.call import INTERRUPTED
 from corral.session.closing import LEFT_BEHIND
 from corral.session.fold import begin, fold_stored
 from corral.session.log import Append, StoredEvent
+from corral.testing.simulation.actors import FIRST_BUDGET
 from corral.testing.simulation.world import World
 
 __all__ = ["LAWS", "check"]
@@ -197,6 +200,25 @@ def usage_counts_once(world: World, session_id: SessionId, log: Sequence[StoredE
         yield "the usage is not the sum of the replies"
 
 
+def requests_are_within_the_budget(
+    world: World, session_id: SessionId, log: Sequence[StoredEvent]
+) -> Iterator[str]:
+    """None begins once the budget of that moment is used up."""
+    record = world.oracle.snapshot(session_id).record
+    if record.runtime_rate is None:
+        return
+    models = ModelTable.packaged()
+    state = begin(replace(record, budget=FIRST_BUDGET))
+    for event in log:
+        if event.type == "span.model_request_start" and state.budget is not None:
+            spent = cost(state, models, at=event.processed_at)
+            if spent >= cap(state.budget) + running_cost(0.001, record.runtime_rate):
+                yield f"a request begins at {event.seq}, after {spent} of {cap(state.budget)}"
+        fold_stored(state, event)
+        if event.type == "session.status_idle" and state.stop_reason == "budget_reached":
+            world.note("paused at the budget")
+
+
 def _derived_columns_repeat_the_fold(
     world: World, session_id: SessionId, last: Append, models: ModelTable
 ) -> Iterator[str]:
@@ -227,4 +249,5 @@ LAWS: Sequence[Law] = (
     calls_are_answered_once,
     results_are_true,
     usage_counts_once,
+    requests_are_within_the_budget,
 )

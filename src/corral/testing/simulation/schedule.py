@@ -9,18 +9,20 @@ import logging
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from decimal import Decimal
 
 from corral.brain.dispatch import Dispatch
 from corral.kernel.crash import intercepted
 from corral.kernel.ids import EnvironmentId, SessionId, ThreadId
 from corral.kernel.limits import SESSION_FAILURES_MAX
 from corral.orchestrator.worker import Worker
+from corral.session.budget import is_paused
 from corral.session.content import Json
 from corral.session.record import SessionRecord, ThreadRecord
 from corral.testing.oracle import Oracle
 from corral.testing.simulation import laws
-from corral.testing.simulation.actors import MODELS, BrainNode, Client
+from corral.testing.simulation.actors import FIRST_BUDGET, MODELS, BrainNode, Client
 from corral.testing.simulation.eventloop import CURRENT
 from corral.testing.simulation.hands import HandsNode, MemoryJournal
 from corral.testing.simulation.model import SimulatedModel
@@ -31,6 +33,11 @@ __all__ = ["CRASH_POINTS", "Outcome", "Parts", "play"]
 
 CALM_SECONDS_MAX = 900.0  # longer than every patience, backoff and lease of the code together
 STEPS_MAX = 100_000  # callbacks of one schedule; a common one takes three hundred
+
+BUDGETED = 0.2  # of all schedules
+RUNTIME_RATE = Decimal(
+    3_600_000_000
+)  # a cent for each second: a turn of a few seconds uses the first one up
 
 CRASH_POINTS = (
     "brain.before_append",
@@ -119,7 +126,12 @@ class _Schedule:
         world = self.world = World(seed, parts.oracle)
         chance = world.chance
         self.session_id = SessionId("sesn_1")
-        world.oracle.create(_record(_agent(asks=chance.random() < 0.3)))
+        # From a chance of their own: without a budget, a seed plays what it always played.
+        self._budgets = random.Random(f"budgets of {seed}")
+        record = _record(_agent(asks=chance.random() < 0.3))
+        if self._budgets.random() < BUDGETED:
+            record = replace(record, budget=FIRST_BUDGET, runtime_rate=RUNTIME_RATE)
+        world.oracle.create(record)
         if chance.random() < 0.05:  # a bad past: the next brain ends its turn, or the one after its death
             failures = SESSION_FAILURES_MAX + chance.choice((-1, 0, 1))
             world.oracle.sessions[self.session_id].failures = failures
@@ -181,6 +193,9 @@ class _Schedule:
             at_random(lambda: self.client.answer(is_calm=False))
         for _ in range(chance.choice((0, 1, 1, 2, 3))):
             at_random(self._draw_fault())
+        for _ in range(self._budgets.choice((0, 0, 1, 2))):
+            after = self._budgets.random() * storm_seconds
+            world.loop.post(world.loop.world, lambda: self.client.change_budget(is_calm=False), after=after)
         if chance.random() < 0.4:
             self._crash = (chance.choice(CRASH_POINTS), chance.choice((1, 1, 1, 2, 3)))
         if chance.random() < 0.4:
@@ -273,6 +288,7 @@ class _Schedule:
 
     def _answer(self) -> None:
         self.client.answer(is_calm=True)
+        self.client.change_budget(is_calm=True)
         self.world.loop.post(self.world.loop.world, self._answer, after=2.0)
 
     def _is_at_rest(self) -> bool:
@@ -282,6 +298,7 @@ class _Schedule:
             and not session.inbox
             and session.record.status == "idle"
             and not session.record.blocked_on
+            and not is_paused(session.record)
             and self.world.oracle._is_free(session)
         )
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from corral.kernel.ids import SessionId
+from corral.session.budget import Budget
 from corral.session.events import Event
 from corral.session.lease import Lease
 from corral.session.log import (
@@ -68,6 +69,19 @@ class SimulatedLog:
         self._world.hint(session_id)
         entries: list[StoredEvent | InboxEntry] = [*session.log, *session.inbox]
         return [entry for entry in entries if entry.event_id in returned]
+
+    async def change_budget(self, session_id: SessionId, budget: Budget | None, *, now: datetime) -> None:
+        """What the API does beside the log."""
+
+        def change() -> None:
+            session = self._world.oracle.sessions[session_id]
+            before = len(session.log)
+            self._world.oracle.change_budget(session_id, budget, now=now)
+            self._world.ledger.epochs += [0] * (len(session.log) - before)
+            self._world.note("the budget is %s", "removed" if budget is None else "raised")
+            self._world.hint(session_id)
+
+        await self._world.ask_store("change_budget", change)
 
     async def snapshot(self, session_id: SessionId, *, after_seq: int = 0) -> Snapshot:
         return await self._world.ask_store("snapshot", lambda: self._snapshot(session_id, after_seq))
