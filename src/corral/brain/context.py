@@ -1,20 +1,24 @@
 """State -> model request. The log is never rewritten; the context is built from it each time.
 
 Consecutive requests of a thread share their prefix byte for byte, cache marks aside: entries are only
-ever added behind. Cache breakpoints (four, the provider's limit): last tool, last system block, last and
-second-to-last message. Source: docs/ARCHITECTURE.md.
+ever added behind, except where the log says that old ones were cleared or compacted (`window`). Cache
+breakpoints (four, the provider's limit): last tool, last system block, last and second-to-last message.
+Source: docs/ARCHITECTURE.md.
 """
 
 from collections.abc import Mapping, Sequence
 from itertools import takewhile
 
 from corral.brain import policy
+from corral.brain.own_log import LOG_NOTE
 from corral.brain.ports import ModelRequest
+from corral.brain.summary import INSTRUCTION, summary_messages
+from corral.brain.window import output_tokens
 from corral.catalog.models import ModelInfo
 from corral.kernel.ids import SessionId
-from corral.kernel.limits import MODEL_OUTPUT_TOKENS
 from corral.session.content import Block, Json, text_block
-from corral.session.fold import Entry, Thread
+from corral.session.conversation import Entry, weight
+from corral.session.fold import Thread
 
 _MARK = {"type": "ephemeral"}
 
@@ -27,29 +31,56 @@ ENVIRONMENT_NOTE = (
 
 
 def build(session_id: SessionId, thread: Thread, info: ModelInfo) -> ModelRequest:
-    """The next request of a thread, from everything it has folded."""
-    tools = policy.offered(thread.agent)
-    system = _system(thread.agent, has_sandbox_tools=any(tool["name"] == "bash" for tool in tools))
-    # A conversation begins with the user: what was said before is part of the system prompt.
-    early = list(takewhile(lambda entry: entry.role == "system", thread.entries))
-    system += [block for entry in early for block in entry.content]
+    """The next request of a thread, from everything it has folded; for a summary, if it came to that."""
+    tools, system, entries = _fixed(thread)
+    messages = _messages(entries)
+    if thread.compacts is not None:
+        transcript_bytes = thread.compacts["transcript_bytes"]
+        if transcript_bytes is None:
+            messages = _messages([*entries, Entry("user", (text_block(INSTRUCTION),))])
+        else:
+            tools = []
+            messages = summary_messages(entries, bytes_max=transcript_bytes)
     model = thread.agent["model"]
     effort = model.get("effort")
     return ModelRequest(
         model=thread.model,
         session_id=session_id,
         system=_mark_last(system),
-        messages=_mark_messages(_messages(thread.entries[len(early) :])),
+        messages=_mark_messages(messages),
         tools=_mark_last(tools),
-        max_tokens=min(MODEL_OUTPUT_TOKENS, info.max_output_tokens),
+        max_tokens=output_tokens(info),
         effort=effort["type"] if isinstance(effort, Mapping) else effort,
         speed=model.get("speed") or "standard",
         inference_geo=model.get("inference_geo"),
     )
 
 
-def _system(agent: Mapping[str, Json], *, has_sandbox_tools: bool) -> list[Block]:
-    texts = [agent.get("system"), ENVIRONMENT_NOTE if has_sandbox_tools else None]
+def fixed_weight(thread: Thread) -> int:
+    """Of what is sent with every request: tools and system prompt. What the system said before the user is
+    counted with the conversation."""
+    tools = policy.offered(thread.agent)
+    return weight(tools) + weight(_system(thread.agent, tools))
+
+
+def _fixed(
+    thread: Thread,
+) -> tuple[Sequence[Mapping[str, Json]], list[Block], list[Entry]]:
+    """Tools, system prompt, and the conversation behind them."""
+    tools = policy.offered(thread.agent)
+    # A conversation begins with the user: what was said before is part of the system prompt.
+    early = list(takewhile(lambda entry: entry.role == "system", thread.entries))
+    system = _system(thread.agent, tools) + [block for entry in early for block in entry.content]
+    return tools, system, thread.entries[len(early) :]
+
+
+def _system(agent: Mapping[str, Json], tools: Sequence[Mapping[str, Json]]) -> list[Block]:
+    names = {tool["name"] for tool in tools}
+    texts = [
+        agent.get("system"),
+        ENVIRONMENT_NOTE if "bash" in names else None,
+        LOG_NOTE if "read" in names else None,
+    ]
     return [text_block(text) for text in texts if text]
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
+from corral.catalog.models import ModelInfo
 from corral.kernel.ids import ThreadId
 from corral.kernel.limits import (
     SESSION_FAILURES_MAX,
@@ -62,6 +63,16 @@ def of_size(thread: Thread, limits: TurnLimits) -> Ending | None:
     if thread.turn_tokens >= limits.tokens_max:
         return _bound(f"used {thread.turn_tokens} tokens", limits.tokens_max, "turn_tokens_max")
     return None
+
+
+def of_window(thread: Thread, info: ModelInfo) -> Ending:
+    """The conversation was made as short as it can be."""
+    return Ending(
+        error_type="compaction_limit_reached_error",
+        message=f"The conversation was made shorter {thread.overflows + thread.compactions} times in a row"
+        f" and still does not fit {info.name!r}, known to take {info.context_window_tokens} tokens."
+        " Shorten the agent's system prompt or its tools, or send a shorter message.",
+    )
 
 
 def _bound(what: str, bound: float, setting: str) -> Ending:

@@ -37,6 +37,7 @@ from corral.brain.dispatch import Dispatch
 from corral.brain.draft import Draft
 from corral.brain.ending import TurnLimits, out_of_time, seconds_left
 from corral.brain.fair import FairSlots
+from corral.brain.own_log import read_own_log
 from corral.brain.ports import BlockStarted, Model, ModelFailed, ModelReply
 from corral.brain.preview import Previews
 from corral.brain.toolset import BUILT_IN
@@ -355,7 +356,8 @@ class Loop:
                 assert call is not None
                 crash_point("brain.before_tool")
                 try:
-                    result = await self._gear.dispatch.run(
+                    result = await read_own_log(self._gear.log, state, call)
+                    result = result or await self._gear.dispatch.run(
                         state, call, epoch=epoch, attach=attach, stop=self._stops[action]
                     )
                 except MountFailed as failed:
@@ -372,7 +374,8 @@ class Loop:
         previews = Previews(
             bus=gear.bus, ids=gear.ids, session_id=self.session_id, thread_id=thread.thread_id
         )
-        warms_up = any(tool["name"] in BUILT_IN for tool in request.tools)
+        is_shown = thread.compacts is None  # a summary is for the model alone
+        warms_up = is_shown and any(tool["name"] in BUILT_IN for tool in request.tools)
         crash_point("brain.before_model")
         try:
             async with (
@@ -385,7 +388,8 @@ class Loop:
                     if isinstance(event, ModelReply):
                         reply = event
                         break
-                    previews.see(event)
+                    if is_shown:
+                        previews.see(event)
                     if warms_up and isinstance(event, BlockStarted) and event.type in WARM_UP:
                         gear.dispatch.provision(state, epoch=epoch)
                         warms_up = False
@@ -394,7 +398,7 @@ class Loop:
         except ModelFailed as error:
             return Failed(action=action, error=error)
         crash_point("brain.after_model")
-        has_calls = reply.stop_reason == "tool_use"
+        has_calls = is_shown and reply.stop_reason == "tool_use"
         return Replied(
             action=action,
             reply=reply,

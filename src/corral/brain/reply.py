@@ -14,6 +14,20 @@ from corral.session.content import Block, Json, text_block
 from corral.session.fold import Thread
 
 
+def write_summary(draft: Draft, done: Replied, *, models: ModelTable) -> None:
+    """The reply to a request for a summary. One without words changes nothing, and is counted."""
+    thread, reply = draft.state.threads[done.action.thread_id], done.reply
+    texts = [block["text"] for block in reply.content if block["type"] == "text"]
+    summary = "\n\n".join(texts).strip()
+    if summary and reply.stop_reason not in ("refusal", "tool_use"):
+        draft.add(
+            ev.AgentThreadContextCompacted,
+            thread.thread_id,
+            private={**(thread.compacts or {}), "summary": summary},
+        )
+    _end(draft, thread, done, models)
+
+
 def write_reply(draft: Draft, done: Replied, *, epoch: int, models: ModelTable) -> None:
     """One model reply: agent events in the order of its blocks, then the end of its span."""
     thread = draft.state.threads[done.action.thread_id]
@@ -39,7 +53,12 @@ def write_reply(draft: Draft, done: Replied, *, epoch: int, models: ModelTable) 
         elif block["type"] == "tool_use" and reply.stop_reason == "tool_use":
             _tool_use(draft, thread, block, done.placement, epoch=epoch)
     flush()
+    _end(draft, thread, done, models)
 
+
+def _end(draft: Draft, thread: Thread, done: Replied, models: ModelTable) -> None:
+    """The end of the request's span, with the reply as it came and what it cost."""
+    reply = done.reply
     info = models.resolve(thread.model)
     speed: Literal["standard", "fast"] = thread.agent["model"].get("speed") or "standard"
     cost = models.request_cost(

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Literal
 
-from corral.brain import ending, policy
+from corral.brain import ending, policy, window
 from corral.brain.actions import (
     Aborted,
     Action,
@@ -24,13 +24,14 @@ from corral.brain.actions import (
     Unmounted,
     Waited,
 )
+from corral.brain.context import fixed_weight
 from corral.brain.decide import is_interrupted, left_running, of_thread
 from corral.brain.derive import is_at_cap
 from corral.brain.derive import usage as session_usage
 from corral.brain.draft import Draft
 from corral.brain.ending import Ending, TurnLimits
 from corral.brain.ports import ModelFailed, Usage
-from corral.brain.reply import model_usage, write_reply
+from corral.brain.reply import model_usage, write_reply, write_summary
 from corral.catalog.models import ModelTable
 from corral.kernel import limits
 from corral.kernel.ids import EVENT, EventId, derived
@@ -54,7 +55,6 @@ _ERROR_TYPES: Mapping[str, str] = {
     "rate_limited": "model_rate_limited_error",
     "request_failed": "model_request_failed_error",
     "billing": "billing_error",
-    "context_overflow": "model_request_failed_error",
 }
 
 
@@ -113,7 +113,10 @@ def _finish(draft: Draft, terms: Terms, completion: Completion) -> None:
         case Aborted(action=AskModel() as action):
             _Thread(draft, terms, draft.state.threads[action.thread_id]).lose_request(action.request)
         case Replied(action=action) if draft.state.threads[action.thread_id].request == action.request:
-            write_reply(draft, completion, epoch=terms.epoch, models=terms.models)
+            if draft.state.threads[action.thread_id].compacts is not None:
+                write_summary(draft, completion, models=terms.models)
+            else:
+                write_reply(draft, completion, epoch=terms.epoch, models=terms.models)
         case Failed(action=action, error=error):
             thread = draft.state.threads[action.thread_id]
             if thread.request == action.request:
@@ -203,7 +206,20 @@ class _Thread:
         elif (large := ending.of_size(thread, self.terms.limits)) is not None:
             self._give_up(large.error_type, large.message)
         else:
-            self.draft.add(ev.SpanModelRequestStart, self.thread_id, private={"epoch": self.terms.epoch})
+            self._ask()
+
+    def _ask(self) -> None:
+        """Announce the next model request: for a summary, if the conversation outgrows the window."""
+        info = self.terms.models.resolve(self.thread.model)
+        try:
+            plan = window.plan(self.thread, info, lambda: fixed_weight(self.thread))
+        except window.TooLong:
+            too_long = ending.of_window(self.thread, info)
+            self._give_up(too_long.error_type, too_long.message)
+            return
+        self.draft.add(
+            ev.SpanModelRequestStart, self.thread_id, private={"epoch": self.terms.epoch, **plan}
+        )
 
     def _is_at_cap(self) -> bool:
         """The gate before each model request. What is in flight when it closes goes on."""
@@ -215,12 +231,13 @@ class _Thread:
             self.draft.add(ev.SessionStatusRunning, self.thread_id)
         self.draft.add(ev.SessionThreadStatusRunning, self.thread_id, **self._naming())
 
-    def lose_request(self, request: EventId) -> None:
-        """Close a request without a reply: interrupted, or lost with its brain."""
+    def lose_request(self, request: EventId, private: Mapping[str, Json] | None = None) -> None:
+        """Close a request without a reply: interrupted, lost with its brain, failed."""
         if self.thread.request == request:
             self.draft.add(
                 ev.SpanModelRequestEnd,
                 self.thread_id,
+                private=private,
                 is_error=True,
                 model_request_start_id=request,
                 model_usage=model_usage(Usage()),
@@ -229,6 +246,9 @@ class _Thread:
     def fail(self, error: ModelFailed) -> None:
         """A failed attempt: try again later, visibly, or end the turn."""
         assert self.thread.request is not None
+        if error.failure == "context_overflow":  # the next request is a shorter one
+            self.lose_request(self.thread.request, {"overflow": True})
+            return
         self.lose_request(self.thread.request)
         asked = error.retry_after_seconds or 0.0
         attempts = self.thread.failures + 1

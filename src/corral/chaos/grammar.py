@@ -6,6 +6,7 @@ A session is a sequence of turns. Written as a rule per turn, with `?` for optio
     RUNNING  = session.status_running, session.thread_status_running
     request  = span.model_request_start, reply*, span.model_request_end
     reply    = agent.message | agent.thinking | agent.tool_use | agent.custom_tool_use
+             | agent.thread_context_compacted
     results  = agent.tool_result* | user.custom_tool_result*
     IDLE     = session.thread_status_idle, session.usage, session.status_idle
 
@@ -35,7 +36,10 @@ Place = Literal[
 ]
 
 _INPUTS: Final = ("user.message", "user.interrupt", "user.tool_confirmation", "system.message")
-_REPLY: Final = ("agent.message", "agent.thinking", "agent.tool_use", "agent.custom_tool_use")
+_REPLY: Final = (
+    *("agent.message", "agent.thinking", "agent.tool_use", "agent.custom_tool_use"),
+    "agent.thread_context_compacted",
+)
 
 
 def _to(place: Place, *types: str) -> dict[str, Place]:
@@ -133,7 +137,7 @@ def _read(reading: _Reading, event: Mapping[str, Json]) -> Iterator[str]:
             if event.get("is_error") and reading.replied:
                 yield "a failed request has left events of its reply"
             reading.request = None
-        case "agent.message" | "agent.thinking":
+        case "agent.message" | "agent.thinking" | "agent.thread_context_compacted":
             reading.replied += 1
         case "agent.tool_use" | "agent.custom_tool_use":
             reading.replied += 1

@@ -21,16 +21,18 @@ from corral.kernel.ids import EventId, SessionId, ThreadId
 from corral.session import events as ev
 from corral.session.budget import BUDGET_REACHED, Budget, running_seconds
 from corral.session.call import Placement
-from corral.session.content import Block, Json, text_block
+from corral.session.content import Block, Json
+from corral.session.conversation import Entry, clear, compact, entry_weight, leave_out
 from corral.session.log import InboxEntry, StoredEvent
 from corral.session.record import SessionRecord, Status, ThreadRecord
-from corral.session.tokens import Tokens
+from corral.session.tokens import Tokens, tokens_of_request
 
 _BODIES_UNREAD: Mapping[str, type[ev.Event]] = {
     kind.TYPE: kind
     for kind in (
         ev.AgentMessage,
         ev.AgentThinking,
+        ev.AgentThreadContextCompacted,
         ev.SessionStatusRunning,
         ev.SessionUsage,
         ev.SpanModelRequestStart,
@@ -40,8 +42,6 @@ _BODIES_UNREAD: Mapping[str, type[ev.Event]] = {
 
 _PAUSES = ("requires_action", BUDGET_REACHED["type"])
 """Stop reasons after which the same turn goes on."""
-
-LEFT_OUT = "(This result was left out: the model's provider refused it.)"
 
 STATUS_AFTER: Mapping[str, Status] = {
     "session.status_running": "running",
@@ -77,20 +77,18 @@ class PendingCall:
         return self.is_custom or (self.permission == "ask" and self.confirmation is None)
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One piece of a thread's conversation, in the provider's own blocks."""
-
-    role: Literal["user", "assistant", "system"]
-    content: tuple[Block, ...]
-
-
 @dataclass(kw_only=True, slots=True)
 class Thread:
     """One thread of a session, folded.
 
     wants_model: the conversation ends with something that the model has not answered.
+    weight:      of all entries, as `conversation.weight` counts.
+    measured_tokens, measured_weight: what the provider counted, reply included, when the entries weighed
+                 so much; 0 if they were made shorter since.
     request:     a model request was started and has not ended; made under `request_epoch`.
+    compacts:    that request asks for a summary; what is to become of the conversation then.
+    compactions: summaries asked for since the model last said or called something.
+    overflows:   requests since then that did not fit its window; is_over: nothing was shortened since one.
     failures:    failed attempts since the last reply; retry_after_seconds as the last one asked for.
     refusals:    requests since the last reply whose content the provider refused for good.
     rounds:      model replies since the turn began. A turn goes on while it waits for the client.
@@ -104,9 +102,16 @@ class Thread:
     created_at: datetime
     status: Status = "idle"
     entries: list[Entry] = field(default_factory=list)
+    weight: int = 0
+    measured_tokens: int = 0
+    measured_weight: int = 0
     wants_model: bool = False
     request: EventId | None = None
     request_epoch: int = 0
+    compacts: Mapping[str, Json] | None = None
+    compactions: int = 0
+    overflows: int = 0
+    is_over: bool = False
     calls: dict[EventId, PendingCall] = field(default_factory=dict)
     failures: int = 0
     retry_after_seconds: float | None = None
@@ -123,6 +128,18 @@ class Thread:
     active_seconds: float = 0.0
     running_since: datetime | None = None
     updated_at: datetime | None = None
+
+    def add(self, entry: Entry) -> None:
+        """Something more was said."""
+        self.entries.append(entry)
+        self.weight += entry_weight(entry)
+
+    def shorten(self, entries: list[Entry]) -> None:
+        """The conversation is these entries from now on."""
+        self.entries = entries
+        self.weight = sum(map(entry_weight, entries))
+        self.measured_tokens = self.measured_weight = 0
+        self.is_over = False
 
     @property
     def model(self) -> str:
@@ -323,21 +340,23 @@ def fold(
         case _ if private.get("moot"):
             pass  # an input that came too late: taken, without effect
         case ev.UserMessage(content=content):
-            thread.entries.append(Entry("user", tuple(content)))
+            thread.add(Entry("user", tuple(content), state.seq))
             thread.wants_model = True
         case ev.SystemMessage(content=content):
-            thread.entries.append(Entry("system", tuple(content)))
+            thread.add(Entry("system", tuple(content), state.seq))
         case ev.UserToolConfirmation():
             _confirm(thread, event, private)
         case ev.UserCustomToolResult() | ev.AgentToolResult():
             if answers is not None:
-                _settle(thread, answers, event.content or (), bool(event.is_error))
+                _settle(thread, answers, event.content or (), bool(event.is_error), state.seq)
         case ev.AgentToolUse() | ev.AgentCustomToolUse():
             thread.calls[event.id] = _pending(event, thread_id, private)
         case ev.SpanModelRequestStart():
-            thread.request, thread.request_epoch = event.id, int(private.get("epoch", 0))
+            _begin_request(thread, event.id, private)
         case ev.SpanModelRequestEnd():
-            _end_request(thread, event, private)
+            _end_request(thread, event, private, state.seq)
+        case ev.AgentThreadContextCompacted():
+            _compact(thread, private)
         case ev.SessionError(error=error):
             if error["retry_status"]["type"] == "retrying" and str(error["type"]).startswith("model_"):
                 thread.failures += 1
@@ -345,7 +364,8 @@ def fold(
             if failed_mount := private.get("failed_mount"):
                 state.failed_mounts |= {failed_mount}
             if private.get("leaves_out"):
-                _leave_out(thread)
+                thread.refusals += 1
+                thread.shorten(leave_out(thread.entries, is_repeated=thread.refusals > 1))
         case ev.SessionUpdated(agent=agent, budget=budget):
             if agent is not None:
                 state.primary.agent = agent
@@ -399,7 +419,7 @@ def _confirm(thread: Thread, event: ev.UserToolConfirmation, private: Mapping[st
         call.epoch = int(private.get("epoch", 0))
 
 
-def _settle(thread: Thread, call_id: EventId, content: Sequence[Block], is_error: bool) -> None:
+def _settle(thread: Thread, call_id: EventId, content: Sequence[Block], is_error: bool, seq: int) -> None:
     call = thread.calls.pop(call_id, None)
     if call is None:
         return
@@ -410,47 +430,50 @@ def _settle(thread: Thread, call_id: EventId, content: Sequence[Block], is_error
     }
     if is_error:
         result["is_error"] = True
-    thread.entries.append(Entry("user", (result,)))
+    thread.add(Entry("user", (result,), seq))
     thread.wants_model = True
 
 
-def _leave_out(thread: Thread) -> None:
-    """The provider refuses what was sent since its last reply, and would refuse it in every later request:
-    messages go, and results, without which their calls would be refused, keep only their place. If it
-    refuses again, something that it took before has gone bad: what it had to fetch by URL goes, too."""
-    thread.refusals += 1
-    spoken = [number for number, entry in enumerate(thread.entries) if entry.role == "assistant"]
-    kept = spoken[-1] + 1 if spoken else 0
-    refused, thread.entries = thread.entries[kept:], thread.entries[:kept]
-    for entry in refused:
-        if entry.role == "system":
-            thread.entries.append(entry)
-        elif entry.content and entry.content[0]["type"] == "tool_result":
-            content = [text_block(LEFT_OUT)]
-            thread.entries.append(
-                Entry("user", tuple({**block, "content": content} for block in entry.content))
+def _begin_request(thread: Thread, request: EventId, private: Mapping[str, Json]) -> None:
+    """A request may begin with a shorter conversation, or be there to make it shorter."""
+    thread.request, thread.request_epoch = request, int(private.get("epoch", 0))
+    thread.compacts = private.get("compacts")
+    clears = private.get("clears")
+    if clears is not None:
+        thread.shorten(
+            clear(thread.entries, through=clears["through"], block_bytes=clears.get("block_bytes"))
+        )
+
+
+def _compact(thread: Thread, private: Mapping[str, Json]) -> None:
+    if "summary" in private:
+        thread.shorten(
+            compact(
+                thread.entries,
+                summary=private["summary"],
+                through=private["through"],
+                task_bytes=private["task_bytes"],
+                block_bytes=private["block_bytes"],
             )
-    if thread.refusals > 1:
-        thread.entries = [
-            Entry(entry.role, tuple(map(_without_urls, entry.content))) for entry in thread.entries
-        ]
+        )
 
 
-def _without_urls(block: Block) -> Block:
-    if isinstance(block.get("source"), Mapping) and block["source"].get("type") == "url":
-        return text_block(f"(This {block['type']} was left out: the model's provider refused it.)")
-    if block["type"] == "tool_result":
-        return {**block, "content": [_without_urls(inner) for inner in block["content"]]}
-    return block
-
-
-def _end_request(thread: Thread, event: ev.SpanModelRequestEnd, private: Mapping[str, Json]) -> None:
-    thread.request = None
+def _end_request(
+    thread: Thread, event: ev.SpanModelRequestEnd, private: Mapping[str, Json], seq: int
+) -> None:
+    was_for_summary, thread.request, thread.compacts = thread.compacts is not None, None, None
     if event.is_error:
+        if private.get("overflow"):
+            _overflow(thread)
+            thread.compactions += was_for_summary
         return
     thread.failures, thread.retry_after_seconds, thread.refusals = 0, None, 0
+    usage = private.get("usage", {})
+    thread.tokens = thread.tokens.plus(usage)
+    if was_for_summary:
+        thread.compactions += 1
+        return
     thread.rounds += 1
-    thread.tokens = thread.tokens.plus(private.get("usage", {}))
     stop_reason = private.get("stop_reason")
     thread.reply_stop_reason = stop_reason
     thread.reply_stop_details = private.get("stop_details")
@@ -462,8 +485,19 @@ def _end_request(thread: Thread, event: ev.SpanModelRequestEnd, private: Mapping
     # Providers write text blocks without any text, and refuse a conversation that holds one.
     content = tuple(block for block in content if block["type"] != "text" or block["text"].strip())
     if content and stop_reason != "refusal":  # a refused reply in the context makes the next one refuse
-        thread.entries.append(Entry("assistant", content))
+        thread.add(Entry("assistant", content, seq))
     thread.wants_model = stop_reason == "pause_turn"
+    thread.measured_tokens, thread.measured_weight = tokens_of_request(usage), thread.weight
+    if stop_reason == "model_context_window_exceeded":
+        _overflow(thread)  # it had no room to say all of it: what it said is kept, and it goes on
+        thread.wants_model = True
+    elif content:
+        thread.compactions, thread.overflows, thread.is_over = 0, 0, False
+
+
+def _overflow(thread: Thread) -> None:
+    thread.overflows += 1
+    thread.is_over = True
 
 
 def _session_status(state: State, event: ev.Event, at: datetime) -> None:
@@ -494,6 +528,7 @@ def _thread_status(thread: Thread, event: ev.Event, at: datetime) -> None:
         thread.has_been_idle = True
         thread.failures, thread.retry_after_seconds = 0, None
         if event.stop_reason["type"] not in _PAUSES:
+            thread.compactions, thread.overflows, thread.is_over = 0, 0, False
             thread.wants_model = False
     thread.active_seconds, thread.running_since = _tick(
         thread.active_seconds, thread.running_since, thread.status, at

@@ -75,4 +75,9 @@ class Tokens:
         }
 
 
+def tokens_of_request(usage: Mapping[str, Json]) -> int:
+    """All tokens of one request and its reply, however they were cached."""
+    return Tokens().plus(usage).total
+
+
 _NAMES = tuple(field.name for field in fields(Tokens))

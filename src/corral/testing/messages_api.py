@@ -35,6 +35,7 @@ import httptools
 from corral.session.content import Json
 from corral.testing.messages_reply import Answer, Counted, HttpError, Reply
 from corral.testing.messages_rules import broken_rule
+from corral.testing.messages_window import Window
 
 _COUNT_PATH = "/v1/messages/count_tokens"
 BYTES_PER_TOKEN = 4  # of a body whose tokens are counted
@@ -96,6 +97,7 @@ class MessagesApi:
 
     api_key:   when given, a request with another key is answered 401.
     is_strict: refuse a request that the real API would refuse (`messages_rules`), with its words.
+    window:    refuses what is longer, and counts the usage of every reply.
     requests_kept_max: of the latest ones, `requests` and `request` know; a long run needs none of them.
     """
 
@@ -107,6 +109,7 @@ class MessagesApi:
         port: int = 0,
         api_key: str | None = None,
         is_strict: bool = True,
+        window: Window | None = None,
         requests_kept_max: int = REQUESTS_KEPT_MAX,
     ) -> None:
         self.script = script
@@ -114,6 +117,7 @@ class MessagesApi:
         self.count = 0
         self.api_key = api_key
         self.is_strict = is_strict
+        self.window = window
         self._host, self._port = host, port
         self._server: asyncio.Server | None = None
         self._waiting: list[tuple[int, asyncio.Future[None]]] = []
@@ -174,6 +178,12 @@ class MessagesApi:
             return Counted(input_tokens=len(request.body) // BYTES_PER_TOKEN)
         if self.is_strict and (broken := broken_rule(request.json)) is not None:
             return HttpError(status=400, message=broken)
+        if self.window is None:
+            return self._scripted(request)
+        too_long = self.window.refusal(request.json)
+        return too_long or self.window.counted(request.json, self._scripted(request))
+
+    def _scripted(self, request: Request) -> Answer:
         if callable(self.script):
             return self.script(request)
         if request.number <= len(self.script):

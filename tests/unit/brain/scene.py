@@ -100,6 +100,7 @@ class Scene:
         self.events: list[NewEvent] = []
         self.in_flight: set[Action] = set()
         self.limits = TurnLimits()
+        self.models = MODELS
         self.failures = 0
         self._ids = Ids(now_ms=lambda: 0, random_bytes=self._bytes)
         self._random = count(1)
@@ -163,7 +164,7 @@ class Scene:
         terms = Terms(
             epoch=self.epoch,
             placement=self.placement,
-            models=MODELS,
+            models=self.models,
             limits=self.limits,
             failures=self.failures,
             starts_requests=starts_requests,

@@ -8,7 +8,7 @@ from corral.brain.ports import ModelFailed
 from corral.kernel.limits import SESSION_FAILURES_MAX
 from corral.session import events as ev
 from corral.session.call import INTERRUPTED
-from corral.session.fold import LEFT_OUT
+from corral.session.conversation import LEFT_OUT
 from tests.unit.brain.scene import CUSTOM, Scene, agent, call, text
 
 ENDS = ["session.error", "session.thread_status_idle", "session.usage", "session.status_idle"]
