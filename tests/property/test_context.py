@@ -45,7 +45,8 @@ class Model:
         assert broken_rule(body) is None, broken_rule(body)
         sent = json.dumps([request.system, request.tools, request.messages], ensure_ascii=False)
         tokens = int(len(sent.encode()) / self.token_bytes)
-        if tokens > WINDOW or chance.random() < 0.02:  # it has reasons of its own: the body's bytes, say
+        has_reasons = tokens > WINDOW / 2 and chance.random() < 0.05  # of its own: the body's bytes, say
+        if tokens > WINDOW or has_reasons:
             self.refused.append(tokens)
             return Failed(
                 action=action,

@@ -47,6 +47,8 @@ def test_every_schedule_keeps_the_laws() -> None:
         "the turn is closed, epoch %s",
         "paused at the budget",
         "the budget is %s",
+        "the model finds a request too long",
+        "the model is asked for a summary",
     ):
         found = re.search(rf"^ *(\d+)  {re.escape(what)}$", done.stdout, re.MULTILINE)
         assert found is not None and int(found[1]) > SCHEDULES / 1000, what

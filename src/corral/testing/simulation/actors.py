@@ -23,7 +23,11 @@ from corral.testing.simulation.world import SkewedClock, World
 
 __all__ = ["FIRST_BUDGET", "BrainNode", "Client"]
 
-MODELS = ModelTable.packaged()
+NARROW = "claude-narrow"  # whose conversations outgrow it
+_PRICE = {"input": 3, "output": 15, "cache_read": 0.3, "cache_write_5m": 3.75, "cache_write_1h": 6}
+MODELS = ModelTable.packaged().extended(
+    {"model": [{"ids": [NARROW], "context_window": 20_000, "max_output": 2_000, "price": _PRICE}]}
+)
 
 
 class BrainNode:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from random import Random
 from typing import Any
 
 from corral.brain.ports import (
@@ -13,6 +14,7 @@ from corral.brain.ports import (
     TextDelta,
     Usage,
 )
+from corral.brain.summary import INSTRUCTION
 from corral.session.content import Block
 from corral.testing.simulation.eventloop import CURRENT
 from corral.testing.simulation.world import World
@@ -23,10 +25,12 @@ __all__ = ["SimulatedModel"]
 class SimulatedModel:
     """`brain.ports.Model`. Refuses a conversation that a provider would refuse: that is a violation."""
 
-    def __init__(self, world: World, *, rounds_max: int) -> None:
+    def __init__(self, world: World, *, rounds_max: int, narrow: Random | None = None) -> None:
+        """narrow: what draws the sizes of conversations, if they are to outgrow the model's window."""
         self._world = world
         self._rounds_max = rounds_max
         self._nonce = 0
+        self._narrow = narrow
 
     async def stream(self, request: ModelRequest) -> AsyncIterator[ModelEvent]:
         world, chance = self._world, self._world.chance
@@ -37,10 +41,12 @@ class SimulatedModel:
                 yield BlockStarted(index=0, type="text")
                 yield TextDelta(index=0, text="half an ans")
             await self._fail()
+        is_summary = INSTRUCTION in str(request.messages[-1]["content"][-1].get("text"))
+        self._check_window(is_summary=is_summary)
         rounds = sum(
             block["type"] == "tool_result" for message in request.messages for block in message["content"]
         )
-        blocks, stop_reason = self._blocks(rounds)
+        blocks, stop_reason = self._blocks(rounds) if not is_summary else ([], "end_turn")
         self._nonce += 1
         nonce = f"reply-{self._nonce}"
         yield BlockStarted(index=0, type="text")
@@ -54,10 +60,26 @@ class SimulatedModel:
         world.ledger.replies[nonce] = output_tokens
         world.note("the model replies: %s, %s blocks", stop_reason, len(blocks))
         yield ModelReply(
-            content=[{"type": "text", "text": nonce}, *blocks],
+            content=[{"type": "text", "text": nonce}, *self._padding(), *blocks],
             stop_reason=stop_reason,
-            usage=Usage(input_tokens=10, output_tokens=output_tokens),
+            usage=Usage(input_tokens=self._prompt_tokens(), output_tokens=output_tokens),
         )
+
+    def _padding(self) -> list[Block]:
+        """A narrow model talks so much that there is something to summarise."""
+        return [] if self._narrow is None else [{"type": "text", "text": "word " * 300}]
+
+    def _check_window(self, *, is_summary: bool) -> None:
+        """A narrow model now and then finds a request too long, also one for a summary."""
+        if is_summary:
+            self._world.note("the model is asked for a summary")
+        if self._narrow is not None and self._narrow.random() < 0.1:
+            self._world.note("the model finds a request too long")
+            raise ModelFailed("too long", failure="context_overflow", retryable=False)
+
+    def _prompt_tokens(self) -> int:
+        """Of a narrow model, half the requests count as so much that a summary is due."""
+        return 16_000 if self._narrow is not None and self._narrow.random() < 0.5 else 10
 
     def _blocks(self, rounds: int) -> tuple[list[Block], str]:
         chance = self._world.chance

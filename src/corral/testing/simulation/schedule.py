@@ -22,7 +22,7 @@ from corral.session.content import Json
 from corral.session.record import SessionRecord, ThreadRecord
 from corral.testing.oracle import Oracle
 from corral.testing.simulation import laws
-from corral.testing.simulation.actors import FIRST_BUDGET, MODELS, BrainNode, Client
+from corral.testing.simulation.actors import FIRST_BUDGET, MODELS, NARROW, BrainNode, Client
 from corral.testing.simulation.eventloop import CURRENT
 from corral.testing.simulation.hands import HandsNode, MemoryJournal
 from corral.testing.simulation.model import SimulatedModel
@@ -126,9 +126,12 @@ class _Schedule:
         world = self.world = World(seed, parts.oracle)
         chance = world.chance
         self.session_id = SessionId("sesn_1")
-        # From a chance of their own: without a budget, a seed plays what it always played.
+        # From chances of their own: without a budget or a narrow model, a seed plays what it always played.
         self._budgets = random.Random(f"budgets of {seed}")
-        record = _record(_agent(asks=chance.random() < 0.3))
+        narrow = random.Random(f"window of {seed}")
+        is_narrow = narrow.random() < 0.2
+        model_id = NARROW if is_narrow else "claude-sonnet-4-5"
+        record = _record(_agent(model_id, asks=chance.random() < 0.3))
         if self._budgets.random() < BUDGETED:
             record = replace(record, budget=FIRST_BUDGET, runtime_rate=RUNTIME_RATE)
         world.oracle.create(record)
@@ -138,7 +141,9 @@ class _Schedule:
             world.ledger.has_failed = True
         self.log = parts.log(world)
         self.hands = HandsNode(world, journal=parts.journal)
-        model = SimulatedModel(world, rounds_max=chance.choice((0, 1, 1, 2, 4)))
+        model = SimulatedModel(
+            world, rounds_max=chance.choice((0, 1, 1, 2, 4)), narrow=narrow if is_narrow else None
+        )
         self.brains = [
             BrainNode(
                 world,
@@ -319,14 +324,14 @@ class _Schedule:
         loop.run(lambda: True, until=loop.now, steps_max=loop.steps + STEPS_MAX)
 
 
-def _agent(*, asks: bool) -> dict[str, Json]:
+def _agent(model_id: str, *, asks: bool) -> dict[str, Json]:
     policy = "always_ask" if asks else "always_allow"
     return {
         "type": "agent",
         "id": "agent_1",
         "version": 1,
         "name": "Tester",
-        "model": {"id": "claude-sonnet-4-5", "speed": "standard", "effort": None, "inference_geo": None},
+        "model": {"id": model_id, "speed": "standard", "effort": None, "inference_geo": None},
         "system": None,
         "tools": [
             {
