@@ -7,7 +7,7 @@ answers. When a stage ends, the laws that hold for every session are checked on 
 import asyncio
 import json
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager, suppress
 from itertools import count, pairwise
 from typing import Any
@@ -24,6 +24,7 @@ from corral.testing.messages_reply import Answer, HttpError
 from tests.served import KEY, Served, until
 
 MODEL = "claude-opus-5-5"  # has a list price and takes system messages
+NARROW, NARROW_TOKENS = "claude-narrow", 20_000  # a model of the server's own table, and its window
 TOOLSET = {"type": "agent_toolset_20260401"}
 ASK = {**TOOLSET, "default_config": {"permission_policy": {"type": "always_ask"}}}
 LOOKUP = {
@@ -175,10 +176,11 @@ class Stage:
         self.session_ids.remove(session_id)
 
     def check(self) -> None:
-        for session_id in self.session_ids:
-            check_log(self.server.snapshot(session_id))
-        if len(self.session_ids) == 1:
-            check_requests(self.requests, refused=self._refused)
+        logs = [self.server.snapshot(session_id) for session_id in self.session_ids]
+        for log in logs:
+            check_log(log)
+        if len(logs) == 1:
+            check_requests(self.requests, refused=self._refused, shorter=shorter_requests(logs[0]))
 
 
 class Tail:
@@ -298,16 +300,35 @@ def check_log(session: Snapshot) -> None:
         assert (derived.stop_reason, derived.requests_cost) == (record.stop_reason, record.requests_cost)
 
 
-def check_requests(requests: Sequence[Request], *, refused: Sequence[Request] = ()) -> None:
-    """What holds for the requests of one session: each continues the one before, byte for byte. What the
-    provider refused is left out of later requests, so nothing continues a refused one."""
+def shorter_requests(session: Snapshot) -> set[int]:
+    """The requests, by number from 0, that need not continue the one before: the log says that the
+    conversation was made shorter between the two, or that one of them asks for a summary of it."""
+    shorter, number, is_shorter = set[int](), -1, False
+    for event in session.events:
+        if event.type == "span.model_request_start":
+            number += 1
+            private = event.private or {}
+            if is_shorter or "clears" in private or (private.get("compacts") or {}).get("transcript_bytes"):
+                shorter.add(number)
+            is_shorter = "compacts" in private
+    return shorter
+
+
+def check_requests(
+    requests: Sequence[Request], *, refused: Sequence[Request] = (), shorter: Collection[int] = ()
+) -> None:
+    """What holds for the requests of one session: each continues the one before, byte for byte, but for
+    `shorter` ones. What the provider refused is left out of later requests, so nothing continues that."""
     for request in requests:
         assert KEY not in json.dumps(request.headers) and KEY.encode() not in request.body
         assert request.api_key == "upstream-key"
         assert _marks(request.json) <= 4, "the provider's limit of cache marks"
         if request.json["messages"]:
             assert request.json["messages"][0]["role"] == "user"
+    numbers = {request.number: number for number, request in enumerate(requests)}
     for before, after in pairwise(each for each in requests if each not in refused):
+        if numbers[after.number] in shorter:
+            continue
         old, new = _blocks(before), _blocks(after)
         assert new[: len(old)] == old, "a request begins with all of the one before"
         assert _unmarked(before.json["system"]) == _unmarked(after.json["system"])

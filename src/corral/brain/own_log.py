@@ -29,9 +29,10 @@ __all__ = ["LOG_DIRECTORY", "LOG_NOTE", "read_own_log"]
 
 LOG_DIRECTORY: Final = "/mnt/session/log"
 LOG_NOTE: Final = (
-    "Everything that happens in this session is kept in its log, also what was cleared from your context."
-    f" The read tool, and no other, shows it: {LOG_DIRECTORY}/events.jsonl has one event a line (use"
-    f" view_range), {LOG_DIRECTORY}/N.txt has line N in full."
+    "When your context fills up, old tool results are cleared from it: note down what you will need of"
+    " them. Everything is kept in the log of this session. The read tool, and no other, shows it:"
+    f" {LOG_DIRECTORY}/events.jsonl has one event a line (use view_range), {LOG_DIRECTORY}/N.txt has line N"
+    " in full."
 )
 _EVENT = re.compile(r"([1-9][0-9]{0,9})\.txt")
 _NAMES: Final = "there are events.jsonl and N.txt, for line N of it in full"

@@ -6,7 +6,7 @@ import pytest_asyncio
 
 from corral.testing.messages_api import MessagesApi
 from tests.served import Served, served
-from tests.stage import Stage, Stages
+from tests.stage import NARROW, NARROW_TOKENS, Stage, Stages
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
@@ -17,7 +17,12 @@ async def upstream() -> AsyncIterator[MessagesApi]:
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def corral(upstream: MessagesApi) -> AsyncIterator[Served]:
-    async with served(messages_url=upstream.url, AWS_SECRET_ACCESS_KEY="canary-5f2d9c") as server:
+    narrow = {"ids": [NARROW], "context_window": NARROW_TOKENS, "max_output": 2_000}
+    async with served(
+        messages_url=upstream.url,
+        settings={"models": {"model": [narrow]}},
+        AWS_SECRET_ACCESS_KEY="canary-5f2d9c",
+    ) as server:
         yield server
 
 
