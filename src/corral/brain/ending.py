@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
-from corral.catalog.models import ModelInfo
 from corral.kernel.ids import ThreadId
 from corral.kernel.limits import (
     SESSION_FAILURES_MAX,
@@ -65,13 +64,13 @@ def of_size(thread: Thread, limits: TurnLimits) -> Ending | None:
     return None
 
 
-def of_window(thread: Thread, info: ModelInfo) -> Ending:
-    """The conversation was made as short as it can be."""
+def of_window(thread: Thread) -> Ending:
+    """The conversation was made as short as it can be, and the provider still finds it too long."""
+    summed_up = f" It was summarised {thread.compactions} times in a row." if thread.compactions else ""
     return Ending(
-        error_type="compaction_limit_reached_error",
-        message=f"The conversation was made shorter {thread.overflows + thread.compactions} times in a row"
-        f" and still does not fit {info.name!r}, known to take {info.context_window_tokens} tokens."
-        " Shorten the agent's system prompt or its tools, or send a shorter message.",
+        error_type="compaction_limit_reached_error" if thread.compactions else "model_request_failed_error",
+        message=f"{thread.overflow} The conversation cannot be made shorter.{summed_up} Send a shorter"
+        " message, or shorten the agent's system prompt or tools.",
     )
 
 

@@ -214,7 +214,7 @@ class _Thread:
         try:
             plan = window.plan(self.thread, info, lambda: fixed_weight(self.thread))
         except window.TooLong:
-            too_long = ending.of_window(self.thread, info)
+            too_long = ending.of_window(self.thread)
             self._give_up(too_long.error_type, too_long.message)
             return
         self.draft.add(
@@ -247,7 +247,7 @@ class _Thread:
         """A failed attempt: try again later, visibly, or end the turn."""
         assert self.thread.request is not None
         if error.failure == "context_overflow":  # the next request is a shorter one
-            self.lose_request(self.thread.request, {"overflow": True})
+            self.lose_request(self.thread.request, {"overflow": error.message})
             return
         self.lose_request(self.thread.request)
         asked = error.retry_after_seconds or 0.0

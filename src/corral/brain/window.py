@@ -57,7 +57,7 @@ def plan(thread: Thread, info: ModelInfo, fixed: Callable[[], int]) -> Mapping[s
     Raises TooLong.
     """
     room = info.context_window_tokens - output_tokens(info)
-    if not thread.is_over and thread.measured_tokens:
+    if thread.overflow is None and thread.measured_tokens:
         added = thread.weight - thread.measured_weight
         if thread.measured_tokens + added / TOKEN_BYTES < CLEAR_AT * room:
             return {}
@@ -75,7 +75,7 @@ class _Plan:
 
     def made(self) -> Mapping[str, Json]:
         thread, taken, limit = self.thread, self._taken(), COMPACT_AT * self.room
-        if thread.is_over:  # whatever we think it takes, it is too much
+        if thread.overflow is not None:  # whatever we think it takes, it is too much
             limit = min(limit, taken) * 0.5 ** max(1, thread.overflows)
         elif taken < CLEAR_AT * self.room:
             return {}
@@ -88,7 +88,7 @@ class _Plan:
                 return {"clears": clears}
         if taken > limit and is_summarised:
             return {"compacts": self._compaction(at, taken, limit)}
-        if thread.is_over:
+        if thread.overflow is not None:
             raise TooLong
         return {}  # nothing can be made shorter; whether it is too long, the provider will say
 
@@ -127,7 +127,7 @@ class _Plan:
         """What the summary will stand for, and how it is asked for."""
         thread = self.thread
         tail = [entry_weight(entry) for entry in thread.entries[at:] if entry.role != "assistant"]
-        fits = taken <= self.room and not thread.is_over and thread.compactions == 0
+        fits = taken <= self.room and thread.overflow is None and thread.compactions == 0
         is_verbatim = fits and self.info.provider not in _ACTS_ONLY
         return {
             "through": thread.entries[at - 1].seq,

@@ -88,7 +88,8 @@ class Thread:
     request:     a model request was started and has not ended; made under `request_epoch`.
     compacts:    that request asks for a summary; what is to become of the conversation then.
     compactions: summaries asked for since the model last said or called something.
-    overflows:   requests since then that did not fit its window; is_over: nothing was shortened since one.
+    overflows:   requests since then that did not fit its window; overflow: what was said of the last one,
+                 if nothing was made shorter since.
     failures:    failed attempts since the last reply; retry_after_seconds as the last one asked for.
     refusals:    requests since the last reply whose content the provider refused for good.
     rounds:      model replies since the turn began. A turn goes on while it waits for the client.
@@ -111,7 +112,7 @@ class Thread:
     compacts: Mapping[str, Json] | None = None
     compactions: int = 0
     overflows: int = 0
-    is_over: bool = False
+    overflow: str | None = None
     calls: dict[EventId, PendingCall] = field(default_factory=dict)
     failures: int = 0
     retry_after_seconds: float | None = None
@@ -139,7 +140,7 @@ class Thread:
         self.entries = entries
         self.weight = sum(map(entry_weight, entries))
         self.measured_tokens = self.measured_weight = 0
-        self.is_over = False
+        self.overflow = None
 
     @property
     def model(self) -> str:
@@ -464,7 +465,7 @@ def _end_request(
     was_for_summary, thread.request, thread.compacts = thread.compacts is not None, None, None
     if event.is_error:
         if private.get("overflow"):
-            _overflow(thread)
+            _overflow(thread, private["overflow"])
             thread.compactions += was_for_summary
         return
     thread.failures, thread.retry_after_seconds, thread.refusals = 0, None, 0
@@ -489,15 +490,16 @@ def _end_request(
     thread.wants_model = stop_reason == "pause_turn"
     thread.measured_tokens, thread.measured_weight = tokens_of_request(usage), thread.weight
     if stop_reason == "model_context_window_exceeded":
-        _overflow(thread)  # it had no room to say all of it: what it said is kept, and it goes on
+        # It had no room to say all of it: what it said is kept, and it goes on.
+        _overflow(thread, "The model's reply outgrew its context window.")
         thread.wants_model = True
     elif content:
-        thread.compactions, thread.overflows, thread.is_over = 0, 0, False
+        thread.compactions, thread.overflows, thread.overflow = 0, 0, None
 
 
-def _overflow(thread: Thread) -> None:
+def _overflow(thread: Thread, said: str) -> None:
     thread.overflows += 1
-    thread.is_over = True
+    thread.overflow = said
 
 
 def _session_status(state: State, event: ev.Event, at: datetime) -> None:
@@ -528,7 +530,7 @@ def _thread_status(thread: Thread, event: ev.Event, at: datetime) -> None:
         thread.has_been_idle = True
         thread.failures, thread.retry_after_seconds = 0, None
         if event.stop_reason["type"] not in _PAUSES:
-            thread.compactions, thread.overflows, thread.is_over = 0, 0, False
+            thread.compactions, thread.overflows, thread.overflow = 0, 0, None
             thread.wants_model = False
     thread.active_seconds, thread.running_since = _tick(
         thread.active_seconds, thread.running_since, thread.status, at

@@ -40,7 +40,7 @@ class Window:
 
     def counted(self, body: Mapping[str, Json], answer: Answer) -> Answer:
         """The answer with the usage that this request comes to."""
-        if isinstance(answer, HttpError):
+        if not isinstance(answer, Reply):
             return answer
         prefixes = list(_prefixes(body))
         marks = [place for place, (_, _, is_marked) in enumerate(prefixes) if is_marked]

@@ -138,16 +138,19 @@ async def test_what_the_provider_finds_too_long_is_made_shorter(stage: Stage) ->
 
 
 async def test_a_conversation_that_never_fits_ends_the_turn(stage: Stage) -> None:
-    stage.script = lambda _: HttpError.prompt_too_long()
+    too_long = HttpError.prompt_too_long()
+    stage.script = lambda _: Reply.text("Well. " * 3_000) if len(stage.requests) < 4 else too_long
     session = await stage.session()
     async with stage.watch(session.id) as tail:
-        await stage.send(session.id, text("Hello. " * 3_000))
-        assert (await tail.idle()).stop_reason.type == "retries_exhausted"
+        for number in range(1, 5):
+            await stage.send(session.id, text("Hello. " * 3_000))
+            idle = await tail.idle(number)
+    assert idle.stop_reason.type == "retries_exhausted"
     (error,) = tail.of("session.error")
     assert error.error.type == "compaction_limit_reached_error"
     assert error.error.retry_status.type == "exhausted"
-    assert len(stage.requests) <= 10
-    stage.requests.clear()  # none of them continues another
+    assert "prompt is too long" in error.error.message
+    assert len(stage.requests) <= 12
 
 
 async def test_an_agent_reads_its_own_log(stage: Stage) -> None:
