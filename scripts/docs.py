@@ -28,6 +28,7 @@ import corral
 import corral.conformance.cases  # fills CASES
 from corral.api.application import create_api
 from corral.api.dependencies import Dependencies
+from corral.api.edge import Edge
 from corral.catalog.models import ModelTable
 from corral.cli.main import app
 from corral.config import ENV_PREFIX, SETTINGS, Config, flag_of
@@ -346,7 +347,7 @@ def all_limits() -> str:
 def _document() -> dict[str, Any]:
     """The OpenAPI document; building it calls no port."""
     missing = {field.name: None for field in dataclasses.fields(Dependencies)}
-    return create_api(Dependencies(**{**missing, "allowed_hosts": frozenset()})).openapi()  # type: ignore[arg-type]
+    return create_api(Dependencies(**{**missing, "allowed_hosts": frozenset(), "edge": Edge()})).openapi()  # type: ignore[arg-type]
 
 
 def routes() -> str:

@@ -32,6 +32,7 @@ from typing import Final, Literal, get_args
 from corral.config import Config, LogLevel, Secret
 from corral.kernel.errors import Conflict, CorralError, StoreUnavailable
 from corral.kernel.limits import GC_ALLOCATIONS
+from corral.kernel.request import request_id
 
 __all__ = [
     "EXIT_FAILED",
@@ -260,6 +261,8 @@ class _LineFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         when = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
         text = record.getMessage()
+        if (request := request_id.get()) and request not in text:
+            text = f"[{request}] {text}"
         if record.exc_info:
             text = f"{text}\n{self.formatException(record.exc_info)}"
         # Nothing in a record can steer a terminal or look like another record: text may come from a model.

@@ -157,6 +157,8 @@ def operations(http: httpx2.Client) -> list[str]:
 
 def is_aimed(operation: str) -> bool:
     """Whether it names an object."""
+    if operation in NAMES_NOTHING:
+        return False
     return "{" in operation or '"{' in json.dumps(BODIES.get(operation))
 
 

@@ -78,6 +78,12 @@ class _Api(FastAPI):
         return self.openapi_schema
 
 
+def _stream_route(path: str, streams: Streams) -> Route:
+    route = Route(path, streams, methods=["GET"])
+    route.methods = {"GET"}  # not HEAD, which would wait for the end of it
+    return route
+
+
 def create_api(dependencies: Dependencies) -> FastAPI:
     """The ASGI application. `api.state.streams.close()` ends all event streams; a server calls it first
     when it stops, because it waits for open responses."""
@@ -99,7 +105,7 @@ def create_api(dependencies: Dependencies) -> FastAPI:
     # One flat list: an included router would be a second dispatch per request.
     api.router.routes += [
         *event_routes(dependencies, once).routes,
-        *(Route(path, streams, methods=["GET"]) for path in _STREAMS),
+        *(_stream_route(path, streams) for path in _STREAMS),
         *session_routes(dependencies, once, owners, kinds).routes,
         *resource_routes(dependencies, once, kinds).routes,
         *thread_routes(dependencies).routes,

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from corral.api.admission import Admission
+from corral.api.edge import Edge
 from corral.catalog.files import Files
 from corral.catalog.idempotency import IdempotencyStore
 from corral.catalog.memory.ports import Memories, MemoryStores, MemoryVersions
@@ -43,6 +44,7 @@ class Operations:
     admission:     whether this process takes more requests and more work.
     allowed_hosts: names beyond loopback under which clients reach this server; {"*"} turns the check
                    against DNS rebinding off.
+    edge:          what the operator decided about headers, rates and browsers.
     """
 
     api_keys: ApiKeyStore
@@ -54,6 +56,7 @@ class Operations:
     metrics: Callable[[], Awaitable[bytes]]
     allowed_hosts: frozenset[str] = frozenset()
     admission: Admission = field(default_factory=Admission)
+    edge: Edge = field(default_factory=Edge)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -36,7 +36,7 @@ def error_response(error: Exception, request_id: str) -> Response:
             error.wire_type, error.message, request_id, error_code=error.error_code, members=error.members
         )
         if isinstance(error, RateLimited):
-            headers = {"retry-after": str(RETRY_AFTER_SECONDS)}
+            headers = {"retry-after": str(error.retry_after_seconds)}
         if isinstance(error, Conflict) and not error.retryable:
             headers = {"x-should-retry": "false"}  # understood by the official SDKs
     elif isinstance(error, WorldError):

@@ -1,8 +1,9 @@
 """The gate: pure ASGI, around every request. Who may enter, what every answer carries, what errors become.
 
-Order: request id, room for one more request, Host and Origin (against DNS rebinding, before anything is
-said), authentication, workspace, body limit, room for new work. Then the routes. Every answer, refusals
-too, carries request-id and the organization and workspace ids of this server.
+Order: request id, room for one more request, a browser's question about another origin, Host and Origin
+(against DNS rebinding, before anything is said), authentication and workspace, rate, version and betas if
+they are judged, body limit, room for new work. Then the routes, each behind its guard. Every answer,
+refusals too, carries request-id and the ids of organization and workspace.
 """
 
 import logging
@@ -14,8 +15,19 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from corral.api.admission import Admission, Inflow, starts_work
 from corral.api.auth import Authenticator
 from corral.api.caller import caller_in, enter
+from corral.api.coding import accepted, compressing, decoded, is_compressible
+from corral.api.cors import Cors
+from corral.api.edge import Edge, check_strictly
 from corral.api.errors import error_response
-from corral.kernel.errors import CallerError, CorralError, InvalidRequest, PermissionDenied, RequestTooLarge
+from corral.api.rate import Rates
+from corral.kernel.errors import (
+    CallerError,
+    CorralError,
+    InvalidRequest,
+    PermissionDenied,
+    RequestTooLarge,
+    UnsupportedMediaType,
+)
 from corral.kernel.ids import DEFAULT_WORKSPACE, REQUEST, Ids
 from corral.kernel.limits import (
     FILE_BYTES_MAX,
@@ -24,10 +36,12 @@ from corral.kernel.limits import (
     WORKSPACE_ARCHIVE_BYTES_MAX,
 )
 from corral.kernel.metrics import count
+from corral.kernel.request import request_id
 
 ORGANIZATION_ID = "org_default"
 PUBLIC_PATHS = frozenset({"/healthz", "/readyz", "/metrics", "/corral/v1/openapi.json"})
 _UPLOADS = "/v1/files"
+_STREAMED = ("/stream", "/content", "/workspace")  # to answer HEAD there would be to read it all
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 _LOCAL_ONLY = (
     "It listens for this machine only: ask for localhost (a proxy passes that as Host, and no Origin), or"
@@ -46,12 +60,17 @@ class Gate:
         ids: Ids,
         admission: Admission,
         allowed_hosts: frozenset[str],
+        rates: Rates,
+        edge: Edge,
     ) -> None:
         self._app = app
         self._authenticator = authenticator
         self._ids = ids
         self._admission = admission
         self._any_host = "*" in allowed_hosts
+        self._rates = rates
+        self._edge = edge
+        self._cors = Cors(edge.cors_origins)
         self._hosts = _LOOPBACK | {host.lower() for host in allowed_hosts}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -61,11 +80,18 @@ class Gate:
                 return
             await send({"type": "websocket.close", "code": 1008})
             return
-        request_id = self._ids.mint(REQUEST)
-        common = (
-            (b"request-id", request_id.encode()),
+        minted = self._ids.mint(REQUEST)
+        request_id.set(minted)
+        headers = dict(scope["headers"])
+        if scope["method"] == "HEAD" and not scope["path"].endswith(_STREAMED):
+            scope = {**scope, "method": "GET"}  # the server leaves the body out
+        if is_compressible(scope["path"]) and (coding := accepted(headers.get(b"accept-encoding"))):
+            send = compressing(send, coding)
+        common = [
+            (b"request-id", minted.encode()),
             (b"anthropic-organization-id", ORGANIZATION_ID.encode()),
-        )
+            *self._cors.marks(headers.get(b"origin")),
+        ]
         is_started = False
 
         async def send_marked(message: Message) -> None:
@@ -73,46 +99,61 @@ class Gate:
             if message["type"] == "http.response.start":
                 is_started = True
                 count("http_requests", status=_class_of(message["status"]))
+                _log.debug("%s %s %d", scope["method"], scope["path"], message["status"])
                 who = caller_in(scope)
                 workspace_id = DEFAULT_WORKSPACE if who is None else who.workspace_id
-                marks = (*common, (b"anthropic-workspace-id", workspace_id.encode()))
-                message["headers"] = [*message.get("headers", ()), *marks]
+                mark = (b"anthropic-workspace-id", workspace_id.encode())
+                message["headers"] = [*message.get("headers", ()), *common, mark]
             await send(message)
 
-        scope["corral.request_id"] = request_id
+        scope["corral.request_id"] = minted
         try:
             with self._admission.request(scope) as inflow:
-                await self._admit(scope)
+                if self._cors.asks(scope, headers):
+                    self._check_names(headers)
+                    await self._cors.answer(headers, scope, receive, send_marked)
+                    return
+                await self._admit(scope, headers, common)
                 if starts_work(scope):
                     self._admission.check_new_work()
-                await self._app(scope, _limited(scope, receive, inflow), send_marked)
+                await self._app(scope, _body(scope, headers, receive, inflow), send_marked)
         except CorralError as error:
             if is_started:
                 raise
-            await error_response(error, request_id)(scope, receive, send_marked)
+            await error_response(error, minted)(scope, receive, send_marked)
         except Exception as error:
             if is_started:
                 raise
-            _log.exception("%s %s failed (%s)", scope["method"], scope["path"], request_id)
-            await error_response(error, request_id)(scope, receive, send_marked)
+            _log.exception("%s %s failed (%s)", scope["method"], scope["path"], minted)
+            await error_response(error, minted)(scope, receive, send_marked)
 
-    async def _admit(self, scope: Scope) -> None:
-        """Raises PermissionDenied, AuthenticationFailed, RequestTooLarge, InvalidRequest."""
+    async def _admit(
+        self, scope: Scope, headers: MutableMapping[bytes, bytes], marks: list[tuple[bytes, bytes]]
+    ) -> None:
+        """`marks` get what the answer says about rates.
+
+        Raises PermissionDenied, AuthenticationFailed, RateLimited, RequestTooLarge, InvalidRequest,
+        NotFound.
+        """
         if scope["path"] in PUBLIC_PATHS:
             return
-        headers = dict(scope["headers"])
         self._check_names(headers)
         who = await self._authenticator.authenticate(
             x_api_key=headers.get(b"x-api-key"),
             authorization=headers.get(b"authorization"),
             workspace=headers.get(b"anthropic-workspace-id"),
         )
+        enter(scope, who)
+        if self._rates.are_on:
+            self._rates.take(scope["method"], who.api_key_id, marks)
+        if self._edge.strict_headers:
+            betas = b",".join(value for name, value in scope["headers"] if name == b"anthropic-beta")
+            check_strictly(scope["path"], version=headers.get(b"anthropic-version"), betas=betas)
         length = headers.get(b"content-length", b"")
         if length.isdigit() and int(length) > _body_bytes_max(scope):
             raise _too_large(scope)
         if "\0" in scope["path"]:  # PostgreSQL takes none in an id
             raise InvalidRequest("The path must not contain the character U+0000")
-        enter(scope, who)
 
     def _check_names(self, headers: MutableMapping[bytes, bytes]) -> None:
         """A page of another site must not reach this server under a name of its own."""
@@ -122,7 +163,7 @@ class Gate:
         if host not in self._hosts:
             raise PermissionDenied(f"Host {host!r} is not a name of this server. {_LOCAL_ONLY}")
         origin = headers.get(b"origin")
-        if origin is not None:
+        if origin is not None and not self._cors.allows(origin):
             _, _, authority = origin.decode("latin-1").partition("://")
             if _host_name(authority) not in self._hosts:
                 raise PermissionDenied(f"Origin is not a name of this server. {_LOCAL_ONLY}")
@@ -154,6 +195,18 @@ def _too_large(scope: Scope) -> CallerError:
             f"The file has more than {FILE_BYTES_MAX} bytes ({FILE_BYTES_MAX >> 20} MiB)"
         )
     return RequestTooLarge(f"The request body is larger than {_body_bytes_max(scope)} bytes")
+
+
+def _body(scope: Scope, headers: MutableMapping[bytes, bytes], receive: Receive, inflow: Inflow) -> Receive:
+    """`receive` with its bounds, and unpacked. Raises UnsupportedMediaType."""
+    limited = _limited(scope, receive, inflow)
+    coding = headers.get(b"content-encoding", b"identity")
+    if coding == b"identity":
+        return limited
+    bytes_max = _body_bytes_max(scope)
+    if bytes_max != REQUEST_BODY_BYTES_MAX:
+        raise UnsupportedMediaType("content-encoding: not here, where a body is handed on as it comes")
+    return decoded(limited, coding, bytes_max=bytes_max, take=inflow.take)
 
 
 def _limited(scope: Scope, receive: Receive, inflow: Inflow) -> Receive:

@@ -9,6 +9,7 @@ from corral.api.auth import Authenticator
 from corral.api.dependencies import Operations
 from corral.api.errors import envelope, http_error_response
 from corral.api.gate import Gate
+from corral.api.rate import Rates
 from corral.api.routes.operations import operations_routes
 
 __all__ = ["create_operations", "enclose"]
@@ -33,6 +34,8 @@ def enclose(api: FastAPI, operations: Operations, authenticator: Authenticator) 
         ids=operations.ids,
         admission=operations.admission,
         allowed_hosts=operations.allowed_hosts,
+        rates=Rates(operations.edge, operations.clock),
+        edge=operations.edge,
     )
 
 
@@ -57,5 +60,9 @@ async def _routing_error(request: Request, error: Exception) -> Response:
     )
     if error.status_code == 405:  # the router knows only the first route of the path
         routes = (route for route in request.app.routes if route.path_regex.fullmatch(path))
-        response.headers["allow"] = ", ".join(sorted(set().union(*(route.methods for route in routes))))
+        methods = {"OPTIONS"}.union(*(route.methods for route in routes))
+        allow = ", ".join(sorted(methods | ({"HEAD"} if "GET" in methods else set())))
+        if request.method == "OPTIONS":
+            return Response(status_code=204, headers={"allow": allow})
+        response.headers["allow"] = allow
     return response

@@ -27,6 +27,7 @@ from fastapi import FastAPI
 
 from corral.api.admission import Admission, Machine
 from corral.api.dependencies import Operations
+from corral.api.edge import Edge
 from corral.api.operations import create_operations
 from corral.app.files import files_of
 from corral.app.ground import Ground, open_ground
@@ -204,6 +205,12 @@ async def _open(ground: Ground, keys: KeysOfThisStart, stack: AsyncExitStack) ->
         metrics=exposition.text,
         allowed_hosts=_allowed_hosts(config),
         admission=admission,
+        edge=Edge(
+            strict_headers=config.strict_headers,
+            reads_per_minute=config.rate_limit_reads or 0,
+            writes_per_minute=config.rate_limit_writes or 0,
+            cors_origins=frozenset(config.cors_origins),
+        ),
     )
     if "api" in roles:
         from corral.app.api import open_api

@@ -65,6 +65,10 @@ class Config:
     models_dir: Path | None = None
     local_model_path: Path | None = None
     recordings_dir: Path | None = None
+    strict_headers: bool = False
+    rate_limit_reads: int | None = None
+    rate_limit_writes: int | None = None
+    cors_origins: tuple[str, ...] = ()
     log_level: LogLevel = "info"
     models: Mapping[str, object] = field(default_factory=dict)
 
@@ -202,6 +206,25 @@ SETTINGS: Final[Mapping[str, Setting]] = {
     ),
     "recordings_dir": Setting(
         values.path, "recorded runs for the model `replay`; the bundled ones unless set"
+    ),
+    "strict_headers": Setting(
+        values.flag,
+        "judge anthropic-version and anthropic-beta as the hosted service does: 404 or 400 if wrong",
+        ("env", "file"),
+    ),
+    "rate_limit_reads": Setting(
+        values.count, "GET requests a minute of one key here; no limit unless set", ("env", "file")
+    ),
+    "rate_limit_writes": Setting(
+        values.count,
+        "other requests a minute of one key here; no limit unless set",
+        ("env", "file"),
+    ),
+    # Not from a file: a cloned repository must not let pages in.
+    "cors_origins": Setting(
+        values.origins,
+        "origins whose pages may use the server from a browser, as https://app.example.com; * is all",
+        ("env",),
     ),
     "log_level": Setting(values.log_level, "debug, info, warning or error"),
     "models": Setting(

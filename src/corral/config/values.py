@@ -18,6 +18,7 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 _BUCKET: Final = re.compile(r"[A-Za-z0-9._-]+")
 _REGION: Final = re.compile(r"[A-Za-z0-9-]+")
 _HOST: Final = re.compile(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]")
+_ORIGIN: Final = re.compile(r"https?://([A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*|\[[0-9A-Fa-f:]+\])(:[0-9]{1,5})?")
 _HOST_PATTERN: Final = re.compile(r"(\*|(\*\.)?[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*)(:[0-9]{1,5})?")
 
 
@@ -109,6 +110,16 @@ def hosts(value: object) -> tuple[str, ...]:
     for word in words:
         if not _HOST_PATTERN.fullmatch(word) or (":" in word and not port(word.rpartition(":")[2])):
             raise ValueError(f"not a list of hosts (host, host:port, *.domain or *): {word!r}")
+    return tuple(word.lower() for word in words)
+
+
+def origins(value: object) -> tuple[str, ...]:
+    words = [word.strip() for word in value.split(",")] if isinstance(value, str) else value
+    if not isinstance(words, list | tuple) or not all(isinstance(word, str) for word in words):
+        raise ValueError("not a list of origins")
+    for word in words:
+        if word != "*" and not _ORIGIN.fullmatch(word):
+            raise ValueError(f"not a list of origins (https://host, http://host:port or *): {word!r}")
     return tuple(word.lower() for word in words)
 
 

@@ -11,6 +11,7 @@
     │   │   ├── MemoryPathConflict  409 memory_path_conflict_error: another memory is in the way
     │   │   └── MemoryPreconditionFailed  409 memory_precondition_failed_error: it has another content
     │   ├── RequestTooLarge         413 request_too_large
+    │   ├── UnsupportedMediaType    415 invalid_request_error: a coding of the body that is not known
     │   └── RateLimited             429 rate_limit_error: the same request may be taken later
     ├── WorldError                  the world's failure; `retryable`, `written`
     │   ├── StoreUnavailable        503 -> 529 overloaded_error: nothing was written
@@ -30,6 +31,8 @@ Only `api/errors.py` renders an error for the wire.
 
 from collections.abc import Mapping
 from typing import ClassVar, Literal
+
+from corral.kernel.limits import RETRY_AFTER_SECONDS
 
 
 class CorralError(Exception):
@@ -113,9 +116,19 @@ class RequestTooLarge(CallerError):
     wire_type = "request_too_large"
 
 
+class UnsupportedMediaType(CallerError):
+    status = 415
+
+
 class RateLimited(CallerError):
+    """`retry_after_seconds`: when it is worth another try."""
+
     status = 429
     wire_type = "rate_limit_error"
+
+    def __init__(self, message: str, *, retry_after_seconds: int = RETRY_AFTER_SECONDS) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
 
 
 class WorldError(CorralError):
