@@ -3,6 +3,7 @@
 import asyncio
 import io
 import os
+import shutil
 import tarfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing
@@ -18,8 +19,12 @@ from corral.catalog.repositories import (
     RepositoryHosts,
     repository_url,
 )
+from corral.kernel.ids import SessionId
 from corral.repositories.failures import RepositoryFailed
 from corral.repositories.mirrors import Bounds, Mirrors, Resolved
+from corral.repositories.source import RepositorySource
+from corral.session.call import Mount
+from corral.session.mounts import Attached, MountFailed
 from tests.git_host import GitHost, git
 
 GET, POST = "GET /ada/engine/info/refs", "POST /ada/engine/git-upload-pack"
@@ -298,6 +303,62 @@ async def test_a_copy_that_git_cannot_work_with_is_replaced(
     await other.fetch(repository)
     assert sorted(path.name for path in mirror.parent.iterdir()) == ["lock", "repository.git"]
     assert list((repositories / "scratch").iterdir()) == []
+
+
+# -- as a mount -----------------------------------------------------------------------------------------
+
+
+async def test_a_source_of_mounts(host: GitHost, opened: Open, repositories: Path) -> None:
+    commit = host.push("ada/mounted", {".claude/skills/a/SKILL.md": "# a", "n": "1"})
+    resource = {
+        "id": "sesrsc_1",
+        "type": "github_repository",
+        "url": host.url("ada/mounted"),
+        "checkout": {"type": "branch", "name": "main"},
+        "mount_path": "/workspace/mounted",
+    }
+    attached = [{"type": "file", "id": "sesrsc_2"}, resource]
+
+    async def resources(session_id: SessionId) -> list[dict[str, object]]:
+        return attached
+
+    source, session_id = RepositorySource(opened(), resources=resources), SessionId("sesn_1")
+    [mount] = source.mounts(Attached(session_id=session_id, resources=attached))
+    assert (mount.mount_id, mount.kind, mount.path, mount.mode) == (
+        *("sesrsc_1", "repository", "/workspace/mounted", "copy"),
+    )
+    moved = {**resource, "checkout": {"type": "commit", "sha": commit}}
+    [other] = source.mounts(Attached(session_id=session_id, resources=[moved]))
+    assert other.digest != mount.digest
+    host.taken()
+    [skill] = await source.skills(session_id, resource)
+    assert (skill.name, skill.path) == ("a", ".claude/skills/a/SKILL.md")
+    newer = host.push("ada/mounted", {"n": "2"})
+    assert await _head(source, session_id, mount) == commit  # what was scanned is what is copied
+    assert len(host.taken()) == 3
+    for folder in (repositories / "mirrors").iterdir():
+        shutil.rmtree(folder)
+    assert await _head(source, session_id, mount) == newer  # or what there is, if that is lost
+    assert await _head(source, SessionId("sesn_2"), mount) == newer
+    host.status["ada/mounted"] = 403
+    with pytest.raises(MountFailed) as failed:
+        await _head(source, SessionId("sesn_3"), mount)
+    assert failed.value.error["type"] == "repository_forbidden_error"
+    assert failed.value.error["repository_url"] == resource["url"]
+    with pytest.raises(MountFailed) as failed:
+        await source.skills(SessionId("sesn_3"), resource)
+    attached.clear()
+    with pytest.raises(MountFailed, match="not a resource"):
+        await _head(source, session_id, mount)
+
+
+async def _head(source: RepositorySource, session_id: SessionId, mount: Mount) -> str:
+    """The commit that is checked out in what a mount brings."""
+    chunks = [chunk async for chunk in source.open(session_id, mount)]
+    with tarfile.open(fileobj=io.BytesIO(b"".join(chunks))) as archive:
+        head = archive.extractfile("./.git/refs/heads/main")
+        assert head is not None
+        return head.read().decode().strip()
 
 
 # -- what goes wrong --------------------------------------------------------------------

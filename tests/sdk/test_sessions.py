@@ -74,8 +74,8 @@ def test_agent_choices(client, environment_id) -> None:
     ("fields", "named"),
     [
         (
-            {"resources": [{"type": "github_repository", "url": "https://github.com/o/r"}]},
-            "resources.0.type: 'github_repository' resources are not available",
+            {"resources": [{"type": "github_repository", "url": "https://git.example.com/o/r"}]},
+            "resources.0.url: repositories of 'git.example.com' may not be cloned here",
         ),
         ({"budget": {"type": "limit", "max_list_cost": {"amount": "01", "currency": "USD"}}}, "budget"),
         (

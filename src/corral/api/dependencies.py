@@ -11,6 +11,7 @@ from corral.catalog.idempotency import IdempotencyStore
 from corral.catalog.memory.ports import Memories, MemoryStores, MemoryVersions
 from corral.catalog.models import ModelTable, TokenCounter
 from corral.catalog.records import AgentStore, ApiKeyStore, EnvironmentStore
+from corral.catalog.repositories import RepositoryHosts
 from corral.catalog.vaults import CredentialStore, VaultKeyStore, VaultStore
 from corral.catalog.workspaces import WorkspaceStore
 from corral.kernel.clock import Clock
@@ -82,3 +83,4 @@ class Dependencies(Operations):
     token_counter: TokenCounter
     workspaces: Workspaces
     sandboxes: SandboxDesk
+    repository_hosts: RepositoryHosts = field(default_factory=RepositoryHosts)  # none allowed

@@ -9,8 +9,9 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from corral.api.dependencies import Dependencies
-from corral.api.schema.resources import FileMount
+from corral.api.schema.resources import FileMount, RepositoryMount
 from corral.catalog.files import check_readable
+from corral.catalog.repositories import refuse_token, repository_resource
 from corral.catalog.resources import check_together, file_resource, upload_path
 from corral.kernel.errors import InvalidRequest
 from corral.kernel.ids import FILE, RESOURCE, FileId, ResourceId, WorkspaceId
@@ -42,7 +43,10 @@ class ResourceKinds:
     """All types that this server knows."""
 
     def __init__(self, deps: Dependencies) -> None:
-        self._kinds: Mapping[str, ResourceKind] = {"file": _Files(deps)}
+        self._kinds: Mapping[str, ResourceKind] = {
+            "file": _Files(deps),
+            "github_repository": _Repositories(deps),
+        }
 
     async def prepare(
         self, asked: Sequence[Any], *, workspace_id: WorkspaceId, now: datetime
@@ -105,3 +109,27 @@ class _Files:
         raise InvalidRequest(
             "authorization_token: a file has none; it can be changed of 'github_repository' resources"
         )
+
+
+class _Repositories:
+    """Repositories of git hosts that the operator allows. They are cloned when the session needs them."""
+
+    is_removable = False
+
+    def __init__(self, deps: Dependencies) -> None:
+        self._deps = deps
+
+    async def prepare(
+        self, asked: RepositoryMount, *, where: str, workspace_id: WorkspaceId, now: datetime
+    ) -> NewResource:
+        body = repository_resource(
+            asked.given(),
+            resource_id=ResourceId(self._deps.ids.mint(RESOURCE)),
+            hosts=self._deps.repository_hosts,
+            where=where,
+            now=now,
+        )
+        return NewResource(resource=Resource(body=body))
+
+    def rotated(self, current: Resource, authorization_token: str, *, now: datetime) -> Resource:
+        refuse_token()

@@ -11,6 +11,7 @@ from corral.app.files import files_of
 from corral.app.ground import Ground
 from corral.app.hands import Reach
 from corral.app.models import anthropic_model, model_table
+from corral.app.repositories import hosts_of
 from corral.brain.models.counting import RoutedCounter
 from corral.catalog.blobs import BlobStore
 from corral.store.catalog import Agents, Environments
@@ -65,5 +66,6 @@ def open_api(
             token_counter=RoutedCounter(models, {"anthropic": anthropic}),
             workspaces=reach.hands,
             sandboxes=reach.desk,
+            repository_hosts=hosts_of(ground.config),
         )
     )

@@ -10,6 +10,7 @@ from corral.app.hands import Reach, SessionHands
 from corral.app.models import anthropic_model, model_table
 from corral.app.mounts import open_mounting
 from corral.app.part import Part
+from corral.app.repositories import open_mirrors
 from corral.brain.dispatch import Dispatch
 from corral.brain.ending import TurnLimits
 from corral.brain.loop import Gear
@@ -56,7 +57,9 @@ def open_worker(
     anthropic = anthropic_model(config, models)
     model = RoutedModel(models, {"anthropic": anthropic, **_local_models(config)})
     stack.push_async_callback(model.aclose)
-    mounting = open_mounting(ground, hands, blobs)
+    mirrors = open_mirrors(config)
+    stack.push_async_callback(mirrors.aclose)
+    mounting = open_mounting(ground, hands, blobs=blobs, mirrors=mirrors)
     stack.push_async_callback(mounting.aclose)
     dispatch = Dispatch(hands, mounting)
     stack.push_async_callback(dispatch.aclose)

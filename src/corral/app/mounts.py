@@ -9,6 +9,8 @@ from corral.catalog.blobs import BlobStore
 from corral.hands.mount_files import FileSource
 from corral.hands.mounting import Mounting
 from corral.kernel.ids import SessionId
+from corral.repositories.mirrors import Mirrors
+from corral.repositories.source import RepositorySource
 from corral.session.content import Json
 from corral.session.mounts import MountSource
 from corral.store.session_resources import Resources
@@ -16,7 +18,7 @@ from corral.store.session_resources import Resources
 __all__ = ["open_mounting"]
 
 
-def open_mounting(ground: Ground, hands: SessionHands, blobs: BlobStore) -> Mounting:
+def open_mounting(ground: Ground, hands: SessionHands, *, blobs: BlobStore, mirrors: Mirrors) -> Mounting:
     """To add a kind: one line in `sources`."""
     table = Resources(ground.database, ground.clock)
 
@@ -25,5 +27,6 @@ def open_mounting(ground: Ground, hands: SessionHands, blobs: BlobStore) -> Moun
 
     sources: Mapping[str, MountSource] = {
         "file": FileSource(files_of(ground, blobs)),
+        "repository": RepositorySource(mirrors, resources=resources),
     }
     return Mounting(hands, resources=resources, sources=sources)

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NoReturn, TypeAlias
 from urllib.parse import urlsplit
 
 from corral.catalog.records import Wire
@@ -32,6 +32,7 @@ __all__ = [
     "RepositoryUrl",
     "check_branch",
     "check_commit",
+    "refuse_token",
     "repository_mount_path",
     "repository_resource",
     "repository_url",
@@ -124,33 +125,39 @@ class RepositoryHosts:
 
 
 def repository_resource(
-    given: Mapping[str, Any], *, resource_id: str, hosts: RepositoryHosts, now: datetime
+    given: Mapping[str, Any], *, resource_id: str, hosts: RepositoryHosts, where: str = "", now: datetime
 ) -> Wire:
-    """The resource as the wire shows it. given: what the client set, `type` included.
+    """The resource as the wire shows it. given: what the client set. where: what stands before fields in
+    messages.
 
     Raises InvalidRequest naming the field. A token is refused: there is no place for it yet where only the
     egress process could read it.
     """
     if given.get("authorization_token") is not None:
-        raise InvalidRequest(
-            "authorization_token: this server cannot clone private repositories yet; leave it out"
-        )
-    url = repository_url(given["url"])
-    hosts.require(url)
+        refuse_token(where=where)
+    url = repository_url(given["url"], field=f"{where}url")
+    hosts.require(url, field=f"{where}url")
     checkout = given.get("checkout")
     if checkout is not None and checkout["type"] == "branch":
-        check_branch(checkout["name"])
+        check_branch(checkout["name"], field=f"{where}checkout.name")
     elif checkout is not None:
-        check_commit(checkout["sha"])
+        check_commit(checkout["sha"], field=f"{where}checkout.sha")
+    mount_path = repository_mount_path(given.get("mount_path"), url, field=f"{where}mount_path")
     return {
         "id": resource_id,
         "type": RESOURCE_TYPE,
         "url": url.text,
         "checkout": checkout,
-        "mount_path": repository_mount_path(given.get("mount_path"), url),
+        "mount_path": mount_path,
         "created_at": rfc3339(now),
         "updated_at": rfc3339(now),
     }
+
+
+def refuse_token(*, where: str = "") -> NoReturn:
+    raise InvalidRequest(
+        f"{where}authorization_token: this server cannot clone private repositories yet; leave it out"
+    )
 
 
 def repository_url(text: str, *, field: str = "url") -> RepositoryUrl:

@@ -4,10 +4,12 @@ import asyncio
 import json
 import os
 import platform
+import re
 import resource
 import shutil
 import socket
 import sqlite3
+import subprocess
 import sys
 import tempfile
 import time
@@ -41,6 +43,8 @@ __all__ = ["Finding", "doctor", "examine"]
 
 _FSYNCS = 20
 _SQLITE_MIN = (3, 35)  # RETURNING
+_GIT_MIN = (2, 32)  # GIT_CONFIG_GLOBAL
+_GIT_PATH = "/usr/local/bin:/usr/bin:/bin"  # what a sandbox sees of this machine
 
 
 def doctor(config: Config, *, as_json: bool) -> Exit:
@@ -67,7 +71,7 @@ def doctor(config: Config, *, as_json: bool) -> Exit:
 def examine(config: Config) -> Iterator[Finding]:
     """Every check, as it is made."""
     checks: tuple[Callable[[Config], Finding], ...] = (
-        _versions, _sandbox, _store, _disk, _open_files, _port, _claude, _local,
+        _versions, _sandbox, _store, _disk, _open_files, _port, _claude, _local, _git,
     )  # fmt: skip
     for check in checks:
         yield check(config)
@@ -230,3 +234,22 @@ def _local(config: Config) -> Finding:
         return Finding(name="local", state="ok", detail=f"installed in {directory_of(config)}")
     remedy = "corral models install local (1.1 GB), if you want a model without a key"
     return Finding(name="local", state="warning", detail="not installed", remedy=remedy)
+
+
+def _git(config: Config) -> Finding:
+    """For sessions with repositories: it clones them, in sandboxes."""
+    found = shutil.which("git", path=_GIT_PATH)
+    if found is None:
+        remedy = "install git (and CA certificates), if sessions are to have repositories"
+        return Finding(name="git", state="warning", detail="not installed", remedy=remedy)
+    said = subprocess.run(
+        [found, "--version"], capture_output=True, text=True, timeout=10, check=False
+    ).stdout
+    version = tuple(int(number) for number in re.findall(r"\d+", said)[:2])
+    hosts = ", ".join((*config.repository_hosts, *config.repository_private_hosts)) or "no host"
+    if version < _GIT_MIN:
+        remedy = (
+            f"install git {'.'.join(map(str, _GIT_MIN))} or newer, if sessions are to have repositories"
+        )
+        return Finding(name="git", state="warning", detail=said.strip(), remedy=remedy)
+    return Finding(name="git", state="ok", detail=f"{said.strip()}, clones from {hosts}")

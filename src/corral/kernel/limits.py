@@ -280,7 +280,7 @@ REPOSITORY_BYTES_MAX = (
     WORKSPACE_ARCHIVE_BYTES_MAX  # that one clone or fetch may receive: more could not be sent
 )
 REPOSITORY_SENT_BYTES_MAX = 64 * 1024**2  # that one may send: what it has, so that only news come back
-# Of a working tree and its .git together. A few bytes of a pack can stand for any number of either.
+# Of the tar of a working tree and its .git. A few bytes of a pack can stand for any number of either.
 REPOSITORY_TREE_BYTES_MAX, REPOSITORY_TREE_FILES_MAX = (
     WORKSPACE_ARCHIVE_BYTES_MAX,
     WORKSPACE_ARCHIVE_MEMBERS_MAX,

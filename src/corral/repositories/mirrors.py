@@ -146,9 +146,7 @@ class Mirrors:
         try:
             async with contextlib.AsyncExitStack() as lock:
                 folder = await lock.enter_async_context(self._locked(repository.url, shared=True))
-                places = Places(
-                    read_only={_MIRROR: folder / "repository.git"}, writable={"/scratch": scratch}
-                )
+                places = Places(read_only=_mirror(folder), writable={"/scratch": scratch})
                 asked = {
                     "do": "pack",
                     "url": repository.url.text,
@@ -174,9 +172,7 @@ class Mirrors:
             return ()
         async with self._locked(repository.url, shared=True) as folder:
             asked = {"do": "skills", "commit": resolved.commit}
-            async with self._running(
-                asked, Places(read_only={_MIRROR: folder / "repository.git"})
-            ) as process:
+            async with self._running(asked, Places(read_only=_mirror(folder))) as process:
                 bytes_max = limits.REPOSITORY_SKILLS_MAX * 2 * limits.REPOSITORY_SKILL_BYTES_MAX
                 said = await self._in_time(_read(process, bytes_max))
                 if await process.exit_code() != 0:
@@ -382,6 +378,14 @@ def _resolved(branch: str | None, commit: str | None) -> Resolved:
 
 def _unavailable(error: SandboxUnavailable) -> RepositoryFailed:
     return RepositoryFailed("clone", _NO_SANDBOX, detail=str(error))
+
+
+def _mirror(folder: Path) -> Mapping[str, Path]:
+    """Raises RepositoryFailed if there is none any more."""
+    mirror = folder / "repository.git"
+    if not mirror.exists():
+        raise RepositoryFailed("clone", "The copy of the repository is gone.")
+    return {_MIRROR: mirror}
 
 
 async def _read(process: BwrapProcess, bytes_max: int) -> bytes:

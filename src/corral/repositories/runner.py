@@ -87,6 +87,7 @@ BRANCHES, TAGS = "+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"
 HEAD = "refs/corral/head"
 MIRROR, FRESH, SCRATCH = "/mirror/repository.git", "/fresh/repository.git", "/scratch/tree"
 TOO_LARGE = 3
+TAR_BLOCK = 512
 
 
 class Failed(Exception):
@@ -111,6 +112,8 @@ def main(asked: dict[str, Any]) -> None:
             answer = fetch(asked, bounds)
         except Failed as error:
             answer = {"failed": error.step, "stderr": error.stderr}
+        except FileNotFoundError:
+            answer = {"failed": "fetch", "stderr": "git is not installed on this machine"}
         print(json.dumps(answer))
     elif asked["do"] == "pack":
         configure(bounds, protocol="file", proxy="")
@@ -146,7 +149,7 @@ def git(*arguments: str, at: str | None = None, **options: Any) -> subprocess.Co
 
 
 def said(done: subprocess.CompletedProcess[bytes], bounds: dict[str, Any]) -> str:
-    return done.stderr[-bounds["stderr_bytes"] :].decode("utf-8", "replace")
+    return done.stderr[-bounds["stderr_bytes"] :].decode("utf-8", "replace").strip()
 
 
 def asked_for(mirror: str, *arguments: str) -> str | None:
@@ -250,17 +253,19 @@ def pack(asked: dict[str, Any], bounds: dict[str, Any]) -> None:
         steps.append(git("checkout", "--quiet", "--detach", commit, at=SCRATCH, **quiet))
     if any(step.returncode != 0 for step in steps):
         sys.exit(1)
-    sizes = [
-        os.lstat(f"{folder}/{name}").st_size for folder, _, files in os.walk(SCRATCH) for name in files
-    ]
-    folders = sum(1 for _ in os.walk(SCRATCH))
-    if sum(sizes) > bounds["tree_bytes"] or len(sizes) + folders > bounds["tree_files"]:
+    size = count = 0
+    for folder, folders, files in os.walk(SCRATCH):
+        for name in (*folders, *files):
+            path = f"{folder}/{name}"
+            size += TAR_BLOCK * (1 + -(-os.lstat(path).st_size // TAR_BLOCK) + 2 * (len(path) > 100))
+        count += len(folders) + len(files)
+    if size > bounds["tree_bytes"] or count > bounds["tree_files"]:
         sys.exit(TOO_LARGE)
     os.execvp(
         "tar",
         [
-            *("tar", "-C", SCRATCH, "-cf", "-", "--format=posix", "--numeric-owner"),
-            *("--pax-option=delete=atime,delete=ctime", "--owner=1000", "--group=1000", "."),
+            *("tar", "-C", SCRATCH, "-cf", "-", "--format=gnu", "--numeric-owner"),
+            *("--owner=1000", "--group=1000", "."),
         ],
     )
 

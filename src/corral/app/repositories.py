@@ -1,0 +1,18 @@
+"""Where repositories of sessions come from, and where a node keeps its copies."""
+
+from corral.catalog.repositories import RepositoryHosts
+from corral.config import Config
+from corral.repositories.mirrors import Mirrors
+
+__all__ = ["hosts_of", "open_mirrors"]
+
+
+def hosts_of(config: Config) -> RepositoryHosts:
+    return RepositoryHosts(public=config.repository_hosts, private=config.repository_private_hosts)
+
+
+def open_mirrors(config: Config) -> Mirrors:
+    """Of this node; makes nothing before the first repository."""
+    return Mirrors(
+        config.data_dir / "repositories", hosts=hosts_of(config), authorities=config.repository_ca
+    )

@@ -1,0 +1,199 @@
+"""Repositories of sessions, end to end: the official SDK, real processes, git over TLS, real sandboxes."""
+
+from collections.abc import AsyncIterator
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import anthropic
+import pytest
+import pytest_asyncio
+
+from corral.testing.messages_api import MessagesApi
+from corral.testing.messages_reply import Reply
+from tests.git_host import GitHost
+from tests.served import KEY, Served, served, text, until
+from tests.stage import Stage, Stages, Tail, words
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def host(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[GitHost]:
+    with GitHost.start(tmp_path_factory.mktemp("host")) as running:
+        yield running
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def stages(host: GitHost) -> AsyncIterator[Stages]:
+    settings = {"repository_private_hosts": (host.where,), "repository_ca": host.authority}
+    async with (
+        MessagesApi() as upstream,
+        served(messages_url=upstream.url, settings=settings) as server,
+        anthropic.AsyncAnthropic(
+            base_url=server.url, api_key=KEY, max_retries=0, timeout=30, _strict_response_validation=True
+        ) as server.client,
+    ):
+        yield Stages(upstream, server)
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def stage(stages: Stages) -> AsyncIterator[Stage]:
+    async with stages.open() as stage:
+        yield stage
+
+
+_numbers = count(1)
+
+
+def bash(command: str) -> tuple[str, str, dict[str, object]]:
+    return f"toolu_{next(_numbers)}", "bash", {"command": command}
+
+
+def mount(url: str, **fields: Any) -> dict[str, Any]:
+    return {"type": "github_repository", "url": url, **fields}
+
+
+async def turn(stage: Stage, session_id: str, tail: Tail, command: str, number: int = 1) -> str:
+    """The model runs a command; what it printed."""
+    stage.play(Reply.tools(bash(command)), Reply.text("Done."))
+    await stage.send(session_id, text("Look."))
+    await tail.idle(number, seconds=60)
+    return words(tail.of("agent.tool_result")[-1]).strip()
+
+
+async def test_a_session_with_a_repository(host: GitHost, stage: Stage) -> None:
+    host.push("ada/engine", {"README.md": "one\n"})
+    host.push("ada/engine", {"README.md": "two\n", "run.sh": "#!/bin/sh\necho runs\n"})
+    host.push("ada/engine", {"README.md": "three\n"}, branch="feature/x")
+    url = host.url("ada/engine")
+    session = await stage.session(
+        resources=[
+            mount(url),
+            mount(url, checkout={"type": "branch", "name": "feature/x"}, mount_path="/workspace/src/x"),
+        ]
+    )
+    first, second = session.resources
+    assert (first.type, first.url, first.mount_path, first.checkout) == (
+        *("github_repository", url, "/workspace/engine", None),
+    )
+    assert (second.mount_path, second.checkout.name) == ("/workspace/src/x", "feature/x")
+    listed = [each async for each in stage.client.beta.sessions.resources.list(session.id)]
+    assert [each.to_dict() for each in listed] == [first.to_dict(), second.to_dict()]
+    async with stage.watch(session.id) as tail:
+        said = await turn(
+            stage,
+            session.id,
+            tail,
+            "cat engine/README.md src/x/README.md; ./engine/run.sh; cd engine; git remote get-url origin;"
+            " git status --short --branch; git rev-list --count HEAD; stat -c %U README.md .git;"
+            " cat README.md > mine; rm README.md; ls -a /workspace",
+        )
+        expected = f"two three runs {url} ## main...origin/main 2 agent agent . .. engine src"
+        assert said.split() == expected.split()
+        # It is the agent's own from now on.
+        said = await turn(stage, session.id, tail, "cd /workspace/engine; git status --short; cat mine", 2)
+        assert said.split() == ["D", "README.md", "??", "mine", "two"]
+        assert not tail.of("session.error")
+
+
+async def test_a_second_session_fetches_only_what_is_new(host: GitHost, stage: Stage) -> None:
+    commit = host.push("ada/cached", {"n": "1"})
+    looks = ["GET /ada/cached/info/refs", "POST /ada/cached/git-upload-pack"]
+    host.taken()
+    for expected in ([*looks, looks[1]], looks):
+        session = await stage.session(
+            resources=[mount(host.url("ada/cached"), checkout={"type": "commit", "sha": commit})]
+        )
+        assert session.resources[0].checkout.sha == commit
+        async with stage.watch(session.id) as tail:
+            assert await turn(stage, session.id, tail, "cat cached/n") == "1"
+        assert host.taken() == expected
+
+
+async def test_a_session_goes_on_without_its_repositories_and_tries_again(
+    host: GitHost, stage: Stage
+) -> None:
+    kinds = {
+        "private": (401, "repository_authentication_error"),
+        "closed": (403, "repository_forbidden_error"),
+        "missing": (404, "repository_not_found_error"),
+        "branch": (0, "repository_checkout_error"),
+        "down": (500, "repository_clone_error"),
+    }
+    for name, (status, _) in kinds.items():
+        host.push(f"bob/{name}", {"n": "1"})
+        if status:
+            host.status[f"bob/{name}"] = status
+    checkout = {"type": "branch", "name": "soon"}
+    session = await stage.session(
+        resources=[
+            mount(host.url(f"bob/{name}"), **({"checkout": checkout} if name == "branch" else {}))
+            for name in kinds
+        ]
+    )
+    async with stage.watch(session.id) as tail:
+        assert await turn(stage, session.id, tail, "ls; echo alone") == "alone"
+        errors = {event.error.repository_url: event.error for event in tail.of("session.error")}
+        assert len(tail.of("session.error")) == len(errors) == len(kinds)
+        for name, (_, kind) in kinds.items():
+            error = errors[host.url(f"bob/{name}")]
+            assert (error.type, error.retry_status.type) == (kind, "retrying"), error
+        # Whatever it was, it is over.
+        host.status.clear()
+        host.push("bob/branch", {"n": "2"}, branch="soon")
+        assert (await turn(stage, session.id, tail, "ls", 2)).split() == sorted(kinds)
+        assert len(tail.of("session.error")) == len(kinds)
+
+
+async def test_a_server_that_is_killed_while_it_clones(host: GitHost, stage: Stage, stages: Stages) -> None:
+    server: Served = stages.server
+    host.push("ada/slow", {"n": "1"})
+    host.stalls.add("ada/slow")
+    host.taken()
+    session = await stage.session(resources=[mount(host.url("ada/slow"))])
+    stage.play(Reply.tools(bash("cat slow/n")), Reply.text("Done."))
+    await stage.send(session.id, text("Look."))
+    await until(lambda: len(host.requests) == 3, seconds=60)
+    host.stalls.clear()
+    await server.kill("server")
+    await stage.rests(session.id, seconds=60)
+    events = await stage.history(session.id)
+    [result] = [words(event).strip() for event in events if event.type == "agent.tool_result"]
+    assert result == "1"
+    assert not [event for event in events if event.type == "session.error"]
+    assert list((server.config.data_dir / "repositories" / "scratch").iterdir()) == []
+
+
+async def test_what_is_refused(host: GitHost, stage: Stage) -> None:
+    url = host.url("ada/engine")
+    for fields, field in (
+        ({"url": url, "authorization_token": "ghp_planted"}, "resources.0.authorization_token"),
+        ({"url": "https://gitlab.com/ada/engine"}, "resources.0.url"),
+        ({"url": "https://ada:ghp_planted@github.com/a/b"}, "resources.0.url"),
+        ({"url": url.replace("https", "http")}, "resources.0.url"),
+        ({"url": url, "mount_path": "/etc"}, "resources.0.mount_path"),
+        ({"url": url, "mount_path": "/workspace/../etc"}, "resources.0.mount_path"),
+        ({"url": url, "checkout": {"type": "branch", "name": "--upload-pack=x"}}, "checkout.name"),
+        ({"url": url, "checkout": {"type": "commit", "sha": "main"}}, "resources.0.checkout.sha"),
+        ({"url": url, "checkout": {"type": "tag", "name": "v1"}}, "resources.0.checkout"),
+    ):
+        with pytest.raises(anthropic.BadRequestError) as refused:
+            await stage.session(resources=[{"type": "github_repository", **fields}])
+        assert field in refused.value.message, refused.value.message
+        assert "planted" not in refused.value.message
+    with pytest.raises(anthropic.BadRequestError, match=r"resources\.1\.mount_path"):
+        await stage.session(resources=[mount(url), mount(host.url("bob/engine"))])
+    session = await stage.session(resources=[mount(url)])
+    resources = stage.client.beta.sessions.resources
+    with pytest.raises(anthropic.BadRequestError, match="private") as refused:
+        await resources.update(
+            session.resources[0].id, session_id=session.id, authorization_token="ghp_planted"
+        )
+    assert "planted" not in refused.value.message
+    with pytest.raises(anthropic.BadRequestError, match="only files"):
+        await resources.delete(session.resources[0].id, session_id=session.id)
+    # Nothing was cloned for a session that never used its sandbox; no trace of a token anywhere.
+    data_dir: Path = stage.server.config.data_dir
+    for path in [path for path in data_dir.rglob("*") if path.is_file()]:
+        assert b"ghp_planted" not in path.read_bytes(), path
