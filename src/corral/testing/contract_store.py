@@ -8,6 +8,7 @@ The random comparison with `testing.oracle` is in tests/property.
 """
 
 from corral.testing import (
+    contract_budgets,
     contract_catalog,
     contract_files,
     contract_log,
@@ -20,6 +21,7 @@ from corral.testing.stores import Check
 CHECKS: tuple[Check, ...] = (
     *contract_log.CHECKS,
     *contract_sessions.CHECKS,
+    *contract_budgets.CHECKS,
     *contract_catalog.CHECKS,
     *contract_files.CHECKS,
     *contract_memory.CHECKS,
