@@ -78,6 +78,13 @@ LEGAL: dict[str, Callable[[], Log]] = {
         *running(), event("user.tool_confirmation", tool_use_id="c2"), result("c1"), result("c2"),
         *asked(2), *idle(),
     ],
+    "paused at its budget, and raised": lambda: [
+        *running(), event("user.message"), *asked(1, use("c1")), result("c1"), *idle("budget_reached"),
+        event("session.updated"), *running(), *asked(2), *idle(),
+    ],
+    "paused at its budget, and interrupted": lambda: [
+        *running(), *idle("budget_reached"), event("session.updated"), event("user.interrupt"), *idle(),
+    ],
     "a retry": lambda: [
         *running(), *asked(1, is_error=True), event("session.error"), event("session.status_rescheduled"),
         event("session.thread_status_rescheduled"), *running(), *asked(2), *idle(),
