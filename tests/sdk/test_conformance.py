@@ -1,10 +1,11 @@
-"""`corral conformance` and the official TypeScript SDK against a whole Corral: every endpoint of both."""
+"""`corral conformance`, and the official SDKs of other languages and years, against a whole Corral."""
 
 import asyncio
 import json
 import os
 import re
 import shutil
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from xml.etree import ElementTree
@@ -23,7 +24,8 @@ from tests.served import KEY, Served, served
 
 MODEL = "claude-haiku-4-5"
 TYPESCRIPT = Path(__file__).parents[1] / "typescript"
-TYPESCRIPT_SECONDS_MAX = 240.0
+OLDER = Path(sys.prefix) / "older-sdks"
+CLIENT_SECONDS_MAX = 240.0  # another client's whole run
 
 KNOWN_GAPS = {
     f"{endpoint.name}": reason
@@ -97,30 +99,53 @@ def test_every_endpoint_is_covered_or_a_known_gap() -> None:
     assert len(cases) == len(SURFACE) == 83
 
 
+async def output_of(*command: str, **environment: str) -> tuple[int | None, bytes, bytes]:
+    """Exit code, output and standard error of another client's run."""
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        env={**os.environ, **environment},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        output, said = await asyncio.wait_for(process.communicate(), CLIENT_SECONDS_MAX)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    return process.returncode, output, said
+
+
+@pytest.mark.parametrize(("version", "options"), [("0.122.0", ["--lenient"]), ("1.17.0", [])])
+@pytest.mark.asyncio(loop_scope="module")
+async def test_older_sdks_do_their_main_flows(
+    served_to_all: Served, version: str, options: list[str]
+) -> None:
+    command = [sys.executable, "-m", "corral.cli", "conformance", "--base-url", served_to_all.url, "--json"]
+    code, output, said = await output_of(
+        *command,
+        *("--group", "agents,environments,sessions,events,vaults"),
+        *options,
+        PYTHONPATH=os.pathsep.join([str(OLDER / version), os.environ.get("PYTHONPATH", "")]),
+        CONFORMANCE_API_KEY=KEY,
+    )
+    assert f"SDK {version} " in said.decode()
+    found = json.loads(output)
+    assert [f"{each['name']}: {each['reason']}" for each in found if each["verdict"] != "passed"] == []
+    assert code == 0
+    assert len(found) > 20
+
+
 @pytest.mark.skipif(
     shutil.which("node") is None or not (TYPESCRIPT / "node_modules").is_dir(),
     reason="not here: Node.js and the TypeScript SDK (apt-get install nodejs npm, then make check)",
 )
 @pytest.mark.asyncio(loop_scope="module")
 async def test_the_typescript_sdk_covers_every_endpoint(served_to_all: Served) -> None:
-    process = await asyncio.create_subprocess_exec(
-        *("node", str(TYPESCRIPT / "suite.mjs")),
-        env={
-            **os.environ,
-            "ANTHROPIC_BASE_URL": served_to_all.url,
-            "ANTHROPIC_API_KEY": KEY,
-            "MODEL": MODEL,
-        },
-        stdout=asyncio.subprocess.PIPE,
-    )
-    try:
-        output, _ = await asyncio.wait_for(process.communicate(), TYPESCRIPT_SECONDS_MAX)
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
+    environment = {"ANTHROPIC_BASE_URL": served_to_all.url, "ANTHROPIC_API_KEY": KEY, "MODEL": MODEL}
+    code, output, _ = await output_of("node", str(TYPESCRIPT / "suite.mjs"), **environment)
     steps = [json.loads(line) for line in output.splitlines()]
-    assert process.returncode == 0
+    assert code == 0
     assert [f"{step['name']}: {step['failure']}" for step in steps if step["failure"]] == []
     known = {endpoint.name for endpoint in SURFACE}
     seen = {name for step in steps for name in step["covers"]}

@@ -157,6 +157,9 @@ def conformance(
     groups: Annotated[Text, typer.Option("--group", help="Only these, by comma.")] = None,
     only: Annotated[Text, typer.Option(help="Only cases with this in their name.")] = None,
     junit: Annotated[Path | None, typer.Option(help="Write a JUnit report there.")] = None,
+    lenient: Annotated[
+        bool, typer.Option("--lenient", help="Answers need not be of the SDK's types: for an older SDK.")
+    ] = False,
     data_dir: ServedDir = None,
     as_json: Json = False,
 ) -> int:
@@ -164,7 +167,12 @@ def conformance(
     from corral.cli.conformance import Asked, conformance, target
 
     server = target(
-        base_url, api_key, model=model, config=config_from(data_dir=data_dir), is_here=data_dir is not None
+        base_url,
+        api_key,
+        model=model,
+        is_strict=not lenient,
+        config=config_from(data_dir=data_dir),
+        is_here=data_dir is not None,
     )
     asked = Asked(groups=groups, only=only, uses_model=not no_model, junit=junit)
     return conformance(server, asked, shows_json=as_json)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import anthropic
 import orjson
 from rich.console import Console
 
@@ -30,20 +31,27 @@ class Asked:
 
 
 def target(
-    base_url: str | None, api_key: str | None, *, model: str, config: Config, is_here: bool
+    base_url: str | None,
+    api_key: str | None,
+    *,
+    model: str,
+    is_strict: bool,
+    config: Config,
+    is_here: bool,
 ) -> Server:
     """A server of ours by what this machine knows of it; any other by URL and key. Raises Problem."""
     if base_url and api_key:
-        return Server(url=base_url.rstrip("/"), api_key=api_key, model=model)
+        return Server(url=base_url.rstrip("/"), api_key=api_key, model=model, is_strict=is_strict)
     ours = running_server(config, url=base_url, is_here=is_here)
-    return Server(url=ours.url, api_key=api_key or ours.key, model=model)
+    return Server(url=ours.url, api_key=api_key or ours.key, model=model, is_strict=is_strict)
 
 
 def conformance(server: Server, asked: Asked, *, shows_json: bool) -> Exit:
     """FAILED if a case failed."""
     cases = _chosen(asked)
     console = Console(stderr=shows_json)
-    console.print(f"{len(cases)} cases against {server.url}, agents on {server.model}", highlight=False)
+    what = f"{len(cases)} cases by the official SDK {anthropic.__version__} against {server.url}"
+    console.print(f"{what}, agents on {server.model}", highlight=False, soft_wrap=True)
     done = 0
 
     def show(outcome: Outcome) -> None:
