@@ -163,7 +163,7 @@ MEANING: Mapping[str, str] = {
     "agent.tool_use": "The agent calls a built-in tool. Logged before the tool runs.",
     "agent.tool_result": "The outcome of a tool use; unique per call.",
     "agent.custom_tool_use": "The agent calls a tool that your client runs.",
-    "agent.thread_context_compacted": "The conversation was too long for the model and was replaced by a summary.",
+    "agent.thread_context_compacted": "The conversation was too long for the model: a summary replaced it.",
     "session.status_running": "A brain works.",
     "session.status_idle": "The turn is over, or waits for you: see `stop_reason`.",
     "session.status_rescheduled": "A model request failed and will be made again.",
