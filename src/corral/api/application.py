@@ -39,6 +39,7 @@ from corral.api.schema.resources import FileAdd, ResourceUpdate
 from corral.api.schema.sessions import SessionCreate, SessionUpdate
 from corral.api.schema.vaults import CredentialCreate, CredentialUpdate, VaultCreate, VaultUpdate
 from corral.api.sse import Streams
+from corral.api.visible_files import VisibleFiles
 
 __all__ = ["create_api"]
 
@@ -100,18 +101,19 @@ def create_api(dependencies: Dependencies) -> FastAPI:
     once = OnceOnly(dependencies.idempotency)
     streams = Streams(dependencies)
     kinds = ResourceKinds(dependencies)
+    visible = VisibleFiles(dependencies, owners)
     api.state.streams, api.state.authenticator = streams, authenticator
     # The router tries routes in order: the hot ones first.
     # One flat list: an included router would be a second dispatch per request.
     api.router.routes += [
-        *event_routes(dependencies, once).routes,
+        *event_routes(dependencies, once, visible).routes,
         *(_stream_route(path, streams) for path in _STREAMS),
-        *session_routes(dependencies, once, owners, kinds).routes,
-        *resource_routes(dependencies, once, kinds).routes,
+        *session_routes(dependencies, once, owners, kinds, visible).routes,
+        *resource_routes(dependencies, once, kinds, visible).routes,
         *thread_routes(dependencies).routes,
         *agent_routes(dependencies, once).routes,
         *environment_routes(dependencies, once).routes,
-        *file_routes(dependencies, once).routes,
+        *file_routes(dependencies, once, visible).routes,
         *memory_store_routes(dependencies, once).routes,
         *memory_routes(dependencies, once).routes,
         *vault_routes(dependencies, once).routes,

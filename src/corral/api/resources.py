@@ -17,7 +17,7 @@ from corral.kernel.errors import InvalidRequest
 from corral.kernel.ids import FILE, RESOURCE, FileId, ResourceId, WorkspaceId
 from corral.session.resources import FileCopy, NewResource, Resource
 
-__all__ = ["ResourceKind", "ResourceKinds", "fits"]
+__all__ = ["ResourceKind", "ResourceKinds", "fits", "named_files"]
 
 
 class ResourceKind(Protocol):
@@ -71,6 +71,11 @@ class ResourceKinds:
                 f" {', '.join(sorted(self._kinds))}"
             )
         return kind
+
+
+def named_files(asked: Sequence[Any]) -> list[str]:
+    """Ids of the files among what is to be mounted."""
+    return [each.file_id for each in asked if isinstance(each, FileMount)]
 
 
 def fits(new: NewResource) -> Callable[[Sequence[Resource]], None]:

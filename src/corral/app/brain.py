@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 
 from corral.api.dependencies import Check
+from corral.app.files import files_of
 from corral.app.ground import Ground
 from corral.app.hands import Reach, SessionHands
 from corral.app.models import anthropic_model, model_table
@@ -15,6 +16,7 @@ from corral.brain.dispatch import Dispatch
 from corral.brain.ending import TurnLimits
 from corral.brain.loop import Gear
 from corral.brain.models.anthropic import AnthropicModel
+from corral.brain.models.files import FilledModel
 from corral.brain.models.local import LocalModel
 from corral.brain.models.local_install import models_dir
 from corral.brain.models.replay import ReplayModel
@@ -55,7 +57,8 @@ def open_worker(
     config, leases = ground.config, ground.leases
     models = model_table(config)
     anthropic = anthropic_model(config, models)
-    model = RoutedModel(models, {"anthropic": anthropic, **_local_models(config)})
+    routed = RoutedModel(models, {"anthropic": anthropic, **_local_models(config)})
+    model = FilledModel(routed, files_of(ground, blobs))
     stack.push_async_callback(model.aclose)
     mirrors = open_mirrors(config)
     stack.push_async_callback(mirrors.aclose)

@@ -97,6 +97,10 @@ async def check_files(stores: Stores) -> None:
     both = [record.file_id, theirs.file_id, FileId("file_none")]
     assert await stores.files.read_all(DEFAULT_WORKSPACE, both) == {record.file_id: record}
     assert await stores.files.read_all(DEFAULT_WORKSPACE, []) == {}
+    session_id = (await stores.session()).session_id
+    assert await stores.files.for_session(session_id, both) == {record.file_id: record}
+    assert await stores.files.for_session(SessionId("sesn_none"), both) == {}
+    assert await stores.files.for_session(session_id, []) == {}
     assert await gone(stores)
     await stores.files.delete(DEFAULT_WORKSPACE, record.file_id)
     assert isinstance(await error_of(stores.files.read(DEFAULT_WORKSPACE, record.file_id)), NotFound)
@@ -136,6 +140,9 @@ async def check_file_list(stores: Stores) -> None:
     assert (list(before.files), before.has_more) == (everything[1:3], True)
     assert list((await page(session.session_id, limit=100)).files) == [scoped]
     assert list((await page("sesn_other", limit=100)).files) == []
+    unscoped = FileFilter(unscoped_only=True)
+    found = await stores.files.page(DEFAULT_WORKSPACE, unscoped, limit=100)
+    assert list(found.files) == [each for each in everything if each != scoped]
     assert list((await page(session.session_id, limit=100, after=middle)).files) == []
 
 

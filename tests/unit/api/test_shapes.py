@@ -164,8 +164,8 @@ WRONG = [
     ),
     (
         EventsSend,
-        message({"type": "document", "source": {"type": "file", "file_id": "file_1"}}),
-        "events.0.content.0.source.file_id: the Files API is not available",
+        message({"type": "document", "source": {"type": "file", "file_id": ""}}),
+        "events.0.content.0.source.file_id: ",
     ),
     (
         EventsSend,

@@ -6,7 +6,9 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from corral.api.answer import bytes_response
+from corral.api.caller import caller
 from corral.api.dependencies import Dependencies
+from corral.api.file_blocks import check_file_blocks
 from corral.api.idempotency import OnceOnly
 from corral.api.inputs import new_inputs
 from corral.api.openapi import takes
@@ -15,20 +17,23 @@ from corral.api.schema.events import EventsSend
 from corral.api.schema.query import EventListQuery, NoQuery, Order, parse_query
 from corral.api.schema.strict import parse
 from corral.api.views import joined, sent_view
+from corral.api.visible_files import VisibleFiles
 from corral.catalog.idempotency import Answer
 from corral.kernel.ids import SessionId
 from corral.session.events import SystemMessage, UserInterrupt
 from corral.session.log import EventFilter, EventPage, InboxEntry, Position, StoredEvent
 
 
-def event_routes(deps: Dependencies, once: OnceOnly) -> APIRouter:
+def event_routes(deps: Dependencies, once: OnceOnly, visible: VisibleFiles) -> APIRouter:
     router = APIRouter(tags=["events"])
 
     @router.post("/v1/sessions/{session_id}/events", openapi_extra=takes(body=EventsSend))
     @once.per_key
     async def send_events(request: Request, session_id: SessionId) -> Response:
         parse_query(NoQuery, request.query_params)
-        inputs = new_inputs(parse(EventsSend, await request.body()).events, field="events", ids=deps.ids)
+        asked = parse(EventsSend, await request.body()).events
+        inputs = new_inputs(asked, field="events", ids=deps.ids)
+        await check_file_blocks(asked, visible, caller(request), field="events", clock=deps.clock)
         if not all(isinstance(event, UserInterrupt) for event in inputs):
             deps.admission.check_new_work()  # not at the gate: an interrupt is always taken
         if any(isinstance(event, SystemMessage) for event in inputs):  # a session's model never changes

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response, StreamingResponse
 
 from corral.api.answer import bytes_response, json_answer, json_response
-from corral.api.caller import caller
+from corral.api.caller import Caller, caller
 from corral.api.dependencies import Dependencies
 from corral.api.errors import envelope
 from corral.api.idempotency import OnceOnly
@@ -19,12 +19,13 @@ from corral.api.ranges import Span, asked_span
 from corral.api.schema.files import UPLOAD, FileListQuery
 from corral.api.schema.query import NoQuery, parse_query
 from corral.api.uploads import Uploading
+from corral.api.visible_files import VisibleFiles
 from corral.catalog.files import FileFilter, FilePage, FileRecord, check_readable, file_view, new_upload
 from corral.kernel import cursor
 from corral.kernel.clock import parse_rfc3339, rfc3339
 from corral.kernel.cursor import BAD_CURSOR
 from corral.kernel.errors import InvalidRequest, NotFound
-from corral.kernel.ids import FILE, FileId, WorkspaceId
+from corral.kernel.ids import FILE, FileId
 from corral.kernel.limits import FILE_IDS_MAX, PAGE_LIMIT_DEFAULT
 
 __all__ = ["file_routes"]
@@ -33,7 +34,7 @@ _CURSOR, _CURSOR_MARK = "files", "page_"
 Place = tuple[datetime, str]
 
 
-def file_routes(deps: Dependencies, once: OnceOnly) -> APIRouter:
+def file_routes(deps: Dependencies, once: OnceOnly, visible: VisibleFiles) -> APIRouter:
     router = APIRouter(tags=["files"])
     uploading = Uploading(deps.files)
 
@@ -77,14 +78,18 @@ def file_routes(deps: Dependencies, once: OnceOnly) -> APIRouter:
     @router.get("/v1/files", openapi_extra=takes(query=FileListQuery))
     async def list_files(request: Request) -> Response:
         query = parse_query(FileListQuery, request.query_params)
-        workspace_id = caller(request).workspace_id
+        who = caller(request)
         if query.ids is not None:
-            page = await _named(deps, workspace_id, query)
+            page = await _named(visible, who, query)
         else:
-            after, before = await _places(deps, workspace_id, query)
+            after, before = await _places(visible, who, query)
             page = await deps.files.table.page(
-                workspace_id,
-                FileFilter(scope_id=query.scope_id),
+                who.workspace_id,
+                FileFilter(
+                    scope_id=query.scope_id,
+                    unscoped_only=who.role == "user"
+                    and (query.scope_id is None or not await visible.sees_session(who, query.scope_id)),
+                ),
                 limit=query.limit or PAGE_LIMIT_DEFAULT,
                 after=after,
                 before=before,
@@ -96,13 +101,13 @@ def file_routes(deps: Dependencies, once: OnceOnly) -> APIRouter:
     @router.get("/v1/files/{file_id}")
     async def retrieve_file(request: Request, file_id: FileId) -> Response:
         parse_query(NoQuery, request.query_params)
-        return json_response(file_view(await deps.files.table.read(caller(request).workspace_id, file_id)))
+        return json_response(file_view(await visible.read(caller(request), file_id)))
 
     @router.head("/v1/files/{file_id}/content", include_in_schema=False)
     @router.get("/v1/files/{file_id}/content")
     async def download_file(request: Request, file_id: FileId) -> Response:
         parse_query(NoQuery, request.query_params)
-        record = await deps.files.table.read(caller(request).workspace_id, file_id)
+        record = await visible.read(caller(request), file_id)
         check_readable(record, now=deps.clock.now())
         if not record.downloadable:
             raise InvalidRequest(
@@ -127,14 +132,14 @@ def file_routes(deps: Dependencies, once: OnceOnly) -> APIRouter:
 # -- lists ----------------------------------------------------------------------------------------------
 
 
-async def _named(deps: Dependencies, workspace_id: WorkspaceId, query: FileListQuery) -> FilePage:
+async def _named(visible: VisibleFiles, who: Caller, query: FileListQuery) -> FilePage:
     """Of `ids[]`: those that are there, newest first. Raises InvalidRequest."""
     if (query.limit, query.page, query.after_id, query.before_id) != (None, None, None, None):
         raise InvalidRequest("ids[]: is answered in one page; leave limit and page out")
     ids = {FileId(file_id) for file_id in query.ids or ()}
     if len(ids) > FILE_IDS_MAX:
         raise InvalidRequest(f"ids[]: at most {FILE_IDS_MAX} files")
-    found = (await deps.files.table.read_all(workspace_id, list(ids))).values()
+    found = (await visible.read_all(who, list(ids))).values()
     wanted = [record for record in found if query.scope_id in (None, record.scope_id)]
     return FilePage(
         files=sorted(wanted, key=lambda record: (record.created_at, record.file_id), reverse=True),
@@ -143,7 +148,7 @@ async def _named(deps: Dependencies, workspace_id: WorkspaceId, query: FileListQ
 
 
 async def _places(
-    deps: Dependencies, workspace_id: WorkspaceId, query: FileListQuery
+    visible: VisibleFiles, who: Caller, query: FileListQuery
 ) -> tuple[Place | None, Place | None]:
     """After or before which the page lies. Raises InvalidRequest."""
     if sum(each is not None for each in (query.page, query.after_id, query.before_id)) > 1:
@@ -153,7 +158,7 @@ async def _places(
         if file_id is None:
             return None
         try:
-            record = await deps.files.table.read(workspace_id, FileId(file_id))
+            record = await visible.read(who, FileId(file_id))
         except NotFound as error:
             raise InvalidRequest(f"{name}: {error.message}") from None
         return record.created_at, record.file_id

@@ -10,10 +10,11 @@ from corral.api.caller import caller
 from corral.api.dependencies import Dependencies
 from corral.api.idempotency import OnceOnly, secret_digest
 from corral.api.openapi import takes
-from corral.api.resources import ResourceKinds, fits
+from corral.api.resources import ResourceKinds, fits, named_files
 from corral.api.schema.query import NoQuery, parse_query
 from corral.api.schema.resources import FileAdd, ResourceListQuery, ResourceUpdate
 from corral.api.schema.strict import parse
+from corral.api.visible_files import VisibleFiles
 from corral.catalog.idempotency import Answer
 from corral.kernel import cursor
 from corral.kernel.errors import InvalidRequest, NotFound
@@ -26,7 +27,9 @@ _ALL = "/v1/sessions/{session_id}/resources"
 _ONE = _ALL + "/{resource_id}"
 
 
-def resource_routes(deps: Dependencies, once: OnceOnly, kinds: ResourceKinds) -> APIRouter:
+def resource_routes(
+    deps: Dependencies, once: OnceOnly, kinds: ResourceKinds, visible: VisibleFiles
+) -> APIRouter:
     router = APIRouter(tags=["sessions"])
 
     @router.post(_ALL, openapi_extra=takes(body=FileAdd))
@@ -34,10 +37,11 @@ def resource_routes(deps: Dependencies, once: OnceOnly, kinds: ResourceKinds) ->
     async def add_resource(request: Request, session_id: SessionId) -> Response:
         parse_query(NoQuery, request.query_params)
         asked, now = parse(FileAdd, await request.body()), deps.clock.now()
-        workspace_id = caller(request).workspace_id
+        who = caller(request)
         await deps.sessions.read(session_id)  # the first to be missing, before what is to be mounted
         kind = kinds.of(asked.type, where="")
-        new = await kind.prepare(asked, where="", workspace_id=workspace_id, now=now)
+        await visible.check(who, named_files([asked]))
+        new = await kind.prepare(asked, where="", workspace_id=who.workspace_id, now=now)
         return await once.perform(
             request,
             lambda: deps.resources.add(session_id, new, fits(new)),

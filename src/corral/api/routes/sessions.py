@@ -11,16 +11,18 @@ from starlette.responses import Response
 from corral.api.answer import bytes_response, json_answer, json_response
 from corral.api.caller import Caller, caller
 from corral.api.dependencies import Dependencies
+from corral.api.file_blocks import check_file_blocks
 from corral.api.guard import SessionOwners
 from corral.api.idempotency import OnceOnly
 from corral.api.inputs import new_inputs
 from corral.api.openapi import takes
 from corral.api.paging import decode, encode
-from corral.api.resources import ResourceKinds
+from corral.api.resources import ResourceKinds, named_files
 from corral.api.schema.query import NoQuery, Order, SessionListQuery, parse_query
 from corral.api.schema.sessions import SessionCreate, SessionUpdate
 from corral.api.schema.strict import parse, parse_empty
 from corral.api.views import NEW_USAGE, session_view
+from corral.api.visible_files import VisibleFiles
 from corral.catalog.agents import check_budgetable, session_agent, session_tools, thread_agent
 from corral.catalog.credentials import check_session_vaults
 from corral.catalog.environments import check_session_environment
@@ -44,7 +46,7 @@ _AGENT_REFERENCE = frozenset({"type", "id", "version"})
 
 
 def session_routes(
-    deps: Dependencies, once: OnceOnly, owners: SessionOwners, kinds: ResourceKinds
+    deps: Dependencies, once: OnceOnly, owners: SessionOwners, kinds: ResourceKinds, visible: VisibleFiles
 ) -> APIRouter:
     router = APIRouter(tags=["sessions"])
 
@@ -59,6 +61,9 @@ def session_routes(
         initial = new_inputs(asked.initial_events or [], field="initial_events", ids=deps.ids)
         chosen = asked.agent.given()
         who = caller(request)
+        await check_file_blocks(
+            asked.initial_events or [], visible, who, field="initial_events", clock=deps.clock
+        )
         agent = await deps.agents.read(
             AgentId(asked.agent.id), workspace_id=who.workspace_id, version=asked.agent.version
         )
@@ -75,6 +80,7 @@ def session_routes(
             vaults = await deps.vaults.contents(vault_ids, workspace_id=who.workspace_id)
             check_session_vaults(vaults, snapshot["mcp_servers"])
         now = deps.clock.now()
+        await visible.check(who, named_files(asked.resources or ()))
         new = await kinds.prepare(asked.resources or (), workspace_id=who.workspace_id, now=now)
         record = _new_record(
             deps,

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, StringConstraints
 
-from corral.api.schema.strict import OMITTED, Strict, not_yet
+from corral.api.schema.strict import OMITTED, Strict
 from corral.kernel.limits import EVENTS_PER_SEND_MAX, SYSTEM_MESSAGE_ITEMS_MAX
 
 
@@ -51,7 +51,7 @@ class UrlSource(Strict):
 
 class FileSource(Strict):
     type: Literal["file"]
-    file_id: Annotated[Any, not_yet("the Files API is")]
+    file_id: Annotated[str, StringConstraints(min_length=1, max_length=256)]
 
 
 class ImageBlock(Strict):

@@ -83,6 +83,16 @@ class Files:
             async for chunk in chunks:
                 yield chunk
 
+    async def for_session(
+        self, session_id: SessionId, file_ids: Sequence[FileId]
+    ) -> Mapping[FileId, FileRecord]:
+        """Of the session's workspace: what its messages may name."""
+        return await self.table.for_session(session_id, file_ids)
+
+    async def whole(self, record: FileRecord) -> bytes:
+        """In memory, so of a small file only. Raises as `read`."""
+        return b"".join([chunk async for chunk in self.read(record)])
+
     async def put_output(
         self,
         session_id: SessionId,

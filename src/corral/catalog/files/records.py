@@ -19,6 +19,7 @@ __all__ = [
     "FileOrigin",
     "FilePage",
     "FileRecord",
+    "block_type",
     "check_readable",
     "file_view",
     "guessed_type",
@@ -86,9 +87,10 @@ class FileRecord:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FileFilter:
-    """None: any."""
+    """scope_id: None, any. unscoped_only: of no session."""
 
     scope_id: str | None = None
+    unscoped_only: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -157,6 +159,13 @@ def mime_type_of(sent: str | None, filename: str | None) -> str:
 def guessed_type(filename: str) -> str:
     kind, encoding = _TYPES.guess_type(f"file:{filename}")
     return _UNKNOWN if kind is None or encoding is not None else kind
+
+
+def block_type(mime_type: str) -> Literal["image", "document"] | None:
+    """The content block that a model takes such a file in; None if there is none."""
+    if mime_type in ("image/png", "image/jpeg", "image/gif", "image/webp"):
+        return "image"
+    return "document" if mime_type in ("application/pdf", "text/plain") else None
 
 
 def output_key(path: str) -> str:

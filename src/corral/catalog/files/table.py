@@ -49,6 +49,11 @@ class FileTable(Protocol):
     ) -> Mapping[FileId, FileRecord]:
         """Those that are there."""
 
+    async def for_session(
+        self, session_id: SessionId, file_ids: Sequence[FileId]
+    ) -> Mapping[FileId, FileRecord]:
+        """Those of the session's workspace that are there."""
+
     async def of_session(self, session_id: SessionId, file_id: FileId) -> FileRecord:
         """A file that belongs to the session. Raises NotFound."""
 

@@ -32,6 +32,9 @@ _OUTPUTS_AT = FILE.where(_OF_SESSION, one_of(files.c.output_path, "of_paths"))
 _OUTPUT_COUNT = select(func.count()).where(_OF_SESSION, files.c.output_path.is_not(None))
 _DELETE = delete(files).where(files.c.file_id == bindparam("of_id"))
 _WORKSPACE = select(sessions.c.workspace_id).where(sessions.c.session_id == bindparam("of_session_id"))
+_FOR_SESSION = FILE.where(
+    files.c.workspace_id == _WORKSPACE.scalar_subquery(), one_of(files.c.file_id, "of_ids")
+)
 
 
 class FileRows:
@@ -126,6 +129,15 @@ class FileRows:
         )
         return {FileId(row.file_id): file_of(row) for row in rows}
 
+    async def for_session(
+        self, session_id: SessionId, file_ids: Sequence[FileId]
+    ) -> Mapping[FileId, FileRecord]:
+        values = {"of_session_id": session_id, "of_ids": list(file_ids)}
+        rows = await self._database.read(
+            lambda connection: connection.execute(_FOR_SESSION, values).all() if file_ids else []
+        )
+        return {FileId(row.file_id): file_of(row) for row in rows}
+
     async def of_session(self, session_id: SessionId, file_id: FileId) -> FileRecord:
         values = {"of_session_id": session_id, "of_id": file_id}
         row = await self._database.look(
@@ -145,6 +157,8 @@ class FileRows:
         statement = FILE.where(_IN_WORKSPACE)
         if where.scope_id is not None:
             statement = statement.where(files.c.scope_id == where.scope_id)
+        if where.unscoped_only:
+            statement = statement.where(files.c.scope_id.is_(None))
         place = after or before
         if place is not None:
             statement = statement.where(_beyond(place, newer=before is not None))
