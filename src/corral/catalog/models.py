@@ -249,8 +249,11 @@ class ModelTable:
             tokens *= price.fast_multiplier
         if inference_geo == "us":
             tokens *= self.us_geo_multiplier
-        searches = self.web_search_usd_per_1000 / 1000 * usage.web_search_requests
-        return tokens * _MICROCENTS_PER_USD / 1_000_000 + searches * _MICROCENTS_PER_USD
+        return tokens * _MICROCENTS_PER_USD / 1_000_000 + self.search_cost(usage.web_search_requests)
+
+    def search_cost(self, web_search_requests: int) -> Decimal:
+        """List cost of web searches, in micro-cents."""
+        return self.web_search_usd_per_1000 / 1000 * web_search_requests * _MICROCENTS_PER_USD
 
     @property
     def runtime_rate(self) -> Decimal:

@@ -337,6 +337,8 @@ def fold(
     state.inbox.pop(event.id, None)
     thread = state.threads[thread_id]
     private = private or {}
+    if "usage" in private and not isinstance(event, ev.SpanModelRequestEnd):
+        thread.tokens = thread.tokens.plus(private["usage"])  # a tool of ours has cost something
     match event:
         case _ if private.get("moot"):
             pass  # an input that came too late: taken, without effect

@@ -98,6 +98,7 @@ class SessionFilter:
     api_key_id: str | None = None
     agent_id: str | None = None
     agent_version: int | None = None
+    memory_store_id: str | None = None
     statuses: Sequence[Status] = ()
     created_gt: datetime | None = None
     created_gte: datetime | None = None

@@ -6,7 +6,7 @@ from sqlalchemy import ColumnElement, Connection, and_, or_, select
 
 from corral.session.record import SessionFilter, SessionPage
 from corral.store.rows import RECORDS, read_records
-from corral.store.schema import IS_NOT_IDLE, sessions
+from corral.store.schema import IS_NOT_IDLE, session_memory_stores, sessions
 
 Place = tuple[datetime, str]
 
@@ -68,6 +68,11 @@ def _conditions(where: SessionFilter) -> list[ColumnElement[bool]]:
         conditions.append(sessions.c.agent_id == where.agent_id)
     if where.agent_version is not None:
         conditions.append(sessions.c.agent_version == where.agent_version)
+    if where.memory_store_id is not None:
+        of_store = session_memory_stores.c.memory_store_id == where.memory_store_id
+        conditions.append(
+            sessions.c.session_id.in_(select(session_memory_stores.c.session_id).where(of_store))
+        )
     if where.statuses:
         conditions.append(sessions.c.status.in_(where.statuses))
     if not where.include_archived:

@@ -43,6 +43,7 @@ from corral.store.schema import (
     from_us,
     inbox,
     session_details,
+    session_memory_stores,
     sessions,
     thread_details,
     threads,
@@ -327,6 +328,13 @@ def _insert(connection: Connection, record: SessionRecord) -> None:
             "runtime_rate": record.runtime_rate,
         },
     )
+    if store_ids := {
+        resource.body["memory_store_id"] for resource in record.resources if resource.type == "memory_store"
+    }:
+        connection.execute(
+            insert(session_memory_stores),
+            [{"memory_store_id": each, "session_id": record.session_id} for each in sorted(store_ids)],
+        )
     insert_threads(connection, [(record.session_id, thread) for thread in record.threads])
 
 

@@ -11,6 +11,7 @@ from corral.kernel.ids import DEFAULT_WORKSPACE, SESSION, SessionId, WorkspaceId
 from corral.kernel.limits import METADATA_PAIRS_MAX
 from corral.session.log import EventFilter, Position
 from corral.session.record import SessionChanges, SessionFilter, SessionOwner, SessionRecord
+from corral.session.resources import Resource
 from corral.testing.sessions import agent_message, new_session, user_message
 from corral.testing.stores import Stores, error_of
 
@@ -243,6 +244,30 @@ async def check_session_filters(stores: Stores) -> None:
     assert await listed(here(created_gte=second.created_at)) == [two]
     assert await listed(here(created_lt=second.created_at)) == [one]
     assert await listed(here(created_lte=second.created_at)) == [one, two]
+
+
+async def check_sessions_of_a_memory_store(stores: Stores) -> None:
+    ids = []
+    for attached in (("memstore_1",), ("memstore_1", "memstore_2"), ()):
+        stores.clock.advance(1)
+        record = replace(
+            new_session(stores.ids, stores.clock.now()),
+            resources=[
+                Resource(body={"type": "memory_store", "memory_store_id": each}) for each in attached
+            ],
+        )
+        await stores.sessions.create(record)
+        ids.append(record.session_id)
+
+    async def listed(where: SessionFilter) -> list[str]:
+        page = await stores.sessions.page(where, descending=False, limit=9)
+        return [record.session_id for record in page.sessions]
+
+    assert await listed(here(memory_store_id="memstore_1")) == ids[:2]
+    assert await listed(here(memory_store_id="memstore_2")) == ids[1:2]
+    assert await listed(here(memory_store_id="memstore_3")) == []
+    await stores.sessions.delete(ids[1])
+    assert await listed(here(memory_store_id="memstore_1")) == ids[:1]
 
 
 CHECKS = tuple(check for name, check in list(globals().items()) if name.startswith("check_"))

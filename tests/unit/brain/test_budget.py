@@ -200,3 +200,27 @@ def test_sums_of_many_short_runs_stay_whole_microseconds() -> None:
         start=scene.events[0].processed_at - scene.events[0].processed_at,
     )
     assert scene.state.active_seconds == exact.total_seconds()
+
+
+def test_what_a_tool_of_ours_costs_counts() -> None:
+    """A web search in the control plane says so in the private part of its result."""
+    scene = budgeted(2)
+    asked(scene)
+    scene.step(costing(scene.reply(call()), 1))
+    (use,) = scene.state.primary.calls
+    usage = {"web_search_requests": 2, "cost_microcents": str(MODELS.search_cost(2))}
+    event = ev.AgentToolResult(id=scene._ids.event(), tool_use_id=use, content=[])
+    new = NewEvent(
+        event=event,
+        thread_id=THREAD,
+        processed_at=scene._clock.now(),
+        answers=use,
+        private={"usage": usage},
+    )
+    scene.events.append(new)
+    fold(scene.state, event, thread_id=THREAD, at=new.processed_at, private=new.private, answers=use)
+    assert scene.step() == PAUSED, "two searches cost two cents"
+    shown = scene.last("session.usage").usage
+    assert shown["server_tool_use"]["web_search_requests"] == 2
+    assert (shown["list_cost"]["amount"], shown["output_tokens"]) == ("2", 1)
+    assert scene.rebuilt().primary == scene.state.primary

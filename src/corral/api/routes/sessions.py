@@ -106,8 +106,8 @@ def session_routes(
         if query.agent_version is not None and query.agent_id is None:
             raise InvalidRequest("agent_version: needs agent_id")
         order, after, before = _positions(query)
-        if query.deployment_id is not None or query.memory_store_id is not None:
-            page = SessionPage(sessions=(), has_more=False, has_previous=False)  # no session has either
+        if query.deployment_id is not None:
+            page = SessionPage(sessions=(), has_more=False, has_previous=False)  # no session has one
         else:
             page = await deps.sessions.page(
                 SessionFilter(
@@ -115,6 +115,7 @@ def session_routes(
                     api_key_id=who.api_key_id if who.role == "user" else None,
                     agent_id=query.agent_id,
                     agent_version=query.agent_version,
+                    memory_store_id=query.memory_store_id,
                     statuses=query.statuses,
                     created_gt=query.created_gt,
                     created_gte=query.created_gte,

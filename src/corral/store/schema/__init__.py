@@ -23,6 +23,7 @@ from corral.store.schema.sessions import (
     events,
     inbox,
     session_details,
+    session_memory_stores,
     sessions,
     thread_details,
     threads,
@@ -62,6 +63,7 @@ __all__ = [
     "nodes",
     "placements",
     "session_details",
+    "session_memory_stores",
     "sessions",
     "thread_details",
     "threads",
@@ -73,5 +75,5 @@ __all__ = [
     "writers",
 ]
 
-REVISION = "0008"
+REVISION = "0009"
 """The Alembic revision that these tables are of."""

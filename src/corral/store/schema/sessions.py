@@ -24,6 +24,7 @@ __all__ = [
     "events",
     "inbox",
     "session_details",
+    "session_memory_stores",
     "sessions",
     "thread_details",
     "threads",
@@ -132,6 +133,15 @@ session_details = Table(
     Column("resources", JsonBytes),  # null: none
     Column("budget", JsonBytes),  # null: none
     Column("runtime_rate", Exact),  # micro-cents per hour
+)
+
+session_memory_stores = Table(
+    "session_memory_stores",
+    metadata,
+    # which sessions have a store among their resources; that never changes
+    Column("memory_store_id", String, primary_key=True),
+    Column("session_id", ForeignKey("sessions.session_id", ondelete="CASCADE"), primary_key=True),
+    Index("session_memory_stores_by_session", "session_id"),
 )
 
 threads = Table(
