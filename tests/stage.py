@@ -16,11 +16,12 @@ import anthropic
 import httpx2
 
 from corral.brain.derive import derive
+from corral.brain.judge import RULES
 from corral.catalog.models import ModelTable
 from corral.session.fold import begin, fold_stored
 from corral.session.log import Snapshot
 from corral.testing.messages_api import MessagesApi, Request
-from corral.testing.messages_reply import Answer, HttpError
+from corral.testing.messages_reply import Answer, HttpError, Reply
 from tests.served import KEY, Served, until
 
 MODEL = "claude-opus-5-5"  # has a list price and takes system messages
@@ -57,6 +58,9 @@ class Stages:
 
     def _answer(self, request: Request) -> Answer:
         stage = self._stages.get(request.json["system"][0]["text"])
+        if request.json["system"][0]["text"] == RULES:
+            asked_by = json.loads(request.json["messages"][0]["content"][0]["text"])["instructions"]
+            return self._stages[asked_by].judge(request)
         return (
             HttpError(status=400, message="this stage is over") if stage is None else stage.answer(request)
         )
@@ -75,6 +79,7 @@ class Stage:
         self.requests: list[Request] = []
         self.script: Callable[[Request], Answer] = self._next
         self.session_ids: list[str] = []
+        self.judge: Callable[[Request], Answer] = lambda _: Reply.text("UNSURE")
         self._answers: deque[Answer] = deque()
         self._refused: list[Request] = []
         self._news = asyncio.Event()

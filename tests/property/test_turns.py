@@ -154,7 +154,7 @@ class World:
 def check_laws(seed: int) -> Counter[str]:
     """Play one random history to its rest; returns how often each type was written."""
     chance = random.Random(seed)
-    scene = Scene(agent(policy=chance.choice(["always_allow", "always_ask"]), tools=[CUSTOM]))
+    scene = Scene(agent(policy=chance.choice(["always_allow", "always_ask", "auto"]), tools=[CUSTOM]))
     if chance.random() < 0.4:
         # a reply of the scene costs a hundredth of a cent: its running time makes the most of it
         scene.record = replace(

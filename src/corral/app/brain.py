@@ -14,6 +14,7 @@ from corral.app.part import Part
 from corral.app.repositories import open_mirrors
 from corral.brain.dispatch import Dispatch
 from corral.brain.ending import TurnLimits
+from corral.brain.judge import ModelJudge
 from corral.brain.loop import Gear
 from corral.brain.models.anthropic import AnthropicModel
 from corral.brain.models.files import FilledModel
@@ -22,6 +23,7 @@ from corral.brain.models.local_install import models_dir
 from corral.brain.models.replay import ReplayModel
 from corral.brain.models.routing import RoutedModel
 from corral.catalog.blobs import BlobStore
+from corral.catalog.models import ModelTable
 from corral.config import Config
 from corral.kernel.ids import SessionId
 from corral.kernel.limits import SWEEP_STALE_SECONDS
@@ -79,6 +81,7 @@ def open_worker(
         model=model,
         models=models,
         dispatch=dispatch,
+        judge=ModelJudge(model, models, name=_judge_model(config, models)),
         clock=ground.clock,
         ids=ground.ids,
         limits=TurnLimits(
@@ -130,6 +133,11 @@ def brain_part(
         sessions=lambda: worker.running_sessions,
         gauges=lambda: {"sessions_running": worker.running_sessions},
     )
+
+
+def _judge_model(config: Config, models: ModelTable) -> str | None:
+    """Raises InvalidRequest for a name that no provider knows: better now than at every call."""
+    return None if config.judge_model is None else models.resolve(config.judge_model).name
 
 
 def _local_models(config: Config) -> dict[str, LocalModel | ReplayModel]:

@@ -5,6 +5,7 @@ when the intent it serves is durable.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from corral.brain.judge import Judgement
 from corral.brain.ports import ModelFailed, ModelReply
 from corral.kernel.ids import EventId, ThreadId
 from corral.session.call import Placement
@@ -49,12 +50,14 @@ class Stop:
 class Replied:
     """message_ids: the event ids that previews have used, by block index.
     placement: where calls of this reply will go; None if it has none, or no hands host could be found.
+    judgements: of calls whose policy is `auto`, by the model's id of the call.
     """
 
     action: AskModel
     reply: ModelReply
     message_ids: Mapping[int, EventId] = field(default_factory=dict)
     placement: Placement | None = None
+    judgements: Mapping[str, Judgement] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -74,6 +74,11 @@ def _fixed(
     return tools, system, thread.entries[len(early) :]
 
 
+def system_text(agent: Mapping[str, Json]) -> str:
+    """The agent's own system prompt; "" for none."""
+    return str(agent.get("system") or "")
+
+
 def _system(agent: Mapping[str, Json], tools: Sequence[Mapping[str, Json]]) -> list[Block]:
     names = {tool["name"] for tool in tools}
     texts = [

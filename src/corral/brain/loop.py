@@ -37,6 +37,7 @@ from corral.brain.dispatch import Dispatch
 from corral.brain.draft import Draft
 from corral.brain.ending import TurnLimits, out_of_time, seconds_left
 from corral.brain.fair import FairSlots
+from corral.brain.judge import Judge, NoJudge, judge_calls
 from corral.brain.own_log import read_own_log
 from corral.brain.ports import BlockStarted, Model, ModelFailed, ModelReply
 from corral.brain.preview import Previews
@@ -83,6 +84,7 @@ class Gear:
     dispatch: Dispatch
     clock: Clock
     ids: Ids
+    judge: Judge = field(default_factory=NoJudge)
     limits: TurnLimits = field(default_factory=TurnLimits)
     slots: FairSlots = field(default_factory=lambda: FairSlots(MODEL_REQUESTS_MAX))
 
@@ -399,10 +401,13 @@ class Loop:
             return Failed(action=action, error=error)
         crash_point("brain.after_model")
         has_calls = is_shown and reply.stop_reason == "tool_use"
+        async with gear.slots.slot(self._key):
+            judgements = await judge_calls(gear.judge, self.session_id, thread, reply) if has_calls else {}
         return Replied(
             action=action,
             reply=reply,
             message_ids=previews.message_ids,
+            judgements=judgements,
             placement=await gear.dispatch.placement(
                 self.session_id, patience_seconds=HANDS_AWAY_SECONDS_MAX
             )

@@ -8,6 +8,7 @@ from corral.brain.toolset import BUILT_IN
 from corral.session.content import Json
 
 Permission = Literal["allow", "ask", "deny"]
+UNJUDGED: Mapping[str, Json] = {"type": "ask", "reason_code": "indeterminate"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,8 +37,19 @@ def offered(agent: Mapping[str, Json]) -> Sequence[Mapping[str, Json]]:
     return definitions
 
 
-def evaluate(agent: Mapping[str, Json], name: str) -> Verdict:
-    """Decide on one call by tool name."""
+def needs_judge(agent: Mapping[str, Json], name: str) -> bool:
+    """Whether calls of this tool are judged one by one."""
+    evaluation = evaluate(agent, name).evaluation
+    return evaluation is not None and evaluation["type"] == "auto"
+
+
+def is_risky(evaluation: Mapping[str, Json]) -> bool:
+    """Whether a call was denied for what it does."""
+    return (evaluation.get("evaluated_permission") or {}).get("reason_code") == "high_risk"
+
+
+def evaluate(agent: Mapping[str, Json], name: str, *, judged: Mapping[str, Json] = UNJUDGED) -> Verdict:
+    """Decide on one call by tool name. judged: the judgement, for policy `auto`."""
     for entry in agent["tools"]:
         if entry["type"] == "custom" and entry["name"] == name:
             return Verdict(permission="allow", evaluation=None, is_custom=True)
@@ -45,6 +57,9 @@ def evaluate(agent: Mapping[str, Json], name: str) -> Verdict:
             config = _config(entry, name)
             if config["enabled"]:
                 policy = config["permission_policy"]["type"]
+                if policy == "auto":
+                    evaluation = {"type": policy, "evaluated_permission": judged}
+                    return Verdict(permission=judged["type"], evaluation=evaluation)
                 permission: Permission = "allow" if policy == "always_allow" else "ask"
                 return Verdict(permission=permission, evaluation={"type": policy})
     return Verdict(

@@ -1,7 +1,7 @@
 """What a brain needs from the world: hands that act and models that think."""
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Literal, Protocol
 
 from corral.kernel.errors import WorldError
@@ -131,6 +131,16 @@ class Usage:
     cache_creation_5m_input_tokens: int = 0
     cache_creation_1h_input_tokens: int = 0
     web_search_requests: int = 0
+
+    @property
+    def total(self) -> int:
+        """Tokens read, written and cached."""
+        return sum(getattr(self, each.name) for each in fields(self) if each.name.endswith("_tokens"))
+
+    def plus(self, other: "Usage") -> "Usage":
+        return Usage(
+            **{each.name: getattr(self, each.name) + getattr(other, each.name) for each in fields(self)}
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

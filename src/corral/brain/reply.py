@@ -6,10 +6,10 @@ from typing import Literal
 from corral.brain import policy
 from corral.brain.actions import Replied
 from corral.brain.draft import Draft
+from corral.brain.judge import UNDECIDED
 from corral.brain.ports import Usage
 from corral.catalog.models import ModelTable
 from corral.session import events as ev
-from corral.session.call import Placement
 from corral.session.content import Block, Json, text_block
 from corral.session.fold import Thread
 
@@ -51,7 +51,7 @@ def write_reply(draft: Draft, done: Replied, *, epoch: int, models: ModelTable) 
         if block["type"] in ("thinking", "redacted_thinking"):
             draft.add(ev.AgentThinking, thread.thread_id, event_id=done.message_ids.get(index))
         elif block["type"] == "tool_use" and reply.stop_reason == "tool_use":
-            _tool_use(draft, thread, block, done.placement, epoch=epoch)
+            _tool_use(draft, thread, block, done, epoch=epoch)
     flush()
     _end(draft, thread, done, models)
 
@@ -64,25 +64,35 @@ def _end(draft: Draft, thread: Thread, done: Replied, models: ModelTable) -> Non
     cost = models.request_cost(
         info, reply.usage, speed=speed, inference_geo=thread.agent["model"].get("inference_geo")
     )
+    usage = reply.usage
+    for judgement in done.judgements.values():
+        if judgement.model is not None:
+            usage = usage.plus(judgement.usage)
+            judged = models.request_cost(
+                models.resolve(judgement.model),
+                judgement.usage,
+                inference_geo=thread.agent["model"].get("inference_geo"),
+            )
+            cost = judged if cost is None else cost + (judged or 0)
     draft.add(
         ev.SpanModelRequestEnd,
         thread.thread_id,
         is_error=False,
         model_request_start_id=done.action.request,
-        model_usage=model_usage(reply.usage) | {"speed": speed},
+        model_usage=model_usage(usage) | {"speed": speed},
         private={
             "content": list(reply.content),
             "stop_reason": reply.stop_reason,
             "stop_details": reply.stop_details,
-            "usage": asdict(reply.usage) | {"cost_microcents": None if cost is None else str(cost)},
+            "reply_tokens": reply.usage.total,
+            "usage": asdict(usage) | {"cost_microcents": None if cost is None else str(cost)},
         },
     )
 
 
-def _tool_use(
-    draft: Draft, thread: Thread, block: Block, placement: Placement | None, *, epoch: int
-) -> None:
-    verdict = policy.evaluate(thread.agent, block["name"])
+def _tool_use(draft: Draft, thread: Thread, block: Block, done: Replied, *, epoch: int) -> None:
+    judged, placement = done.judgements.get(block["id"], UNDECIDED), done.placement
+    verdict = policy.evaluate(thread.agent, block["name"], judged=judged.evaluated())
     dispatch = None if verdict.permission == "ask" or verdict.is_custom else placement
     private = {
         "model_tool_use_id": block["id"],

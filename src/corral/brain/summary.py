@@ -27,12 +27,17 @@ TRANSCRIPT = "This is the transcript of a conversation between you (assistant), 
 
 def summary_messages(entries: Sequence[Entry], *, bytes_max: int) -> list[dict[str, Json]]:
     """The request's only message: a transcript no longer than about `bytes_max`, and what to do with it."""
+    content = [text_block(TRANSCRIPT + transcript(entries, bytes_max=bytes_max)), text_block(INSTRUCTION)]
+    return [{"role": "user", "content": content}]
+
+
+def transcript(entries: Sequence[Entry], *, bytes_max: int) -> str:
+    """A conversation as plain text, the largest parts cut first."""
     parts = [part for entry in entries for part in _said(entry)]
     each = even_cut([weight(text) for text, _ in parts], bytes_max)
     told = "\n\n".join(shortened(text, max(each, 1), seq) for text, seq in parts)
     # Very many small parts: the notes in place of what was cut have a length, too.
-    content = TRANSCRIPT + shortened(told, bytes_max, entries[-1].seq if entries else 0)
-    return [{"role": "user", "content": [text_block(content), text_block(INSTRUCTION)]}]
+    return shortened(told, bytes_max, entries[-1].seq if entries else 0)
 
 
 def _said(entry: Entry) -> list[tuple[str, int]]:

@@ -42,6 +42,11 @@ from corral.session.content import Block, Json, text_block
 from corral.session.fold import PendingCall, Thread, Waiting
 
 DENIED = "Tool call was rejected by the user."
+JUDGED_RISKY = (
+    "This tool call was not run: it was judged to be high risk. Find another way, or tell the user what you"
+    " wanted to do and why."
+)
+NOT_JUDGED = "This tool call was not run: whether it may run could not be judged."
 LEAVES_OUT = "What was sent since its last reply is left out of later requests."
 NO_HANDS = "No hands host was available, so this tool call was not started. Try again in a moment."
 
@@ -325,6 +330,8 @@ class _Thread:
                 continue
             if call.permission == "deny":
                 refusal = policy.evaluate(self.thread.agent, call.name).refusal
+                if call.evaluation is not None:
+                    refusal = JUDGED_RISKY if policy.is_risky(call.evaluation) else NOT_JUDGED
                 _answer_for(self.draft, call, refusal or f"The tool {call.name!r} is not enabled.")
             elif call.confirmation == "deny":
                 _answer_for(self.draft, call, " ".join(filter(None, (DENIED, call.deny_message))))

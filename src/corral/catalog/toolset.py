@@ -94,11 +94,6 @@ def _mcp_toolset(tool: Wire, path: str, servers: set[str]) -> Wire:
 def _settings(given: Wire, path: str, enabled: bool, policy: Wire) -> dict[str, Any]:
     """`enabled` and `permission_policy`, from the entry or else its default."""
     chosen = given.get("permission_policy") or policy
-    if chosen["type"] == "auto":
-        raise InvalidRequest(
-            f"{path}.permission_policy.type: 'auto' is not available on this server yet;"
-            " use 'always_allow' or 'always_ask'"
-        )
     own = given.get("enabled")
     return {"enabled": enabled if own is None else own, "permission_policy": dict(chosen)}
 

@@ -56,6 +56,7 @@ class Config:
     turn_rounds_max: int = TOOL_ROUNDS_PER_TURN_MAX
     turn_seconds_max: int = TURN_SECONDS_MAX
     turn_tokens_max: int = TURN_TOKENS_MAX
+    judge_model: str | None = None
     tls_cert: Path | None = None
     tls_key: Path | None = None
     insecure_bind: bool = False
@@ -185,6 +186,9 @@ SETTINGS: Final[Mapping[str, Setting]] = {
     "turn_seconds_max": Setting(values.count, "seconds of one turn; then it ends with an error"),
     "turn_tokens_max": Setting(
         values.count, "tokens of one turn, read and written; then it ends with an error"
+    ),
+    "judge_model": Setting(
+        values.text, "model that judges calls under the policy `auto`; the session's own unless set"
     ),
     "tls_cert": Setting(values.path, "certificate chain (PEM) to serve HTTPS with"),
     "tls_key": Setting(values.path, "private key of the certificate (PEM)"),

@@ -69,6 +69,7 @@ class PendingCall:
     model_tool_use_id: str
     placement: Placement | None
     epoch: int
+    evaluation: Mapping[str, Json] | None = None
     confirmation: Literal["allow", "deny"] | None = None
     deny_message: str | None = None
 
@@ -405,6 +406,7 @@ def _pending(
         model_tool_use_id=private["model_tool_use_id"],
         placement=_placement(private),
         epoch=int(private.get("epoch", 0)),
+        evaluation=None if isinstance(event, ev.AgentCustomToolUse) else event.evaluation,
     )
 
 
@@ -490,7 +492,9 @@ def _end_request(
     if content and stop_reason != "refusal":  # a refused reply in the context makes the next one refuse
         thread.add(Entry("assistant", content, seq))
     thread.wants_model = stop_reason == "pause_turn"
-    thread.measured_tokens, thread.measured_weight = tokens_of_request(usage), thread.weight
+    counted = private.get("reply_tokens")  # without what judges of its calls took
+    thread.measured_tokens = tokens_of_request(usage) if counted is None else int(counted)
+    thread.measured_weight = thread.weight
     if stop_reason == "model_context_window_exceeded":
         # It had no room to say all of it: what it said is kept, and it goes on.
         _overflow(thread, "The model's reply outgrew its context window.")

@@ -3,8 +3,11 @@
 from dataclasses import replace
 from datetime import timedelta
 
+import pytest
+
 from corral.brain.actions import Aborted, AskModel, Backoff, Failed, RunTool, Stop, Unmounted, Waited
-from corral.brain.ports import ModelFailed
+from corral.brain.judge import UNDECIDED, Judgement
+from corral.brain.ports import ModelFailed, Usage
 from corral.brain.turn import DENIED, NO_HANDS
 from corral.kernel import limits
 from corral.session import events as ev
@@ -540,3 +543,53 @@ def test_a_failed_mount_is_said_once_and_tried_again_with_the_next_turn() -> Non
     scene.say("again")
     scene.step()
     assert scene.state.status == "running" and not scene.state.failed_mounts
+
+
+JUDGED = {
+    "allow": (Judgement(permission="allow"), {"type": "allow"}),
+    "deny": (
+        Judgement(permission="deny", reason_code="high_risk"),
+        {"type": "deny", "reason_code": "high_risk"},
+    ),
+    "unpaid": (
+        Judgement(permission="deny", reason_code="indeterminate"),
+        {"type": "deny", "reason_code": "indeterminate"},
+    ),
+    "ask": (UNDECIDED, {"type": "ask", "reason_code": "indeterminate"}),
+}
+
+
+@pytest.mark.parametrize("name", JUDGED)
+def test_a_judged_call(name: str) -> None:
+    judgement, shown = JUDGED[name]
+    scene = Scene(agent(policy="auto"))
+    begun(scene)
+    judged = replace(judgement, model="claude-haiku-4-5", usage=Usage(input_tokens=1000, output_tokens=1))
+    reply = replace(scene.reply(call()), judgements={"toolu_1": judged})
+    written = scene.step(reply)
+    use = scene.last("agent.tool_use")
+    assert use.evaluation == {"type": "auto", "evaluated_permission": shown}
+    assert use.evaluated_permission == shown["type"]
+    assert scene.last(DONE).model_usage["input_tokens"] == 1010, "what the judge took is counted"
+    assert scene.state.primary.measured_tokens == 15, "and is no part of the conversation"
+    assert scene.state.primary.tokens.cost_microcents > 0
+    if name == "allow":
+        assert scene.decide() == {RunTool(call_id=use.id, attach=False)}
+    elif name == "ask":
+        assert scene.last("session.status_idle").stop_reason["event_ids"] == [use.id]
+    else:
+        assert written == ["agent.tool_use", DONE, "agent.tool_result", START]
+        result = scene.last("agent.tool_result")
+        assert result.is_error and "not run" in result.content[0]["text"]
+    assert scene.rebuilt().primary == scene.state.primary
+
+
+def test_a_call_that_nobody_judged_asks() -> None:
+    scene = Scene(agent(policy="auto"))
+    begun(scene)
+    scene.step(scene.reply(call()))
+    assert scene.last("agent.tool_use").evaluation == {
+        "type": "auto",
+        "evaluated_permission": {"type": "ask", "reason_code": "indeterminate"},
+    }
+    assert scene.state.blocked_on == [scene.last("agent.tool_use").id]

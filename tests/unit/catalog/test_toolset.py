@@ -54,14 +54,6 @@ def test_a_resolved_toolset_resolves_to_itself() -> None:
             r"tools.0.configs.1.name: 'bash' is configured twice",
         ),
         ([toolset({"name": "bash", "type": "read"})], r"tools.0.configs.0.type"),
-        (
-            [toolset({"name": "bash", "permission_policy": {"type": "auto"}})],
-            r"configs.0.permission_policy.type",
-        ),
-        (
-            [toolset(permission_policy={"type": "auto"})],
-            r"tools.0.default_config.permission_policy.type: 'auto'",
-        ),
         ([toolset({"name": "web_search"})], r"tools.0.configs.0.name: web_search is not available"),
         (
             [toolset({"name": "web_fetch", "enabled": False, "max_content_tokens": 5})],
