@@ -6,6 +6,7 @@ from corral.app.files import files_of
 from corral.app.ground import Ground
 from corral.app.hands import SessionHands
 from corral.catalog.blobs import BlobStore
+from corral.hands.memory_sync import MemorySync
 from corral.hands.mount_files import FileSource
 from corral.hands.mounting import Mounting
 from corral.kernel.ids import SessionId
@@ -13,6 +14,7 @@ from corral.repositories.mirrors import Mirrors
 from corral.repositories.source import RepositorySource
 from corral.session.content import Json
 from corral.session.mounts import MountSource
+from corral.store.memory.mounts import MemoryMountTable
 from corral.store.session_resources import Resources
 
 __all__ = ["open_mounting"]
@@ -29,4 +31,5 @@ def open_mounting(ground: Ground, hands: SessionHands, *, blobs: BlobStore, mirr
         "file": FileSource(files_of(ground, blobs)),
         "repository": RepositorySource(mirrors, resources=resources),
     }
-    return Mounting(hands, resources=resources, sources=sources)
+    memory = MemorySync(hands, MemoryMountTable(ground.database, ground.ids))
+    return Mounting(hands, resources=resources, sources=sources, memory=memory)

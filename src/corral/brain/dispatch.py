@@ -109,6 +109,7 @@ class Dispatch:
                 await asyncio.wait({running}, timeout=2 * CANCEL_GRACE_SECONDS)
             unknown = ToolResult.text(OUTCOME_UNKNOWN, is_error=True)
             result = running.result() if running.done() else unknown
+            result = await self._mounts.after(call, result)
             count("tool_calls", outcome="error" if result.is_error else "ok")
             observe("tool_seconds", asyncio.get_running_loop().time() - asked_at)
             return result
@@ -142,6 +143,7 @@ class Dispatch:
                             return ToolResult.text(RESTORED, is_error=True)
                         if stop.is_set() or is_refused:
                             return await self._forbid(call, epoch=epoch)
+                await self._mounts.before(call, epoch=epoch)
                 try:
                     return await self._hands.execute(call, epoch=epoch)
                 except MountsMissing as error:

@@ -68,6 +68,14 @@ class Mounts(Protocol):
         """Bring what a call of this recipe would find missing. A hint. Raises as `bring`, but no
         MountFailed."""
 
+    async def before(self, call: ToolCall, *, epoch: int) -> None:
+        """A call is about to be sent out: bring into its mounts what has changed elsewhere. Never fails."""
+
+    async def after(self, call: ToolCall, result: ToolResult) -> ToolResult:
+        """A call has its result: save what it changed in its mounts, before anybody sees the result, which
+        is returned with what the agent must know of that. Never fails; what could not be saved now is
+        later. Repeat: safe."""
+
 
 class NoMounts:
     """`Mounts` where nothing is mounted."""
@@ -80,6 +88,12 @@ class NoMounts:
 
     async def warm(self, session_id: SessionId, recipe: Recipe, *, epoch: int) -> None:
         return
+
+    async def before(self, call: ToolCall, *, epoch: int) -> None:
+        return
+
+    async def after(self, call: ToolCall, result: ToolResult) -> ToolResult:
+        return result
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -309,6 +309,23 @@ class HandsClient:
             self._work, "PUT", f"/trees/{session_id}", content=orjson.dumps(body), timeout=_LONG
         )
 
+    async def apply_tree(
+        self,
+        session_id: SessionId,
+        place: str,
+        change: dict[str, Json],
+        *,
+        epoch: int,
+        placed_at: int | None = None,
+    ) -> dict[str, Json]:
+        """See `Trees.apply`. Raises InvalidRequest, NotFound, LeaseLost, WorkspaceMissing,
+        SandboxUnavailable."""
+        body = {"place": place, "epoch": epoch, "placed_at": placed_at, "change": change}
+        path = f"/trees/{session_id}"
+        reply = await self._send(self._work, "POST", path, content=orjson.dumps(body), timeout=_LONG)
+        applied: dict[str, Json] = orjson.loads(reply)
+        return applied
+
     async def keep(self, session_id: SessionId, *, changes: int, only_check: bool = False) -> None:
         """A checkpoint covers so many changes. Raises Conflict if there were more meanwhile."""
         body = {"session_id": session_id, "changes": changes, "only_check": only_check}

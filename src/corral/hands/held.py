@@ -22,13 +22,14 @@ from corral.hands.journal_held import Held
 from corral.hands.lifecycle import Sandboxes
 from corral.hands.news import NEWS_FOUND, NEWS_LOST, NEWS_RESTORED
 from corral.hands.ports import WorkspaceMissing
-from corral.hands.wire import HeldWorkspace, LiveSandbox, Restored
+from corral.hands.wire import HeldWorkspace, LiveSandbox, Restored, decode_mount
 from corral.hands.workspace import Workspaces
 from corral.kernel.crash import crash_point
 from corral.kernel.errors import Conflict, LeaseLost, NotFound, SandboxUnavailable, WorldError
 from corral.kernel.ids import SessionId
 from corral.kernel.limits import HELD_RECENT_SECONDS
 from corral.session.call import Mount
+from corral.session.content import Json
 
 __all__ = ["HeldWorkspaces"]
 
@@ -235,6 +236,31 @@ class HeldWorkspaces:
             return await self._workspaces.mounted.put(session_id, mount, archive)
 
         await self._bring_in(session_id, put)
+
+    async def apply_tree(
+        self,
+        session_id: SessionId,
+        place: str,
+        change: Mapping[str, Json],
+        *,
+        epoch: int,
+        placed_at: int | None = None,
+    ) -> Mapping[str, Json]:
+        """Change the tree of a memory store (`Trees.apply`). Raises as `put_mount`."""
+        await self._journal.fence(session_id, epoch=epoch)
+        if placed_at is not None:
+            await self._journal.held.require(session_id, placed_at=placed_at)
+        self._workspaces.require_space()
+        applied: dict[str, Json] = {}
+
+        async def apply() -> bool:
+            applied.update(await self._workspaces.trees.apply(session_id, place, change))
+            if "mounted" in change:
+                self._workspaces.mounted.note(session_id, decode_mount(change["mounted"]))
+            return False
+
+        await self._bring_in(session_id, apply)
+        return applied
 
     async def _bring_in(self, session_id: SessionId, bring: Callable[[], Awaitable[bool]]) -> None:
         """bring: returns whether the workspace's own files have changed."""

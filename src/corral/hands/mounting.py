@@ -11,8 +11,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import suppress
 from typing import Final, Protocol
 
+from corral.hands.memory_sync import MemorySync
 from corral.kernel.errors import (
     BlobUnavailable,
+    CallerError,
     CorralError,
     InvalidRequest,
     LeaseLost,
@@ -22,9 +24,14 @@ from corral.kernel.errors import (
     WorldError,
 )
 from corral.kernel.ids import SessionId
-from corral.kernel.limits import MOUNT_ATTEMPTS_MAX, MOUNT_RETRY_SECONDS, MOUNT_SECONDS_MAX
-from corral.session.call import Mount, Recipe
-from corral.session.content import Json
+from corral.kernel.limits import (
+    MEMORY_SYNC_SECONDS,
+    MOUNT_ATTEMPTS_MAX,
+    MOUNT_RETRY_SECONDS,
+    MOUNT_SECONDS_MAX,
+)
+from corral.session.call import Mount, Recipe, ToolCall
+from corral.session.content import Json, ToolResult, text_block
 from corral.session.mounts import Attached, MountFailed, MountSource
 
 __all__ = ["MountTaker", "Mounting"]
@@ -32,6 +39,9 @@ __all__ = ["MountTaker", "Mounting"]
 log = logging.getLogger(__name__)
 
 _FOR_NOW: Final = (BlobUnavailable, StoreUnavailable)
+
+
+_READERS: Final = frozenset({"read", "glob", "grep"})  # calls that change nothing
 
 
 class MountTaker(Protocol):
@@ -53,12 +63,14 @@ class Mounting:
         *,
         resources: Callable[[SessionId], Awaitable[Sequence[Mapping[str, Json]]]],
         sources: Mapping[str, MountSource],
+        memory: MemorySync | None = None,
     ) -> None:
         """resources: what is attached to a session now, as the store keeps it; raises NotFound.
-        sources: by the kind of their mounts."""
+        sources: by the kind of their mounts. memory: what keeps memory stores, which no source brings."""
         self._hands = hands
         self._resources = resources
-        self._sources = sources
+        self._sources = dict(sources) if memory is None else {**sources, "memory": memory}
+        self._memory = memory
         self._bringing: dict[tuple[SessionId, str, str], asyncio.Task[None]] = {}
 
     async def of(self, session_id: SessionId, agent: Mapping[str, Json]) -> Sequence[Mount]:
@@ -81,6 +93,24 @@ class Mounting:
             if mount.mount_id in missing:
                 with suppress(MountFailed):  # the call that needs it says so
                     await self.bring(session_id, [mount], epoch=epoch)
+
+    async def before(self, call: ToolCall, *, epoch: int) -> None:
+        if self._memory is not None:
+            with suppress(NotFound, WorldError):  # the call itself finds out; and it may do without
+                await self._memory.pull(call.session_id, call.recipe.memory, epoch=epoch)
+
+    async def after(self, call: ToolCall, result: ToolResult) -> ToolResult:
+        if self._memory is None or not call.recipe.memory or call.name in _READERS:
+            return result
+        try:
+            async with asyncio.timeout(MEMORY_SYNC_SECONDS):
+                told = await self._memory.push(call.session_id, call.recipe.memory)
+        except (TimeoutError, CallerError, WorldError) as error:
+            log.warning("session %s: its memory is saved later: %s", call.session_id, error)
+            return result
+        if not told:
+            return result
+        return ToolResult(content=(*result.content, text_block("\n".join(told))), is_error=result.is_error)
 
     async def aclose(self) -> None:
         """Drop what is on its way: the next brain brings it."""
@@ -117,6 +147,9 @@ class Mounting:
             raise
 
     async def _put(self, session_id: SessionId, mount: Mount, epoch: int) -> None:
+        if mount.kind == "memory" and self._memory is not None:
+            await self._memory.fill(session_id, mount, epoch=epoch)
+            return
         source = self._sources.get(mount.kind)
         if source is None:
             raise MountFailed.unknown(f"{_named(mount)} cannot be mounted by this server.")

@@ -92,6 +92,10 @@ class Provider(Protocol):
         "outputs", "memory/<slug>": written by the agent, so opened with `hands.trees` only. All of them
         are on one file system. Raises InvalidRequest for any other."""
 
+    async def prepare_memory(self, workspace: Path, slug: str) -> int | None:
+        """Make the directory of a memory store. Returns the uid that its files are to have, if it is not
+        ours. Repeat: safe. Raises InvalidRequest."""
+
     async def import_archive(
         self, workspace: Path, archive: AsyncIterator[bytes], *, below: str | None = None
     ) -> None:

@@ -8,7 +8,15 @@ call has one error result; it never runs a second time.
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Mapping,
+    Sequence,
+)
 from contextlib import aclosing, suppress
 from typing import Any, Final, TypeVar
 
@@ -20,12 +28,13 @@ from corral.hands.hosts import Hosts
 from corral.hands.news import OUTCOME_UNKNOWN
 from corral.hands.placer import Placer
 from corral.hands.ports import Probe, WorkspaceMissing
+from corral.hands.wire import TreeNews
 from corral.kernel.errors import CallerError, HandsUnavailable, NotFound, WorldError
 from corral.kernel.ids import EventId, SessionId
 from corral.kernel.limits import HANDS_CONNECT_SECONDS, PLACEMENTS_CACHED_MAX
 from corral.session.call import Mount, NeverStarted, Placement, Recipe, ToolCall
 from corral.session.checkpoint import CheckpointStore
-from corral.session.content import ToolResult
+from corral.session.content import Json, ToolResult
 
 __all__ = ["MOVED", "HandsRouter"]
 
@@ -95,6 +104,45 @@ class HandsRouter:
         with suppress(WorkspaceMissing):
             async with self._hosts.lent(placed.host_id) as client:
                 await client.put_mount(session_id, mount, archive, epoch=epoch, placed_at=placed.placed_at)
+
+    async def tree(self, session_id: SessionId, place: str) -> TreeNews:
+        async with self._hosts.lent(await self._host_of(session_id)) as client:
+            return await client.tree(session_id, place)
+
+    async def tree_file(self, session_id: SessionId, place: str, path: str) -> AsyncGenerator[bytes, None]:
+        async with (
+            self._hosts.lent(await self._host_of(session_id)) as client,
+            aclosing(client.tree_file(session_id, place, path)) as chunks,
+        ):
+            async for chunk in chunks:
+                yield chunk
+
+    async def note_tree(
+        self, session_id: SessionId, place: str, note: dict[str, Json], *, instead_of: int
+    ) -> None:
+        async with self._hosts.lent(await self._host_of(session_id)) as client:
+            await client.note_tree(session_id, place, note, instead_of=instead_of)
+
+    async def apply_tree(
+        self, session_id: SessionId, place: str, change: dict[str, Json], *, epoch: int
+    ) -> dict[str, Json]:
+        """Only where the session is. Raises NotFound if it has left meanwhile."""
+        placed = await self._placer.find(session_id, epoch=epoch)
+        if placed is None:
+            raise NotFound(f"session {session_id!r} is on no host")
+        async with self._hosts.lent(placed.host_id) as client:
+            try:
+                return await client.apply_tree(
+                    session_id, place, change, epoch=epoch, placed_at=placed.placed_at
+                )
+            except WorkspaceMissing as error:
+                raise NotFound(f"session {session_id!r} has left its host") from error
+
+    async def _host_of(self, session_id: SessionId) -> str:
+        placed = await self._placer.find(session_id)
+        if placed is None:
+            raise NotFound(f"session {session_id!r} is on no host")
+        return placed.host_id
 
     async def execute(self, call: ToolCall, *, epoch: int) -> ToolResult:
         host_id = call.placement.host_id

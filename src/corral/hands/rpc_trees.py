@@ -10,7 +10,7 @@ from corral.hands import wire
 from corral.hands.host import HandsHost
 from corral.kernel.errors import InvalidRequest, RequestTooLarge
 from corral.kernel.ids import SessionId
-from corral.kernel.limits import TREE_NOTE_BYTES_MAX
+from corral.kernel.limits import MEMORY_APPLY_BYTES_MAX, TREE_NOTE_BYTES_MAX
 from corral.session.content import Json
 
 __all__ = ["tree_routes"]
@@ -53,8 +53,25 @@ def tree_routes(
         trees.keep_note(session_id, place, note, instead_of=instead_of)
         return Response(b"{}", media_type="application/json")
 
+    async def apply(request: Request) -> Response:
+        session_id = SessionId(request.path_params["session_id"])
+        body = await _body(request, bytes_max=MEMORY_APPLY_BYTES_MAX)
+        try:
+            place, epoch, placed_at = (
+                str(body["place"]),
+                wire.decode_epoch(body),
+                wire.decode_placed_at(body),
+            )
+            applied = await host.held.apply_tree(
+                session_id, place, dict(body["change"]), epoch=epoch, placed_at=placed_at
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise InvalidRequest("malformed request: no change of a tree") from error
+        return Response(orjson.dumps(applied), media_type="application/json")
+
     return [
         ("GET", "/trees/{session_id}", tree),
+        ("POST", "/trees/{session_id}", apply),
         ("GET", "/trees/{session_id}/file", read),
         ("PUT", "/trees/{session_id}", note),
     ]

@@ -5,17 +5,20 @@ the tree is, and replaced only by who has seen the last one.
 """
 
 import asyncio
+import base64
 import contextlib
 import os
-from collections.abc import AsyncGenerator, Callable
+import secrets
+from collections.abc import AsyncGenerator, Callable, Mapping
 from pathlib import Path
 from typing import Final
+from urllib.parse import unquote_to_bytes
 
 import orjson
 
 from corral.hands.ports import Provider
-from corral.hands.trees import Tree, entry_of, open_file, walk
-from corral.kernel.errors import Conflict, NotFound, RequestTooLarge
+from corral.hands.trees import Tree, entry_of, open_file, put_file, remove_file, walk
+from corral.kernel.errors import Conflict, InvalidRequest, NotFound, RequestTooLarge
 from corral.kernel.ids import SessionId
 from corral.kernel.limits import BLOB_CHUNK_BYTES, TREE_NOTE_BYTES_MAX
 from corral.session.content import Json
@@ -81,6 +84,31 @@ class Trees:
             os.fsync(out.fileno())
         fresh.rename(path)
 
+    async def apply(self, session_id: SessionId, place: str, change: Mapping[str, Json]) -> dict[str, Json]:
+        """Change the tree of a memory store, file by file, each in one step.
+
+        change: all may be left out. clears: everything goes first. removes: [path, stamp]; puts: [path,
+        stamp or None for absent, base64]: only what still has that stamp. note, and the mount that is in
+        place from now on: `mounted`. Paths as `wire.encode_path` gives them.
+        Returns `{"stamps": those of what was put, by path; "refused": paths that had another stamp}`.
+        Raises InvalidRequest, OSError (the disk).
+        """
+        home = self._home(session_id)
+        kind, _, slug = place.partition("/")
+        if kind != "memory":
+            raise InvalidRequest("only the trees of memory stores are written")
+        await self._provider.prepare_workspace(home)
+        owner = await self._provider.prepare_memory(home, slug)
+        staging = self._provider.place(home, "notes") / "staging"
+        staging.mkdir(mode=0o700, parents=True, exist_ok=True)
+        applied = await asyncio.to_thread(
+            _apply, self.root(session_id, place), change, staging=staging, owner=owner
+        )
+        if "note" in change:
+            version = self.note(session_id, place)[1]
+            self.keep_note(session_id, place, dict(change["note"]), instead_of=version)
+        return applied
+
     def root(self, session_id: SessionId, place: str) -> Path:
         """Raises InvalidRequest for a place that no agent writes."""
         if place in ("notes", "uploads"):
@@ -90,3 +118,40 @@ class Trees:
     def _note_path(self, session_id: SessionId, place: str) -> Path:
         name = place.replace("/", "-")
         return self._provider.place(self._home(session_id), "notes") / f"tree-{name}.json"
+
+
+def _apply(root: Path, change: Mapping[str, Json], *, staging: Path, owner: int | None) -> dict[str, Json]:
+    stamps: dict[str, Json] = {}
+    refused: list[str] = []
+    if change.get("clears"):
+        for entry in walk(root).entries:
+            remove_file(root, entry.path)
+    for name, stamp in change.get("removes", ()):
+        path = os.fsdecode(unquote_to_bytes(name))
+        if _stamp(root, path) == stamp:
+            remove_file(root, path)
+        else:
+            refused.append(name)
+    for name, stamp, content in change.get("puts", ()):
+        path = os.fsdecode(unquote_to_bytes(name))
+        if _stamp(root, path) != stamp:
+            refused.append(name)
+            continue
+        fresh = staging / secrets.token_hex(8)
+        try:
+            entry = put_file(root, path, base64.b64decode(content), staging=fresh, owner=owner)
+        except (InvalidRequest, NotFound):  # something of the agent's is in the way
+            refused.append(name)
+            continue
+        stamps[name] = list(entry.stamp)
+    return {"stamps": stamps, "refused": refused}
+
+
+def _stamp(root: Path, path: str) -> list[int] | None:
+    """Of what is there now."""
+    try:
+        fd, entry = open_file(root, path)
+    except NotFound:
+        return None
+    os.close(fd)
+    return list(entry.stamp)

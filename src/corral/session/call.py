@@ -38,7 +38,7 @@ class Mount:
     mount_id: of the resource or skill, unique in its session, for as long as the session lives.
     path:     absolute, in the sandbox: below /mnt/session/uploads (file), /workspace (copies), or
               /mnt/memory/<slug>.
-    digest:   which content: another digest is brought anew. "" for memory, whose content lives.
+    digest:   which content: another digest is brought anew. Of memory, whose content lives, the workspace.
     mode:     read_only, read_write: seen in place. copy: unpacked once below /workspace, then the agent's;
               what it does to a copy stays, until there is another digest.
     """

@@ -265,6 +265,11 @@ class BwrapProvider:
             return workspace / place
         raise InvalidRequest(f"a workspace has no place {place!r}")
 
+    async def prepare_memory(self, workspace: Path, slug: str) -> int | None:
+        self.place(workspace, f"{MEMORY[0]}/{slug}")
+        self._lay_out(workspace, (slug,))
+        return HOST_UID if self._drops_uid else None
+
     async def import_archive(
         self, workspace: Path, archive: AsyncIterator[bytes], *, below: str | None = None
     ) -> None:

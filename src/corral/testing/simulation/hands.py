@@ -161,6 +161,9 @@ class _Provider:
     def place(self, workspace: Path, place: str) -> Path:
         return workspace / place
 
+    async def prepare_memory(self, workspace: Path, slug: str) -> int | None:
+        raise AssertionError("no memory in a simulation")
+
     async def import_archive(
         self, workspace: Path, archive: AsyncIterator[bytes], *, below: str | None = None
     ) -> None:
