@@ -5,16 +5,26 @@ is the store's: copies of files, and whether the session still lives.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, Protocol
 
 from corral.api.dependencies import Dependencies
-from corral.api.schema.resources import FileMount, RepositoryMount
+from corral.api.schema.resources import FileMount, MemoryStoreMount, RepositoryMount
 from corral.catalog.files import check_readable
+from corral.catalog.memory.attach import (
+    MEMORY_ROOT,
+    check_attachable,
+    memory_resource,
+    mount_paths,
+)
+from corral.catalog.memory.attach import check_together as check_stores
+from corral.catalog.memory.ports import StoreKey
+from corral.catalog.records import Wire
 from corral.catalog.repositories import refuse_token, repository_resource
 from corral.catalog.resources import check_together, file_resource, upload_path
 from corral.kernel.errors import InvalidRequest
-from corral.kernel.ids import FILE, RESOURCE, FileId, ResourceId, WorkspaceId
+from corral.kernel.ids import FILE, RESOURCE, FileId, MemoryStoreId, ResourceId, WorkspaceId
 from corral.session.resources import FileCopy, NewResource, Resource
 
 __all__ = ["ResourceKind", "ResourceKinds", "fits", "named_files"]
@@ -46,12 +56,13 @@ class ResourceKinds:
         self._kinds: Mapping[str, ResourceKind] = {
             "file": _Files(deps),
             "github_repository": _Repositories(deps),
+            "memory_store": _MemoryStores(deps),
         }
 
     async def prepare(
-        self, asked: Sequence[Any], *, workspace_id: WorkspaceId, now: datetime
+        self, asked: Sequence[Any], *, agent: Wire, workspace_id: WorkspaceId, now: datetime
     ) -> list[NewResource]:
-        """What a new session gets. Raises as `ResourceKind.prepare`, naming the item."""
+        """What a new session of this agent gets. Raises as `ResourceKind.prepare`, naming the item."""
         fields = [f"resources.{number}." for number in range(len(asked))]
         new = [
             await self.of(each.type, where=where).prepare(
@@ -59,6 +70,7 @@ class ResourceKinds:
             )
             for each, where in zip(asked, fields, strict=True)
         ]
+        new = with_memory_paths(new, agent)
         check_together([each.resource.body for each in new], where=fields)
         return new
 
@@ -76,6 +88,26 @@ class ResourceKinds:
 def named_files(asked: Sequence[Any]) -> list[str]:
     """Ids of the files among what is to be mounted."""
     return [each.file_id for each in asked if isinstance(each, FileMount)]
+
+
+def with_memory_paths(new: Sequence[NewResource], agent: Wire) -> list[NewResource]:
+    """The same, memory stores with their places, which depend on each other. Raises InvalidRequest."""
+    stores = [
+        {"id": each.resource.body["memory_store_id"], "name": each.resource.body["name"]}
+        for each in new
+        if each.resource.type == "memory_store"
+    ]
+    check_stores(stores, agent)
+    paths = iter(mount_paths(stores))
+    return [
+        replace(
+            each,
+            resource=replace(each.resource, body={**each.resource.body, "mount_path": next(paths)}),
+        )
+        if each.resource.type == "memory_store"
+        else each
+        for each in new
+    ]
 
 
 def fits(new: NewResource) -> Callable[[Sequence[Resource]], None]:
@@ -138,3 +170,26 @@ class _Repositories:
 
     def rotated(self, current: Resource, authorization_token: str, *, now: datetime) -> Resource:
         refuse_token()
+
+
+class _MemoryStores:
+    """Memory stores: attached for as long as the session lives, as they are named now."""
+
+    is_removable = False
+
+    def __init__(self, deps: Dependencies) -> None:
+        self._deps = deps
+
+    async def prepare(
+        self, asked: MemoryStoreMount, *, where: str, workspace_id: WorkspaceId, now: datetime
+    ) -> NewResource:
+        at = StoreKey(workspace_id, MemoryStoreId(asked.memory_store_id))
+        store = await self._deps.memory_stores.read(at)
+        check_attachable(store, where=where)
+        body = memory_resource(
+            store, access=asked.access, instructions=asked.instructions, mount_path=MEMORY_ROOT
+        )
+        return NewResource(resource=Resource(body=body, private={"workspace_id": workspace_id}))
+
+    def rotated(self, current: Resource, authorization_token: str, *, now: datetime) -> Resource:
+        raise InvalidRequest("authorization_token: a memory store has none, and cannot be changed")

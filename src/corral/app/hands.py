@@ -11,7 +11,6 @@ from corral.api.dependencies import Check
 from corral.app.ground import Ground
 from corral.app.part import Duty, Part
 from corral.catalog.blobs import BlobStore
-from corral.catalog.files import Files
 from corral.cluster.node import SeenNode
 from corral.config import Config
 from corral.daemon import socket_path, token_path
@@ -185,9 +184,12 @@ class BlobsLook:
         return Check(status="warning", reason=f"workspaces cannot be copied: {reason}")
 
 
-def hands_part(keeping: Keeping, hands: HandsClient, clock: Clock, *, files: Files | None = None) -> Part:
+def hands_part(
+    keeping: Keeping, hands: HandsClient, clock: Clock, *, collector: OutputsCollector | None = None
+) -> Part:
     """The role `hands` in the server process: the host itself is a process of its own. Here its workspaces
-    are kept, and what should not be there is swept. files: where outputs go."""
+    are kept, and what should not be there is swept. collector: of
+    their outputs."""
 
     async def look() -> Check:
         probe = await hands.probe()
@@ -197,8 +199,8 @@ def hands_part(keeping: Keeping, hands: HandsClient, clock: Clock, *, files: Fil
         return Check(status="ok")
 
     duties: list[Duty] = [lambda: sweep_sandboxes(hands, keeping.placements)]
-    if files is not None:
-        duties.append(lambda: OutputsCollector(files).run(hands))
+    if collector is not None:
+        duties.append(lambda: collector.run(hands))
     checkpointer, blobs = keeping.checkpointer, keeping.blobs
     if checkpointer is None:
         return Part(looks={"hands": look}, duties=duties)

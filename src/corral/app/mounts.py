@@ -1,35 +1,55 @@
-"""What sessions can have mounted: the sources of a brain, one for each kind."""
+"""What sessions can have mounted, and what comes back from there: the sources of a brain, one for each
+kind, and the collector of a hands node."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from corral.app.files import files_of
 from corral.app.ground import Ground
 from corral.app.hands import SessionHands
 from corral.catalog.blobs import BlobStore
+from corral.hands.client import HandsClient
 from corral.hands.memory_sync import MemorySync
 from corral.hands.mount_files import FileSource
 from corral.hands.mounting import Mounting
 from corral.kernel.ids import SessionId
+from corral.orchestrator.outputs import OutputsCollector
 from corral.repositories.mirrors import Mirrors
 from corral.repositories.source import RepositorySource
 from corral.session.content import Json
-from corral.session.mounts import MountSource
+from corral.session.mounts import Attached, MountSource
 from corral.store.memory.mounts import MemoryMountTable
 from corral.store.session_resources import Resources
 
-__all__ = ["open_mounting"]
+__all__ = ["open_collector", "open_mounting"]
 
 
 def open_mounting(ground: Ground, hands: SessionHands, *, blobs: BlobStore, mirrors: Mirrors) -> Mounting:
     """To add a kind: one line in `sources`."""
+    sources: Mapping[str, MountSource] = {
+        "file": FileSource(files_of(ground, blobs)),
+        "repository": RepositorySource(mirrors, resources=_resources(ground)),
+    }
+    memory = MemorySync(hands, MemoryMountTable(ground.database, ground.ids))
+    return Mounting(hands, resources=_resources(ground), sources=sources, memory=memory)
+
+
+def open_collector(ground: Ground, hands: HandsClient, blobs: BlobStore) -> OutputsCollector:
+    """Of what lies on this node's host."""
+    resources = _resources(ground)
+    memory = MemorySync(hands, MemoryMountTable(ground.database, ground.ids))
+
+    async def save_memory(session_id: SessionId) -> None:
+        attached = Attached(session_id=session_id, resources=await resources(session_id))
+        if mounts := memory.mounts(attached):
+            await memory.push(session_id, mounts, tells=False)
+
+    return OutputsCollector(files_of(ground, blobs), save_memory=save_memory)
+
+
+def _resources(ground: Ground) -> Callable[[SessionId], Awaitable[Sequence[Mapping[str, Json]]]]:
     table = Resources(ground.database, ground.clock)
 
     async def resources(session_id: SessionId) -> Sequence[Mapping[str, Json]]:
         return [resource.known for resource in await table.of_session(session_id)]
 
-    sources: Mapping[str, MountSource] = {
-        "file": FileSource(files_of(ground, blobs)),
-        "repository": RepositorySource(mirrors, resources=resources),
-    }
-    memory = MemorySync(hands, MemoryMountTable(ground.database, ground.ids))
-    return Mounting(hands, resources=resources, sources=sources, memory=memory)
+    return resources

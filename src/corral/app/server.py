@@ -29,11 +29,11 @@ from corral.api.admission import Admission, Machine
 from corral.api.dependencies import Operations
 from corral.api.edge import Edge
 from corral.api.operations import create_operations
-from corral.app.files import files_of
 from corral.app.ground import Ground, open_ground
 from corral.app.hands import hands_part, open_keeping, open_local_hands, open_reach
 from corral.app.keys import KeysOfThisStart, bootstrap
 from corral.app.metrics import Exposition, gauges_of
+from corral.app.mounts import open_collector
 from corral.app.node import node_part, open_node, status_of
 from corral.app.own_files import own_files_part, refuse_own_files
 from corral.app.part import Part
@@ -157,8 +157,8 @@ async def _open(ground: Ground, keys: KeysOfThisStart, stack: AsyncExitStack) ->
     parts = [node_part(node, is_shared=config.is_postgres), store_part(ground, node)]
     parts.append(own_files_part(config, node, node_id=ground.start.node))
     if local is not None:
-        files = files_of(ground, keeping.blobs)
-        parts.append(hands_part(keeping, local, ground.clock, files=files))
+        collector = open_collector(ground, local, keeping.blobs)
+        parts.append(hands_part(keeping, local, ground.clock, collector=collector))
     if "egress" in roles:
         from corral.app.egress import egress_part
         from corral.app.vault import vault_part

@@ -60,7 +60,7 @@ def fixed_weight(thread: Thread) -> int:
     """Of what is sent with every request: tools and system prompt. What the system said before the user is
     counted with the conversation."""
     tools = policy.offered(thread.agent)
-    return weight(tools) + weight(_system(thread.agent, tools))
+    return weight(tools) + weight(_system(thread, tools))
 
 
 def _fixed(
@@ -70,7 +70,7 @@ def _fixed(
     tools = policy.offered(thread.agent)
     # A conversation begins with the user: what was said before is part of the system prompt.
     early = list(takewhile(lambda entry: entry.role == "system", thread.entries))
-    system = _system(thread.agent, tools) + [block for entry in early for block in entry.content]
+    system = _system(thread, tools) + [block for entry in early for block in entry.content]
     return tools, system, thread.entries[len(early) :]
 
 
@@ -79,11 +79,12 @@ def system_text(agent: Mapping[str, Json]) -> str:
     return str(agent.get("system") or "")
 
 
-def _system(agent: Mapping[str, Json], tools: Sequence[Mapping[str, Json]]) -> list[Block]:
+def _system(thread: Thread, tools: Sequence[Mapping[str, Json]]) -> list[Block]:
     names = {tool["name"] for tool in tools}
     texts = [
-        agent.get("system"),
+        thread.agent.get("system"),
         ENVIRONMENT_NOTE if "bash" in names else None,
+        thread.memory_note if names & {"bash", "read"} else None,
         LOG_NOTE if "read" in names else None,
     ]
     return [text_block(text) for text in texts if text]

@@ -101,7 +101,7 @@ class Fault:
 def role_of(point: str) -> NodeRole:
     """Whose process passes a crash point."""
     family = point.rpartition(".")[0]
-    if family in ("hands", "restore", "checkpoint"):
+    if family in ("hands", "restore", "checkpoint", "outputs"):
         return "hands"
     return "api" if family in ("store.accept", "store.keyed") else "brain"
 

@@ -145,8 +145,11 @@ class MemorySync:
                 with suppress(NotFound, Conflict):  # not filled yet, or somebody else has just done it
                     await self._pull(session_id, mount, epoch=epoch)
 
-    async def push(self, session_id: SessionId, mounts: Sequence[Mount]) -> list[str]:
-        """Save what the agent has changed. Returns what it must be told: files that were not saved.
+    async def push(
+        self, session_id: SessionId, mounts: Sequence[Mount], *, tells: bool = True
+    ) -> list[str]:
+        """Save what the agent has changed. Returns what it must be told: files that were not saved, each
+        once. tells: False if nobody will be told now, so that somebody is later.
 
         Raises HandsUnavailable, StoreUnavailable.
         """
@@ -154,7 +157,7 @@ class MemorySync:
         for mount in mounts:
             if mount.mode == "read_write":
                 with suppress(NotFound, Conflict):
-                    problems += await self._push(session_id, mount)
+                    problems += await self._push(session_id, mount, tells=tells)
         return problems
 
     # -- from the store -----------------------------------------------------------------------------------
@@ -237,12 +240,13 @@ class MemorySync:
 
     # -- from the tree ------------------------------------------------------------------------------------
 
-    async def _push(self, session_id: SessionId, mount: Mount) -> list[str]:
+    async def _push(self, session_id: SessionId, mount: Mount, *, tells: bool) -> list[str]:
         key, place = _key(mount), _place(mount)
         news = await self._hands.tree(session_id, place)
         if news.version == 0:
             return []
         base = _Base.of(news.note)
+        said = dict(base.problems)
         there = {encode_path(entry.path): entry for entry in news.tree.entries}
         dirty = {
             path: entry
@@ -278,7 +282,10 @@ class MemorySync:
             (path, Remove(_memory_path(path), base.files[path][1]), []) for path in gone
         ]
         await self._apply(session_id, mount, key, base, [*removes, *edits], told)
-        await self._hands.note_tree(session_id, place, base.note(), instead_of=news.version)
+        if not tells:
+            base.problems = said
+        if base.note() != news.note:
+            await self._hands.note_tree(session_id, place, base.note(), instead_of=news.version)
         return told[:MEMORY_PROBLEMS_MAX]
 
     async def _apply(

@@ -121,6 +121,7 @@ CLEANUP_BATCH_MAX = 64  # ended sessions cleaned up per look; the next look is a
 
 # -- memory ---------------------------------------------------------------------------------------
 MEMORY_STORE_NAME_CHARS_MAX, MEMORY_STORE_DESCRIPTION_CHARS_MAX = 255, 1024  # API docs, memory
+MEMORY_STORES_PER_SESSION_MAX = 8  # API docs, sessions
 MEMORIES_PER_STORE_MAX = 2_000  # API docs, memory
 MEMORY_CONTENT_BYTES_MAX = 102_400  # of UTF-8; API docs, memory
 MEMORY_PATH_BYTES_MAX, MEMORY_PATH_SEGMENTS_MAX = 1_024, 20  # API docs, memory

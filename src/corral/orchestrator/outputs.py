@@ -10,7 +10,7 @@ client has deleted since does not come back; it is lost only with the tree's hos
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Final
@@ -53,8 +53,13 @@ class _Looked:
 class OutputsCollector:
     """Of one server process, for the host of its node."""
 
-    def __init__(self, files: Files) -> None:
+    def __init__(
+        self, files: Files, *, save_memory: Callable[[SessionId], Awaitable[None]] | None = None
+    ) -> None:
+        """save_memory: of a session that is not at work, what its processes have written into memory
+        stores; calls see to that themselves. Raises WorldError, CallerError."""
         self._files = files
+        self._save_memory = save_memory
         self._looked: dict[SessionId, _Looked] = {}
         self._at_once = asyncio.Semaphore(OUTPUTS_AT_ONCE)
 
@@ -94,6 +99,8 @@ class OutputsCollector:
         session_id = held.session_id
         async with self._at_once:
             try:
+                if self._save_memory is not None and not held.is_busy:
+                    await self._save_memory(session_id)
                 news = await hands.tree(session_id, _PLACE)
                 if news.version == 0 and news.tree.is_whole and not news.tree.entries:
                     return await self._forget_others(session_id, {})

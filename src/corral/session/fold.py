@@ -17,6 +17,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Literal
 
+from corral.catalog.memory.attach import memory_note
 from corral.kernel.ids import EventId, SessionId, ThreadId
 from corral.session import events as ev
 from corral.session.budget import BUDGET_REACHED, Budget, running_seconds
@@ -96,12 +97,14 @@ class Thread:
     rounds:      model replies since the turn began. A turn goes on while it waits for the client.
     tokens_before: of all earlier turns. worked_seconds: of this turn, without the time since working_since.
     tool_ids:    model's tool-use id by event id, for results still to come.
+    memory_note: what its system prompt says of the session's memory stores, which are fixed at creation.
     """
 
     thread_id: ThreadId
     parent_thread_id: ThreadId | None
     agent: Mapping[str, Json]
     created_at: datetime
+    memory_note: str | None = None
     status: Status = "idle"
     entries: list[Entry] = field(default_factory=list)
     weight: int = 0
@@ -269,6 +272,7 @@ def begin(record: SessionRecord) -> State:
             updated_at=record.created_at,
         ),
     )
+    noted = memory_note([resource.body for resource in record.resources])
     return State(
         session_id=record.session_id,
         primary_thread_id=record.primary_thread_id,
@@ -283,6 +287,7 @@ def begin(record: SessionRecord) -> State:
                 parent_thread_id=thread.parent_thread_id,
                 agent=thread.agent,
                 created_at=thread.created_at,
+                memory_note=noted,
             )
             for thread in threads
         },

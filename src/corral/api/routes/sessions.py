@@ -81,7 +81,9 @@ def session_routes(
             check_session_vaults(vaults, snapshot["mcp_servers"])
         now = deps.clock.now()
         await visible.check(who, named_files(asked.resources or ()))
-        new = await kinds.prepare(asked.resources or (), workspace_id=who.workspace_id, now=now)
+        new = await kinds.prepare(
+            asked.resources or (), agent=snapshot, workspace_id=who.workspace_id, now=now
+        )
         record = _new_record(
             deps,
             asked,

@@ -5,18 +5,32 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from corral.catalog.records import Wire
-from corral.kernel.limits import MEMORIES_PER_STORE_MAX, MEMORY_CONTENT_BYTES_MAX
+from corral.kernel.errors import InvalidRequest
+from corral.kernel.limits import (
+    MEMORIES_PER_STORE_MAX,
+    MEMORY_CONTENT_BYTES_MAX,
+    MEMORY_STORES_PER_SESSION_MAX,
+)
 
-__all__ = ["MEMORY_ROOT", "memory_note", "memory_resource", "mount_paths", "slug_of"]
+__all__ = [
+    "MEMORY_ROOT",
+    "check_attachable",
+    "check_together",
+    "memory_note",
+    "memory_resource",
+    "mount_paths",
+    "slug_of",
+]
 
 MEMORY_ROOT: Final = "/mnt/memory"
 _OTHERS: Final = re.compile(r"[^a-z0-9]+")
 
 
 def slug_of(name: str, *, memory_store_id: str) -> str:
-    """Lower-cased, each run of anything but ASCII letters and digits as one hyphen, none at an end; of a
-    name without any, the store's id. Source: API docs, memory "Mounts"."""
-    return _OTHERS.sub("-", name.lower()).strip("-") or memory_store_id
+    """Lower-cased, each run of anything but ASCII letters and digits as one hyphen; of a name without any,
+    the store's id. Source: the SDK's docstring of a store's `name`."""
+    slug = _OTHERS.sub("-", name.lower())
+    return memory_store_id if slug in ("", "-") else slug
 
 
 def mount_paths(stores: Sequence[Wire]) -> list[str]:
@@ -32,6 +46,30 @@ def mount_paths(stores: Sequence[Wire]) -> list[str]:
         taken.add(slug)
         paths.append(f"{MEMORY_ROOT}/{slug}")
     return paths
+
+
+def check_attachable(store: Wire, *, where: str) -> None:
+    """Raises InvalidRequest: it is archived."""
+    if store["archived_at"] is not None:
+        raise InvalidRequest(
+            f"{where}memory_store_id: memory store {store['id']} is archived, so it cannot be attached"
+        )
+
+
+def check_together(stores: Sequence[Wire], agent: Mapping[str, Any]) -> None:
+    """Whether a session with this agent can have all of these. Raises InvalidRequest."""
+    if len(stores) > MEMORY_STORES_PER_SESSION_MAX:
+        raise InvalidRequest(
+            f"resources: a session has at most {MEMORY_STORES_PER_SESSION_MAX} memory stores,"
+            f" not {len(stores)}"
+        )
+    ids = [store["id"] for store in stores]
+    if twice := next((id_ for id_ in ids if ids.count(id_) > 1), None):
+        raise InvalidRequest(f"resources: memory store {twice!r} is attached twice")
+    if stores and not any(str(tool["type"]).startswith("agent_toolset_") for tool in agent["tools"]):
+        raise InvalidRequest(
+            "resources: a memory store needs an agent with the agent toolset, which reads and writes it"
+        )
 
 
 def memory_resource(

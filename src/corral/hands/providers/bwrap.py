@@ -59,7 +59,7 @@ _REASON_BYTES_MAX: Final = 4096
 _SIGNALLED: Final = 128  # an exit code above: what ran inside was killed
 _NOTES: Final = "notes"
 _PLACES: Final = frozenset(("outputs", UPLOADS[0], _NOTES))
-_SLUG: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,254}")  # or a memory store's id
+_SLUG: Final = re.compile(r"[A-Za-z0-9_-]{1,255}")  # or a memory store's id
 _KEPT: Final = " ".join(place.lstrip("/") for place in PATHS.values())  # below /
 
 
