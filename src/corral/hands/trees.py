@@ -142,7 +142,7 @@ def put_file(root: Path, path: str, content: bytes, *, staging: Path, owner: int
             try:
                 os.rename(staging, names[-1], dst_dir_fd=folder)
             except (IsADirectoryError, NotADirectoryError) as error:
-                raise InvalidRequest(f"a directory is in the way of {path!r}") from error
+                raise InvalidRequest("a directory is in the way of a file") from error
         return entry_of(path, os.fstat(fd))
     finally:
         os.close(fd)
