@@ -362,7 +362,7 @@ def _routes(is_wanted: Callable[[str], bool]) -> str:
     rows = []
     for path, methods in _document()["paths"].items():
         for method, operation in methods.items() if is_wanted(path) else ():
-            query = [f"`{p['name']}`" for p in operation.get("parameters", ()) if p["in"] == "query"]
+            query = [f"`{p['name']}`" for p in operation.get("parameters", ()) if p.get("in") == "query"]
             body = operation.get("requestBody", {}).get("content", {}).get("application/json", {})
             shape = body.get("schema", {}).get("$ref", "").rpartition("/")[2]
             rows.append((f"`{method.upper()} {path}`", f"`{shape}`" if shape else "", ", ".join(query)))

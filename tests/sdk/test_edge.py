@@ -1,10 +1,12 @@
 """What every request meets: keys, names, limits, envelopes, idempotency, our own endpoints."""
 
+import gzip
 from concurrent.futures import ThreadPoolExecutor
 
 import anthropic
 import httpx2
 import pytest
+import zstandard
 
 MESSAGE = {"type": "user.message", "content": [{"type": "text", "text": "hello"}]}
 
@@ -148,6 +150,46 @@ def test_status_and_openapi(http) -> None:
     body = spec["paths"]["/v1/sessions"]["post"]["requestBody"]["content"]["application/json"]["schema"]
     assert body == {"$ref": "#/components/schemas/SessionCreate"}
     assert "/v1/sessions/{session_id}/events/stream" in spec["paths"]
+    with httpx2.Client(base_url=str(http.base_url)) as bare:
+        assert bare.get("/corral/v1/openapi.json").json() == spec
+        page = bare.get("/corral/v1/docs")
+    assert page.headers["content-type"].startswith("text/html") and "openapi.json" in page.text
+
+
+def test_methods(http, session_id) -> None:
+    """HEAD as GET, OPTIONS with what a path takes, the rest refused in the envelope."""
+    for path in ("/v1/agents", f"/v1/sessions/{session_id}", "/healthz"):
+        got, head = http.get(path), http.head(path)
+        assert (head.status_code, head.content) == (200, b"")
+        assert head.headers["content-type"] == got.headers["content-type"]
+    assert http.head("/v1/agents/agent_none").status_code == 404
+    for path in (f"/v1/sessions/{session_id}/events/stream",):
+        assert http.head(path).status_code == 405
+    answer = http.options("/v1/agents")
+    assert (answer.status_code, answer.headers["allow"]) == (204, "GET, HEAD, OPTIONS, POST")
+    check_envelope(http.options("/v1/nothing"), 404, "not_found_error")
+    for method in ("PUT", "TRACE", "PROPFIND"):
+        refused = http.request(method, "/v1/agents")
+        check_envelope(refused, 405, "invalid_request_error")
+        assert refused.headers["allow"] == "GET, HEAD, OPTIONS, POST"
+
+
+def test_answers_and_bodies_travel_packed(server, client, http) -> None:
+    for number in range(8):
+        client.beta.agents.create(name=f"packed {number}", model="replay", description="d" * 500)
+    plain = http.get("/v1/agents", headers={"accept-encoding": "identity"})
+    assert "content-encoding" not in plain.headers
+    for coding in ("gzip", "zstd"):
+        packed = http.get("/v1/agents", headers={"accept-encoding": coding})
+        assert packed.headers["content-encoding"] == coding
+        assert int(packed.headers["content-length"]) * 4 < len(plain.content)
+        body = packed.content if coding == "gzip" else zstandard.decompress(packed.content)
+        assert body == plain.content
+    body = gzip.compress(b'{"name": "sent packed", "model": "replay"}')
+    made = http.post("/v1/agents", content=body, headers={"content-encoding": "gzip"})
+    assert made.json()["name"] == "sent packed"
+    refused = http.post("/v1/agents", content=body, headers={"content-encoding": "br"})
+    check_envelope(refused, 415, "invalid_request_error")
 
 
 def test_workspace_needs_idle_and_hands(http, client, session_id) -> None:

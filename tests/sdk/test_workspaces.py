@@ -55,6 +55,7 @@ NAMES_NOTHING = {
     "GET /corral/v1/status",
     "GET /corral/v1/workspaces",
     "GET /corral/v1/sandboxes",  # asks hosts: test_workspaces_of_sandboxes
+    "GET /corral/v1/docs",
     "GET /healthz",
     "GET /readyz",
     "GET /metrics",
@@ -155,6 +156,42 @@ def operations(http: httpx2.Client) -> list[str]:
     return sorted(found, key=lateness)
 
 
+def holds(schema: Any, value: Any, spec: Any) -> bool:
+    """Whether a value is as its schema says: of JSON Schema what our answers use."""
+    if "$ref" in schema:
+        return holds(spec["components"]["schemas"][schema["$ref"].rpartition("/")[2]], value, spec)
+    if "const" in schema:
+        return bool(value == schema["const"])
+    kinds = schema.get("type", [])
+    types = {
+        "object": dict,
+        "array": list,
+        "string": str,
+        "integer": int,
+        "boolean": bool,
+        "null": type(None),
+    }
+    kinds = [kinds] if isinstance(kinds, str) else kinds
+    if kinds and not isinstance(value, tuple(types[kind] for kind in kinds)):
+        return False
+    if isinstance(value, list):
+        return all(holds(schema.get("items", {}), each, spec) for each in value)
+    if isinstance(value, dict):
+        return set(schema.get("required", ())) <= set(value) and all(
+            holds(schema.get("properties", {}).get(name, {}), each, spec) for name, each in value.items()
+        )
+    return True
+
+
+def is_as_documented(spec: Any, operation: str, status: int, answer: Any) -> bool:
+    method, path = operation.split(" ")
+    response = spec["paths"][path][method.lower()]["responses"][str(status)]
+    if "$ref" in response:
+        response = spec["components"]["responses"][response["$ref"].rpartition("/")[2]]
+    content = response["content"].get("application/json")
+    return content is None or holds(content["schema"], answer, spec)
+
+
 def is_aimed(operation: str) -> bool:
     """Whether it names an object."""
     if operation in NAMES_NOTHING:
@@ -199,6 +236,7 @@ def test_every_operation_keeps_workspaces_apart(server, operator, someone) -> No
     lists = [each for each in unknown if each.startswith("GET ")]
     assert unknown == lists, "say what a good request of these is: see the top of this file"
 
+    spec = operator.get("/corral/v1/openapi.json").json()
     before, refusals = seen(owner, found, ids), dict[str, str]()
     aimed = [each for each in found if is_aimed(each) and each not in NAMES_NOTHING]
     assert len(aimed) > 40
@@ -212,6 +250,7 @@ def test_every_operation_keeps_workspaces_apart(server, operator, someone) -> No
             told, of_nobody = told.replace(ids[name], ""), of_nobody.replace(nobody[name], "")
         assert told == of_nobody, "no more is said than of an id that nobody ever had"
         refusals[operation] = answer["error"]["message"]
+        assert is_as_documented(spec, operation, status, answer)
     for operation in lists:
         status, answer = other.ask(operation, ids)
         assert status == 200
@@ -221,6 +260,7 @@ def test_every_operation_keeps_workspaces_apart(server, operator, someone) -> No
     # The same requests are good ones: of the owner they are taken.
     for operation in lists:
         status, answer = owner.ask(operation, ids)
+        assert is_as_documented(spec, operation, status, answer), (operation, answer)
         assert [id_ for id_ in ids.values() if id_ in json.dumps(answer)], operation
     for operation in aimed:
         if not FOR_OPERATORS.match(operation):
@@ -228,6 +268,7 @@ def test_every_operation_keeps_workspaces_apart(server, operator, someone) -> No
                 server.run(take_inbox(server.deps, ids["session_id"]))  # else it is at work
             status, answer = owner.ask(operation, ids)
             assert status in OWNER_GETS.get(operation, {200}), (operation, status, answer)
+            assert is_as_documented(spec, operation, status, answer), (operation, answer)
             assert status != 404 or answer["error"]["message"] != refusals[operation]
 
 

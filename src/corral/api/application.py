@@ -16,6 +16,7 @@ from corral.api.operations import enclose
 from corral.api.resources import ResourceKinds
 from corral.api.routes.agents import agent_routes
 from corral.api.routes.corral import KeyCreate, corral_routes
+from corral.api.routes.docs import docs_routes
 from corral.api.routes.environments import environment_routes
 from corral.api.routes.events import event_routes
 from corral.api.routes.files import file_routes
@@ -91,7 +92,7 @@ def create_api(dependencies: Dependencies) -> FastAPI:
     api = _Api(
         title="Corral",
         version=__version__,
-        docs_url=None,  # their pages load scripts from elsewhere
+        docs_url=None,  # their pages load scripts from elsewhere; ours: routes/docs.py
         redoc_url=None,
         openapi_url="/corral/v1/openapi.json",
         redirect_slashes=False,
@@ -123,6 +124,7 @@ def create_api(dependencies: Dependencies) -> FastAPI:
         *vault_key_routes(dependencies).routes,
         *kill_routes(dependencies).routes,
         *operations_routes(dependencies).routes,
+        *docs_routes().routes,
     ]
     for route in api.router.routes:
         guard(route, owners)
