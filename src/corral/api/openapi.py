@@ -14,8 +14,8 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from corral.api.gate import PUBLIC_PATHS
 from corral.api.guard import least_role
-from corral.api.routes.docs import DOCS_PATH
 from corral.api.schema.answers import ERRORS, answer_schemas, answer_to
 from corral.api.schema.query import Query, StreamQuery
 from corral.api.schema.strict import Strict
@@ -126,7 +126,7 @@ def _stream(path: str) -> dict[str, Any]:
 
 def _complete(operation: dict[str, Any], method: str, path: str) -> None:
     """What all operations have in common, and the shape of the answer."""
-    is_public = not path.startswith(("/v1/", "/corral/")) or path == DOCS_PATH
+    is_public = path in PUBLIC_PATHS
     responses = operation["responses"]
     responses.pop("422", None)  # FastAPI's own checks: ours answer 400
     content = responses["200"].get("content", {})

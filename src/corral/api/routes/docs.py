@@ -9,15 +9,13 @@ from importlib.resources import files
 from fastapi import APIRouter
 from starlette.responses import Response
 
-__all__ = ["DOCS_PATH", "docs_routes"]
-
-DOCS_PATH = "/corral/v1/docs"
+__all__ = ["docs_routes"]
 
 
 def docs_routes() -> APIRouter:
     router = APIRouter(tags=["corral"])
 
-    @router.get(DOCS_PATH)
+    @router.get("/corral/v1/docs")
     async def show_docs() -> Response:
         page, policy = _page()
         headers = {
