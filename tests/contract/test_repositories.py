@@ -20,6 +20,7 @@ from corral.catalog.repositories import (
     repository_url,
 )
 from corral.kernel.ids import SessionId
+from corral.repositories.confine import Confinement, Places
 from corral.repositories.failures import RepositoryFailed
 from corral.repositories.mirrors import Bounds, Mirrors, Resolved
 from corral.repositories.source import RepositorySource
@@ -83,15 +84,10 @@ async def unpacked(mirrors: Mirrors, repository: Repository, resolved: Resolved,
     chunks = [chunk async for chunk in mirrors.archive(repository, resolved)]
     with tarfile.open(fileobj=io.BytesIO(b"".join(chunks))) as archive:
         assert {(member.uid, member.gid) for member in archive} == {(1000, 1000)}
-        archive.extractall(into, filter="fully_trusted", numeric_owner=False)
-    own(into)
+        # git works in no directory of somebody else's.
+        ours = {"uid": os.geteuid(), "gid": os.getegid(), "uname": "", "gname": "", "deep": False}
+        archive.extractall(into, filter=lambda member, _: member.replace(**ours))
     return into
-
-
-def own(tree: Path) -> None:
-    """git works in no directory of somebody else's."""
-    for path in (tree, *tree.rglob("*")):
-        os.chown(path, os.geteuid(), os.getegid(), follow_symlinks=False)
 
 
 async def refused(mirrors: Mirrors, repository: Repository) -> RepositoryFailed:
@@ -213,6 +209,45 @@ async def test_skills_of_a_repository(host: GitHost, opened: Open) -> None:
         ("a b", ".claude/skills/a b/SKILL.md", "# a b\n"),
         ("pdf", ".claude/skills/pdf/SKILL.md", "---\nname: pdf\n---\nRead PDFs.\n"),
     ]
+
+
+async def test_git_is_alone(host: GitHost, tmp_path: Path) -> None:
+    """What a git that was taken over would find."""
+    confinement = Confinement(tmp_path / "data", authorities=host.authority)
+    own, given = tmp_path / "given", tmp_path / "read"
+    confinement.make_writable(own)
+    given.mkdir()
+    program = f"""
+import os, socket
+def tried(what):
+    try:
+        return repr(what())
+    except OSError as error:
+        return type(error).__name__
+print(tried(lambda: socket.create_connection(("127.0.0.1", {host.port}), 2)))
+print(tried(lambda: socket.create_connection(("8.8.8.8", 53), 2)))
+print([name for _, name in socket.if_nameindex()])
+print(sorted(os.environ))
+print(os.path.exists({str(tmp_path)!r}), os.path.exists("/etc/shadow"), os.path.exists("/root"))
+print(*(tried(lambda: open(folder + "/x", "w")) for folder in ("/read", "", "/usr")))
+print(os.getuid(), tried(lambda: open("/own/x", "w").write("x")))
+print(sorted(each for each in os.listdir("/proc") if each.isdigit()))
+"""
+    places = Places(read_only={"/read": given}, writable={"/own": own})
+    async with confinement.python(program, places=places) as process:
+        said = (await process.reader.read()).decode().splitlines()
+    await confinement.aclose()
+    assert said == [
+        "ConnectionRefusedError",
+        "OSError",
+        "['lo']",
+        "['HOME', 'LC_ALL', 'PATH', 'PWD']",
+        "False False False",
+        "OSError OSError OSError",
+        "1000 1",
+        "['1']",
+    ]
+    assert (own / "x").read_text() == "x"
 
 
 # -- what is kept -----------------------------------------------------------------------
