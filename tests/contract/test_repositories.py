@@ -328,6 +328,12 @@ async def test_a_copy_that_git_cannot_work_with_is_replaced(
     resolved = await mirrors.fetch(repository)  # when it is tried again
     assert resolved.commit == tip
     await unpacked(mirrors, repository, resolved, tmp_path / "tree")
+    # Some of it is missing, which only shows when it is read.
+    for pack in (mirror / "objects/pack").glob("*.pack"):
+        pack.write_bytes(b"")
+    with pytest.raises(RepositoryFailed, match="could not be checked out"):
+        await unpacked(mirrors, repository, resolved, tmp_path / "none")
+    await unpacked(mirrors, repository, await mirrors.fetch(repository), tmp_path / "again")
     # What a killed process leaves: locks of git, a clone that was on its way, a working tree.
     (mirror / "refs/heads/main.lock").touch()
     (mirror / "packed-refs.lock").touch()
@@ -453,6 +459,18 @@ async def test_a_repository_that_is_too_large(host: GitHost, opened: Open, tmp_p
     with pytest.raises(RepositoryFailed, match="more files, or larger"):
         await unpacked(opened(tree_files_max=10), repository, resolved, tmp_path / "tree")
     assert list((tmp_path / "repositories" / "scratch").iterdir()) == []
+
+
+async def test_a_disk_that_is_almost_full(host: GitHost, opened: Open, tmp_path: Path) -> None:
+    """Our disk is the store's too: nothing is written that could not stay."""
+    host.push("ada/large", {"large": BIG})
+    repository, free = at(host, "ada/large"), shutil.disk_usage(tmp_path).free
+    full = opened(disk_free_bytes_min=2 * free)
+    failed = await refused(full, repository)
+    assert failed.kind == "clone" and "disk space" in failed.message
+    resolved = await opened().fetch(repository)
+    with pytest.raises(RepositoryFailed, match="disk space"):
+        await unpacked(full, repository, resolved, tmp_path / "tree")
 
 
 async def test_a_tree_without_end_is_noticed_before_it_is_written(

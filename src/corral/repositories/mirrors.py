@@ -1,30 +1,14 @@
-"""Copies of repositories, kept between sessions: one bare mirror per URL, on the node that clones.
+"""Fetching repositories into mirrors, and making of them what sessions get. Where mirrors lie: `shelf.py`.
 
-    <root>/certificates/authorities.pem   whose certificates git believes
-           mirrors/<key>/lock          held (flock) shared to read, exclusive to change; its time: last use
-                         repository.git, fresh-*/, old-*/
-           scratch/<pid>-<random>/     a working tree on its way out
-
-Rules of this file:
-- Any process may be killed at any time. A new mirror takes its name by rename once it is whole; what is
-  left of a killed one is removed by the next that holds the lock.
-- Mirrors are written by gits in sandboxes, so they are somebody else's trees: here they are only measured
-  and removed.
-- Bounds hold before and after: room on the disk, bytes, age and number. The longest unused go first, never
-  one that somebody holds.
+Every git runs in a sandbox of its own; what comes out of one is checked before it goes into the next.
 """
 
 import asyncio
 import contextlib
-import fcntl
-import hashlib
 import json
 import logging
-import os
-import secrets
-import shutil
 import time
-from collections.abc import AsyncGenerator, Awaitable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,7 +20,6 @@ from corral.catalog.repositories import (
     Repository,
     RepositoryHosts,
     RepositorySkill,
-    RepositoryUrl,
     check_branch,
     check_commit,
 )
@@ -45,6 +28,7 @@ from corral.kernel import limits
 from corral.kernel.errors import InvalidRequest, SandboxUnavailable
 from corral.repositories.confine import Confinement, Places
 from corral.repositories.failures import RepositoryFailed, fetch_failed, tree_too_large
+from corral.repositories.shelf import MirrorPlace, Shelf, ShelfBounds
 from corral.repositories.tunnel import Tunnel
 
 __all__ = ["Bounds", "Mirrors", "Resolved"]
@@ -75,6 +59,12 @@ class Bounds:
     cache_seconds: float = limits.REPOSITORY_CACHE_SECONDS
     disk_free_bytes_min: int = limits.DISK_FREE_BYTES_MIN
 
+    @property
+    def of_shelf(self) -> ShelfBounds:
+        return ShelfBounds(
+            bytes_max=self.cache_bytes_max, count_max=self.cache_count_max, seconds=self.cache_seconds
+        )
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Resolved:
@@ -103,14 +93,14 @@ class Mirrors:
         authorities: Path | None = None,
         bounds: Bounds | None = None,
     ) -> None:
-        self._root = root
         self._hosts = hosts
         self._bounds = bounds or Bounds()
         self._confinement = Confinement(root, authorities=authorities)
-        self._slots = asyncio.Semaphore(self._bounds.at_once)
+        self._shelf = Shelf(root, make=self._confinement.make_writable, bounds=self._bounds.of_shelf)
+        self._fetches = asyncio.Semaphore(self._bounds.at_once)
+        self._archives = asyncio.Semaphore(self._bounds.at_once)
         self._known: dict[str, _Known] = {}
         self._suspect: set[str] = set()  # keys of mirrors that git may not be able to work with
-        self._is_laid_out = False
 
     async def fetch(self, repository: Repository) -> Resolved:
         """Bring the mirror up to date, or make it, and find the checkout in it. Raises RepositoryFailed.
@@ -122,15 +112,15 @@ class Mirrors:
             raise RepositoryFailed("clone", f"This server clones no repositories of {url.host!r}.")
         try:
             async with asyncio.timeout(self._bounds.seconds):
-                async with self._locked(url, shared=False) as folder:
-                    known = self._known.get(folder.name)
+                async with self._shelf.held(url, shared=False) as place:
+                    known = self._known.get(place.key)
                     wanted = repository.checkout
                     if known is not None and known.began_at >= asked_at and not isinstance(wanted, Commit):
                         found = known.resolved.get(wanted.name if wanted else None)
                         if found is not None:
                             return found
-                    async with self._slots:
-                        return await self._fetch(repository, folder)
+                    async with self._fetches:
+                        return await self._fetch(repository, place)
         except TimeoutError:
             raise RepositoryFailed(
                 "clone",
@@ -142,41 +132,40 @@ class Mirrors:
 
         Raises RepositoryFailed, also in its middle: then it is not whole.
         """
-        scratch = await self._scratch()
-        try:
-            async with contextlib.AsyncExitStack() as lock:
-                folder = await lock.enter_async_context(self._locked(repository.url, shared=True))
-                places = Places(read_only=_mirror(folder), writable={"/scratch": scratch})
-                asked = {
-                    "do": "pack",
-                    "url": repository.url.text,
-                    "branch": resolved.branch,
-                    "commit": resolved.commit,
-                }
-                async with self._running(asked, places) as process:
-                    first = await self._in_time(process.reader.read(_CHUNK_BYTES))
-                    await lock.aclose()  # it is copied: others may fetch while this one is sent
-                    chunk = first
-                    while chunk:
-                        yield chunk
-                        chunk = await process.reader.read(_CHUNK_BYTES)
-                    if (code := await process.exit_code()) != 0:
-                        raise self._not_packed(process, code)
-        finally:
-            await asyncio.shield(asyncio.to_thread(shutil.rmtree, scratch, ignore_errors=True))
+        async with self._archives, self._shelf.scratch() as scratch, contextlib.AsyncExitStack() as lock:
+            place = await lock.enter_async_context(self._shelf.held(repository.url, shared=True))
+            mirror = _there(place)
+            room = self._room() - await asyncio.to_thread(place.size_bytes)
+            if room <= 0:
+                raise RepositoryFailed("clone", _NO_ROOM)
+            asked = {
+                "do": "pack",
+                "url": repository.url.text,
+                "branch": resolved.branch,
+                "commit": resolved.commit,
+            }
+            places = Places(read_only={_MIRROR: mirror}, writable={"/scratch": scratch})
+            async with self._running(asked, places, tree_bytes_max=room) as process:
+                chunk = await self._in_time(process.reader.read(_CHUNK_BYTES))
+                await lock.aclose()  # it is copied: others may fetch while this one is sent
+                while chunk:
+                    yield chunk
+                    chunk = await process.reader.read(_CHUNK_BYTES)
+                if (code := await process.exit_code()) != 0:
+                    raise self._not_read(process, code, place)
 
     async def skills(self, repository: Repository, resolved: Resolved) -> Sequence[RepositorySkill]:
         """The skills that the repository brings at this commit; their text is anybody's. Raises
         RepositoryFailed."""
         if resolved.commit is None:
             return ()
-        async with self._locked(repository.url, shared=True) as folder:
+        async with self._shelf.held(repository.url, shared=True) as place:
             asked = {"do": "skills", "commit": resolved.commit}
-            async with self._running(asked, Places(read_only=_mirror(folder))) as process:
+            async with self._running(asked, Places(read_only={_MIRROR: _there(place)})) as process:
                 bytes_max = limits.REPOSITORY_SKILLS_MAX * 2 * limits.REPOSITORY_SKILL_BYTES_MAX
                 said = await self._in_time(_read(process, bytes_max))
-                if await process.exit_code() != 0:
-                    raise self._not_packed(process, 1)
+                if (code := await process.exit_code()) != 0:
+                    raise self._not_read(process, code, place)
         try:
             listed = [
                 RepositorySkill(name=str(each["name"]), path=str(each["path"]), text=str(each["text"]))
@@ -194,57 +183,58 @@ class Mirrors:
 
     # -- one fetch ----------------------------------------------------------------------------------
 
-    async def _fetch(self, repository: Repository, folder: Path) -> Resolved:
-        self._require_room()
-        is_new = folder.name in self._suspect or not (folder / "repository.git").exists()
-        began_at = time.monotonic()
+    async def _fetch(self, repository: Repository, place: MirrorPlace) -> Resolved:
+        is_new = place.key in self._suspect or not place.mirror.exists()
+        known = _Known(time.monotonic())
         if is_new:
-            resolved = await self._clone(repository, folder)
-            self._suspect.discard(folder.name)
+            resolved = await self._clone(repository, place)
         else:
             try:
-                resolved = await self._ask(repository, folder, fresh=None)
+                resolved = await self._ask(repository, {_MIRROR: place.mirror}, is_new=False)
             except RepositoryFailed as error:
                 if error.blames_mirror:
-                    self._suspect.add(folder.name)
+                    self._suspect.add(place.key)
                 raise
-        known = self._known.get(folder.name)
-        if known is None or is_new or known.began_at < began_at:
-            known = self._known[folder.name] = _Known(began_at)
         if not isinstance(repository.checkout, Commit):
             known.resolved[repository.checkout.name if repository.checkout else None] = resolved
-        await asyncio.to_thread(self._evict, keep=folder.name)
+        self._known[place.key] = known
+        kept = await asyncio.to_thread(self._shelf.tidy, keep=place.key)
+        self._known = {key: known for key, known in self._known.items() if key in kept}
+        self._suspect &= kept
         return resolved
 
-    async def _clone(self, repository: Repository, folder: Path) -> Resolved:
-        fresh = folder / f"fresh-{secrets.token_hex(4)}"
-        self._confinement.make_writable(fresh)
-        mirror, old = folder / "repository.git", folder / f"old-{secrets.token_hex(4)}"
-        try:
+    async def _clone(self, repository: Repository, place: MirrorPlace) -> Resolved:
+        async with place.fresh() as fresh:
+
+            def keep() -> None:
+                place.replace(fresh / "repository.git")
+                self._suspect.discard(place.key)
+
             try:
-                resolved = await self._ask(repository, folder, fresh=fresh)
+                resolved = await self._ask(repository, {"/fresh": fresh}, is_new=True)
             except RepositoryFailed as error:
                 if error.kind == "checkout":  # the mirror is whole, and the next may ask for what is there
-                    _replace(mirror, fresh / "repository.git", old)
+                    keep()
                 raise
-            _replace(mirror, fresh / "repository.git", old)
+            keep()
             return resolved
-        finally:
-            for leftover in (fresh, old):
-                await asyncio.to_thread(shutil.rmtree, leftover, ignore_errors=True)
 
-    async def _ask(self, repository: Repository, folder: Path, *, fresh: Path | None) -> Resolved:
+    async def _ask(self, repository: Repository, writable: Mapping[str, Path], *, is_new: bool) -> Resolved:
         checkout = repository.checkout
         asked: dict[str, Any] = {
             "do": "fetch",
             "url": repository.url.text,
-            "is_new": fresh is not None,
+            "is_new": is_new,
             "branch": checkout.name if isinstance(checkout, Branch) else None,
             "commit": checkout.sha if isinstance(checkout, Commit) else None,
         }
-        writable = {"/fresh": fresh} if fresh is not None else {_MIRROR: folder / "repository.git"}
-        tunnel = Tunnel(self._hosts, bytes_max=self._bounds.bytes_max)
-        async with tunnel.door() as door, self._running(asked, Places(writable=writable), door) as process:
+        if (room := self._room()) <= 0:
+            raise RepositoryFailed("clone", _NO_ROOM)
+        tunnel = Tunnel(self._hosts, bytes_max=min(room, self._bounds.bytes_max))
+        async with (
+            tunnel.door() as door,
+            self._running(asked, Places(writable=writable), door=door) as process,
+        ):
             said = await _read(process, _ANSWER_BYTES_MAX)
             code = await process.exit_code()
             unstarted = self._confinement.explain(process) if code != 0 else None
@@ -257,13 +247,20 @@ class Mirrors:
             step, stderr = str(answer["failed"]), str(answer["stderr"])
         except (ValueError, KeyError, TypeError, InvalidRequest):
             step, stderr = "fetch", f"the runner ended with {code}: {said[-1000:]!r}"
+        if tunnel.trouble == "too_large" and room < self._bounds.bytes_max:
+            raise RepositoryFailed("clone", _NO_ROOM, detail=tunnel.detail)
         raise fetch_failed(repository, step, stderr, tunnel)
 
     # -- one program in a sandbox -------------------------------------------------------------------
 
     @asynccontextmanager
     async def _running(
-        self, asked: Mapping[str, Any], places: Places, door: int | None = None
+        self,
+        asked: Mapping[str, Any],
+        places: Places,
+        *,
+        door: int | None = None,
+        tree_bytes_max: int | None = None,
     ) -> AsyncGenerator[BwrapProcess, None]:
         bounds = {
             "memory_bytes": limits.REPOSITORY_MEMORY_BYTES,
@@ -273,7 +270,7 @@ class Mirrors:
             "stall_seconds": self._bounds.stall_seconds,
             "stderr_bytes": limits.REPOSITORY_STDERR_BYTES,
             "tree_files": self._bounds.tree_files_max,
-            "tree_bytes": self._bounds.tree_bytes_max,
+            "tree_bytes": min(self._bounds.tree_bytes_max, tree_bytes_max or self._bounds.tree_bytes_max),
             "skills": limits.REPOSITORY_SKILLS_MAX,
             "skill_bytes": limits.REPOSITORY_SKILL_BYTES_MAX,
         }
@@ -285,14 +282,20 @@ class Mirrors:
         except SandboxUnavailable as error:
             raise _unavailable(error) from error
 
-    def _not_packed(self, process: BwrapProcess, code: int) -> RepositoryFailed:
+    def _not_read(self, process: BwrapProcess, code: int, place: MirrorPlace) -> RepositoryFailed:
+        """Why a runner failed that only had a mirror to read."""
         if (unstarted := self._confinement.explain(process)) is not None:
             return _unavailable(unstarted)
         if code == _TOO_LARGE:
             return tree_too_large()
+        self._suspect.add(place.key)
         return RepositoryFailed(
             "clone", "The repository could not be checked out.", detail=f"the runner ended with {code}"
         )
+
+    def _room(self) -> int:
+        """Bytes that we may still write: our disk is the store's too."""
+        return self._shelf.free_bytes() - self._bounds.disk_free_bytes_min
 
     async def _in_time(self, reading: Awaitable[bytes]) -> bytes:
         try:
@@ -301,70 +304,6 @@ class Mirrors:
                 return data
         except TimeoutError:
             raise RepositoryFailed("clone", "The repository took too long to check out.") from None
-
-    # -- places -------------------------------------------------------------------------------------
-
-    def _lay_out(self) -> None:
-        if not self._is_laid_out:
-            self._root.mkdir(mode=0o711, parents=True, exist_ok=True)
-            for name in ("mirrors", "scratch"):
-                (self._root / name).mkdir(mode=0o711, exist_ok=True)
-            for left in (self._root / "scratch").iterdir():
-                if not Path("/proc", left.name.partition("-")[0]).exists():
-                    shutil.rmtree(left, ignore_errors=True)
-            self._is_laid_out = True
-
-    async def _scratch(self) -> Path:
-        self._lay_out()
-        self._require_room()
-        scratch = self._root / "scratch" / f"{os.getpid()}-{secrets.token_hex(8)}"
-        self._confinement.make_writable(scratch)
-        return scratch
-
-    def _require_room(self) -> None:
-        disk = os.statvfs(self._root)
-        if disk.f_bavail * disk.f_frsize < self._bounds.disk_free_bytes_min:
-            raise RepositoryFailed("clone", _NO_ROOM)
-
-    @asynccontextmanager
-    async def _locked(self, url: RepositoryUrl, *, shared: bool) -> AsyncGenerator[Path, None]:
-        """The folder of the URL's mirror, held against other tasks and processes."""
-        self._lay_out()
-        folder = self._root / "mirrors" / hashlib.sha256(url.canonical.encode()).hexdigest()[:32]
-        kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
-        while True:
-            folder.mkdir(mode=0o711, exist_ok=True)
-            fd = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            try:
-                while not _flock(fd, kind):  # noqa: ASYNC110  (of other processes too)
-                    await asyncio.sleep(limits.REPOSITORY_LOCK_SECONDS)
-                if not _is_at(fd, folder / "lock"):  # it was evicted while we waited
-                    continue
-                os.utime(fd)
-                if not shared:
-                    for left in (*folder.glob("fresh-*"), *folder.glob("old-*")):  # of a killed process
-                        await asyncio.to_thread(shutil.rmtree, left, ignore_errors=True)
-                yield folder
-                return
-            finally:
-                os.close(fd)
-
-    def _evict(self, *, keep: str) -> None:
-        """Remove what is over the bounds, the longest unused first."""
-        held = sorted(_uses(self._root / "mirrors"), reverse=True)
-        total = 0
-        for number, (used_at, folder) in enumerate(held, start=1):
-            size = _size_bytes(folder)
-            total += size
-            is_over = (
-                number > self._bounds.cache_count_max
-                or total > self._bounds.cache_bytes_max
-                or time.time() - used_at > self._bounds.cache_seconds
-            )
-            if is_over and folder.name != keep and _remove(folder):
-                total -= size
-                self._known.pop(folder.name, None)
-                self._suspect.discard(folder.name)
 
 
 def _resolved(branch: str | None, commit: str | None) -> Resolved:
@@ -380,12 +319,11 @@ def _unavailable(error: SandboxUnavailable) -> RepositoryFailed:
     return RepositoryFailed("clone", _NO_SANDBOX, detail=str(error))
 
 
-def _mirror(folder: Path) -> Mapping[str, Path]:
-    """Raises RepositoryFailed if there is none any more."""
-    mirror = folder / "repository.git"
-    if not mirror.exists():
+def _there(place: MirrorPlace) -> Path:
+    """Raises RepositoryFailed if there is no mirror any more."""
+    if not place.mirror.exists():
         raise RepositoryFailed("clone", "The copy of the repository is gone.")
-    return {_MIRROR: mirror}
+    return place.mirror
 
 
 async def _read(process: BwrapProcess, bytes_max: int) -> bytes:
@@ -394,56 +332,3 @@ async def _read(process: BwrapProcess, bytes_max: int) -> bytes:
     while (chunk := await process.reader.read(_CHUNK_BYTES)) and len(said) <= bytes_max:
         said += chunk
     return bytes(said[:bytes_max])
-
-
-def _replace(mirror: Path, fresh: Path, old: Path) -> None:
-    """`fresh` takes the mirror's name. Killed in between, there is none, and the next clones."""
-    with contextlib.suppress(FileNotFoundError):
-        mirror.rename(old)
-    fresh.rename(mirror)
-
-
-def _flock(fd: int, kind: int) -> bool:
-    try:
-        fcntl.flock(fd, kind | fcntl.LOCK_NB)
-        return True
-    except BlockingIOError:
-        return False
-
-
-def _is_at(fd: int, path: Path) -> bool:
-    try:
-        there = path.stat()
-    except FileNotFoundError:
-        return False
-    here = os.fstat(fd)
-    return (here.st_dev, here.st_ino) == (there.st_dev, there.st_ino)
-
-
-def _uses(mirrors: Path) -> Iterator[tuple[float, Path]]:
-    for folder in mirrors.iterdir():
-        with contextlib.suppress(FileNotFoundError):
-            yield (folder / "lock").stat().st_mtime, folder
-
-
-def _size_bytes(folder: Path) -> int:
-    """Sizes only, nothing is opened; `fwalk` never leaves the tree through a link."""
-    total = 0
-    with contextlib.suppress(OSError):  # it is going away at this moment
-        for _, folders, files, opened in os.fwalk(folder):
-            for name in (*folders, *files):
-                with contextlib.suppress(OSError):
-                    total += os.stat(name, dir_fd=opened, follow_symlinks=False).st_blocks * 512
-    return total
-
-
-def _remove(folder: Path) -> bool:
-    """Unless somebody holds it."""
-    fd = os.open(folder / "lock", os.O_RDWR | os.O_CLOEXEC)
-    try:
-        if not _flock(fd, fcntl.LOCK_EX):
-            return False
-        shutil.rmtree(folder, ignore_errors=True)
-        return True
-    finally:
-        os.close(fd)

@@ -1,0 +1,209 @@
+"""Where copies of repositories lie between sessions: one bare mirror per URL, on the node that clones.
+
+    <root>/mirrors/<key>/lock            held (flock): shared to read, else to change; its time: last use
+                         repository.git, fresh-*/, old-*/
+           scratch/<pid>-<random>/       a working tree on its way out, a mirror on its way to nowhere
+
+Rules of this file:
+- Any process may be killed at any time. A new mirror takes its name by rename once it is whole; what is
+  left of a killed one is removed by the next that holds the lock.
+- Mirrors are written by gits in sandboxes, so they are somebody else's trees: here they are only measured,
+  renamed and removed.
+- Bounds: bytes, age and number. The longest unused go first, never one that somebody holds.
+"""
+
+import asyncio
+import contextlib
+import fcntl
+import hashlib
+import os
+import secrets
+import shutil
+import time
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from corral.catalog.repositories import RepositoryUrl
+from corral.kernel.limits import REPOSITORY_LOCK_SECONDS
+
+__all__ = ["MirrorPlace", "Shelf", "ShelfBounds"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShelfBounds:
+    """seconds: unused for longer, a mirror goes."""
+
+    bytes_max: int
+    count_max: int
+    seconds: float
+
+
+class MirrorPlace:
+    """Of one URL, while it is held. `key` names it."""
+
+    def __init__(self, folder: Path, make: Callable[[Path], None]) -> None:
+        self._folder = folder
+        self._make = make
+        self.key = folder.name
+        self.mirror = folder / "repository.git"
+
+    @asynccontextmanager
+    async def fresh(self) -> AsyncGenerator[Path, None]:
+        """A directory for a new mirror, which a sandbox may write in. Gone afterwards."""
+        fresh = self._folder / f"fresh-{secrets.token_hex(4)}"
+        self._make(fresh)
+        try:
+            yield fresh
+        finally:
+            await self.clear()
+
+    def replace(self, mirror: Path) -> None:
+        """This one takes the name. Killed in between, there is none, and the next clones."""
+        with contextlib.suppress(FileNotFoundError):
+            self.mirror.rename(self._folder / f"old-{secrets.token_hex(4)}")
+        mirror.rename(self.mirror)
+
+    def size_bytes(self) -> int:
+        return _size_bytes(self.mirror)
+
+    async def clear(self) -> None:
+        """Remove what is no mirror."""
+        for left in (*self._folder.glob("fresh-*"), *self._folder.glob("old-*")):
+            await asyncio.to_thread(shutil.rmtree, left, ignore_errors=True)
+
+
+class Shelf:
+    """Other processes may share `root`."""
+
+    def __init__(self, root: Path, *, make: Callable[[Path], None], bounds: ShelfBounds) -> None:
+        """make: a directory that a sandbox may write in."""
+        self._mirrors = root / "mirrors"
+        self._scratch = root / "scratch"
+        self._make = make
+        self._bounds = bounds
+        self._is_laid_out = False
+
+    @asynccontextmanager
+    async def held(self, url: RepositoryUrl, *, shared: bool) -> AsyncGenerator[MirrorPlace, None]:
+        """The place of a URL's mirror, held against other tasks and processes; there may be no mirror."""
+        self._lay_out()
+        folder = self._mirrors / hashlib.sha256(url.canonical.encode()).hexdigest()[:32]
+        while True:
+            folder.mkdir(mode=0o711, exist_ok=True)
+            try:
+                fd = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            except FileNotFoundError:  # it was tidied away in this moment
+                continue
+            try:
+                while not _flock(fd, fcntl.LOCK_SH if shared else fcntl.LOCK_EX):  # noqa: ASYNC110  (a file)
+                    await asyncio.sleep(REPOSITORY_LOCK_SECONDS)
+                if not _is_at(fd, folder / "lock"):  # or while we waited
+                    continue
+                os.utime(fd)
+                place = MirrorPlace(folder, self._make)
+                if not shared:
+                    await place.clear()  # of a killed process
+                yield place
+                return
+            finally:
+                os.close(fd)
+
+    @asynccontextmanager
+    async def scratch(self) -> AsyncGenerator[Path, None]:
+        """A directory that a sandbox may write in. Gone afterwards."""
+        self._lay_out()
+        scratch = self._new_scratch()
+        self._make(scratch)
+        try:
+            yield scratch
+        finally:
+            await asyncio.shield(asyncio.to_thread(shutil.rmtree, scratch, ignore_errors=True))
+
+    def free_bytes(self) -> int:
+        """Of the disk."""
+        self._lay_out()
+        disk = os.statvfs(self._mirrors)
+        return disk.f_bavail * disk.f_frsize
+
+    def tidy(self, *, keep: str) -> set[str]:
+        """Remove what is over the bounds, but not `keep`; returns the keys of what is left. Blocks."""
+        kept, total = set(), 0
+        for number, (used_at, folder) in enumerate(self._by_use(), start=1):
+            size = _size_bytes(folder)
+            is_over = (
+                number > self._bounds.count_max
+                or total + size > self._bounds.bytes_max
+                or time.time() - used_at > self._bounds.seconds
+            )
+            if is_over and folder.name != keep and self._remove(folder):
+                continue
+            kept.add(folder.name)
+            total += size
+        return kept
+
+    def _by_use(self) -> list[tuple[float, Path]]:
+        """The last used first."""
+        found = []
+        for folder in self._mirrors.iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                found.append(((folder / "lock").stat().st_mtime, folder))
+        return sorted(found, reverse=True)
+
+    def _remove(self, folder: Path) -> bool:
+        """Unless somebody holds it. Moved away first: from then on nobody finds it, or half of it."""
+        try:
+            fd = os.open(folder / "lock", os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return True
+        try:
+            if not _flock(fd, fcntl.LOCK_EX) or not _is_at(fd, folder / "lock"):
+                return False
+            gone = self._new_scratch()
+            folder.rename(gone)
+            shutil.rmtree(gone, ignore_errors=True)
+            return True
+        finally:
+            os.close(fd)
+
+    def _new_scratch(self) -> Path:
+        return self._scratch / f"{os.getpid()}-{secrets.token_hex(8)}"
+
+    def _lay_out(self) -> None:
+        if self._is_laid_out:
+            return
+        for folder in (self._mirrors, self._scratch):
+            folder.mkdir(mode=0o711, parents=True, exist_ok=True)
+        for left in self._scratch.iterdir():
+            if not Path("/proc", left.name.partition("-")[0]).exists():
+                shutil.rmtree(left, ignore_errors=True)
+        self._is_laid_out = True
+
+
+def _flock(fd: int, kind: int) -> bool:
+    try:
+        fcntl.flock(fd, kind | fcntl.LOCK_NB)
+        return True
+    except BlockingIOError:
+        return False
+
+
+def _is_at(fd: int, path: Path) -> bool:
+    try:
+        there = path.stat()
+    except FileNotFoundError:
+        return False
+    here = os.fstat(fd)
+    return (here.st_dev, here.st_ino) == (there.st_dev, there.st_ino)
+
+
+def _size_bytes(folder: Path) -> int:
+    """Sizes only, nothing is opened; `fwalk` never leaves the tree through a link."""
+    total = 0
+    with contextlib.suppress(OSError):  # it is going away at this moment
+        for _, folders, files, opened in os.fwalk(folder):
+            for name in (*folders, *files):
+                with contextlib.suppress(OSError):
+                    total += os.stat(name, dir_fd=opened, follow_symlinks=False).st_blocks * 512
+    return total
