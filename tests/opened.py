@@ -20,6 +20,8 @@ from corral.store.memory.stores import MemoryStoreTable
 from corral.store.memory.versions import MemoryVersionTable
 from corral.store.session_resources import Resources
 from corral.store.sessions import Sessions
+from corral.store.skills.skills import SkillTable
+from corral.store.skills.versions import SkillForgetTable, SkillVersionTable
 from corral.store.vault_keys import VaultKeys
 from corral.store.vaults import Credentials, Vaults
 from corral.store.workspaces import Workspaces
@@ -61,6 +63,9 @@ class Opened:
             memory_versions=MemoryVersionTable(database),
             memory_mounts=MemoryMountTable(database, ids),
             memory_forgetting=MemoryForgetTable(database),
+            skills=SkillTable(database),
+            skill_versions=SkillVersionTable(database),
+            skill_forgetting=SkillForgetTable(database),
             ids=ids,
         )
         return cls(database=database, stores=stores)

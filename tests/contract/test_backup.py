@@ -7,7 +7,7 @@ import stat
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
@@ -24,6 +24,8 @@ from corral.catalog.files import FileRecord, Files, new_upload
 from corral.catalog.idempotency import Answer, Idempotent, scope
 from corral.catalog.keys import as_record
 from corral.catalog.memory.ports import Actor, Remove, StoreKey, VersionFilter, Write
+from corral.catalog.skills.attached import AttachedSkill
+from corral.catalog.skills.ports import SkillKey, SkillVersion, blob_key
 from corral.catalog.vaults import SealedSecret, VaultKey, new_vault
 from corral.catalog.workspaces import Workspace
 from corral.kernel.errors import Conflict, InvalidRequest, StoreUnavailable
@@ -34,6 +36,8 @@ from corral.kernel.ids import (
     Ids,
     MemoryStoreId,
     SessionId,
+    SkillId,
+    SkillVersionId,
     VaultId,
     WorkspaceId,
 )
@@ -58,6 +62,8 @@ from corral.store.memory.versions import MemoryVersionTable
 from corral.store.restore import restore
 from corral.store.session_resources import Resources
 from corral.store.sessions import Sessions
+from corral.store.skills.skills import SkillTable
+from corral.store.skills.versions import SkillVersionTable
 from corral.store.upgrade import MIGRATIONS
 from corral.store.upgrade import schema as schema_of
 from corral.store.vault_keys import VaultKeys
@@ -232,6 +238,7 @@ async def fill(store: Store) -> dict[str, SessionRecord]:
         await store.checkpoint(records[name], random.Random(name).randbytes(4_500_000))
         await store.place(records[name], "host_gone")
     await keep_files(store, records["idle"])
+    await keep_a_skill(store)
     await store.place(records["waiting"], "host_here")
     await store.sessions.delete(records["deleted"].session_id)
     await remember(store)
@@ -260,6 +267,25 @@ async def keep_files(store: Store, record: SessionRecord, content: bytes = b"kep
     await Resources(store.database, store.clock).add(record.session_id, new, lambda _: None)
     await files.table.expect(f"files/{store.ids.mint('blob')}")
     return source
+
+
+async def keep_a_skill(store: Store) -> None:
+    """One that a session has, and an upload that nobody finished."""
+    skills, versions = SkillTable(store.database), SkillVersionTable(store.database)
+    at = SkillKey(DEFAULT_WORKSPACE, SkillId(store.ids.mint("skill")))
+    content = b"skill" * 1000
+    version = SkillVersion(
+        skill_version_id=(version_id := SkillVersionId(store.ids.mint("skillver"))), skill_id=at.skill_id,
+        name="s", description="d", directory="s", files=1, size_bytes=len(content),
+        sha256=sha256(content).hexdigest(), blob_key=blob_key(version_id), created_at=NOW,
+    )  # fmt: skip
+    await versions.reserve(at, version)
+    await store.blobs.put(version.blob_key, chunks(content))
+    await skills.create(at, version, source="custom", display_name="S")
+    kept = AttachedSkill(type="custom", version=version).kept
+    await store.sessions.create(replace(new_session(store.ids, NOW), skills=[kept]))
+    lost = SkillVersionId(store.ids.mint("skillver"))
+    await versions.reserve(at, replace(version, skill_version_id=lost, blob_key=blob_key(lost)))
 
 
 async def keep_a_secret(store: Store) -> None:
@@ -308,7 +334,7 @@ async def test_every_row_and_blob_comes_back(
         assert not [name for name, rows in before.items() if not rows], "the test fills every table"
         manifest = await back_up(store.where, store.blobs, path, now=NOW)
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
-        assert (manifest.engine, manifest.blobs, manifest.blobs_missing) == (source, 3, 0)
+        assert (manifest.engine, manifest.blobs, manifest.blobs_missing) == (source, 4, 0)
         assert {name: table.rows for name, table in manifest.tables.items()} == {
             name: len(rows) for name, rows in before.items()
         }
@@ -324,9 +350,11 @@ async def test_every_row_and_blob_comes_back(
     restored = await restore(path, where, blobs, known_hosts=["host_here"], before_live=before_live)
     results = [row for row in before["events"] if row["type"] == "agent.tool_result"]
     assert results and sorted(acted) == sorted({row["session_id"] for row in results})
-    assert (restored.blobs, restored.unplaced, restored.missing) == (3, 2, ())
+    assert (restored.blobs, restored.unplaced, restored.missing) == (4, 2, ())
     assert contents(where) == expected(before, hosts=("host_here",))
-    for row in (*before["checkpoints"], *before["files"]):
+    versions = [row for row in before["skill_versions"] if row["blob_key"] is not None]
+    assert versions
+    for row in (*before["checkpoints"], *before["files"], *versions):
         assert sha256(await read_blob(blobs, row["blob_key"])).hexdigest() == row["sha256"]
 
     async with places.open(where, blobs) as again:
@@ -634,6 +662,6 @@ async def test_a_killed_restore_leaves_a_store_that_nobody_serves(
     with pytest.raises(StoreUnavailable, match="not whole"):
         await back_up(where, blobs, tmp_path / "of-half.tar.zst", now=NOW)
     restored = await restore(archive, where, blobs)
-    assert restored.blobs == 2
+    assert restored.blobs == 4
     async with places.open(where, blobs) as store:
         assert await store.leases.claim(owner="n.b", limit=1)

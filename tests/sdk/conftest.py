@@ -48,6 +48,8 @@ from corral.store.memory.stores import MemoryStoreTable
 from corral.store.memory.versions import MemoryVersionTable
 from corral.store.session_resources import Resources
 from corral.store.sessions import Sessions
+from corral.store.skills.skills import SkillTable
+from corral.store.skills.versions import SkillVersionTable
 from corral.store.vault_keys import VaultKeys
 from corral.store.vaults import Credentials, Vaults
 from corral.store.workspaces import Workspaces
@@ -148,6 +150,9 @@ class Server:
             memory_stores=MemoryStoreTable(database),
             memories=MemoryTable(database, ids),
             memory_versions=MemoryVersionTable(database),
+            skills=SkillTable(database),
+            skill_versions=SkillVersionTable(database),
+            blobs=await LocalBlobs.open(self._directory / "blobs"),
             idempotency=Idempotency(database),
             kills=Kills(database, bus),
             bus=bus,

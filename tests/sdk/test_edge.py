@@ -77,7 +77,6 @@ def test_names_of_other_sites(http, server) -> None:
 
 def test_routing_errors(http) -> None:
     for path in (
-        "/v1/skills",
         "/v1/dreams",
         "/v1/deployments",
         "/v1/sessions/sesn_1/resources",

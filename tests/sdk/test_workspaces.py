@@ -39,10 +39,16 @@ BODIES: Mapping[str, Any] = {
 }
 """`{name}`: an id of the world."""
 
+SKILL = {"files[]": ("s/SKILL.md", b"---\nname: s\ndescription: d\n---\n")}
+FORMS: Mapping[str, Any] = {"POST /v1/skills/{skill_id}/versions": SKILL}
+"""Of operations that take no JSON."""
+
 NAMES_NOTHING = {
     "POST /v1/agents",
     "POST /v1/environments",
     "POST /v1/files",
+    "POST /v1/skills",
+    "POST /corral/v1/skills",
     "POST /v1/memory_stores",
     "POST /v1/vaults",
     "POST /v1/messages/count_tokens",
@@ -96,7 +102,7 @@ class Someone:
         method, path = filled(operation, ids).split(" ")
         body = BODIES.get(operation)
         sent = None if body is None else json.loads(filled(json.dumps(body), ids))
-        with self.http.stream(method, path, json=sent) as answer:
+        with self.http.stream(method, path, json=sent, files=FORMS.get(operation)) as answer:
             if answer.headers["content-type"].startswith("text/event-stream"):
                 return answer.status_code, None
             answer.read()
@@ -131,6 +137,9 @@ def world(owner: Someone) -> dict[str, str]:
     )
     upload = http.post("/v1/files", files={"file": ("a.txt", b"theirs")})
     ids["file_id"] = upload.json()["id"]
+    made_skill = http.post("/v1/skills", files=SKILL).json()
+    ids["skill_id"], ids["version"] = made_skill["id"], made_skill["latest_version_id"]
+    http.post("/v1/skills/" + ids["skill_id"] + "/versions", files=SKILL)  # the only one cannot go
     path = f"/v1/sessions/{ids['session_id']}"
     mount = {"type": "file", "file_id": ids["file_id"], "mount_path": "/a"}
     ids["resource_id"] = made(f"{path}/resources", mount)
@@ -141,7 +150,9 @@ def world(owner: Someone) -> dict[str, str]:
     ids["memory_version_id"] = http.get(f"{path}/memory_versions").json()["data"][0]["id"]
     path = f"/v1/vaults/{ids['vault_id']}/credentials"
     ids["credential_id"] = made(path, {"display_name": "c", "auth": CREDENTIAL})
-    return ids
+    installed = http.post("/corral/v1/skills", files=SKILL, data={"prebuilt": "docx"})
+    ids["prebuilt"] = installed.json().get("id", "docx")  # admins alone can
+    return ids  # short ones last: an id may hold them
 
 
 def operations(http: httpx2.Client) -> list[str]:

@@ -4,7 +4,7 @@
 //
 // A step says which endpoints it covers; tests/sdk/test_typescript.py fails when one in scope is covered by none.
 
-import Anthropic from "@anthropic-ai/sdk";
+import Anthropic, { toFile } from "@anthropic-ai/sdk";
 import assert from "node:assert/strict";
 import { randomBytes } from "node:crypto";
 
@@ -293,6 +293,45 @@ step(
     await refused(404, () => beta.memoryStores.memories.retrieve(made.id, at));
     assert.ok((await beta.memoryStores.archive(store.id)).archived_at);
     assert.equal((await beta.memoryStores.delete(store.id)).type, "memory_store_deleted");
+  },
+);
+
+// -- skills ------------------------------------------------------------------------------------------
+
+step(
+  [
+    "POST /v1/skills",
+    "GET /v1/skills/{skill_id}",
+    "GET /v1/skills",
+    "DELETE /v1/skills/{skill_id}",
+    "POST /v1/skills/{skill_id}/versions",
+    "GET /v1/skills/{skill_id}/versions/{version}",
+    "GET /v1/skills/{skill_id}/versions",
+    "DELETE /v1/skills/{skill_id}/versions/{version}",
+    "GET /v1/skills/{skill_id}/versions/{version}/content",
+  ],
+  "a skill and its versions",
+  async () => {
+    const name = `ts-${word()}`;
+    const file = (path, text) => toFile(Buffer.from(text), `${name}/${path}`);
+    const text = `---\nname: ${name}\ndescription: Greets.\n---\nSay hello.\n`;
+    const skill = await beta.skills.create({ files: [await file("SKILL.md", text)], display_name: "Greeter" });
+    assert.deepEqual([skill.display_name, skill.source.type], ["Greeter", "custom"]);
+    assert.deepEqual(await beta.skills.retrieve(skill.id), skill);
+    assert.ok((await all(beta.skills.list({ source: "custom", limit: 100 }))).some((each) => each.id === skill.id));
+    const files = [await file("SKILL.md", text), await file("a/b.txt", "more")];
+    const added = await beta.skills.versions.create(skill.id, { files });
+    const at = { skill_id: skill.id };
+    assert.deepEqual(await beta.skills.versions.retrieve(added.id, at), added);
+    const versions = await all(beta.skills.versions.list(skill.id, { limit: 1 }));
+    assert.deepEqual(versions.map((each) => each.id), [added.id, skill.latest_version_id]);
+    const content = Buffer.from(await (await beta.skills.versions.download(added.id, at)).arrayBuffer());
+    assert.equal(content.subarray(0, 2).toString(), "PK");
+    assert.ok(content.includes(`${name}/a/b.txt`));
+    assert.equal((await beta.skills.versions.delete(added.id, at)).type, "skill_version_deleted");
+    await refused(404, () => beta.skills.versions.retrieve(added.id, at));
+    await refused(400, () => beta.skills.create({ files: [] }));
+    assert.equal((await beta.skills.delete(skill.id)).type, "skill_deleted");
   },
 );
 

@@ -127,7 +127,7 @@ def starts_work(scope: Scope) -> bool:
     if scope["method"] in ("GET", "HEAD", "DELETE", "OPTIONS"):
         return False
     if path.startswith("/corral/"):
-        return path.endswith("/workspace")
+        return path.endswith("/workspace") or path == "/corral/v1/skills"
     return not path.endswith(("/archive", "/events", "/redact"))
 
 

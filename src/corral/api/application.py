@@ -27,6 +27,7 @@ from corral.api.routes.models import model_routes
 from corral.api.routes.operations import operations_routes
 from corral.api.routes.resources import resource_routes
 from corral.api.routes.sessions import session_routes
+from corral.api.routes.skills import skill_routes
 from corral.api.routes.threads import thread_routes
 from corral.api.routes.vault_keys import vault_key_routes
 from corral.api.routes.vaults import vault_routes
@@ -117,6 +118,7 @@ def create_api(dependencies: Dependencies) -> FastAPI:
         *file_routes(dependencies, once, visible).routes,
         *memory_store_routes(dependencies, once).routes,
         *memory_routes(dependencies, once).routes,
+        *skill_routes(dependencies, once).routes,
         *vault_routes(dependencies, once).routes,
         *model_routes(dependencies).routes,
         *corral_routes(dependencies, authenticator, owners).routes,

@@ -4,10 +4,11 @@ from starlette.requests import Request
 
 from corral.kernel.errors import InvalidRequest
 
-__all__ = ["AGENT_MEMORY", "MANAGED_AGENTS", "betas_of", "refuse_both"]
+__all__ = ["AGENT_MEMORY", "MANAGED_AGENTS", "SKILLS", "betas_of", "refuse_both"]
 
 MANAGED_AGENTS = "managed-agents-2026-04-01"
 AGENT_MEMORY = "agent-memory-2026-07-22"
+SKILLS = "skills-2025-10-02"
 
 
 def betas_of(request: Request) -> frozenset[str]:

@@ -6,12 +6,14 @@ from typing import Literal
 
 from corral.api.admission import Admission
 from corral.api.edge import Edge
+from corral.catalog.blobs import BlobStore
 from corral.catalog.files import Files
 from corral.catalog.idempotency import IdempotencyStore
 from corral.catalog.memory.ports import Memories, MemoryStores, MemoryVersions
 from corral.catalog.models import ModelTable, TokenCounter
 from corral.catalog.records import AgentStore, ApiKeyStore, EnvironmentStore
 from corral.catalog.repositories import RepositoryHosts
+from corral.catalog.skills.ports import Skills, SkillVersions
 from corral.catalog.vaults import CredentialStore, VaultKeyStore, VaultStore
 from corral.catalog.workspaces import WorkspaceStore
 from corral.kernel.clock import Clock
@@ -73,6 +75,9 @@ class Dependencies(Operations):
     memory_stores: MemoryStores
     memories: Memories
     memory_versions: MemoryVersions
+    skills: Skills
+    skill_versions: SkillVersions
+    blobs: BlobStore
     vaults: VaultStore
     credentials: CredentialStore
     vault_keys: VaultKeyStore

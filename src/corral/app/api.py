@@ -23,6 +23,8 @@ from corral.store.memory.stores import MemoryStoreTable
 from corral.store.memory.versions import MemoryVersionTable
 from corral.store.session_resources import Resources
 from corral.store.sessions import Sessions
+from corral.store.skills.skills import SkillTable
+from corral.store.skills.versions import SkillVersionTable
 from corral.store.vault_keys import VaultKeys
 from corral.store.vaults import Credentials, Vaults
 
@@ -56,6 +58,9 @@ def open_api(
             memory_stores=MemoryStoreTable(database),
             memories=MemoryTable(database, ground.ids),
             memory_versions=MemoryVersionTable(database),
+            skills=SkillTable(database),
+            skill_versions=SkillVersionTable(database),
+            blobs=blobs,
             vaults=Vaults(database),
             credentials=Credentials(database),
             vault_keys=VaultKeys(database),

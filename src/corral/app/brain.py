@@ -31,6 +31,7 @@ from corral.orchestrator.cleanup import clean_up
 from corral.orchestrator.files import clean_files
 from corral.orchestrator.memory import forget_memories
 from corral.orchestrator.routing import Routing
+from corral.orchestrator.skills import forget_skills
 from corral.orchestrator.sweep import Sweep
 from corral.orchestrator.worker import Worker
 from corral.session.lease import Lease
@@ -38,6 +39,7 @@ from corral.store.cleanup import Cleanup
 from corral.store.files import UnneededBlobRows
 from corral.store.log import Log
 from corral.store.memory.forget import MemoryForgetTable
+from corral.store.skills.versions import SkillForgetTable
 from corral.store.sweep import Sweeps
 
 __all__ = ["brain_part", "open_worker"]
@@ -126,6 +128,7 @@ def brain_part(
             Sweep(Sweeps(ground.database), ground.bus).run,
             lambda: clean_up(cleanup, reach.hands, forget_blobs=reach.forget_blobs),
             lambda: forget_memories(MemoryForgetTable(ground.database)),
+            lambda: forget_skills(SkillForgetTable(ground.database), blobs),
             lambda: clean_files(UnneededBlobRows(ground.database), blobs),
         ],
         later=[anthropic.warm],  # a second of imports, not before readiness

@@ -10,6 +10,7 @@ from corral.catalog.blobs import BlobStore
 from corral.hands.client import HandsClient
 from corral.hands.memory_sync import MemorySync
 from corral.hands.mount_files import FileSource
+from corral.hands.mount_skills import SkillSource
 from corral.hands.mounting import Mounting
 from corral.kernel.ids import SessionId
 from corral.orchestrator.outputs import OutputsCollector
@@ -27,6 +28,7 @@ def open_mounting(ground: Ground, hands: SessionHands, *, blobs: BlobStore, mirr
     """To add a kind: one line in `sources`."""
     sources: Mapping[str, MountSource] = {
         "file": FileSource(files_of(ground, blobs)),
+        "skill": SkillSource(blobs),
         "repository": RepositorySource(mirrors, resources=_resources(ground)),
     }
     memory = MemorySync(hands, MemoryMountTable(ground.database, ground.ids))

@@ -36,7 +36,14 @@ class Backoff:
     failures: int
 
 
-Action = AskModel | RunTool | Backoff
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SeekSkills:
+    """Look which skills the repositories of the session bring, before the thread's first request."""
+
+    thread_id: ThreadId
+
+
+Action = AskModel | RunTool | Backoff | SeekSkills
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,4 +101,12 @@ class Waited:
     action: Backoff
 
 
-Completion = Replied | Failed | Aborted | Ran | Unmounted | Waited
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sought:
+    """skills: as `RepositorySkills.of`. They are logged with the request that is first told of them."""
+
+    action: SeekSkills
+    skills: tuple[Mapping[str, Json], ...]
+
+
+Completion = Replied | Failed | Aborted | Ran | Unmounted | Waited | Sought

@@ -12,6 +12,7 @@ from itertools import takewhile
 from corral.brain import policy
 from corral.brain.own_log import LOG_NOTE
 from corral.brain.ports import ModelRequest
+from corral.brain.skills import skills_note
 from corral.brain.summary import INSTRUCTION, summary_messages
 from corral.brain.window import output_tokens
 from corral.catalog.models import ModelInfo
@@ -86,6 +87,7 @@ def _system(thread: Thread, tools: Sequence[Mapping[str, Json]]) -> list[Block]:
         ENVIRONMENT_NOTE if "bash" in names else None,
         thread.memory_note if names & {"bash", "read"} else None,
         LOG_NOTE if "read" in names else None,
+        skills_note(thread.skills),
     ]
     return [text_block(text) for text in texts if text]
 

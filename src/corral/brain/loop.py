@@ -26,6 +26,8 @@ from corral.brain.actions import (
     Ran,
     Replied,
     RunTool,
+    SeekSkills,
+    Sought,
     Stop,
     Unmounted,
     Waited,
@@ -39,7 +41,7 @@ from corral.brain.ending import TurnLimits, out_of_time, seconds_left
 from corral.brain.fair import FairSlots
 from corral.brain.judge import Judge, NoJudge, judge_calls
 from corral.brain.own_log import read_own_log
-from corral.brain.ports import BlockStarted, Model, ModelFailed, ModelReply
+from corral.brain.ports import BlockStarted, Model, ModelFailed, ModelReply, RepositorySkills
 from corral.brain.preview import Previews
 from corral.brain.toolset import BUILT_IN
 from corral.brain.turn import Terms, advance
@@ -85,6 +87,7 @@ class Gear:
     clock: Clock
     ids: Ids
     judge: Judge = field(default_factory=NoJudge)
+    repository_skills: RepositorySkills | None = None
     limits: TurnLimits = field(default_factory=TurnLimits)
     slots: FairSlots = field(default_factory=lambda: FairSlots(MODEL_REQUESTS_MAX))
 
@@ -366,6 +369,9 @@ class Loop:
                     return Unmounted(action=action, mount_id=failed.mount_id, error=failed.error)
                 crash_point("brain.after_tool")
                 return Ran(action=action, result=result)
+            case SeekSkills():
+                of = self._gear.repository_skills
+                return Sought(action=action, skills=tuple(await of.of(self.session_id)) if of else ())
             case Backoff(thread_id=thread_id):
                 await asyncio.sleep(backoff_seconds(state.threads[thread_id]))
                 return Waited(action=action)

@@ -77,6 +77,15 @@ class Mounts(Protocol):
         later. Repeat: safe."""
 
 
+class RepositorySkills(Protocol):
+    """The skills that the repositories of sessions bring."""
+
+    async def of(self, session_id: SessionId) -> Sequence[Mapping[str, Json]]:
+        """Each with `name`, `description` (one line) and `path`, its directory in the sandbox. It may take
+        as long as a clone. What cannot be had now is left out. Repeat: safe, and looks anew. Raises
+        NotFound, StoreUnavailable."""
+
+
 class NoMounts:
     """`Mounts` where nothing is mounted."""
 

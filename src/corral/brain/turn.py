@@ -21,6 +21,7 @@ from corral.brain.actions import (
     Failed,
     Ran,
     Replied,
+    Sought,
     Unmounted,
     Waited,
 )
@@ -111,6 +112,8 @@ def _finish(draft: Draft, terms: Terms, completion: Completion) -> None:
                     private={"failed_mount": mount_id},
                     error={**error, "retry_status": {"type": "retrying"}},
                 )
+        case Sought(action=action, skills=skills):
+            draft.sought[action.thread_id] = skills
         case Waited(action=action):
             thread = draft.state.threads[action.thread_id]
             if thread.status == "rescheduling":
@@ -210,7 +213,7 @@ class _Thread:
             self._idle(BUDGET_REACHED)
         elif (large := ending.of_size(thread, self.terms.limits)) is not None:
             self._give_up(large.error_type, large.message)
-        else:
+        elif not thread.seeks_skills or self.thread_id in self.draft.sought:
             self._ask()
 
     def _ask(self) -> None:
@@ -222,13 +225,17 @@ class _Thread:
             too_long = ending.of_window(self.thread)
             self._give_up(too_long.error_type, too_long.message)
             return
-        self.draft.add(
-            ev.SpanModelRequestStart, self.thread_id, private={"epoch": self.terms.epoch, **plan}
-        )
+        private = {"epoch": self.terms.epoch, **plan, **self._sought()}
+        self.draft.add(ev.SpanModelRequestStart, self.thread_id, private=private)
 
     def _is_at_cap(self) -> bool:
         """The gate before each model request. What is in flight when it closes goes on."""
         return is_at_cap(self.draft.state, self.terms.models, at=self.draft.now())
+
+    def _sought(self) -> dict[str, Json]:
+        """What its first request is told of, for the log."""
+        skills = self.draft.sought.get(self.thread_id) if self.thread.seeks_skills else None
+        return {"skills": list(skills)} if skills else {}
 
     def run(self) -> None:
         """idle or rescheduling -> running."""

@@ -11,6 +11,7 @@ from typing import Any
 from corral.catalog.metadata import merged
 from corral.catalog.models import ModelTable
 from corral.catalog.records import Wire
+from corral.catalog.skills.attached import check_readable
 from corral.catalog.toolset import resolve_tools
 from corral.kernel.clock import rfc3339
 from corral.kernel.errors import Conflict, InvalidRequest
@@ -35,8 +36,10 @@ _IN_SESSION = (
 
 
 def new_agent(given: Fields, *, agent_id: AgentId, models: ModelTable, now: datetime) -> Wire:
-    """Version 1. Raises InvalidRequest naming the field."""
+    """Version 1. `skills` are resolved already. Raises InvalidRequest naming the field."""
     mcp_servers = given.get("mcp_servers") or []
+    tools, skills = resolve_tools(given.get("tools") or [], mcp_servers), given.get("skills") or []
+    check_readable(skills, tools)
     return {
         "id": agent_id,
         "type": "agent",
@@ -46,9 +49,9 @@ def new_agent(given: Fields, *, agent_id: AgentId, models: ModelTable, now: date
         "system": given.get("system") or None,
         "model": resolve_model(given["model"], models=models),
         "execution_identity": given.get("execution_identity") or {"type": "service_account"},
-        "tools": resolve_tools(given.get("tools") or [], mcp_servers),
+        "tools": tools,
         "mcp_servers": mcp_servers,
-        "skills": [],
+        "skills": skills,
         "multiagent": None,
         "metadata": merged({}, given.get("metadata")),
         "created_at": rfc3339(now),
@@ -58,7 +61,7 @@ def new_agent(given: Fields, *, agent_id: AgentId, models: ModelTable, now: date
 
 
 def updated_agent(current: Wire, given: Fields, *, models: ModelTable, now: datetime) -> Wire:
-    """The next version, or `current` itself if nothing changes.
+    """The next version, or `current` itself if nothing changes. `skills` are resolved already.
 
     Raises Conflict for a `version` that is not the current one, even if nothing would change;
     InvalidRequest for an archived agent and for wrong fields.
@@ -74,7 +77,7 @@ def updated_agent(current: Wire, given: Fields, *, models: ModelTable, now: date
     after = dict(current)
     after.update({name: given[name] for name in ("name",) if name in given})
     after.update({name: given[name] or None for name in ("description", "system") if name in given})
-    after.update({name: given[name] or [] for name in ("tools", "mcp_servers") if name in given})
+    after.update({name: given[name] or [] for name in ("tools", "mcp_servers", "skills") if name in given})
     if "execution_identity" in given:
         after["execution_identity"] = given["execution_identity"] or {"type": "service_account"}
     if "model" in given:
@@ -84,6 +87,7 @@ def updated_agent(current: Wire, given: Fields, *, models: ModelTable, now: date
         )
     after["metadata"] = merged(current["metadata"], given.get("metadata"))
     after["tools"] = resolve_tools(after["tools"], after["mcp_servers"])
+    check_readable(after["skills"], after["tools"])
     if after == current:
         return current
     return {**after, "version": current["version"] + 1, "updated_at": rfc3339(now)}
@@ -117,7 +121,7 @@ def resolve_model(given: Fields, *, models: ModelTable, kept_effort: Wire | None
 def session_agent(agent: Wire, overrides: Fields, *, models: ModelTable) -> Wire:
     """The snapshot that a session keeps: the agent with its overrides, under the agent's id and version.
 
-    Omitted: inherit; null or []: run without; a value replaces completely.
+    Omitted: inherit; null or []: run without; a value replaces completely (skills are resolved already).
     Raises InvalidRequest, also for what no session can run yet.
     """
     if agent["archived_at"] is not None:
@@ -135,10 +139,11 @@ def session_agent(agent: Wire, overrides: Fields, *, models: ModelTable) -> Wire
             raise InvalidRequest(f"agent.{wrong.message}") from None
     if "system" in overrides:
         snapshot["system"] = overrides["system"] or None
-    for name in ("tools", "mcp_servers"):
+    for name in ("tools", "mcp_servers", "skills"):
         if name in overrides:
             snapshot[name] = overrides[name] or []
     snapshot["tools"] = resolve_tools(snapshot["tools"], snapshot["mcp_servers"], where="agent.")
+    check_readable(snapshot["skills"], snapshot["tools"], where="agent.")
     check_runnable(snapshot)
     return snapshot
 

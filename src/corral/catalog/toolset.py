@@ -51,6 +51,18 @@ def resolve_tools(tools: Sequence[Wire], mcp_servers: Sequence[Wire], *, where: 
     return resolved
 
 
+def offers(tools: Sequence[Wire], name: str) -> bool:
+    """Whether these resolved tools have that built-in tool, enabled."""
+    return any(
+        next(
+            (config["enabled"] for config in tool["configs"] if config["name"] == name),
+            tool["default_config"]["enabled"],
+        )
+        for tool in tools
+        if tool["type"] == AGENT_TOOLSET
+    )
+
+
 def _agent_toolset(tool: Wire, path: str) -> Wire:
     default = _settings(tool.get("default_config") or {}, f"{path}.default_config", True, _ALLOW)
     configs: list[Wire] = []

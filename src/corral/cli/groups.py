@@ -12,6 +12,7 @@ from corral.cli.options import (
     Most,
     ServedDir,
     SessionId,
+    Text,
     Url,
     api_at,
     config_from,
@@ -31,6 +32,7 @@ models_app = typer.Typer(
 price_app = typer.Typer(help="What models cost: list, set, remove.", no_args_is_help=True)
 models_app.add_typer(price_app, name="price")
 sandboxes_app = typer.Typer(help="Sandboxes of a server's hosts: list, evict.", no_args_is_help=True)
+skills_app = typer.Typer(help="Skills of a server: list, install, remove.", no_args_is_help=True)
 vault_app = typer.Typer(help="The keys that seal secrets: status, rotation.", no_args_is_help=True)
 db_app = typer.Typer(help="The database: check and upgrade its schema.", no_args_is_help=True)
 GROUPS = {
@@ -39,6 +41,7 @@ GROUPS = {
     "workspaces": workspaces_app,
     "models": models_app,
     "sandboxes": sandboxes_app,
+    "skills": skills_app,
     "vault": vault_app,
     "db": db_app,
 }
@@ -170,6 +173,47 @@ def workspaces_archive(
     from corral.cli.keys import archive_workspace
 
     archive_workspace(api_at(url, data_dir), workspace_id=workspace_id)
+
+
+@skills_app.command("list")
+def skills_list(
+    limit: Most = 100, url: Url = None, data_dir: ServedDir = None, as_json: Json = False
+) -> None:
+    """Newest first."""
+    from corral.cli.skills import list_skills
+
+    list_skills(api_at(url, data_dir), most=limit, as_json=as_json)
+
+
+@skills_app.command("install", epilog="Example: corral skills install ./pptx --as pptx")
+def skills_install(
+    source: Annotated[Path, typer.Argument(help="A directory with a SKILL.md, or a zip of one.")],
+    prebuilt: Annotated[
+        Text, typer.Option("--as", help="One of Anthropic's own names: docx, pdf, pptx, xlsx.")
+    ] = None,
+    url: Url = None,
+    data_dir: ServedDir = None,
+    as_json: Json = False,
+) -> None:
+    """Upload a skill. With --as, agents that name a prebuilt skill get this one.
+
+    Repeated with --as, it becomes the next version of that skill.
+    """
+    from corral.cli.skills import install_skill
+
+    install_skill(api_at(url, data_dir), source, prebuilt=prebuilt, as_json=as_json)
+
+
+@skills_app.command("remove")
+def skills_remove(
+    skill_id: Annotated[str, typer.Argument(help="As in skill_01..., or docx, pdf, pptx, xlsx.")],
+    url: Url = None,
+    data_dir: ServedDir = None,
+) -> None:
+    """Remove a skill and all its versions. Sessions that have it keep it."""
+    from corral.cli.skills import remove_skill
+
+    remove_skill(api_at(url, data_dir), skill_id)
 
 
 @vault_app.command("status")

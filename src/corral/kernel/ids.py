@@ -25,12 +25,15 @@ VaultId = NewType("VaultId", str)
 CredentialId = NewType("CredentialId", str)
 FileId = NewType("FileId", str)
 ResourceId = NewType("ResourceId", str)
+SkillId = NewType("SkillId", str)
+SkillVersionId = NewType("SkillVersionId", str)
 
 AGENT, ENVIRONMENT, SESSION, THREAD, EVENT = "agent", "env", "sesn", "sthr", "sevt"
 REQUEST, API_KEY, WORKSPACE = "req", "apikey", "wrkspc"
 MEMORY_STORE, MEMORY, MEMORY_VERSION = "memstore", "mem", "memver"
 VAULT, CREDENTIAL, VAULT_KEY = "vlt", "vcrd", "vkey"
 FILE, RESOURCE = "file", "sesrsc"
+SKILL, SKILL_VERSION = "skill", "skillver"
 DEFAULT_WORKSPACE = WorkspaceId("wrkspc_default")
 CORRAL_KEY_PREFIX = "corral_"  # begins every API key that Corral makes: recognisable, never sent to a model
 

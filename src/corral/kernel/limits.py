@@ -157,6 +157,26 @@ SESSION_OUTPUTS_MAX = 1_000  # files that one session has put out and not remove
 RESOURCE_PAGE_LIMIT_MAX = 1000  # API docs, sessions
 MOUNT_PATH_BYTES_MAX, MOUNT_PATH_PART_BYTES_MAX = 1_024, 255  # what file systems take
 
+# -- skills ---------------------------------------------------------------------------------------
+SKILL_BYTES_MAX = 30 * 1024 * 1024  # of all files, unpacked: with its multipart frame it fits into a body
+SKILL_FILES_MAX = 1_000  # also entries of a zip, directories included
+SKILL_PATH_BYTES_MAX, SKILL_PATH_PART_BYTES_MAX = 512, 200  # below what file systems take (4096, 255)
+SKILL_PATH_PARTS_MAX = 16  # directories and file name, the skill's own directory included
+SKILL_MD_BYTES_MAX = 256 * 1024  # READ_BYTES_MAX: the agent reads it with one call
+SKILL_FRONT_MATTER_BYTES_MAX = 16 * 1024  # names, descriptions and a few settings
+SKILL_NAME_CHARS_MAX, SKILL_DESCRIPTION_CHARS_MAX = 64, 1024  # API docs, skills
+SKILL_DISPLAY_NAME_CHARS_MAX = 255  # API docs, skills
+SKILL_REFERENCE_CHARS_MAX = 255  # of an id or a version in an agent
+SKILL_PAGE_LIMIT_MAX = 1_000  # API docs, skills
+SKILL_ZIP_DIRECTORY_BYTES_MAX = 1024 * 1024  # of a zip's own list of its entries, which is held in memory
+# Deflate makes text 3 to 20 times smaller; beyond this an archive is nothing but a bomb.
+SKILL_ZIP_RATIO_MAX, SKILL_ZIP_RATIO_BYTES = 250, 4 * 1024 * 1024
+SKILL_CHUNK_BYTES = 256 * 1024  # of a file in memory at a time
+SKILLS_PER_SESSION_MAX = 500  # distinct, over all agents of a session; API docs, skills
+SKILL_FORGET_SECONDS = 3600  # a deleted package stays for sessions that are just being created
+SKILL_FORGET_BATCH_MAX = 20  # packages that one look removes
+SKILL_FORGET_LOOK_SECONDS = 60.0
+
 # -- model requests -------------------------------------------------------------------------------
 MODEL_ATTEMPTS_MAX = 6  # one request and five retries, then retries_exhausted
 MODEL_BACKOFF_SECONDS, MODEL_BACKOFF_SECONDS_MAX = 1.0, 60.0

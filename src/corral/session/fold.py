@@ -15,9 +15,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
-from typing import Literal
+from typing import Any, Literal
 
 from corral.catalog.memory.attach import memory_note
+from corral.catalog.toolset import offers
 from corral.kernel.ids import EventId, SessionId, ThreadId
 from corral.session import events as ev
 from corral.session.budget import BUDGET_REACHED, Budget, running_seconds
@@ -83,6 +84,8 @@ class PendingCall:
 class Thread:
     """One thread of a session, folded.
 
+    skills:      of its agent, as the record of its session has them, and then of repositories.
+    seeks_skills: its repositories may bring some, and nobody has looked yet; before its first request.
     wants_model: the conversation ends with something that the model has not answered.
     weight:      of all entries, as `conversation.weight` counts.
     measured_tokens, measured_weight: what the provider counted, reply included, when the entries weighed
@@ -103,6 +106,8 @@ class Thread:
     thread_id: ThreadId
     parent_thread_id: ThreadId | None
     agent: Mapping[str, Json]
+    skills: tuple[Mapping[str, Json], ...] = ()
+    seeks_skills: bool = False
     created_at: datetime
     memory_note: str | None = None
     status: Status = "idle"
@@ -286,12 +291,30 @@ def begin(record: SessionRecord) -> State:
                 thread_id=thread.thread_id,
                 parent_thread_id=thread.parent_thread_id,
                 agent=thread.agent,
+                **_skills(record, thread),
                 created_at=thread.created_at,
                 memory_note=noted,
             )
             for thread in threads
         },
     )
+
+
+def _skills(record: SessionRecord, thread: ThreadRecord) -> dict[str, Any]:
+    if thread.thread_id != record.primary_thread_id:
+        return {}
+    has_repositories = any(resource.body["type"] == "github_repository" for resource in record.resources)
+    return {
+        "skills": tuple(record.skills),
+        "seeks_skills": has_repositories and offers(thread.agent["tools"], "read"),
+    }
+
+
+def _tell_skills(thread: Thread, private: Mapping[str, Json]) -> None:
+    """With its first request it is settled which skills a thread is told of: every later one says so."""
+    if thread.seeks_skills:
+        thread.seeks_skills = False
+        thread.skills += tuple(private.get("skills", ()))
 
 
 def receive(state: State, entry: InboxEntry) -> None:
@@ -362,6 +385,7 @@ def fold(
             thread.calls[event.id] = _pending(event, thread_id, private)
         case ev.SpanModelRequestStart():
             _begin_request(thread, event.id, private)
+            _tell_skills(thread, private)
         case ev.SpanModelRequestEnd():
             _end_request(thread, event, private, state.seq)
         case ev.AgentThreadContextCompacted():

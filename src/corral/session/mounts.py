@@ -52,7 +52,8 @@ class MountFailed(WorldError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Attached:
-    """What a session has now. agent: the snapshot of its primary thread. resources: as the store keeps
+    """What a session has now. agent: the snapshot of its primary thread, its skills as the session's record
+    has them. resources: as the store keeps
     them, which is what the wire shows and perhaps more."""
 
     session_id: SessionId

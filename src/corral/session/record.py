@@ -38,6 +38,7 @@ class SessionRecord:
     environment: the environment's config as it was at creation.
     resources:   in the order in which they were added.
     vault_ids:   in the order in which they are asked for a credential; fixed at creation.
+    skills:      of the agent, with what brains need of each (`catalog.skills.attached`); fixed at creation.
     usage:       wire `usage` as of the last append, without the running time still open.
     blocked_on:  ids that the session waits for, [] unless idle with requires_action.
     stop_reason: type of the last idle's, None while it is not idle.
@@ -76,6 +77,7 @@ class SessionRecord:
     workspace_id: WorkspaceId = DEFAULT_WORKSPACE
     vault_ids: Sequence[VaultId] = ()
     resources: Sequence[Resource] = ()
+    skills: Sequence[Mapping[str, Json]] = ()
     created_at: datetime
     updated_at: datetime
     archived_at: datetime | None

@@ -43,7 +43,7 @@ LEFT_OUT: Final[Mapping[str, str]] = {
 }
 """Tables that no archive has, and why."""
 
-_NAME_BLOBS: Final = (schema.files,)
+_NAME_BLOBS: Final = (schema.files, schema.skill_versions)
 """Tables whose rows name blobs that never change, by `blob_key`, `size_bytes` and `sha256`; several may
 name the same. Checkpoints do so as well, and are replaced."""
 

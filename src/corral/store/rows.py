@@ -45,6 +45,7 @@ RECORDS: AnySelect = select(
     session_details.c.resources,
     session_details.c.budget,
     session_details.c.runtime_rate,
+    session_details.c.skills,
 ).join_from(sessions, session_details, sessions.c.session_id == session_details.c.session_id)
 
 _THREADS = (
@@ -249,6 +250,7 @@ def _session(row: AnyRow, of_session: Sequence[ThreadRecord]) -> SessionRecord:
         environment=row.environment,
         vault_ids=tuple(VaultId(vault_id) for vault_id in row.vault_ids or ()),
         resources=resources_of(row.resources),
+        skills=tuple(row.skills or ()),
         status=row.status,
         usage=row.usage,
         active_seconds=row.active_seconds,

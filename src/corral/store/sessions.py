@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import Connection, bindparam, delete, func, insert, select, union_all, update
 
 from corral.catalog.metadata import merged
+from corral.catalog.skills.attached import check_readable
 from corral.kernel.clock import Clock
 from corral.kernel.errors import Conflict, InvalidRequest
 from corral.kernel.ids import Ids, SessionId, WorkspaceId
@@ -50,6 +51,7 @@ from corral.store.schema import (
     tombstones,
 )
 from corral.store.session_list import session_page
+from corral.store.skills.sessions import keep_skills
 
 __all__ = ["Sessions"]
 
@@ -109,6 +111,7 @@ class Sessions:
                 now=record.created_at,
             )
             _insert(connection, created)
+            keep_skills(connection, created)
             entries[:] = store_inputs(
                 connection,
                 record,
@@ -326,6 +329,7 @@ def _insert(connection: Connection, record: SessionRecord) -> None:
             "resources": stored_resources(record.resources),
             "budget": record.budget,
             "runtime_rate": record.runtime_rate,
+            "skills": list(record.skills) or None,
         },
     )
     if store_ids := {
@@ -380,6 +384,7 @@ def _apply(
                 f"agent: its tools can be changed only while the session is idle; it is {record.status}."
                 " Send a user.interrupt and wait until it is idle."
             )
+        check_readable(record.skills, agent["tools"], where="agent.")
         details["agent"] = news["agent"] = agent
         for thread in record.threads:
             if thread.thread_id == record.primary_thread_id:

@@ -14,6 +14,7 @@ from corral.testing import (
     contract_log,
     contract_memory,
     contract_sessions,
+    contract_skills,
     contract_vaults,
 )
 from corral.testing.stores import Check
@@ -25,5 +26,6 @@ CHECKS: tuple[Check, ...] = (
     *contract_catalog.CHECKS,
     *contract_files.CHECKS,
     *contract_memory.CHECKS,
+    *contract_skills.CHECKS,
     *contract_vaults.CHECKS,
 )

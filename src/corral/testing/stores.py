@@ -13,6 +13,7 @@ from corral.catalog.memory.ports import (
     MemoryVersions,
 )
 from corral.catalog.records import AgentStore, ApiKeyStore, EnvironmentStore
+from corral.catalog.skills.ports import SkillForgetting, Skills, SkillVersions
 from corral.catalog.vaults import CredentialStore, VaultKeyStore, VaultStore
 from corral.catalog.workspaces import WorkspaceStore
 from corral.kernel.errors import CorralError
@@ -53,6 +54,9 @@ class Stores:
     memory_versions: MemoryVersions
     memory_mounts: MemoryMounts
     memory_forgetting: MemoryForgetting
+    skills: Skills
+    skill_versions: SkillVersions
+    skill_forgetting: SkillForgetting
     ids: Ids = field(default_factory=Ids)
 
     async def session(self) -> SessionRecord:

@@ -49,11 +49,8 @@ WRONG = [
     (AgentCreate, {**AGENT, "metadata": {"k" * 65: "v"}}, "metadata."),
     (AgentCreate, {**AGENT, "metadata": {"k": "v" * 513}}, "metadata.k: "),
     (AgentCreate, {**AGENT, "metadata": {f"k{n}": "v" for n in range(17)}}, "metadata: "),
-    (
-        AgentCreate,
-        {**AGENT, "skills": [{"type": "anthropic", "skill_id": "xlsx"}]},
-        "skills: skills are not",
-    ),
+    (AgentCreate, {**AGENT, "skills": [{"type": "anthropic"}]}, "skills.0.skill_id: "),
+    (AgentCreate, {**AGENT, "skills": [{"type": "mine", "skill_id": "x"}]}, "skills.0.type: "),
     (AgentCreate, {**AGENT, "multiagent": {"type": "x"}}, "multiagent: multiagent is not"),
     (AgentCreate, {**AGENT, "execution_identity": {"type": "root"}}, "execution_identity.type: "),
     (AgentCreate, {**AGENT, "execution_identity": {"type": "aws_role"}}, "execution_identity.role_arn: "),

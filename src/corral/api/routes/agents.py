@@ -1,5 +1,7 @@
 """/v1/agents. Source: API docs, agents."""
 
+from typing import Any
+
 import orjson
 from fastapi import APIRouter, Request
 from starlette.responses import Response
@@ -14,17 +16,25 @@ from corral.api.schema.query import AgentListQuery, AgentQuery, NoQuery, PageQue
 from corral.api.schema.strict import parse, parse_empty
 from corral.catalog.agents import new_agent, updated_agent
 from corral.catalog.records import ListPage
+from corral.catalog.skills.attached import attach
 from corral.kernel.ids import AGENT, AgentId
 
 
 def agent_routes(deps: Dependencies, once: OnceOnly) -> APIRouter:
     router = APIRouter(tags=["agents"])
 
+    async def resolved(request: Request, given: dict[str, Any]) -> dict[str, Any]:
+        """With the versions of skills that are meant. Raises InvalidRequest."""
+        if not given.get("skills"):
+            return given
+        skills = await attach(deps.skill_versions, caller(request).workspace_id, given["skills"])
+        return {**given, "skills": [skill.wire for skill in skills]}
+
     @router.post("/v1/agents", openapi_extra=takes(body=AgentCreate))
     @once.per_key
     async def create_agent(request: Request) -> Response:
         parse_query(NoQuery, request.query_params)
-        given = parse(AgentCreate, await request.body()).given()
+        given = await resolved(request, parse(AgentCreate, await request.body()).given())
         agent_id = AgentId(deps.ids.mint(AGENT))
         agent = new_agent(given, agent_id=agent_id, models=deps.models, now=deps.clock.now())
         workspace_id = caller(request).workspace_id
@@ -59,7 +69,8 @@ def agent_routes(deps: Dependencies, once: OnceOnly) -> APIRouter:
     @once.per_key
     async def update_agent(request: Request, agent_id: AgentId) -> Response:
         parse_query(NoQuery, request.query_params)
-        given, now = parse(AgentUpdate, await request.body()).given(), deps.clock.now()
+        given = await resolved(request, parse(AgentUpdate, await request.body()).given())
+        now = deps.clock.now()
         workspace_id = caller(request).workspace_id
         return await once.perform(
             request,

@@ -27,6 +27,7 @@ from corral.catalog.agents import check_budgetable, session_agent, session_tools
 from corral.catalog.credentials import check_session_vaults
 from corral.catalog.environments import check_session_environment
 from corral.catalog.idempotency import Answer
+from corral.catalog.skills.attached import attach
 from corral.kernel.clock import parse_rfc3339, rfc3339
 from corral.kernel.cursor import BAD_CURSOR
 from corral.kernel.errors import InvalidRequest
@@ -68,7 +69,16 @@ def session_routes(
             AgentId(asked.agent.id), workspace_id=who.workspace_id, version=asked.agent.version
         )
         overrides = {name: value for name, value in chosen.items() if name not in _AGENT_REFERENCE}
+        if overrides.get("skills"):
+            chosen_skills = await attach(
+                deps.skill_versions, who.workspace_id, overrides["skills"], where="agent.skills"
+            )
+            overrides["skills"] = [skill.wire for skill in chosen_skills]
         snapshot = session_agent(agent, overrides, models=deps.models)
+        # Once more: a version that the agent was saved with may be gone.
+        skills = await attach(
+            deps.skill_versions, who.workspace_id, snapshot["skills"], where="agent.skills"
+        )
         if asked.budget is not None:
             check_budgetable(snapshot, models=deps.models)
         environment = await deps.environments.read(
@@ -91,6 +101,7 @@ def session_routes(
             snapshot=snapshot,
             environment=environment["config"],
             vault_ids=vault_ids,
+            skills=[skill.kept for skill in skills],
             is_running=bool(initial),
             who=who,
             now=now,
@@ -186,6 +197,7 @@ def _new_record(
     snapshot: Mapping[str, Json],
     environment: Mapping[str, Json],
     vault_ids: Sequence[VaultId],
+    skills: Sequence[Mapping[str, Json]],
     is_running: bool,
     who: Caller,
     now: datetime,
@@ -201,6 +213,7 @@ def _new_record(
         environment=environment,
         vault_ids=vault_ids,
         resources=resources,
+        skills=skills,
         status="running" if is_running else "idle",
         usage=NEW_USAGE,
         active_seconds=0.0,

@@ -15,6 +15,8 @@ from corral.kernel.limits import (
     MCP_URL_CHARS_MAX,
     MODEL_ID_CHARS_MAX,
     ROLE_ARN_CHARS_MAX,
+    SKILL_REFERENCE_CHARS_MAX,
+    SKILLS_PER_AGENT_MAX,
     TOOL_DESCRIPTION_CHARS_MAX,
     TOOL_NAME_CHARS_MAX,
     TOOLS_PER_AGENT_MAX,
@@ -126,7 +128,19 @@ Name = Annotated[str, StringConstraints(min_length=1, max_length=AGENT_NAME_CHAR
 Description = Annotated[str, StringConstraints(max_length=AGENT_DESCRIPTION_CHARS_MAX)]
 System = Annotated[str, StringConstraints(max_length=AGENT_SYSTEM_CHARS_MAX)]
 ModelOrName = Annotated[Model, _widen("id")]
-NoSkills = Annotated[list[Any] | None, not_yet("skills are")]
+
+
+class Skill(Strict):
+    """`version`: an id, a number of the older API, or "latest"; left out, the latest."""
+
+    type: Literal["custom", "anthropic"]
+    skill_id: Annotated[str, StringConstraints(min_length=1, max_length=SKILL_REFERENCE_CHARS_MAX)]
+    version: (
+        Annotated[str, StringConstraints(min_length=1, max_length=SKILL_REFERENCE_CHARS_MAX)] | None
+    ) = None
+
+
+Skills = Annotated[list[Skill], Field(max_length=SKILLS_PER_AGENT_MAX)]
 NoMultiagent = Annotated[dict[str, Any] | None, not_yet("multiagent is")]
 
 
@@ -137,7 +151,7 @@ class AgentCreate(Strict):
     description: Description | None = None
     tools: Tools | None = None
     mcp_servers: McpServers | None = None
-    skills: NoSkills = None
+    skills: Skills | None = None
     multiagent: NoMultiagent = None
     execution_identity: ExecutionIdentity | None = None
     metadata: Metadata | None = None
@@ -153,7 +167,7 @@ class AgentUpdate(Strict):
     description: Description | None = None
     tools: Tools | None = None
     mcp_servers: McpServers | None = None
-    skills: NoSkills = None
+    skills: Skills | None = None
     multiagent: NoMultiagent = None
     execution_identity: ExecutionIdentity | None = None
     metadata: MetadataPatch | None = None
@@ -175,7 +189,7 @@ class AgentWithOverrides(Strict):
     system: System | None = None
     tools: Tools | None = None
     mcp_servers: McpServers | None = None
-    skills: NoSkills = None
+    skills: Skills | None = None
 
 
 AgentChoice = Annotated[

@@ -29,6 +29,7 @@ from corral.store.schema.sessions import (
     threads,
     tombstones,
 )
+from corral.store.schema.skills import session_skills, skill_versions, skills
 from corral.store.schema.types import Exact, JsonBytes, Moment, from_us, metadata, to_us
 from corral.store.schema.vaults import credential_secrets, credentials, vault_keys, vaults
 
@@ -64,7 +65,10 @@ __all__ = [
     "placements",
     "session_details",
     "session_memory_stores",
+    "session_skills",
     "sessions",
+    "skill_versions",
+    "skills",
     "thread_details",
     "threads",
     "to_us",
@@ -75,5 +79,5 @@ __all__ = [
     "writers",
 ]
 
-REVISION = "0009"
+REVISION = "0010"
 """The Alembic revision that these tables are of."""

@@ -133,6 +133,7 @@ session_details = Table(
     Column("resources", JsonBytes),  # null: none
     Column("budget", JsonBytes),  # null: none
     Column("runtime_rate", Exact),  # micro-cents per hour
+    Column("skills", JsonBytes),  # null: none
 )
 
 session_memory_stores = Table(
