@@ -257,3 +257,30 @@ async def test_many_sessions_survive_one_crash(stage: Stage) -> None:
         assert len(await results(stage, session_id)) == (1 if what == "tool" else 0)
         if what == "tool":
             assert lines(stage, session_id) == ["ran"]
+
+
+async def test_a_budget_holds_whoever_dies(stage: Stage) -> None:
+    """At the pause, and at the resumption: nothing is asked in between, and what it has cost is known."""
+    dear = Reply(content=bash(ONCE).content, stop_reason="tool_use", usage={"output_tokens": 5_000})
+    stage.script = conversation(dear, Reply.text("Done."))
+    budget: dict[str, Any] = {"type": "limit", "max_list_cost": {"amount": "5", "currency": "USD"}}
+    session = await stage.session(budget=budget)
+    stage.server.crash_at("brain.after_tool")
+    await stage.send_surely(session.id, text("Go."))
+
+    def is_paused() -> bool:
+        record = stage.server.snapshot(session.id).record
+        return record.stop_reason == "budget_reached" and record.status == "idle"
+
+    await until(is_paused, seconds=40, every=0.05)
+    await until(lambda: bool(stage.server.pid("server")))  # the one that went on with it
+    await stage.server.kill("server")
+    rests = await stage.rests(session.id)
+    assert (rests.status, rests.usage.list_cost.amount) == ("idle", "10")
+    assert len(stage.requests) == 1, "the gate stayed closed"
+    stage.server.crash_at("brain.before_append")  # of the brain that wants to go on
+    budget["max_list_cost"]["amount"] = "11"
+    await stage.client.beta.sessions.update(session.id, budget=budget)  # type: ignore[arg-type]
+    (result,) = await results(stage, session.id)
+    assert stage.server.has_crashed() and not result.is_error
+    assert lines(stage, session.id) == ["ran"]
