@@ -31,9 +31,7 @@ KNOWN_GAPS = {
     f"{endpoint.name}": reason
     for endpoint in SURFACE
     for part, reason in {
-        "/v1/files": "files are not there yet",
         "/work": "self-hosted environments are not there yet",
-        "/resources": "resources of sessions are not there yet",
         "mcp_oauth_validate": "it asks the network, which is not there yet",
     }.items()
     if part in endpoint.path

@@ -216,6 +216,47 @@ step(["POST /v1/sessions/{session_id}/events"], "an interrupt in the middle of a
   await refused(400, () => beta.sessions.events.send(session.id, { events: [{ type: "user.nonsense" }] }));
 });
 
+// -- files, and files as resources -------------------------------------------------------------------
+
+step(
+  [
+    "POST /v1/files",
+    "GET /v1/files/{file_id}",
+    "GET /v1/files/{file_id}/content",
+    "GET /v1/files",
+    "DELETE /v1/files/{file_id}",
+    "POST /v1/sessions/{session_id}/resources",
+    "GET /v1/sessions/{session_id}/resources",
+    "GET /v1/sessions/{session_id}/resources/{resource_id}",
+    "POST /v1/sessions/{session_id}/resources/{resource_id}",
+    "DELETE /v1/sessions/{session_id}/resources/{resource_id}",
+  ],
+  "a file, and where it is mounted",
+  async () => {
+    const file = await beta.files.upload({
+      file: await toFile(Buffer.from("a,b\n"), "données.csv", { type: "text/csv" }),
+    });
+    assert.deepEqual([file.filename, file.mime_type, file.size_bytes], ["données.csv", "text/csv", 4]);
+    assert.deepEqual(await beta.files.retrieveMetadata(file.id), file);
+    await refused(400, () => beta.files.download(file.id));
+    assert.ok((await all(beta.files.list({ limit: 100 }))).some((each) => each.id === file.id));
+    const mount = { type: "file", file_id: file.id, mount_path: "/a.csv" };
+    const session = await newSession({}, { resources: [mount] });
+    assert.equal(session.resources[0].mount_path, "/mnt/session/uploads/a.csv");
+    const at = { session_id: session.id };
+    const resources = beta.sessions.resources;
+    const added = await resources.add(session.id, { type: "file", file_id: file.id });
+    assert.deepEqual(await resources.retrieve(added.id, at), added);
+    assert.equal((await all(resources.list(session.id))).length, 2);
+    await refused(400, () => resources.update(added.id, { ...at, authorization_token: "none" }));
+    assert.equal((await resources.delete(added.id, at)).type, "session_resource_deleted");
+    const copies = await all(beta.files.list({ scope_id: session.id }));
+    assert.deepEqual(copies.map((each) => each.id), [session.resources[0].file_id]);
+    assert.equal((await beta.files.delete(file.id)).type, "file_deleted");
+    await refused(404, () => beta.files.retrieveMetadata(file.id));
+  },
+);
+
 // -- vaults ------------------------------------------------------------------------------------------
 
 step(
