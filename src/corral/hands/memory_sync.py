@@ -176,19 +176,18 @@ class MemorySync:
             if path not in base.files or base.files[path][1] != entry.content_sha256
         ]
         gone = [path for path in base.files if path not in target]
-        refused: set[str] = set()
+        refused = 0
         if gone:
             removes = [[path, base.files[path][2:]] for path in gone if path in stamps]
-            said = await self._hands.apply_tree(session_id, place, {"removes": removes}, epoch=epoch)
-            refused = set(said["refused"])  # the agent has changed it: then it is a new memory
+            # What the agent has changed meanwhile stays: it is a new memory then.
+            await self._hands.apply_tree(session_id, place, {"removes": removes}, epoch=epoch)
             for path in gone:
                 del base.files[path]
         for start in range(0, len(wanted), MEMORY_EDITS_MAX):
             batch = wanted[start:][:MEMORY_EDITS_MAX]
-            await self._put(session_id, place, key, base, batch, stamps, epoch)
-        base.change = change
-        if refused:
-            log.info("session %s: %d memories were changed on both sides", session_id, len(refused))
+            refused += await self._put(session_id, place, key, base, batch, stamps, epoch)
+        if not refused:  # else it is looked at again, after the next change
+            base.change = change
         await self._hands.note_tree(session_id, place, base.note(), instead_of=news.version)
         self._changes[session_id, place] = change
 
@@ -218,8 +217,9 @@ class MemorySync:
         entries: Sequence[Entry],
         stamps: Mapping[str, Sequence[Json]],
         epoch: int,
-    ) -> None:
-        """Write memories into the tree, but over nothing that the agent has changed."""
+    ) -> int:
+        """Write memories into the tree, but over nothing that the agent has changed. Returns how many could
+        not be written."""
         contents = await self._mounts.contents(key, [entry.memory_id for entry in entries])
         puts, new = [], {}
         for entry in entries:
@@ -233,10 +233,13 @@ class MemorySync:
                 continue  # the agent has made one, too: that is pushed
             puts.append([path, expected, base64.b64encode(content).decode()])
             new[path] = [entry.memory_id, content_sha256(content)]
+        written = 0
         if puts:
             said = await self._hands.apply_tree(session_id, place, {"puts": puts}, epoch=epoch)
             for path, stamp in said["stamps"].items():
                 base.files[path] = [*new[path], *stamp]
+            written = len(said["stamps"])
+        return len(entries) - written
 
     # -- from the tree ------------------------------------------------------------------------------------
 
