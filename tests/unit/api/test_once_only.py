@@ -15,6 +15,8 @@ EXCEPTIONS = {
     "validate_credential": "changes nothing",
     "evict_sandbox": "safe to repeat as it is: what is evicted stays evicted",
     "kill": "an emergency stop: repeated, it stops again",
+    "install_skill": "an operator's command: repeated, the same package is installed as a newer version",
+    "uninstall_skill": "an operator's command: repeated, it is gone already",
     "import_workspace": "a PUT: repeated, it puts the same files there",
 }
 CHANGES = {"post", "put", "patch", "delete"}
@@ -42,7 +44,9 @@ def test_every_change_takes_effect_once_per_key() -> None:
     assert set(EXCEPTIONS) <= set(routes)
     for name, source in routes.items():
         is_once = (
-            re.search(r"^once\.per_key$|await once\.replay\(request, (?:upload\.)?digest\)", source, re.MULTILINE)
+            re.search(
+                r"^once\.per_key$|await once\.replay\(request, (?:upload\.)?digest\)", source, re.MULTILINE
+            )
             is not None
             and "await once.perform(" in source
         )
