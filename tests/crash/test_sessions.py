@@ -14,9 +14,10 @@ import httpx2
 import pytest
 import pytest_asyncio
 
+from corral.brain.summary import INSTRUCTION
 from corral.hands.news import NEWS_KEPT
 from corral.testing.messages_api import MessagesApi, Request
-from corral.testing.messages_reply import Answer, Reply
+from corral.testing.messages_reply import Answer, HttpError, Reply
 from tests.served import KEY, Served, lives, served, text, until
 from tests.stage import LOOKUP, TOOLSET, Stage, Stages, frames, words
 
@@ -142,6 +143,32 @@ async def test_the_server_dies_while_the_model_streams(stage: Stage) -> None:
     assert ends == [True, False], "the lost request is closed, and asked again"
     assert [event.id for event in history if event.type == "user.message"] == [sent]
     assert len(stage.requests) == 2
+
+
+async def test_the_server_dies_while_a_summary_is_made(stage: Stage) -> None:
+    """It is asked for again, and takes the conversation's place once."""
+    asked: list[Request] = []
+
+    def script(request: Request) -> Answer:
+        messages = request.json["messages"]
+        told = str(messages)
+        if messages[-1]["content"][-1]["text"] == INSTRUCTION:
+            asked.append(request)
+            return Reply.text("Summary: we greeted.") if len(asked) > 1 else Reply(hang_after_bytes=200)
+        if "we greeted" in told:
+            return Reply.text("Done.")
+        return HttpError.prompt_too_long() if "Again." in told else Reply.text("Well. " * 3_000)
+
+    stage.script = script
+    session = await stage.session(initial_events=[text("Hello. " * 3_000)])
+    await stage.rests(session.id)
+    await stage.send(session.id, text("Again."))
+    await until(lambda: asked)
+    await stage.server.kill("server")
+    assert await results(stage, session.id) == []
+    kinds = [event.type for event in await stage.history(session.id)]
+    assert kinds.count("agent.thread_context_compacted") == 1 and len(asked) == 2
+    assert "session.error" not in kinds
 
 
 @pytest.mark.parametrize("how", ["kill server", "SIGTERM server", "kill supervisor", "SIGTERM all"])

@@ -75,7 +75,8 @@ class _Plan:
 
     def made(self) -> Mapping[str, Json]:
         thread, taken, limit = self.thread, self._taken(), COMPACT_AT * self.room
-        if thread.overflow is not None:  # whatever we think it takes, it is too much
+        if thread.overflow is not None:  # whatever we think it takes, and was counted, it is too much
+            taken = max(taken, (self.fixed + thread.weight) / TOKEN_BYTES)
             limit = min(limit, taken) * 0.5 ** max(1, thread.overflows)
         elif taken < CLEAR_AT * self.room:
             return {}
