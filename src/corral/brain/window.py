@@ -166,7 +166,8 @@ class _Plan:
         if not self.thread.measured_tokens:
             return 1 / TOKEN_BYTES
         counted = self.thread.measured_tokens / max(1, self.fixed + self.thread.measured_weight)
-        return min(1.0, max(1 / TOKEN_BYTES_MAX, counted))
+        least = TOKEN_BYTES_MAX if self.thread.overflow is None else TOKEN_BYTES
+        return min(1.0, max(1 / least, counted))
 
     def _tokens(self, weight: float) -> float:
         return weight * self._rate()
