@@ -97,16 +97,18 @@ class S3Blobs:
     async def put(self, key: str, data: AsyncIterator[bytes]) -> Blob:
         check_key(key)
         source = _Hashed(data)
-        parts = _parts(source)
-        first = await anext(parts, b"")
+        chunks = aiter(source)
+        first = await _first_part(chunks)
         try:
-            if len(first) < BLOB_PART_BYTES:
-                await self._obstore.put_async(self._store, self._prefix + key, first, use_multipart=False)
+            if sum(map(len, first)) < BLOB_PART_BYTES:
+                await self._obstore.put_async(
+                    self._store, self._prefix + key, b"".join(first), use_multipart=False
+                )
             else:
                 await self._obstore.put_async(
                     self._store,
                     self._prefix + key,
-                    _chained(first, parts),
+                    _chained(first, chunks),  # `obstore` makes the parts: here they would be there twice
                     use_multipart=True,
                     chunk_size=BLOB_PART_BYTES,
                     max_concurrency=BLOB_PARTS_AT_ONCE,
@@ -233,22 +235,23 @@ class _Hashed:
             raise
 
 
-async def _parts(data: _Hashed) -> AsyncIterator[bytes]:
-    """The stream in pieces of BLOB_PART_BYTES, but for the last."""
-    buffer = bytearray()
-    async for chunk in data:
-        buffer += chunk
-        while len(buffer) >= BLOB_PART_BYTES:
-            yield bytes(buffer[:BLOB_PART_BYTES])
-            del buffer[:BLOB_PART_BYTES]
-    if buffer:
-        yield bytes(buffer)
+async def _first_part(chunks: AsyncIterator[bytes]) -> list[bytes]:
+    """The beginning of the stream: of BLOB_PART_BYTES or a little more, else all of it."""
+    first, size = [], 0
+    async for chunk in chunks:
+        first.append(chunk)
+        size += len(chunk)
+        if size >= BLOB_PART_BYTES:
+            break
+    return first
 
 
-async def _chained(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    yield first
-    async for part in rest:
-        yield part
+async def _chained(first: list[bytes], rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    first.reverse()
+    while first:  # what was given is not kept
+        yield first.pop()
+    async for chunk in rest:
+        yield chunk
 
 
 def _code(error: Exception) -> str:
