@@ -197,3 +197,28 @@ async def test_what_is_refused(host: GitHost, stage: Stage) -> None:
     data_dir: Path = stage.server.config.data_dir
     for path in [path for path in data_dir.rglob("*") if path.is_file()]:
         assert b"ghp_planted" not in path.read_bytes(), path
+
+
+async def test_skills_of_a_repository_are_told_of_once_and_for_all(host: GitHost, stage: Stage) -> None:
+    """Those at exactly that depth, at the commit that is checked out; what comes later changes nothing."""
+    skill = "---\nname: greet\ndescription: Greets people.\n---\nSay hello.\n"
+    host.push(
+        "ada/skilled",
+        {
+            ".claude/skills/greet/SKILL.md": skill,
+            ".claude/skills/deep/er/SKILL.md": skill,
+            ".claude/skills/mute/SKILL.md": "# says nothing of itself\n",
+            "sub/.claude/skills/other/SKILL.md": skill,
+        },
+    )
+    session = await stage.session(resources=[mount(host.url("ada/skilled"))])
+    at = "/workspace/skilled/.claude/skills/greet/SKILL.md"
+    async with stage.watch(session.id) as tail:
+        said = await turn(stage, session.id, tail, f"cat {at}")
+        assert said.endswith("Say hello.")
+        host.push("ada/skilled", {".claude/skills/late/SKILL.md": skill})
+        await turn(stage, session.id, tail, "true", 2)
+    systems = [request.json["system"] for request in stage.requests]
+    assert len(systems) == 4 and all(system == systems[0] for system in systems)
+    [told] = [block["text"] for block in systems[0] if "SKILL.md" in block["text"]]
+    assert told.splitlines()[1:] == [f"- greet ({at}): Greets people."]

@@ -9,7 +9,7 @@ from corral.app.files import files_of
 from corral.app.ground import Ground
 from corral.app.hands import Reach, SessionHands
 from corral.app.models import anthropic_model, model_table
-from corral.app.mounts import open_mounting
+from corral.app.mounts import open_mounting, open_repositories
 from corral.app.part import Part
 from corral.app.repositories import open_mirrors
 from corral.brain.dispatch import Dispatch
@@ -66,7 +66,8 @@ def open_worker(
     stack.push_async_callback(model.aclose)
     mirrors = open_mirrors(config)
     stack.push_async_callback(mirrors.aclose)
-    mounting = open_mounting(ground, hands, blobs=blobs, mirrors=mirrors)
+    repositories, repository_skills = open_repositories(ground, mirrors)
+    mounting = open_mounting(ground, hands, blobs=blobs, repositories=repositories)
     stack.push_async_callback(mounting.aclose)
     dispatch = Dispatch(hands, mounting)
     stack.push_async_callback(dispatch.aclose)
@@ -83,6 +84,7 @@ def open_worker(
         model=model,
         models=models,
         dispatch=dispatch,
+        repository_skills=repository_skills,
         judge=ModelJudge(model, models, name=_judge_model(config, models)),
         clock=ground.clock,
         ids=ground.ids,

@@ -15,24 +15,33 @@ from corral.hands.mounting import Mounting
 from corral.kernel.ids import SessionId
 from corral.orchestrator.outputs import OutputsCollector
 from corral.repositories.mirrors import Mirrors
+from corral.repositories.skills import SkillsOfRepositories
 from corral.repositories.source import RepositorySource
 from corral.session.content import Json
 from corral.session.mounts import Attached, MountSource
 from corral.store.memory.mounts import MemoryMountTable
 from corral.store.session_resources import Resources
 
-__all__ = ["open_collector", "open_mounting"]
+__all__ = ["open_collector", "open_mounting", "open_repositories"]
 
 
-def open_mounting(ground: Ground, hands: SessionHands, *, blobs: BlobStore, mirrors: Mirrors) -> Mounting:
+def open_mounting(
+    ground: Ground, hands: SessionHands, *, blobs: BlobStore, repositories: RepositorySource
+) -> Mounting:
     """To add a kind: one line in `sources`."""
     sources: Mapping[str, MountSource] = {
         "file": FileSource(files_of(ground, blobs)),
         "skill": SkillSource(blobs),
-        "repository": RepositorySource(mirrors, resources=_resources(ground)),
+        "repository": repositories,
     }
     memory = MemorySync(hands, MemoryMountTable(ground.database, ground.ids))
     return Mounting(hands, resources=_resources(ground), sources=sources, memory=memory)
+
+
+def open_repositories(ground: Ground, mirrors: Mirrors) -> tuple[RepositorySource, SkillsOfRepositories]:
+    """One source for both: what a checkout was resolved to for the skills is what the copy gets."""
+    source = RepositorySource(mirrors, resources=_resources(ground))
+    return source, SkillsOfRepositories(source, resources=_resources(ground))
 
 
 def open_collector(ground: Ground, hands: HandsClient, blobs: BlobStore) -> OutputsCollector:
