@@ -26,7 +26,8 @@ _ABOUT = (
     " request-id. x-corral-role: what a key must at least be."
 )
 _OTHER_MEDIA: Mapping[str, str] = {
-    "application/octet-stream": r"GET /v1/(files|skills)/.*/content",
+    "application/octet-stream": r"GET /v1/files/.*/content",
+    "application/zip": r"GET /v1/skills/.*/content",
     "application/x-tar": r"GET /corral/v1/sessions/.*/workspace",
     "text/plain": r"GET /metrics",
     "text/html": r"GET /corral/v1/docs",

@@ -34,6 +34,7 @@ class SkillSource:
                 mode="copy",
             )
             for skill in attached.agent.get("skills", ())
+            if "version" in skill  # those of repositories come with them
         ]
 
     async def open(self, session_id: SessionId, mount: Mount) -> AsyncGenerator[bytes, None]:

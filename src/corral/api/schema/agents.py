@@ -130,7 +130,7 @@ System = Annotated[str, StringConstraints(max_length=AGENT_SYSTEM_CHARS_MAX)]
 ModelOrName = Annotated[Model, _widen("id")]
 
 
-class Skill(Strict):
+class SkillReference(Strict):
     """`version`: an id, a number of the older API, or "latest"; left out, the latest."""
 
     type: Literal["custom", "anthropic"]
@@ -140,7 +140,7 @@ class Skill(Strict):
     ) = None
 
 
-Skills = Annotated[list[Skill], Field(max_length=SKILLS_PER_AGENT_MAX)]
+Skills = Annotated[list[SkillReference], Field(max_length=SKILLS_PER_AGENT_MAX)]
 NoMultiagent = Annotated[dict[str, Any] | None, not_yet("multiagent is")]
 
 

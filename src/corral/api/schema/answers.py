@@ -29,6 +29,8 @@ _FIELDS: Mapping[str, str] = {
     "Memory": "type path",  # or a prefix of paths
     "MemoryVersion": "id type=memory_version memory_store_id memory_id operation path? content?"
     " created_at:time redacted_at:time?",
+    "Skill": "id type=skill display_name latest_version_id? source:object created_at:time updated_at:time",
+    "SkillVersion": "id type=skill_version skill_id name description created_at:time",
     "Vault": "id type=vault display_name metadata:object created_at:time updated_at:time archived_at:time?",
     "Credential": "id type=vault_credential vault_id auth:object metadata:object created_at:time"
     " updated_at:time archived_at:time?",
@@ -56,6 +58,8 @@ _NOUNS: Mapping[str, str] = {
     "memory_stores": "MemoryStore",
     "memories": "Memory",
     "memory_versions": "MemoryVersion",
+    "skills": "Skill",
+    "skills/versions": "SkillVersion",
     "vaults": "Vault",
     "credentials": "Credential",
     "models": "ModelInfo",
@@ -63,7 +67,7 @@ _NOUNS: Mapping[str, str] = {
     "workspaces": "Workspace",
     "sandboxes": "Sandbox",
 }
-"""What the last word of a path that is no verb stands for."""
+"""What the last word of a path that is no verb stands for; some only below another."""
 
 _VERBS = frozenset({"archive", "redact", "evict"})
 _OTHERWISE: Mapping[tuple[str, str], Schema] = {
@@ -132,9 +136,10 @@ def answer_to(method: str, path: str) -> Schema:
         return {"$ref": "#/components/schemas/Deleted"}
     if last.startswith("{") or last in _VERBS:
         nouns = [word for word in words if not word.startswith("{") and word not in _VERBS]
-        name = _NOUNS.get(nouns[-1])
+        noun = nouns[-1]
     else:
-        name = _NOUNS.get(last)
+        noun = last
+    name = _NOUNS.get(f"{words[1]}/{noun}" if len(words) > 1 else "") or _NOUNS.get(noun)
     if name is None:
         return {"type": "object"}
     schema: Schema = {"$ref": f"#/components/schemas/{name}"}
