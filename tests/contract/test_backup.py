@@ -242,6 +242,8 @@ async def fill(store: Store) -> dict[str, SessionRecord]:
     await store.place(records["waiting"], "host_here")
     await store.sessions.delete(records["deleted"].session_id)
     await remember(store)
+    remembers = Resource(body={"type": "memory_store", "memory_store_id": "memstore_kept"})
+    await store.sessions.create(replace(new_session(store.ids, NOW), resources=(remembers,)))
     keyed = Idempotent(
         api_key_id="k", path="/v1/x", key="once", request_sha256=b"\0\xff" * 16,
         render=lambda _: Answer(status=200, body=b"{}"),
