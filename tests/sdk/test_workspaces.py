@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from typing import Any
 
+import anthropic
 import httpx2
 import pytest
 
@@ -363,3 +364,34 @@ def test_roles(operator, someone) -> None:
         assert (method, where, answer.status_code) == (method, where, status)
         if status == 403:
             assert answer.json()["error"]["type"] == "permission_error"
+
+
+async def test_official_clients_in_a_workspace(server, operator, someone) -> None:
+    """Sync and async: what one makes there the other finds, and nobody else."""
+    place = someone(workspace(operator, "clients"), "developer")
+    options = {
+        "api_key": place.http.headers["x-api-key"],
+        "default_headers": {"anthropic-workspace-id": place.workspace_id},
+        "_strict_response_validation": True,
+    }
+    with server.client(**options) as client:
+        agent = client.beta.agents.create(name="a", model="claude-opus-5-5")
+        environment = client.beta.environments.create(name="e")
+        session = client.beta.sessions.create(agent=agent.id, environment_id=environment.id)
+    async with server.async_client(**options) as client:
+        assert [each.id async for each in client.beta.agents.list()] == [agent.id]
+        assert [each.id async for each in client.beta.sessions.list()] == [session.id]
+    async with server.async_client(_strict_response_validation=True) as client:
+        assert session.id not in [each.id async for each in client.beta.sessions.list()]
+        with pytest.raises(anthropic.NotFoundError):
+            await client.beta.sessions.retrieve(session.id)
+        with pytest.raises(anthropic.NotFoundError):
+            await client.beta.sessions.create(agent=agent.id, environment_id=environment.id)
+    with server.client(**{**options, "api_key": server.key}) as client:  # an operator, there
+        assert client.beta.sessions.retrieve(session.id).id == session.id
+    wrong = {"anthropic-workspace-id": "wrkspc_default"}
+    with (
+        server.client(**{**options, "default_headers": wrong}) as client,
+        pytest.raises(anthropic.PermissionDeniedError),
+    ):
+        client.beta.agents.list()
