@@ -48,7 +48,7 @@ _FIELDS: Mapping[str, str] = {
 
 _NOUNS: Mapping[str, str] = {
     "agents": "Agent",
-    "versions": "Agent",
+    "agents/versions": "Agent",
     "environments": "Environment",
     "sessions": "Session",
     "threads": "SessionThread",
@@ -63,11 +63,11 @@ _NOUNS: Mapping[str, str] = {
     "vaults": "Vault",
     "credentials": "Credential",
     "models": "ModelInfo",
-    "keys": "ApiKey",
+    "v1/keys": "ApiKey",
     "workspaces": "Workspace",
     "sandboxes": "Sandbox",
 }
-"""What the last word of a path that is no verb stands for; some only below another."""
+"""What the last word of a path stands for that is no verb; some only below another."""
 
 _VERBS = frozenset({"archive", "redact", "evict"})
 _OTHERWISE: Mapping[tuple[str, str], Schema] = {
@@ -134,16 +134,12 @@ def answer_to(method: str, path: str) -> Schema:
     last = words[-1]
     if method == "DELETE":
         return {"$ref": "#/components/schemas/Deleted"}
-    if last.startswith("{") or last in _VERBS:
-        nouns = [word for word in words if not word.startswith("{") and word not in _VERBS]
-        noun = nouns[-1]
-    else:
-        noun = last
-    name = _NOUNS.get(f"{words[1]}/{noun}" if len(words) > 1 else "") or _NOUNS.get(noun)
+    nouns = [word for word in words if not word.startswith("{") and word not in _VERBS]
+    name = _NOUNS.get("/".join(nouns[-2:])) or _NOUNS.get(nouns[-1])
     if name is None:
         return {"type": "object"}
     schema: Schema = {"$ref": f"#/components/schemas/{name}"}
-    if method == "GET" and last in _NOUNS:
+    if method == "GET" and last == nouns[-1]:
         return {
             "type": "object",
             "required": ["data"],
