@@ -1,5 +1,6 @@
 """Repositories of sessions, end to end: the official SDK, real processes, git over TLS, real sandboxes."""
 
+import json
 from collections.abc import AsyncIterator
 from itertools import count
 from pathlib import Path
@@ -95,6 +96,22 @@ async def test_a_session_with_a_repository(host: GitHost, stage: Stage) -> None:
         said = await turn(stage, session.id, tail, "cd /workspace/engine; git status --short; cat mine", 2)
         assert said.split() == ["D", "README.md", "??", "mine", "two"]
         assert not tail.of("session.error")
+
+
+async def test_skills_of_a_repository_are_told_of_and_cost_no_second_clone(
+    host: GitHost, stage: Stage
+) -> None:
+    skill = "---\nname: greet\ndescription: Greets people in Latin.\n---\nSay salve.\n"
+    host.push("ada/skilled", {".claude/skills/greet/SKILL.md": skill, "n": "1"})
+    host.taken()
+    session = await stage.session(resources=[mount(host.url("ada/skilled"))])
+    async with stage.watch(session.id) as tail:
+        path = "/workspace/skilled/.claude/skills/greet"
+        assert (await turn(stage, session.id, tail, f"tail -1 {path}/SKILL.md")) == "Say salve."
+        for request in stage.requests:
+            told = json.dumps(request.json["system"])
+            assert "Greets people in Latin." in told and path in told and "salve" not in told
+    assert len(host.taken()) == 3
 
 
 async def test_a_second_session_fetches_only_what_is_new(host: GitHost, stage: Stage) -> None:
