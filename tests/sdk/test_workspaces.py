@@ -204,6 +204,15 @@ def is_as_documented(spec: Any, operation: str, status: int, answer: Any) -> boo
     return content is None or holds(content["schema"], answer, spec)
 
 
+def filters(spec: Any, operation: str, ids: Mapping[str, str]) -> list[str]:
+    """The queries of a list that name an object: `agent_id=agent_...`."""
+    named = {**ids, "scope_id": ids["session_id"], "ids[]": ids["file_id"]}
+    method, path = operation.split(" ")
+    parameters = spec["paths"][path][method.lower()].get("parameters", ())
+    queries = [each["name"] for each in parameters if each.get("in") == "query"]
+    return [f"{name}={named[name]}" for name in queries if name in named]
+
+
 def is_aimed(operation: str) -> bool:
     """Whether it names an object."""
     if operation in NAMES_NOTHING:
@@ -267,13 +276,22 @@ def test_every_operation_keeps_workspaces_apart(server, operator, someone) -> No
         status, answer = other.ask(operation, ids)
         assert status == 200
         assert not [id_ for id_ in ids.values() if id_ in json.dumps(answer)], operation
+        for name in filters(spec, operation, ids):
+            answer = other.http.get(f"{operation[4:]}?{name}").json()
+            assert not answer.get("data"), f"{operation} shows to others what {name} names"
     assert seen(owner, found, ids) == before, "and nothing has changed"
+
+    filtered = [name for operation in lists for name in filters(spec, operation, ids)]
+    assert len(filtered) > 3
 
     # The same requests are good ones: of the owner they are taken.
     for operation in lists:
         status, answer = owner.ask(operation, ids)
         assert is_as_documented(spec, operation, status, answer), (operation, answer)
         assert [id_ for id_ in ids.values() if id_ in json.dumps(answer)], operation
+        for name in filters(spec, operation, ids):
+            answer = owner.http.get(f"{operation[4:]}?{name}").json()
+            assert answer["data"] or name.startswith("memory_store_id="), f"{operation} {name}"
     for operation in aimed:
         if not FOR_OPERATORS.match(operation):
             if operation.endswith("{session_id}/archive"):
