@@ -10,6 +10,7 @@ from corral.catalog.memory.stores import new_memory_store
 from corral.hands.client import HandsClient
 from corral.hands.memory_sync import MemorySync
 from corral.kernel.ids import DEFAULT_WORKSPACE, MEMORY_STORE, EventId, MemoryStoreId
+from corral.kernel.limits import MEMORIES_PER_STORE_MAX, MEMORY_PROBLEMS_MAX
 from corral.session.call import Mount, Recipe, ToolCall
 from corral.session.mounts import MountFailed, MountsMissing
 from corral.testing.lab import text_of
@@ -79,6 +80,9 @@ class Bench:
     async def remove(self, path: str) -> None:
         listed = {each.path: each for each in (await self.stores.memory_mounts.listing(self.at)).entries}
         await self.stores.memories.delete(self.at, listed[path].memory_id, expected_sha256=None, actor=API)
+
+    async def stored_paths(self) -> list[str]:
+        return [each.path for each in (await self.stores.memory_mounts.listing(self.at)).entries]
 
     async def stored(self) -> dict[str, str]:
         entries = (await self.stores.memory_mounts.listing(self.at)).entries
@@ -185,3 +189,18 @@ async def test_half_a_fill_is_none_and_a_store_that_is_gone_is_said(bench: Bench
     )
     with pytest.raises(MountFailed, match="is gone"):
         await bench.sync.fill(bench.session_id, other, epoch=1)
+
+
+async def test_a_flood_of_files_is_saved_as_far_as_the_store_takes_it(bench: Bench) -> None:
+    """More than a store holds, and each is saved and noted as it comes."""
+    await bench.write("/first", "1")
+    await bench.fill()
+    count = MEMORIES_PER_STORE_MAX + 60
+    await bench.bash(f"python3 -c \"for i in range({count}): open(f'n{{i}}', 'w').write(str(i))\"")
+    problems = await bench.push()
+    assert 0 < len(problems) <= MEMORY_PROBLEMS_MAX and "which is the most" in problems[0]
+    assert len(await bench.stored_paths()) == MEMORIES_PER_STORE_MAX
+    assert await bench.push() == []
+    await bench.bash("rm -f n*")
+    assert await bench.push() == []
+    assert await bench.stored_paths() == ["/first"]

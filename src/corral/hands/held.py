@@ -13,7 +13,7 @@ Rules of this file:
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence, Set
 from weakref import WeakValueDictionary
 
 from corral.hands.calls import Calls
@@ -64,22 +64,17 @@ class HeldWorkspaces:
         """Every workspace that lies here. with_disk: measured, which takes a while. only_recent: those that
         have a sandbox, are at work, or were so HELD_RECENT_SECONDS ago."""
         live = {sandbox.session_id: sandbox for sandbox in self._sandboxes.live()}
-        known = {held.session_id: held for held in await self._journal.held.rows()}
         if only_recent:
-            return self._recent(known.values(), live)
+            recent = await self._journal.held.recent(
+                seconds=HELD_RECENT_SECONDS, session_ids=[*live, *self._working()]
+            )
+            return [self._seen(held, live.get(held.session_id), {}) for held in recent]
+        known = {held.session_id: held for held in await self._journal.held.rows()}
         lying = await asyncio.to_thread(self._workspaces.all)
         for session_id in lying:  # from a time when the journal did not list them
             known.setdefault(session_id, _unlisted(session_id))
         used = await asyncio.to_thread(self._workspaces.disk_bytes, lying) if with_disk else {}
         return [self._seen(held, live.get(held.session_id), used) for held in known.values()]
-
-    def _recent(self, known: Iterable[Held], live: Mapping[SessionId, LiveSandbox]) -> list[HeldWorkspace]:
-        seen = [self._seen(held, live.get(held.session_id), {}) for held in known]
-        return [
-            held
-            for held in seen
-            if held.provider or held.is_busy or held.idle_seconds < HELD_RECENT_SECONDS
-        ]
 
     def _seen(
         self, held: Held, sandbox: LiveSandbox | None, used: Mapping[SessionId, int]

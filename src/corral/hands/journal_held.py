@@ -5,6 +5,7 @@ A row is written with the calls that change its workspace, in their transaction 
 so it costs no fsync of its own.
 """
 
+import json
 import sqlite3
 import time
 from collections.abc import Callable, Coroutine, Sequence
@@ -27,6 +28,10 @@ _CHANGED: Final = (
 _HELD: Final = (
     "SELECT session_id, placed_at, had, news, changes, kept, changed_at FROM held"
     " WHERE placed_at <> ? AND (? IS NULL OR session_id = ?) ORDER BY session_id"
+)
+_RECENT: Final = (
+    "SELECT session_id, placed_at, had, news, changes, kept, changed_at FROM held WHERE placed_at <> ?"
+    " AND (changed_at > ? OR session_id IN (SELECT value FROM json_each(?)))"
 )
 _LOSE: Final = (
     "INSERT INTO held (session_id, news, changed_at) VALUES (?, ?, ?) ON CONFLICT (session_id)"
@@ -68,23 +73,21 @@ class JournalHeld:
     def __init__(self, do: Transact) -> None:
         self._do = do
 
+    async def recent(self, *, seconds: float, session_ids: Sequence[SessionId]) -> list[Held]:
+        """The workspaces that changed so short ago, and those of these sessions. Cheap, however many lie
+        here."""
+
+        def apply(db: sqlite3.Connection) -> list[Held]:
+            since, named = time.time() - seconds, json.dumps(list(session_ids))
+            return [_held(row) for row in db.execute(_RECENT, (EVICTED, since, named))]
+
+        return await self._do(apply)
+
     async def rows(self, session_id: SessionId | None = None) -> list[Held]:
         """Every workspace that lies here, or the one of this session: [] if it has none."""
 
         def apply(db: sqlite3.Connection) -> list[Held]:
-            rows = db.execute(_HELD, (EVICTED, session_id, session_id))
-            return [
-                Held(
-                    session_id=SessionId(row[0]),
-                    placed_at=row[1],
-                    had=bool(row[2]),
-                    news=row[3],
-                    changes=row[4],
-                    kept=row[5],
-                    changed_at=row[6],
-                )
-                for row in rows
-            ]
+            return [_held(row) for row in db.execute(_HELD, (EVICTED, session_id, session_id))]
 
         return await self._do(apply)
 
@@ -181,6 +184,18 @@ class JournalHeld:
                 for row in db.execute("SELECT session_id FROM held WHERE placed_at = ?", (EVICTED,))
             ]
         )
+
+
+def _held(row: tuple[Any, ...]) -> Held:
+    return Held(
+        session_id=SessionId(row[0]),
+        placed_at=row[1],
+        had=bool(row[2]),
+        news=row[3],
+        changes=row[4],
+        kept=row[5],
+        changed_at=row[6],
+    )
 
 
 def begin_call(db: sqlite3.Connection, session_id: SessionId) -> None:

@@ -51,6 +51,9 @@ __all__ = ["MemorySync", "TreeTaker"]
 log = logging.getLogger(__name__)
 
 _ROOT: Final = "/mnt/memory/"
+_Step = tuple[str, Edit, Sequence[Json]]
+"""A file by its encoded path, what is done, and the stamp it then has; before that, of a rename, the old
+path."""
 
 
 class TreeTaker(Protocol):
@@ -261,10 +264,37 @@ class MemorySync:
         if not dirty and not gone:
             return []
         told: list[str] = []
-        edits: list[tuple[str, Edit, list[Json]]] = []  # path, what to do, the stamp it then has
+        paths, version = list(dirty), news.version
+        for start in range(0, max(1, len(paths)), MEMORY_EDITS_MAX):  # each is saved, then noted
+            batch = {path: dirty[path] for path in paths[start:][:MEMORY_EDITS_MAX]}
+            edits = await self._edits(session_id, mount, base, batch, gone, told)
+            removes: list[_Step] = [
+                (path, Remove(_memory_path(path), base.files[path][1]), []) for path in gone
+            ]
+            gone = []
+            await self._apply(session_id, mount, key, base, [*removes, *edits], told)
+            if not tells:
+                base.problems = dict(said)
+            if base.note() != news.note:
+                await self._hands.note_tree(session_id, place, base.note(), instead_of=version)
+                version += 1
+        return told[:MEMORY_PROBLEMS_MAX]
+
+    async def _edits(
+        self,
+        session_id: SessionId,
+        mount: Mount,
+        base: _Base,
+        dirty: Mapping[str, TreeEntry],
+        gone: list[str],
+        told: list[str],
+    ) -> list[_Step]:
+        """What makes memories of these files. A new one with the content of one that is gone is a rename,
+        and that one is taken out of `gone`."""
+        edits: list[_Step] = []
         for path, entry in dirty.items():
             try:
-                content = await self._content(session_id, place, entry)
+                content = await self._content(session_id, _place(mount), entry)
             except (NotFound, HandsUnavailable):
                 continue  # it is being written: the next look
             except MemoryRefused as error:
@@ -281,15 +311,7 @@ class MemorySync:
                 rename = Rename(_memory_path(old), _memory_path(path))
                 edits.append((path, rename, [old, *entry.stamp]))
             edits.append((path, Write(_memory_path(path), content), list(entry.stamp)))
-        removes: list[tuple[str, Edit, list[Json]]] = [
-            (path, Remove(_memory_path(path), base.files[path][1]), []) for path in gone
-        ]
-        await self._apply(session_id, mount, key, base, [*removes, *edits], told)
-        if not tells:
-            base.problems = said
-        if base.note() != news.note:
-            await self._hands.note_tree(session_id, place, base.note(), instead_of=news.version)
-        return told[:MEMORY_PROBLEMS_MAX]
+        return edits
 
     async def _apply(
         self,
@@ -297,7 +319,7 @@ class MemorySync:
         mount: Mount,
         key: StoreKey,
         base: _Base,
-        edits: Sequence[tuple[str, Edit, Sequence[Json]]],
+        edits: Sequence[_Step],
         told: list[str],
     ) -> None:
         actor = Actor("session_actor", session_id)

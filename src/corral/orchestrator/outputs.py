@@ -4,7 +4,8 @@
 
 Any number of collectors may look at one host, and each may die at any point: what was not noted is read
 again, and a file with the same content stays what it is. The note lies beside the tree, so that what a
-client has deleted since does not come back; it is lost only with the tree's host.
+client has deleted since does not come back; it is lost only with the tree's host. Then nothing is removed:
+what a lost host has put out is still there for its user.
 """
 
 import asyncio
@@ -15,7 +16,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Final
 
-from corral.catalog.files import Files, output_key
+from corral.catalog.files import Files
 from corral.hands.client import HandsClient
 from corral.hands.trees import TreeEntry
 from corral.hands.wire import HeldWorkspace, TreeNews, decode_path, encode_path
@@ -102,8 +103,8 @@ class OutputsCollector:
                 if self._save_memory is not None and not held.is_busy:
                     await self._save_memory(session_id)
                 news = await hands.tree(session_id, _PLACE)
-                if news.version == 0 and news.tree.is_whole and not news.tree.entries:
-                    return await self._forget_others(session_id, {})
+                if news.version == 0 and not news.tree.entries:
+                    return True
                 return await self._collect(hands, held, news)
             except (NotFound, Conflict):  # it has just gone, or somebody else has just done it
                 return True
@@ -137,8 +138,6 @@ class OutputsCollector:
             kept = {**noted, **kept}
         elif gone := [decode_path(name) for name in noted if name not in there]:
             await self._files.remove_outputs(session_id, gone)
-        if news.version == 0 and news.tree.is_whole:
-            await self._forget_others(session_id, there)
         if kept != noted or news.version == 0:
             await hands.note_tree(session_id, _PLACE, {"entries": kept}, instead_of=news.version)
         return is_all
@@ -172,14 +171,6 @@ class OutputsCollector:
                     yield chunk
         except (NotFound, HandsUnavailable) as error:  # it is another file by now
             raise _Changed from error
-
-    async def _forget_others(self, session_id: SessionId, there: Mapping[str, TreeEntry]) -> bool:
-        """The host knows of no outputs, as when it has just got the session's workspace: what is a file of
-        the session and no output any more is removed."""
-        names = {output_key(entry.path) for entry in there.values()}
-        if gone := [name for name in await self._files.outputs(session_id) if name not in names]:
-            await self._files.remove_outputs(session_id, gone)
-        return True
 
     def _is_quiet(self, held: HeldWorkspace, entry: TreeEntry) -> bool:
         """Whether nobody seems to be writing it: while a call runs, half a file is worth waiting for."""
