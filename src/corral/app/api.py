@@ -10,9 +10,8 @@ from corral.api.dependencies import Dependencies, Operations
 from corral.app.files import files_of
 from corral.app.ground import Ground
 from corral.app.hands import Reach
-from corral.app.models import anthropic_model, model_table
+from corral.app.models import LateCounter, model_table
 from corral.app.repositories import hosts_of
-from corral.brain.models.counting import RoutedCounter
 from corral.catalog.blobs import BlobStore
 from corral.store.catalog import Agents, Environments
 from corral.store.idempotency import Idempotency
@@ -43,8 +42,6 @@ def open_api(
     """The whole API; `operations` is what every node answers."""
     database = ground.database
     models = model_table(ground.config)
-    anthropic = anthropic_model(ground.config, models)
-    stack.push_async_callback(anthropic.aclose)
     shared = {each.name: getattr(operations, each.name) for each in fields(Operations)}
     return create_api(
         Dependencies(
@@ -68,7 +65,7 @@ def open_api(
             kills=Kills(database, ground.bus),
             bus=ground.bus,
             models=models,
-            token_counter=RoutedCounter(models, {"anthropic": anthropic}),
+            token_counter=LateCounter(ground.config, models, stack),
             workspaces=reach.hands,
             sandboxes=reach.desk,
             repository_hosts=hosts_of(ground.config),
