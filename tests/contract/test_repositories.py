@@ -188,6 +188,22 @@ async def test_nothing_in_a_repository_runs(host: GitHost, opened: Open, tmp_pat
     assert (tree / "large.bin").read_text() == pointer
 
 
+async def test_an_old_repository(host: GitHost, opened: Open, tmp_path: Path) -> None:
+    """What git wrote, or let pass, years ago and would not any more."""
+    bare = host.bare("ada/old")
+    blob = git("hash-object", "-w", "--stdin", at=bare, given="x")
+    padded = b"0100644 n\0" + bytes.fromhex(blob)
+    (tmp_path / "tree").write_bytes(padded)
+    write = ["hash-object", "-w", "--literally", "-t"]
+    tree = git(*write, "tree", str(tmp_path / "tree"), at=bare)
+    written = f"tree {tree}\nauthor A <a@b> 1 +051800\ncommitter A <a@b>1 +0000\n\nOld.\n"
+    commit = git(*write, "commit", "--stdin", at=bare, given=written)
+    git("update-ref", "refs/heads/main", commit, at=bare)
+    mirrors, repository = opened(), at(host, "ada/old")
+    tree_at = await unpacked(mirrors, repository, await mirrors.fetch(repository), tmp_path / "old")
+    assert (tree_at / "n").read_text() == "x"
+
+
 async def test_skills_of_a_repository(host: GitHost, opened: Open) -> None:
     host.push(
         "ada/skilled",

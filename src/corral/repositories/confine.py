@@ -20,7 +20,7 @@ from typing import Final
 
 from corral.hands.providers.binary import diagnose, find_bwrap, find_python
 from corral.hands.providers.cgroup import Cgroups, Group
-from corral.hands.providers.launch import HOST_UID, Blueprint, confined, system_mounts
+from corral.hands.providers.launch import HOST_UID, Blueprint, confined, drops_uid, system_mounts
 from corral.hands.providers.leftovers import clear_stages, end_orphans
 from corral.hands.providers.process import BwrapProcess
 from corral.hands.providers.seccomp import seccomp_filter
@@ -49,7 +49,7 @@ class Confinement:
     def __init__(self, root: Path, *, authorities: Path | None = None) -> None:
         self._root = root
         self._authorities = authorities
-        self._drops_uid = os.geteuid() == 0 and _is_mapped(HOST_UID)
+        self._drops_uid = drops_uid()
         self._setting_up = asyncio.Lock()
         self._blueprint: Blueprint | None = None
         self._cgroups: Cgroups | None = None
@@ -191,9 +191,3 @@ def _authorities(more: Path | None) -> bytes:
     candidates.append(Path("/etc/ssl/certs/ca-certificates.crt"))
     found = next((path.read_bytes() for path in candidates if path.is_file()), b"")
     return b"\n".join([found, more.read_bytes() if more is not None else b""])
-
-
-def _is_mapped(uid: int) -> bool:
-    """Whether this user namespace knows the uid. In one that does not, "root" is an ordinary user."""
-    ranges = [line.split() for line in Path("/proc/self/uid_map").read_text().splitlines()]
-    return any(int(first) <= uid < int(first) + int(count) for first, _, count in ranges)

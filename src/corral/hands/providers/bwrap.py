@@ -40,6 +40,7 @@ from corral.hands.providers.launch import (
     UPLOADS,
     WORKDIR,
     Blueprint,
+    drops_uid,
     environment,
     launch_command,
 )
@@ -72,7 +73,7 @@ class BwrapProvider:
         """`state_dir`: exists; on the file system of the workspaces, else the pool stays unused."""
         self._state_dir = state_dir.resolve()
         self._pool_size = pool_size
-        self._drops_uid = os.geteuid() == 0 and _is_mapped(HOST_UID)
+        self._drops_uid = drops_uid()
         self._cgroups = Cgroups()
         self.capabilities = Capabilities(
             isolation="namespaces, seccomp, unprivileged uid, no network device",
@@ -426,9 +427,3 @@ def _stores(recipe: Recipe) -> dict[str, bool]:
             raise SandboxUnavailable(f"a memory store cannot be mounted at {mount.path!r}", retryable=False)
         found[slug] = mount.mode == "read_write"
     return found
-
-
-def _is_mapped(uid: int) -> bool:
-    """Whether this user namespace knows the uid. In one that does not, "root" is an ordinary user."""
-    ranges = [line.split() for line in Path("/proc/self/uid_map").read_text().splitlines()]
-    return any(int(first) <= uid < int(first) + int(count) for first, _, count in ranges)

@@ -9,6 +9,7 @@ Rules of this file:
   of a private mount namespace, which ends with the sandbox; nothing on the host is opened up.
 """
 
+import os
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ __all__ = [
     "WORKDIR",
     "Blueprint",
     "confined",
+    "drops_uid",
     "environment",
     "launch_command",
     "system_mounts",
@@ -67,6 +69,14 @@ class Blueprint:
     @property
     def uid(self) -> int | None:
         return HOST_UID if self.stage else None
+
+
+def drops_uid() -> bool:
+    """Whether sandboxes get HOST_UID: we are root, and of a user namespace that knows that uid. In one that
+    does not, "root" is an ordinary user."""
+    ranges = [line.split() for line in Path("/proc/self/uid_map").read_text().splitlines()]
+    is_mapped = any(int(first) <= HOST_UID < int(first) + int(count) for first, _, count in ranges)
+    return os.geteuid() == 0 and is_mapped
 
 
 def environment(python: PythonInside) -> dict[str, str]:
