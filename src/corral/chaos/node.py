@@ -19,7 +19,7 @@ from corral.supervisor.datadir import read_state
 
 __all__ = ["Node", "StartFailed", "lives"]
 
-READY_SECONDS: Final = 60.0  # on a machine that is busy with all the others
+READY_SECONDS: Final = 180.0  # a start took 25 s at load 16, and PostgreSQL may die in each of several
 STOP_SECONDS: Final = SERVER_DRAIN_SECONDS + 25.0
 LOOK_SECONDS: Final = 0.02  # how often we look at what has no signal of its own
 SLACK: Final = timedelta(seconds=0.5)  # between a process's end and our knowing of it
