@@ -14,6 +14,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence, Set
+from dataclasses import replace
 from weakref import WeakValueDictionary
 
 from corral.hands.calls import Calls
@@ -68,13 +69,18 @@ class HeldWorkspaces:
             recent = await self._journal.held.recent(
                 seconds=HELD_RECENT_SECONDS, session_ids=[*live, *self._working()]
             )
-            return [self._seen(held, live.get(held.session_id), {}) for held in recent]
+            seen = [self._seen(held, live.get(held.session_id), {}) for held in recent]
+            return [self._with_trees(held) for held in seen]
         known = {held.session_id: held for held in await self._journal.held.rows()}
         lying = await asyncio.to_thread(self._workspaces.all)
         for session_id in lying:  # from a time when the journal did not list them
             known.setdefault(session_id, _unlisted(session_id))
         used = await asyncio.to_thread(self._workspaces.disk_bytes, lying) if with_disk else {}
         return [self._seen(held, live.get(held.session_id), used) for held in known.values()]
+
+    def _with_trees(self, held: HeldWorkspace) -> HeldWorkspace:
+        has_outputs, has_memory = self._workspaces.trees.has_any(held.session_id)
+        return replace(held, has_outputs=has_outputs, has_memory=has_memory)
 
     def _seen(
         self, held: Held, sandbox: LiveSandbox | None, used: Mapping[SessionId, int]

@@ -84,6 +84,19 @@ class Trees:
             os.fsync(out.fileno())
         fresh.rename(path)
 
+    def has_any(self, session_id: SessionId) -> tuple[bool, bool]:
+        """Whether there is anything in the outputs, or was; whether the session has memory stores here.
+        Costs two looks."""
+        home = self._home(session_id)
+        noted: list[str] = []
+        with contextlib.suppress(OSError):
+            noted = [each.name for each in self._provider.place(home, "notes").iterdir()]
+        has_outputs = "tree-outputs.json" in noted
+        if not has_outputs:
+            with contextlib.suppress(OSError), os.scandir(self.root(session_id, "outputs")) as names:
+                has_outputs = next(names, None) is not None
+        return has_outputs, any(name.startswith("tree-memory-") for name in noted)
+
     async def apply(self, session_id: SessionId, place: str, change: Mapping[str, Json]) -> dict[str, Json]:
         """Change the tree of a memory store, file by file, each in one step.
 

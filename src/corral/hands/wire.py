@@ -53,6 +53,7 @@ class HeldWorkspace:
     placed_at: the placement it belongs to, 0 where nobody places. provider: of its sandbox, None if none
     lives. idle_seconds: since a call of it last began or ended. changes, kept: so many calls and imports
     changed it, and so many of them are in its newest checkpoint. disk_bytes: 0 unless asked for.
+    has_outputs, has_memory: False if there is nothing to be looked at, and never was.
     """
 
     session_id: SessionId
@@ -63,6 +64,8 @@ class HeldWorkspace:
     changes: int
     kept: int
     disk_bytes: int = 0
+    has_outputs: bool = True
+    has_memory: bool = True
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -275,6 +275,7 @@ MEMORY_PROBLEMS_MAX = 20  # files that one tool result names because their store
 MEMORY_SYNC_SECONDS = 20.0  # a call's result waits no longer for what it wrote to be saved
 MEMORY_APPLY_BYTES_MAX = 24 * 1024 * 1024  # a batch of memories of the largest size, as base64
 OUTPUTS_LOOK_SECONDS = 0.5  # how often a host's sessions are looked at for new outputs
+OUTPUTS_AGAIN_SECONDS = 0.9  # between two looks at one session, however many calls it makes
 OUTPUTS_BUSY_SECONDS = 2.0  # likewise, each session that is at work, for what comes before its call ends
 OUTPUTS_ALIVE_SECONDS = 5.0  # likewise, each that only has a sandbox, for what its processes write
 OUTPUTS_QUIET_SECONDS = 1.0  # while a call runs, a file that was written more recently is not done yet

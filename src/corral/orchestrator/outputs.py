@@ -25,6 +25,7 @@ from corral.kernel.errors import CallerError, Conflict, HandsUnavailable, NotFou
 from corral.kernel.ids import SessionId
 from corral.kernel.limits import (
     FILE_BYTES_MAX,
+    OUTPUTS_AGAIN_SECONDS,
     OUTPUTS_ALIVE_SECONDS,
     OUTPUTS_AT_ONCE,
     OUTPUTS_BUSY_SECONDS,
@@ -86,6 +87,8 @@ class OutputsCollector:
                     continue
                 looked.changes = looked.changes if looked.task.result() else None
                 looked.task = None
+            if not (held.has_outputs or held.has_memory):
+                continue  # as most sessions
             if looked is None or _is_due(held, looked, now):
                 task = group.create_task(self.collect(hands, held))
                 self._looked[held.session_id] = _Looked(at=now, changes=held.changes, task=task)
@@ -100,8 +103,10 @@ class OutputsCollector:
         session_id = held.session_id
         async with self._at_once:
             try:
-                if self._save_memory is not None and not held.is_busy:
+                if self._save_memory is not None and held.has_memory and not held.is_busy:
                     await self._save_memory(session_id)
+                if not held.has_outputs:
+                    return True
                 news = await hands.tree(session_id, _PLACE)
                 if news.version == 0 and not news.tree.entries:
                     return True
@@ -182,9 +187,9 @@ class _Changed(Exception):
 
 
 def _is_due(held: HeldWorkspace, looked: _Looked, now: float) -> bool:
-    if held.changes != looked.changes and looked.changes is not None:
-        return True
     since = now - looked.at
+    if held.changes != looked.changes and looked.changes is not None:
+        return since > OUTPUTS_AGAIN_SECONDS
     if held.is_busy or looked.changes is None:
         return since > OUTPUTS_BUSY_SECONDS
     return held.provider is not None and since > OUTPUTS_ALIVE_SECONDS
