@@ -16,7 +16,7 @@ import httpx2
 from sqlalchemy import Engine, Table, insert, select
 
 from benchmarks.figure import Figure, Value, at_most, percentile, value
-from benchmarks.stack import Stage, stage
+from benchmarks.stack import Stage, cpu_seconds, stage
 from benchmarks.stored import open_store
 from corral.kernel.ids import Ids
 from corral.store.schema import (
@@ -106,11 +106,14 @@ async def _list(at: Stage, engine: Engine, noun: Noun, rows: "_Rows") -> Figure:
         async with _http(at, noun) as http:
             cursors = await _walk(http, noun.path)
             random.seed(count)
+            before = cpu_seconds(at.server.process("server"))
             took = [await _page(http, noun.path, page=random.choice(cursors)) for _ in range(PAGES)]
+            used = cpu_seconds(at.server.process("server")) - before
         bar = at_most(PAGE_MS_MAX) if count == COUNTS[-1] else None
         values += [
             value(f"{count:,} {noun.name}, a page, p50", 1000 * percentile(took, 50), "ms"),
             value(f"{count:,} {noun.name}, a page, p95", 1000 * percentile(took, 95), "ms", bar),
+            value(f"{count:,} {noun.name}, a page, CPU of the server", 1000 * used / PAGES, "ms"),
         ]
     return Figure(title=f"list {noun.name}", values=values)
 

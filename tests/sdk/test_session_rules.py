@@ -232,3 +232,24 @@ def test_what_waits_is_not_archived_or_deleted(
     assert archived.status == "terminated" and archived.archived_at is not None
     assert [each.type for each in sessions.events.list(session_id)][-1] == "session.status_terminated"
     assert sessions.delete(session_id).id == session_id
+
+
+def test_sessions_are_found_by_their_memory_store(
+    strict: anthropic.Anthropic, agent_id: str, environment_id: str
+) -> None:
+    beta = strict.beta
+    one, two = (beta.memory_stores.create(name=name).id for name in ("one", "two"))
+
+    def create(*store_ids: str) -> str:
+        resources: Any = [{"type": "memory_store", "memory_store_id": each} for each in store_ids]
+        made = beta.sessions.create(agent=agent_id, environment_id=environment_id, resources=resources)
+        return made.id
+
+    both, first = create(one, two), create(one)
+    create()
+    assert [each.id for each in beta.sessions.list(memory_store_id=one)] == [first, both]
+    assert [each.id for each in beta.sessions.list(memory_store_id=two, agent_id=agent_id)] == [both]
+    assert beta.sessions.list(memory_store_id=one, statuses=["running"]).data == []
+    page = beta.sessions.list(memory_store_id=one, limit=1)
+    assert page.next_page is not None
+    assert [each.id for each in beta.sessions.list(memory_store_id=one, page=page.next_page)] == [both]
