@@ -234,10 +234,9 @@ def test_what_waits_is_not_archived_or_deleted(
     assert sessions.delete(session_id).id == session_id
 
 
-def test_sessions_are_found_by_their_memory_store(
-    strict: anthropic.Anthropic, agent_id: str, environment_id: str
-) -> None:
+def test_sessions_are_found_by_their_memory_store(strict: anthropic.Anthropic, environment_id: str) -> None:
     beta = strict.beta
+    agent_id = beta.agents.create(name="remembers", model="replay", tools=[TOOLSET]).id  # type: ignore[list-item]
     one, two = (beta.memory_stores.create(name=name).id for name in ("one", "two"))
 
     def create(*store_ids: str) -> str:
