@@ -196,7 +196,7 @@ async def test_sessions_are_listed_shown_and_followed(upstream: MessagesApi, she
 
 
 async def test_keys_live_and_die(server: Served, shell: Shell) -> None:
-    key = (await shell.run("keys", "create", "--name", "mine")).out.strip()
+    key = (await shell.run("keys", "create", "--name", "mine", "--role", "admin")).out.strip()
     mine = Shell({"ANTHROPIC_BASE_URL": server.url, "ANTHROPIC_API_KEY": key})
     keys = json.loads((await mine.run("keys", "list", "--json")).out)
     assert key not in json.dumps(keys)
@@ -204,6 +204,23 @@ async def test_keys_live_and_die(server: Served, shell: Shell) -> None:
     assert (await shell.run("keys", "revoke", key_id)).code == 0
     assert (await mine.run("keys", "list")).code == 3
     assert key_id in (await shell.run("keys", "list")).out
+
+
+async def test_a_workspace_and_a_key_of_it(server: Served, shell: Shell) -> None:
+    workspace_id = (await shell.run("workspaces", "create", "research")).out.strip()
+    created = await shell.run("keys", "create", "--name", "ci", "--workspace", workspace_id)
+    inside = Shell({"ANTHROPIC_BASE_URL": server.url, "ANTHROPIC_API_KEY": created.out.strip()})
+    assert (await inside.run("sessions", "list")).code == 0
+    assert (await inside.run("keys", "list")).code != 0, "a developer's"
+    [listed] = [
+        each
+        for each in json.loads((await shell.run("keys", "list", "--json")).out)
+        if each["workspace_id"] == workspace_id
+    ]
+    assert (listed["name"], listed["role"]) == ("ci", "developer")
+    assert (await shell.run("workspaces", "archive", workspace_id)).code == 0
+    assert "research" in (await shell.run("workspaces", "list")).out
+    assert (await inside.run("sessions", "list")).code == 3
 
 
 async def test_status_names_every_process(server: Served, shell: Shell) -> None:
