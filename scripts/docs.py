@@ -157,6 +157,7 @@ MEANING: Mapping[str, str] = {
     "user.interrupt": "Stop now. Jumps ahead of queued messages; running tools are killed.",
     "user.tool_confirmation": "Allow or deny a tool use that asked for permission.",
     "user.custom_tool_result": "The answer to an `agent.custom_tool_use`. The first answer counts.",
+    "user.tool_result": "The answer of a self-hosted environment's worker to an `agent.tool_use`.",
     "system.message": "An instruction from the application, added to the conversation as a system turn.",
     "agent.message": "What the agent says.",
     "agent.thinking": "The agent thought. The text is not on the wire.",
@@ -221,6 +222,7 @@ def status_diagram() -> str:
 
 _PORT_MODULES = (
     "corral.session.log",
+    "corral.session.work",
     "corral.session.lease",
     "corral.session.record",
     "corral.session.bus",
@@ -233,6 +235,7 @@ _PORT_MODULES = (
     "corral.cluster.placement",
     "corral.catalog.blobs",
     "corral.catalog.records",
+    "corral.catalog.environment_keys",
     "corral.catalog.files.table",
     "corral.catalog.memory.ports",
     "corral.catalog.idempotency",

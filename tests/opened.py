@@ -8,6 +8,7 @@ from corral.store.bus import LocalBus
 from corral.store.catalog import Agents, Environments
 from corral.store.cleanup import Cleanup
 from corral.store.database import Database
+from corral.store.environment_keys import EnvironmentKeys
 from corral.store.files import FileRows, UnneededBlobRows
 from corral.store.idempotency import Idempotency
 from corral.store.keys import ApiKeys
@@ -24,6 +25,7 @@ from corral.store.skills.skills import SkillTable
 from corral.store.skills.versions import SkillForgetTable, SkillVersionTable
 from corral.store.vault_keys import VaultKeys
 from corral.store.vaults import Credentials, Vaults
+from corral.store.work import WorkTable
 from corral.store.workspaces import Workspaces
 from corral.testing.clock import ManualClock
 from corral.testing.contract_files import QUOTA_BYTES
@@ -48,6 +50,8 @@ class Opened:
             sessions=Sessions(database, bus, clock),
             agents=Agents(database),
             environments=Environments(database),
+            environment_keys=EnvironmentKeys(database),
+            work=WorkTable(database),
             vaults=Vaults(database),
             credentials=Credentials(database),
             vault_keys=VaultKeys(database),

@@ -55,13 +55,15 @@ class World:
     def play(self, chance: random.Random) -> None:
         """One move out of those that are possible now."""
         scene, completions = self.scene, list[Completion]()
-        asks = [call for call in self._waiting() if not call.is_custom and not self._is_confirmed(call)]
+        asks = [c for c in self._waiting() if c.awaits_confirmation and not self._is_confirmed(c)]
         customs = [call for call in self._waiting() if call.is_custom]
+        remotes = [call for call in self._waiting() if call.awaits_worker]
         ending = self._flying(RunTool, Backoff)
         moves = ["system", "interrupt", "crash", "placement"]
         moves += [] if scene.state.blocked_on else ["say"] * 4
         moves += ["confirm", "confirm", "deny"] if asks else []
         moves += ["custom"] * 2 if customs else []
+        moves += ["remote"] * 4 if remotes else []
         moves += ["reply"] * 8 + ["fail"] if self._flying(AskModel) else []
         moves += ["end"] * 6 if ending else []
         moves += ["budget"] if scene.state.budget else []
@@ -82,6 +84,8 @@ class World:
                 self._confirm(chance.choice(asks), "deny")
             case "custom":
                 scene.answer_custom(chance.choice(customs).call_id)
+            case "remote":
+                scene.answer_remote(chance.choice(remotes).call_id)
             case "reply":
                 blocks, stop_reason = REPLIES[chance.choice(sorted(REPLIES))]
                 completions.append(scene.reply(*blocks, stop_reason=stop_reason))
@@ -102,6 +106,8 @@ class World:
             for pending in pending_calls:
                 if pending.is_custom:
                     self.scene.answer_custom(pending.call_id)
+                elif pending.awaits_worker:
+                    self.scene.answer_remote(pending.call_id)
                 elif not self._is_confirmed(pending):
                     self._confirm(pending, "allow")
             if self._flying(AskModel):
@@ -154,7 +160,10 @@ class World:
 def check_laws(seed: int) -> Counter[str]:
     """Play one random history to its rest; returns how often each type was written."""
     chance = random.Random(seed)
-    scene = Scene(agent(policy=chance.choice(["always_allow", "always_ask", "auto"]), tools=[CUSTOM]))
+    scene = Scene(
+        agent(policy=chance.choice(["always_allow", "always_ask", "auto"]), tools=[CUSTOM]),
+        environment="self_hosted" if chance.random() < 0.3 else "cloud",
+    )
     if chance.random() < 0.4:
         # a reply of the scene costs a hundredth of a cent: its running time makes the most of it
         scene.record = replace(
@@ -171,6 +180,14 @@ def check_laws(seed: int) -> Counter[str]:
     uses = [e.id for e in events if isinstance(e, ev.AgentToolUse | ev.AgentCustomToolUse)]
     answers = [new.answers for new in scene.events if new.answers is not None]
     assert sorted(answers) == sorted(uses)
+    # no hands are asked for what workers do; and only an answer of their kind keeps them from it
+    remote = {new.event.id for new in scene.events if (new.private or {}).get("remote")}
+    kept_off = {e.id for e in events if getattr(e, "evaluated_permission", None) == "deny"}
+    for event in events:
+        if isinstance(event, ev.AgentToolResult):
+            assert event.tool_use_id not in remote - kept_off
+        elif isinstance(event, ev.UserToolResult):
+            assert event.tool_use_id in remote
     # every request is closed exactly once
     starts = [e.id for e in events if isinstance(e, ev.SpanModelRequestStart)]
     ends = [e.model_request_start_id for e in events if isinstance(e, ev.SpanModelRequestEnd)]
@@ -228,6 +245,7 @@ BRAIN_WRITES = {
     "agent.tool_use",
     "agent.custom_tool_use",
     "agent.tool_result",
+    "user.tool_result",
     "user.message",
     "user.interrupt",
     "user.tool_confirmation",

@@ -38,6 +38,7 @@ from corral.store.bus import LocalBus
 from corral.store.catalog import Agents, Environments
 from corral.store.checkpoints import Checkpoints
 from corral.store.database import Database
+from corral.store.environment_keys import EnvironmentKeys
 from corral.store.files import FileRows
 from corral.store.idempotency import Idempotency
 from corral.store.keys import ApiKeys
@@ -52,6 +53,7 @@ from corral.store.skills.skills import SkillTable
 from corral.store.skills.versions import SkillVersionTable
 from corral.store.vault_keys import VaultKeys
 from corral.store.vaults import Credentials, Vaults
+from corral.store.work import WorkTable
 from corral.store.workspaces import Workspaces
 from corral.vault.ring import FileKeys, KeyRing
 
@@ -140,6 +142,8 @@ class Server:
             sessions=Sessions(database, bus, clock),
             agents=Agents(database),
             environments=Environments(database),
+            environment_keys=EnvironmentKeys(database),
+            work=WorkTable(database),
             vaults=Vaults(database),
             credentials=Credentials(database),
             vault_keys=VaultKeys(database),

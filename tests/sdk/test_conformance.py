@@ -31,7 +31,6 @@ KNOWN_GAPS = {
     f"{endpoint.name}": reason
     for endpoint in SURFACE
     for part, reason in {
-        "/work": "self-hosted environments are not there yet",
         "mcp_oauth_validate": "it asks the network, which is not there yet",
     }.items()
     if part in endpoint.path

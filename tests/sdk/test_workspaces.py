@@ -36,6 +36,8 @@ BODIES: Mapping[str, Any] = {
         "auth": {**CREDENTIAL, "mcp_server_url": "https://mcp.test/b"},
     },
     "POST /v1/vaults/{vault_id}/credentials/{credential_id}": {"display_name": "changed"},
+    "POST /corral/v1/environments/{environment_id}/keys": {"name": "pool"},
+    "POST /v1/environments/{environment_id}/work/{work_id}": {"metadata": {"on": "host-1"}},
     "POST /corral/v1/kill": {"session_id": "{session_id}", "reason": "test"},
 }
 """`{name}`: an id of the world."""
@@ -81,6 +83,10 @@ OWNER_GETS: Mapping[str, set[int]] = {
     # an upload, which is a file and no repository
     "GET /v1/files/{file_id}/content": {400},
     "POST /v1/sessions/{session_id}/resources/{resource_id}": {400},
+    # for workers alone, see test_work
+    "GET /v1/environments/{environment_id}/work/poll": {403},
+    "POST /v1/environments/{environment_id}/work/{work_id}/ack": {403},
+    "POST /v1/environments/{environment_id}/work/{work_id}/heartbeat": {403},
     # only a primary thread, only bearer tokens
     "POST /v1/sessions/{session_id}/threads/{thread_id}/archive": {400},
     "POST /v1/vaults/{vault_id}/credentials/{credential_id}/mcp_oauth_validate": {400},
@@ -127,15 +133,14 @@ def world(owner: Someone) -> dict[str, str]:
 
     ids = {
         "agent_id": made("/v1/agents", {"name": "a", "model": "claude-opus-5-5"}),
-        "environment_id": made("/v1/environments", {"name": "e"}),
+        "environment_id": made("/v1/environments", {"name": "e", "config": {"type": "self_hosted"}}),
         "memory_store_id": made("/v1/memory_stores", {"name": "m"}),
         "vault_id": made("/v1/vaults", {"display_name": "v"}),
         "api_key_id": owner.other_key_id,
         "workspace_id": owner.workspace_id,
     }
-    ids["session_id"] = made(
-        "/v1/sessions", {"agent": ids["agent_id"], "environment_id": ids["environment_id"]}
-    )
+    cloud_id = made("/v1/environments", {"name": "cloud"})
+    ids["session_id"] = made("/v1/sessions", {"agent": ids["agent_id"], "environment_id": cloud_id})
     upload = http.post("/v1/files", files={"file": ("a.txt", b"theirs")})
     ids["file_id"] = upload.json()["id"]
     made_skill = http.post("/v1/skills", files=SKILL).json()
@@ -144,6 +149,12 @@ def world(owner: Someone) -> dict[str, str]:
     path = f"/v1/sessions/{ids['session_id']}"
     mount = {"type": "file", "file_id": ids["file_id"], "mount_path": "/a"}
     ids["resource_id"] = made(f"{path}/resources", mount)
+    path = f"/corral/v1/environments/{ids['environment_id']}/keys"
+    ids["environment_key_id"] = made(path, {"name": "k"})
+    of_worker = {"agent": ids["agent_id"], "environment_id": ids["environment_id"]}
+    made("/v1/sessions", of_worker | {"initial_events": [{"type": "user.message", "content": [TEXT]}]})
+    path = f"/v1/environments/{ids['environment_id']}/work"
+    ids["work_id"] = http.get(path).json()["data"][0]["id"]
     path = f"/v1/sessions/{ids['session_id']}/threads"
     ids["thread_id"] = http.get(path).json()["data"][0]["id"]
     path = f"/v1/memory_stores/{ids['memory_store_id']}"

@@ -103,6 +103,48 @@ step(
   },
 );
 
+// -- work of self-hosted environments ------------------------------------------------------------------
+
+step(
+  [
+    "GET /v1/environments/{environment_id}/work/poll",
+    "POST /v1/environments/{environment_id}/work/{work_id}/ack",
+    "POST /v1/environments/{environment_id}/work/{work_id}/heartbeat",
+    "POST /v1/environments/{environment_id}/work/{work_id}/stop",
+    "GET /v1/environments/{environment_id}/work/{work_id}",
+    "POST /v1/environments/{environment_id}/work/{work_id}",
+    "GET /v1/environments/{environment_id}/work",
+    "GET /v1/environments/{environment_id}/work/stats",
+  ],
+  "work from poll to stop",
+  async () => {
+    const environment = await beta.environments.create({ name: `ts-${word()}`, config: { type: "self_hosted" } });
+    const at = { environment_id: environment.id };
+    const { key } = await client.post(`/corral/v1/environments/${environment.id}/keys`, { body: { name: "ts" } });
+    const worker = new Anthropic({ apiKey: null, authToken: key, maxRetries: 0 }).beta.environments.work;
+    assert.equal(await worker.poll(environment.id), null);
+    const agent = await newAgent();
+    const session = await beta.sessions.create({
+      agent: agent.id,
+      environment_id: environment.id,
+      initial_events: [message("Hello.")],
+    });
+    const item = await worker.poll(environment.id, { block_ms: 999, "Anthropic-Worker-ID": "ts" });
+    assert.deepEqual([item.data.id, item.state], [session.id, "queued"]);
+    assert.equal((await worker.ack(item.id, at)).state, "starting");
+    const beat = await worker.heartbeat(item.id, { ...at, expected_last_heartbeat: "NO_HEARTBEAT" });
+    assert.deepEqual([beat.state, beat.lease_extended], ["active", true]);
+    await refused(412, () => worker.heartbeat(item.id, { ...at, expected_last_heartbeat: "NO_HEARTBEAT" }));
+    const { work } = beta.environments;
+    assert.equal((await work.retrieve(item.id, at)).latest_heartbeat_at, beat.last_heartbeat);
+    assert.deepEqual((await work.update(item.id, { ...at, metadata: { on: "here" } })).metadata, { on: "here" });
+    assert.deepEqual((await all(work.list(environment.id))).map((each) => each.id), [item.id]);
+    assert.deepEqual((await work.stats(environment.id)).depth, 0);
+    assert.equal((await worker.stop(item.id, { ...at, force: true })).state, "stopped");
+    await refused(409, () => work.stop(item.id, at));
+  },
+);
+
 // -- sessions ----------------------------------------------------------------------------------------
 
 step(

@@ -128,6 +128,8 @@ def starts_work(scope: Scope) -> bool:
         return False
     if path.startswith("/corral/"):
         return path.endswith("/workspace") or path == "/corral/v1/skills"
+    if path.startswith("/v1/environments/") and path.endswith(("/ack", "/heartbeat", "/stop")):
+        return False  # it keeps or ends work that there is
     return not path.endswith(("/archive", "/events", "/redact"))
 
 

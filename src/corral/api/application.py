@@ -17,6 +17,7 @@ from corral.api.resources import ResourceKinds
 from corral.api.routes.agents import agent_routes
 from corral.api.routes.corral import KeyCreate, corral_routes
 from corral.api.routes.docs import docs_routes
+from corral.api.routes.environment_keys import environment_key_routes
 from corral.api.routes.environments import environment_routes
 from corral.api.routes.events import event_routes
 from corral.api.routes.files import file_routes
@@ -31,6 +32,7 @@ from corral.api.routes.skills import skill_routes
 from corral.api.routes.threads import thread_routes
 from corral.api.routes.vault_keys import vault_key_routes
 from corral.api.routes.vaults import vault_routes
+from corral.api.routes.work import work_routes
 from corral.api.routes.workspaces import WorkspaceCreate, workspace_routes
 from corral.api.schema.agents import AgentCreate, AgentUpdate
 from corral.api.schema.environments import EnvironmentCreate, EnvironmentUpdate
@@ -40,8 +42,10 @@ from corral.api.schema.models import TokenCount
 from corral.api.schema.resources import FileAdd, ResourceUpdate
 from corral.api.schema.sessions import SessionCreate, SessionUpdate
 from corral.api.schema.vaults import CredentialCreate, CredentialUpdate, VaultCreate, VaultUpdate
+from corral.api.schema.work import EnvironmentKeyCreate, WorkStop, WorkUpdate
 from corral.api.sse import Streams
 from corral.api.visible_files import VisibleFiles
+from corral.api.worker import WorkerRights, Workers
 
 __all__ = ["create_api"]
 
@@ -67,6 +71,9 @@ _BODIES: list[type[BaseModel]] = [
     VaultCreate,
     VaultUpdate,
     WorkspaceCreate,
+    EnvironmentKeyCreate,
+    WorkStop,
+    WorkUpdate,
 ]
 _STREAMS = [
     "/v1/sessions/{session_id}/events/stream",
@@ -98,7 +105,12 @@ def create_api(dependencies: Dependencies) -> FastAPI:
         openapi_url="/corral/v1/openapi.json",
         redirect_slashes=False,
     )
-    authenticator = Authenticator(dependencies.api_keys, dependencies.workspace_records, dependencies.clock)
+    authenticator = Authenticator(
+        dependencies.api_keys,
+        dependencies.workspace_records,
+        dependencies.clock,
+        workers=Workers(dependencies.environment_keys, dependencies.work),
+    )
     owners = SessionOwners(dependencies.sessions)
     once = OnceOnly(dependencies.idempotency)
     streams = Streams(dependencies)
@@ -114,6 +126,7 @@ def create_api(dependencies: Dependencies) -> FastAPI:
         *resource_routes(dependencies, once, kinds, visible).routes,
         *thread_routes(dependencies).routes,
         *agent_routes(dependencies, once).routes,
+        *work_routes(dependencies, once).routes,
         *environment_routes(dependencies, once).routes,
         *file_routes(dependencies, once, visible).routes,
         *memory_store_routes(dependencies, once).routes,
@@ -124,11 +137,13 @@ def create_api(dependencies: Dependencies) -> FastAPI:
         *corral_routes(dependencies, authenticator, owners).routes,
         *workspace_routes(dependencies, once, authenticator).routes,
         *vault_key_routes(dependencies).routes,
+        *environment_key_routes(dependencies).routes,
         *kill_routes(dependencies).routes,
         *operations_routes(dependencies).routes,
         *docs_routes().routes,
     ]
+    rights = WorkerRights(dependencies.sessions)
     for route in api.router.routes:
-        guard(route, owners)
+        guard(route, owners, rights)
     enclose(api, dependencies, authenticator)
     return api

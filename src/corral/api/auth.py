@@ -9,6 +9,7 @@ from datetime import datetime
 from hashlib import sha256
 
 from corral.api.caller import Caller
+from corral.api.worker import Workers, is_workers
 from corral.catalog.records import ApiKey, ApiKeyStore
 from corral.catalog.roles import is_operator
 from corral.catalog.workspaces import WorkspaceStore
@@ -36,7 +37,16 @@ class Authenticator:
     """Finds keys by hash and believes a find for API_KEY_CACHE_SECONDS: a key revoked on another node
     works here for that long at most. Unknown keys are never cached."""
 
-    def __init__(self, store: ApiKeyStore, workspaces: WorkspaceStore, clock: Clock) -> None:
+    def __init__(
+        self,
+        store: ApiKeyStore,
+        workspaces: WorkspaceStore,
+        clock: Clock,
+        *,
+        workers: Workers | None = None,
+    ) -> None:
+        """workers: whose credentials are taken as well; nothing of them is cached."""
+        self._workers = workers
         self._store = store
         self._workspaces = workspaces
         self._clock = clock
@@ -53,6 +63,8 @@ class Authenticator:
         secret = presented(x_api_key, authorization)
         if not secret:
             raise AuthenticationFailed("Send an API key as x-api-key or as Authorization: Bearer")
+        if self._workers is not None and is_workers(secret):
+            return await self._workers.authenticate(secret, workspace=workspace)
         shown = (sha256(secret).digest(), workspace)
         now = self._clock.monotonic()
         cached = self._cache.get(shown)

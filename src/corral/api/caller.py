@@ -6,11 +6,25 @@ from starlette.requests import Request
 from starlette.types import Scope
 
 from corral.catalog.roles import Role
-from corral.kernel.ids import WorkspaceId
+from corral.kernel.ids import EnvironmentId, SessionId, WorkId, WorkspaceId
 
-__all__ = ["Caller", "caller", "caller_in", "enter"]
+__all__ = ["Caller", "Worker", "caller", "caller_in", "enter"]
 
 _CALLER = "corral.caller"
+
+
+class Worker(NamedTuple):
+    """A worker of a self-hosted environment, by its environment key; or by a sessions token, which is of
+    one work item and its session. What it may do: `api.worker`.
+
+    is_current, holds: of a token; see `session.work.Holder`.
+    """
+
+    environment_id: EnvironmentId
+    work_id: WorkId | None = None
+    session_id: SessionId | None = None
+    is_current: bool = True
+    holds: bool = True
 
 
 class Caller(NamedTuple):
@@ -19,6 +33,7 @@ class Caller(NamedTuple):
     is_operator: it may manage the server and every workspace.
     covers:      whose sandboxes, sessions and keys the operations under /corral/v1 are about: of this
                  workspace, or (None: an operator who named no workspace) of all.
+    worker:      whom it is instead of somebody with an API key; `api_key_id` then names its credential.
     """
 
     api_key_id: str
@@ -26,6 +41,7 @@ class Caller(NamedTuple):
     role: Role
     is_operator: bool
     covers: WorkspaceId | None
+    worker: Worker | None = None
 
 
 def enter(scope: Scope, who: Caller) -> None:

@@ -7,6 +7,7 @@ from typing import Literal
 from corral.api.admission import Admission
 from corral.api.edge import Edge
 from corral.catalog.blobs import BlobStore
+from corral.catalog.environment_keys import EnvironmentKeyStore
 from corral.catalog.files import Files
 from corral.catalog.idempotency import IdempotencyStore
 from corral.catalog.memory.ports import Memories, MemoryStores, MemoryVersions
@@ -25,6 +26,7 @@ from corral.session.log import SessionLog
 from corral.session.record import SessionStore
 from corral.session.resources import SessionResources
 from corral.session.sandboxes import SandboxDesk
+from corral.session.work import WorkQueue
 from corral.session.workspace import Workspaces
 
 
@@ -72,6 +74,8 @@ class Dependencies(Operations):
     environments: EnvironmentStore
     files: Files
     resources: SessionResources
+    environment_keys: EnvironmentKeyStore
+    work: WorkQueue
     memory_stores: MemoryStores
     memories: Memories
     memory_versions: MemoryVersions

@@ -18,11 +18,12 @@ def envelope(
     *,
     error_code: str | None = None,
     members: Mapping[str, str] = {},  # never changed
+    details: Mapping[str, object] = {},
 ) -> bytes:
     """The error body; `details.error_code` only when there is a stable code."""
     error: dict[str, object] = {"type": wire_type, "message": message, **members}
     if error_code is not None:
-        error["details"] = {"error_code": error_code}
+        error["details"] = {"error_code": error_code, **details}
     return orjson.dumps({"type": "error", "error": error, "request_id": request_id})
 
 
@@ -33,7 +34,12 @@ def error_response(error: Exception, request_id: str) -> Response:
     if isinstance(error, CallerError):
         status = error.status
         body = envelope(
-            error.wire_type, error.message, request_id, error_code=error.error_code, members=error.members
+            error.wire_type,
+            error.message,
+            request_id,
+            error_code=error.error_code,
+            members=error.members,
+            details=error.details,
         )
         if isinstance(error, RateLimited):
             headers = {"retry-after": str(error.retry_after_seconds)}

@@ -12,6 +12,7 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from corral.api.caller import Caller, caller_in
+from corral.api.worker import WorkerRights
 from corral.catalog.roles import Role
 from corral.kernel.errors import NotFound, PermissionDenied
 from corral.kernel.ids import SessionId
@@ -33,6 +34,8 @@ def least_role(method: str, path: str) -> Needed:
         return "operator"
     if path.startswith(_OWN_WORK) or (path == "/v1/files" and method == "POST"):
         return "user"
+    if path.startswith("/corral/v1/environments/"):
+        return "developer"  # who makes environments, makes keys for their workers
     if path.startswith("/corral/"):
         return "admin"
     return "user" if method in _READS else "developer"
@@ -61,15 +64,16 @@ class SessionOwners:
         self._known[session_id] = owner
 
 
-def guard(route: BaseRoute, owners: SessionOwners) -> None:
+def guard(route: BaseRoute, owners: SessionOwners, rights: WorkerRights) -> None:
     """Put the check in front of a route."""
     if isinstance(route, Route):
-        route.app = _Guarded(route.app, route.path, owners)
+        route.app = _Guarded(route.app, route.path, owners, rights)
 
 
 class _Guarded:
-    def __init__(self, app: ASGIApp, path: str, owners: SessionOwners) -> None:
+    def __init__(self, app: ASGIApp, path: str, owners: SessionOwners, rights: WorkerRights) -> None:
         self._app = app
+        self._rights = rights
         self._path = path
         self._owners = owners
         self._is_of_session = "{session_id}" in path
@@ -79,7 +83,9 @@ class _Guarded:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         who = caller_in(scope)
-        if who is not None:  # else the path is public
+        if who is not None and who.worker is not None:
+            await self._rights.check(who, scope, self._path)
+        elif who is not None:  # else the path is public
             needed = self._needed[scope["method"]]
             if needed != "user" and not _may(who, needed):
                 raise PermissionDenied(

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from corral.api.schema.events import Input, UserDefineOutcome, UserToolConfirmation, UserToolResult
+from corral.api.schema.events import Input, UserDefineOutcome, UserToolConfirmation
 from corral.kernel.errors import InvalidRequest
 from corral.kernel.ids import Ids
 from corral.session.events import EVENT_TYPES, Event
@@ -20,11 +20,6 @@ def _input(shape: Input, where: str, ids: Ids) -> Event:
     match shape:
         case UserDefineOutcome():
             raise InvalidRequest(f"{where}.type: 'user.define_outcome' is not available on this server yet")
-        case UserToolResult():
-            raise InvalidRequest(
-                f"{where}.type: 'user.tool_result' is only for self-hosted environments, which are not"
-                " available on this server yet; answer custom tools with 'user.custom_tool_result'"
-            )
         case UserToolConfirmation(result="allow", deny_message=str()):
             raise InvalidRequest(f"{where}.deny_message: only with result 'deny'")
         case _:

@@ -14,6 +14,7 @@ from corral.app.models import LateCounter, model_table
 from corral.app.repositories import hosts_of
 from corral.catalog.blobs import BlobStore
 from corral.store.catalog import Agents, Environments
+from corral.store.environment_keys import EnvironmentKeys
 from corral.store.idempotency import Idempotency
 from corral.store.kill import Kills
 from corral.store.log import Log
@@ -26,6 +27,7 @@ from corral.store.skills.skills import SkillTable
 from corral.store.skills.versions import SkillVersionTable
 from corral.store.vault_keys import VaultKeys
 from corral.store.vaults import Credentials, Vaults
+from corral.store.work import WorkTable
 
 __all__ = ["open_api"]
 
@@ -52,6 +54,8 @@ def open_api(
             environments=Environments(database),
             files=files_of(ground, blobs),
             resources=Resources(database, ground.clock),
+            environment_keys=EnvironmentKeys(database),
+            work=WorkTable(database, lease_seconds=ground.config.work_lease_seconds),
             memory_stores=MemoryStoreTable(database),
             memories=MemoryTable(database, ground.ids),
             memory_versions=MemoryVersionTable(database),

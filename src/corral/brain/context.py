@@ -31,9 +31,14 @@ ENVIRONMENT_NOTE = (
 `unrestricted` environment runs without, and the model is told. Source: docs/DIVERGENCES.md."""
 
 
-def build(session_id: SessionId, thread: Thread, info: ModelInfo) -> ModelRequest:
-    """The next request of a thread, from everything it has folded; for a summary, if it came to that."""
-    tools, system, entries = _fixed(thread)
+def build(
+    session_id: SessionId, thread: Thread, info: ModelInfo, *, is_self_hosted: bool = False
+) -> ModelRequest:
+    """The next request of a thread, from everything it has folded; for a summary, if it came to that.
+
+    is_self_hosted: its tools act on a machine that we know nothing about, so nothing is said of it.
+    """
+    tools, system, entries = _fixed(thread, is_self_hosted=is_self_hosted)
     messages = _messages(entries)
     if thread.compacts is not None:
         transcript_bytes = thread.compacts["transcript_bytes"]
@@ -57,21 +62,22 @@ def build(session_id: SessionId, thread: Thread, info: ModelInfo) -> ModelReques
     )
 
 
-def fixed_weight(thread: Thread) -> int:
+def fixed_weight(thread: Thread, *, is_self_hosted: bool = False) -> int:
     """Of what is sent with every request: tools and system prompt. What the system said before the user is
     counted with the conversation."""
     tools = policy.offered(thread.agent)
-    return weight(tools) + weight(_system(thread, tools))
+    return weight(tools) + weight(_system(thread, tools, is_self_hosted=is_self_hosted))
 
 
 def _fixed(
-    thread: Thread,
+    thread: Thread, *, is_self_hosted: bool
 ) -> tuple[Sequence[Mapping[str, Json]], list[Block], list[Entry]]:
     """Tools, system prompt, and the conversation behind them."""
     tools = policy.offered(thread.agent)
     # A conversation begins with the user: what was said before is part of the system prompt.
     early = list(takewhile(lambda entry: entry.role == "system", thread.entries))
-    system = _system(thread, tools) + [block for entry in early for block in entry.content]
+    system = _system(thread, tools, is_self_hosted=is_self_hosted)
+    system += [block for entry in early for block in entry.content]
     return tools, system, thread.entries[len(early) :]
 
 
@@ -80,13 +86,14 @@ def system_text(agent: Mapping[str, Json]) -> str:
     return str(agent.get("system") or "")
 
 
-def _system(thread: Thread, tools: Sequence[Mapping[str, Json]]) -> list[Block]:
+def _system(thread: Thread, tools: Sequence[Mapping[str, Json]], *, is_self_hosted: bool) -> list[Block]:
     names = {tool["name"] for tool in tools}
+    has_sandbox = not is_self_hosted
     texts = [
         thread.agent.get("system"),
-        ENVIRONMENT_NOTE if "bash" in names else None,
+        ENVIRONMENT_NOTE if has_sandbox and "bash" in names else None,
         thread.memory_note if names & {"bash", "read"} else None,
-        LOG_NOTE if "read" in names else None,
+        LOG_NOTE if has_sandbox and "read" in names else None,
         skills_note(thread.skills),
     ]
     return [text_block(text) for text in texts if text]

@@ -198,7 +198,7 @@ class Loop:
                     raise LeaseLost(f"another brain runs {self.session_id}")
                 self.hold(lease, asked_at=asked_at)
                 state = await self._fold_news()
-            is_tried_again = self._failures < SESSION_FAILURES_MAX
+            is_tried_again = self._failures < SESSION_FAILURES_MAX and not state.is_self_hosted
             if is_tried_again and any(thread.calls for thread in state.threads.values()):
                 assert self.lease is not None
                 await self._gear.dispatch.announce(self.session_id, epoch=self.lease.epoch)
@@ -247,7 +247,7 @@ class Loop:
             placement=await gear.dispatch.placement(
                 self.session_id, patience_seconds=HANDS_PATIENCE_SECONDS
             )
-            if has_confirmations
+            if has_confirmations and not state.is_self_hosted
             else None,
             models=gear.models,
             limits=gear.limits,
@@ -275,6 +275,7 @@ class Loop:
             ),
             releases=not is_working,
             gets_on=any(isinstance(completion, Replied | Ran) for completion in finished),
+            work_for=after.environment_id if after.awaits_worker else None,
         )
         crash_point("brain.before_append")
         if self.lease is not None:
@@ -292,7 +293,8 @@ class Loop:
             self.lease = None
         if append.gets_on:
             self._failures, self.got_on = 0, True
-        gear.dispatch.settled(self.session_id, draft.events, epoch=lease.epoch)
+        if not after.is_self_hosted:
+            gear.dispatch.settled(self.session_id, draft.events, epoch=lease.epoch)
         return after
 
     def _require_trust(self, epoch: int) -> None:
@@ -378,12 +380,18 @@ class Loop:
 
     async def _ask_model(self, state: State, action: AskModel, *, epoch: int) -> Completion:
         gear, thread = self._gear, state.threads[action.thread_id]
-        request = build(self.session_id, thread, gear.models.resolve(thread.model))
+        request = build(
+            self.session_id,
+            thread,
+            gear.models.resolve(thread.model),
+            is_self_hosted=state.is_self_hosted,
+        )
         previews = Previews(
             bus=gear.bus, ids=gear.ids, session_id=self.session_id, thread_id=thread.thread_id
         )
         is_shown = thread.compacts is None  # a summary is for the model alone
-        warms_up = is_shown and any(tool["name"] in BUILT_IN for tool in request.tools)
+        has_hands = not state.is_self_hosted
+        warms_up = is_shown and has_hands and any(tool["name"] in BUILT_IN for tool in request.tools)
         crash_point("brain.before_model")
         try:
             async with (
@@ -417,7 +425,7 @@ class Loop:
             placement=await gear.dispatch.placement(
                 self.session_id, patience_seconds=HANDS_AWAY_SECONDS_MAX
             )
-            if has_calls
+            if has_calls and has_hands
             else None,
         )
 

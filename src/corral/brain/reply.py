@@ -9,6 +9,7 @@ from corral.brain.draft import Draft
 from corral.brain.judge import UNDECIDED
 from corral.brain.ports import Usage
 from corral.catalog.models import ModelTable
+from corral.catalog.toolset import SANDBOX_TOOLS
 from corral.session import events as ev
 from corral.session.content import Block, Json, text_block
 from corral.session.fold import Thread
@@ -93,12 +94,15 @@ def _end(draft: Draft, thread: Thread, done: Replied, models: ModelTable) -> Non
 def _tool_use(draft: Draft, thread: Thread, block: Block, done: Replied, *, epoch: int) -> None:
     judged, placement = done.judgements.get(block["id"], UNDECIDED), done.placement
     verdict = policy.evaluate(thread.agent, block["name"], judged=judged.evaluated())
-    dispatch = None if verdict.permission == "ask" or verdict.is_custom else placement
+    is_remote = draft.state.is_self_hosted and block["name"] in SANDBOX_TOOLS and not verdict.is_custom
+    dispatch = None if verdict.permission == "ask" or verdict.is_custom or is_remote else placement
     private = {
         "model_tool_use_id": block["id"],
         "epoch": epoch,
         "placement": None if dispatch is None else asdict(dispatch),
     }
+    if is_remote:
+        private["remote"] = True
     if verdict.is_custom:
         draft.add(
             ev.AgentCustomToolUse,

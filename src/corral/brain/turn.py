@@ -148,7 +148,8 @@ def _answer_for(draft: Draft, call: PendingCall, text: str, *, is_left: bool = F
     """A synthetic error result: its id is a function of the call, so that it cannot exist twice.
     is_left: the call may still be running."""
     draft.add(
-        ev.AgentToolResult,
+        # A worker that reads the log would run the call if it had another answer than one of its own kind.
+        ev.UserToolResult if call.is_remote else ev.AgentToolResult,
         call.thread_id,
         event_id=EventId(derived(EVENT, "result", call.call_id)),
         private={"left": True} if is_left else None,
@@ -220,13 +221,16 @@ class _Thread:
         """Announce the next model request: for a summary, if the conversation outgrows the window."""
         info = self.terms.models.resolve(self.thread.model)
         try:
-            plan = window.plan(self.thread, info, lambda: fixed_weight(self.thread))
+            plan = window.plan(self.thread, info, self._fixed_weight)
         except window.TooLong:
             too_long = ending.of_window(self.thread)
             self._give_up(too_long.error_type, too_long.message)
             return
         private = {"epoch": self.terms.epoch, **plan, **self._sought()}
         self.draft.add(ev.SpanModelRequestStart, self.thread_id, private=private)
+
+    def _fixed_weight(self) -> int:
+        return fixed_weight(self.thread, is_self_hosted=self.draft.state.is_self_hosted)
 
     def _is_at_cap(self) -> bool:
         """The gate before each model request. What is in flight when it closes goes on."""
@@ -292,7 +296,7 @@ class _Thread:
             self.lose_request(self.thread.request)
         for call in list(self.thread.calls.values()):
             was_sent = call.placement is not None and not call.awaits_client
-            said = ending.LEFT_BEHIND if was_sent else ending.NEVER_RAN
+            said = ending.LEFT_BEHIND if was_sent or call.awaits_worker else ending.NEVER_RAN
             _answer_for(self.draft, call, said, is_left=was_sent)
         if is_fresh:
             self.run()
@@ -318,8 +322,13 @@ class _Thread:
         confirmations = self._waiting(ev.UserToolConfirmation)
         if not confirmations:
             return
-        taken = {waiting.event.tool_use_id for waiting in confirmations}  # type: ignore[attr-defined]
-        if self.thread.status == "idle" and not set(self.thread.blocked_on) - taken:
+        released = {
+            confirmation.tool_use_id
+            for confirmation in (waiting.event for waiting in confirmations)
+            if isinstance(confirmation, ev.UserToolConfirmation)
+            and not (confirmation.result == "allow" and self._is_remote(confirmation.tool_use_id))
+        }
+        if self.thread.status == "idle" and not set(self.thread.blocked_on) - released:
             self.run()
         placement = self.terms.placement
         for waiting in confirmations:
@@ -330,6 +339,11 @@ class _Thread:
                     "placement": None if placement is None else asdict(placement),
                 },
             )
+
+    def _is_remote(self, call_id: EventId) -> bool:
+        """Whether, once allowed, it waits for a worker."""
+        call = self.thread.calls.get(call_id)
+        return call is not None and call.is_remote
 
     def _answer_refused_calls(self) -> None:
         for call in list(self.thread.calls.values()):

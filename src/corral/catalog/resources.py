@@ -14,7 +14,7 @@ from corral.kernel.limits import (
     SESSION_RESOURCES_MAX,
 )
 
-__all__ = ["UPLOADS", "check_together", "file_resource", "upload_path"]
+__all__ = ["UPLOADS", "check_self_hosted", "check_together", "file_resource", "upload_path"]
 
 UPLOADS: Final = "/mnt/session/uploads"
 """Where a session sees its files, read-only."""
@@ -41,6 +41,19 @@ def upload_path(asked: str | None, *, file_id: FileId, where: str) -> str:
             f" to {MOUNT_PATH_PART_BYTES_MAX}"
         )
     return path
+
+
+def check_self_hosted(environment: Wire, types: Sequence[str], *, where: Sequence[str]) -> None:
+    """What a session in an environment of this config can have mounted: workers mount memory stores, and
+    nothing else. Raises InvalidRequest."""
+    if environment["type"] != "self_hosted":
+        return
+    for kind, place in zip(types, where, strict=True):
+        if kind != "memory_store":
+            raise InvalidRequest(
+                f"{place}type: {kind!r} resources are not supported with self-hosted environments; put a"
+                " reference into the session's metadata, which the worker reads"
+            )
 
 
 def file_resource(resource_id: ResourceId, *, file_id: FileId, mount_path: str, now: datetime) -> Wire:

@@ -7,7 +7,7 @@ A session is a sequence of turns. Written as a rule per turn, with `?` for optio
     request  = span.model_request_start, reply*, span.model_request_end
     reply    = agent.message | agent.thinking | agent.tool_use | agent.custom_tool_use
              | agent.thread_context_compacted
-    results  = agent.tool_result* | user.custom_tool_result*
+    results  = agent.tool_result* | user.custom_tool_result* | user.tool_result*
     IDLE     = session.thread_status_idle, session.usage, session.status_idle
 
 The table below is that rule as an automaton, with waiting for the client, interrupts and retries added.
@@ -36,6 +36,7 @@ Place = Literal[
 ]
 
 _INPUTS: Final = ("user.message", "user.interrupt", "user.tool_confirmation", "system.message")
+_RESULTS: Final = ("agent.tool_result", "user.custom_tool_result", "user.tool_result")
 _REPLY: Final = (
     *("agent.message", "agent.thinking", "agent.tool_use", "agent.custom_tool_use"),
     "agent.thread_context_compacted",
@@ -51,7 +52,7 @@ NEXT: Final[Mapping[Place, Mapping[str, Place]]] = {
         "session.status_running": "starting",
         "session.thread_status_idle": "stopping",  # interrupted, or answered in part
         "session.thread_status_terminated": "ending",
-        **_to("idle", *_INPUTS, "user.custom_tool_result", "agent.tool_result", "session.error"),
+        **_to("idle", *_INPUTS, *_RESULTS, "session.error"),
         **_to("idle", "session.updated"),
     },
     "starting": {"session.thread_status_running": "running"},
@@ -59,7 +60,7 @@ NEXT: Final[Mapping[Place, Mapping[str, Place]]] = {
         "span.model_request_start": "asking",
         "session.thread_status_idle": "stopping",
         "session.status_rescheduled": "delaying",
-        **_to("running", *_INPUTS, "user.custom_tool_result", "agent.tool_result", "session.error"),
+        **_to("running", *_INPUTS, *_RESULTS, "session.error"),
         **_to("running", "session.updated"),
     },
     "asking": {
@@ -147,7 +148,7 @@ def _read(reading: _Reading, event: Mapping[str, Json]) -> Iterator[str]:
             reading.open_calls[event["id"]] = kind
         case "user.tool_confirmation":
             reading.confirmed_calls.add(event["tool_use_id"])
-        case "agent.tool_result":
+        case "agent.tool_result" | "user.tool_result":
             yield from _answer(reading, event["tool_use_id"])
         case "user.custom_tool_result":
             yield from _answer(reading, event["custom_tool_use_id"])

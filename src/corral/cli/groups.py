@@ -31,6 +31,13 @@ models_app = typer.Typer(
 )
 price_app = typer.Typer(help="What models cost: list, set, remove.", no_args_is_help=True)
 models_app.add_typer(price_app, name="price")
+environments_app = typer.Typer(
+    help="Environments: keys of those that are self-hosted.", no_args_is_help=True
+)
+environment_keys_app = typer.Typer(
+    help="What the workers of a self-hosted environment come in with.", no_args_is_help=True
+)
+environments_app.add_typer(environment_keys_app, name="key")
 sandboxes_app = typer.Typer(help="Sandboxes of a server's hosts: list, evict.", no_args_is_help=True)
 skills_app = typer.Typer(help="Skills of a server: list, install, remove.", no_args_is_help=True)
 vault_app = typer.Typer(help="The keys that seal secrets: status, rotation.", no_args_is_help=True)
@@ -39,6 +46,7 @@ GROUPS = {
     "sessions": sessions_app,
     "keys": keys_app,
     "workspaces": workspaces_app,
+    "environments": environments_app,
     "models": models_app,
     "sandboxes": sandboxes_app,
     "skills": skills_app,
@@ -140,6 +148,46 @@ def keys_revoke(
     from corral.cli.keys import revoke_key
 
     revoke_key(api_at(url, data_dir), api_key_id=key_id)
+
+
+EnvironmentId = Annotated[str, typer.Argument(help="As in env_01...")]
+
+
+@environment_keys_app.command("list")
+def environment_keys_list(
+    environment_id: EnvironmentId, url: Url = None, data_dir: ServedDir = None, as_json: Json = False
+) -> None:
+    """Names and ids, revoked ones too; the keys themselves are stored nowhere."""
+    from corral.cli.environments import list_environment_keys
+
+    list_environment_keys(api_at(url, data_dir), environment_id, as_json=as_json)
+
+
+@environment_keys_app.command("create")
+def environment_keys_create(
+    environment_id: EnvironmentId,
+    name: Annotated[str, typer.Option(help="Whose it is.")] = "command line",
+    url: Url = None,
+    data_dir: ServedDir = None,
+    as_json: Json = False,
+) -> None:
+    """Make a key for workers and show it, once."""
+    from corral.cli.environments import create_environment_key
+
+    create_environment_key(api_at(url, data_dir), environment_id, name=name, as_json=as_json)
+
+
+@environment_keys_app.command("revoke")
+def environment_keys_revoke(
+    environment_id: EnvironmentId,
+    key_id: Annotated[str, typer.Argument(help="As in envkey_01...")],
+    url: Url = None,
+    data_dir: ServedDir = None,
+) -> None:
+    """From now on no worker enters with it; what it has claimed it finishes with the items' own tokens."""
+    from corral.cli.environments import revoke_environment_key
+
+    revoke_environment_key(api_at(url, data_dir), environment_id, key_id)
 
 
 @workspaces_app.command("list")

@@ -178,6 +178,7 @@ class Renderer:
             self._console.print(Text(f"        {line}", style=style), soft_wrap=True)
 
     _on_agent_mcp_tool_result = _on_user_custom_tool_result = _on_agent_tool_result
+    _on_user_tool_result = _on_agent_tool_result
 
     def _on_agent_thread_context_compacted(self, event: Event) -> None:
         self._line("status", "dim", "earlier context was summarised")

@@ -18,6 +18,7 @@ from corral.kernel.limits import (
     TOOL_ROUNDS_PER_TURN_MAX,
     TURN_SECONDS_MAX,
     TURN_TOKENS_MAX,
+    WORK_LEASE_SECONDS,
 )
 
 __all__ = ["SETTINGS", "Config", "Setting", "SettingsError", "flag_of", "parsed"]
@@ -57,6 +58,7 @@ class Config:
     turn_seconds_max: int = TURN_SECONDS_MAX
     turn_tokens_max: int = TURN_TOKENS_MAX
     judge_model: str | None = None
+    work_lease_seconds: int = WORK_LEASE_SECONDS
     tls_cert: Path | None = None
     tls_key: Path | None = None
     insecure_bind: bool = False
@@ -189,6 +191,10 @@ SETTINGS: Final[Mapping[str, Setting]] = {
     ),
     "judge_model": Setting(
         values.text, "model that judges calls under the policy `auto`; the session's own unless set"
+    ),
+    "work_lease_seconds": Setting(
+        values.lease_seconds,
+        "seconds until the work of a self-hosted environment's worker that is not heard of goes to another",
     ),
     "tls_cert": Setting(values.path, "certificate chain (PEM) to serve HTTPS with"),
     "tls_key": Setting(values.path, "private key of the certificate (PEM)"),

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from corral.catalog.models import ModelTable
 from corral.cluster.node import NodeRole
 from corral.config.secret import Secret
-from corral.kernel.limits import API_KEY_CHARS_MIN
+from corral.kernel.limits import API_KEY_CHARS_MIN, WORK_LEASE_SECONDS_MAX, WORK_LEASE_SETTING_MIN
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 
@@ -135,6 +135,13 @@ def count(value: object) -> int:
     if not isinstance(value, bool) and str(value).isdecimal() and int(str(value)) > 0:
         return int(str(value))
     raise ValueError("not a whole number above 0")
+
+
+def lease_seconds(value: object) -> int:
+    seconds = count(value)
+    if not WORK_LEASE_SETTING_MIN <= seconds <= WORK_LEASE_SECONDS_MAX:
+        raise ValueError(f"not a number from {WORK_LEASE_SETTING_MIN} to {WORK_LEASE_SECONDS_MAX}")
+    return seconds
 
 
 def log_level(value: object) -> LogLevel:

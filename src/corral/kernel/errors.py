@@ -10,6 +10,7 @@
     │   ├── Conflict                409 conflict_error
     │   │   ├── MemoryPathConflict  409 memory_path_conflict_error: another memory is in the way
     │   │   └── MemoryPreconditionFailed  409 memory_precondition_failed_error: it has another content
+    │   ├── HeartbeatRefused        412 invalid_request_error: somebody else may hold the work item
     │   ├── RequestTooLarge         413 request_too_large
     │   ├── UnsupportedMediaType    415 invalid_request_error: a coding of the body that is not known
     │   └── RateLimited             429 rate_limit_error: the same request may be taken later
@@ -49,6 +50,8 @@ class CallerError(CorralError):
         self.error_code = error_code
         self.members: Mapping[str, str] = {}
         """Further members of the error object on the wire."""
+        self.details: Mapping[str, object] = {}
+        """Further members of its `details`, beside the error code."""
 
 
 class InvalidRequest(CallerError):
@@ -109,6 +112,23 @@ class MemoryPathConflict(Conflict):
 
 class MemoryPreconditionFailed(Conflict):
     wire_type = "memory_precondition_failed_error"
+
+
+class HeartbeatRefused(CallerError):
+    """`details.current_state`: the lease as it is. Source: SDK, BetaHeartbeatPreconditionFailedError."""
+
+    status = 412
+
+    def __init__(self, message: str, *, last_heartbeat: str | None, state: str, ttl_seconds: int) -> None:
+        super().__init__(message, error_code="heartbeat_precondition_failed")
+        self.details = {
+            "current_state": {
+                "last_heartbeat": last_heartbeat,
+                "lease_extended": False,
+                "state": state,
+                "ttl_seconds": ttl_seconds,
+            }
+        }
 
 
 class RequestTooLarge(CallerError):

@@ -27,6 +27,8 @@ FileId = NewType("FileId", str)
 ResourceId = NewType("ResourceId", str)
 SkillId = NewType("SkillId", str)
 SkillVersionId = NewType("SkillVersionId", str)
+WorkId = NewType("WorkId", str)
+EnvironmentKeyId = NewType("EnvironmentKeyId", str)
 
 AGENT, ENVIRONMENT, SESSION, THREAD, EVENT = "agent", "env", "sesn", "sthr", "sevt"
 REQUEST, API_KEY, WORKSPACE = "req", "apikey", "wrkspc"
@@ -34,8 +36,11 @@ MEMORY_STORE, MEMORY, MEMORY_VERSION = "memstore", "mem", "memver"
 VAULT, CREDENTIAL, VAULT_KEY = "vlt", "vcrd", "vkey"
 FILE, RESOURCE = "file", "sesrsc"
 SKILL, SKILL_VERSION = "skill", "skillver"
+WORK, ENVIRONMENT_KEY = "work", "envkey"
 DEFAULT_WORKSPACE = WorkspaceId("wrkspc_default")
 CORRAL_KEY_PREFIX = "corral_"  # begins every API key that Corral makes: recognisable, never sent to a model
+ENVIRONMENT_KEY_PREFIX = "sk-ant-oat01-corral-"  # as hosted ones begin, and still ours
+SESSIONS_TOKEN_PREFIX = "corral-work-"  # noqa: S105  # of the token in a work item's secret
 
 _ALPHABET = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 _DIGITS = 22  # 58**22 > 2**128

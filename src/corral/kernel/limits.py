@@ -156,6 +156,20 @@ RESOURCES_PER_REQUEST_MAX = 999  # API docs, sessions: of a new session
 SESSION_OUTPUTS_MAX = 1_000  # files that one session has put out and not removed
 RESOURCE_PAGE_LIMIT_MAX = 1000  # API docs, sessions
 MOUNT_PATH_BYTES_MAX, MOUNT_PATH_PART_BYTES_MAX = 1_024, 255  # what file systems take
+# -- work of self-hosted environments -------------------------------------------------------------
+WORK_LEASE_SECONDS = 300  # of a worker that asks for no other, as the SDK has it (work_lease_seconds)
+WORK_LEASE_SECONDS_MIN, WORK_LEASE_SECONDS_MAX = 10, 3600  # what a worker may ask for
+WORK_LEASE_SETTING_MIN = 2  # of work_lease_seconds; workers beat once a second at most
+WORK_CLAIM_SECONDS = 5.0  # to acknowledge a claim, then others may have it; the documented default
+WORK_RECLAIM_MS_MAX = 24 * 3600 * 1000  # of reclaim_older_than_ms
+WORK_BLOCK_MS_MAX = 999  # of a poll's block_ms; API docs, self-hosted
+WORK_STOP_SECONDS = 120.0  # a worker learns in 30 s that it shall stop, and flushes memories for 60 s
+WORK_RETRY_SECONDS, WORK_RETRY_SECONDS_MAX = 30.0, 600.0  # before failed work is offered anew; doubled
+WORKER_SEEN_SECONDS = 30.0  # who polled since counts as polling; API docs, self-hosted
+WORKER_NOTE_SECONDS = 5.0  # how often it is written down that a worker polls
+WORKERS_NOTED_MAX = 10_000  # of one process, in memory
+WORKER_ID_CHARS_MAX = 255
+ENVIRONMENT_KEYS_MAX = 100  # of one environment that are not revoked
 
 # -- skills ---------------------------------------------------------------------------------------
 SKILL_BYTES_MAX = 30 * 1024 * 1024  # of all files, unpacked: with its multipart frame it fits into a body

@@ -118,10 +118,14 @@ def _facts(remains: Remains, message: str, ids: Ids, now: datetime) -> Iterator[
             ),
         )
     for call_id, thread_id in remains.calls:
+        # A worker takes a call for settled by an answer of its own kind.
+        result = (
+            ev.UserToolResult if record.environment.get("type") == "self_hosted" else ev.AgentToolResult
+        )
         yield _Fact(
             thread_id=thread_id,
             answers=call_id,
-            event=ev.AgentToolResult(
+            event=result(
                 id=EventId(derived(EVENT, "result", call_id)),
                 tool_use_id=call_id,
                 content=[text_block(LEFT_BEHIND)],

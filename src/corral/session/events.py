@@ -82,6 +82,17 @@ class UserCustomToolResult(Event):
     session_thread_id: ThreadId | None = None
 
 
+class UserToolResult(Event):
+    """Of a call that a worker of a self-hosted environment runs: its answer, or ours when the turn ended
+    before. Workers take a call that has one for settled, and no other event."""
+
+    TYPE = "user.tool_result"
+    tool_use_id: EventId
+    content: Content | None = None
+    is_error: bool | None = None
+    session_thread_id: ThreadId | None = None
+
+
 class SystemMessage(Event):
     TYPE = "system.message"
     content: Content

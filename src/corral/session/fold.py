@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from corral.catalog.memory.attach import memory_note
 from corral.catalog.toolset import offers
-from corral.kernel.ids import EventId, SessionId, ThreadId
+from corral.kernel.ids import EnvironmentId, EventId, SessionId, ThreadId
 from corral.session import events as ev
 from corral.session.budget import BUDGET_REACHED, Budget, running_seconds
 from corral.session.call import Placement
@@ -60,7 +60,10 @@ STATUS_AFTER: Mapping[str, Status] = {
 
 @dataclass(kw_only=True, slots=True)
 class PendingCall:
-    """A tool use without a result. `epoch` and `placement`: who dispatched it, and where to."""
+    """A tool use without a result. `epoch` and `placement`: who dispatched it, and where to.
+
+    is_remote: a worker of the session's self-hosted environment runs it, and sends a user.tool_result.
+    """
 
     call_id: EventId
     thread_id: ThreadId
@@ -74,10 +77,21 @@ class PendingCall:
     evaluation: Mapping[str, Json] | None = None
     confirmation: Literal["allow", "deny"] | None = None
     deny_message: str | None = None
+    is_remote: bool = False
 
     @property
     def awaits_client(self) -> bool:
-        return self.is_custom or (self.permission == "ask" and self.confirmation is None)
+        return self.is_custom or self.awaits_worker or self.awaits_confirmation
+
+    @property
+    def awaits_confirmation(self) -> bool:
+        return self.permission == "ask" and self.confirmation is None
+
+    @property
+    def awaits_worker(self) -> bool:
+        """A worker may run it now; while it also awaits a confirmation, nobody may."""
+        is_refused = self.permission == "deny" or self.confirmation == "deny"
+        return self.is_remote and not self.awaits_confirmation and not is_refused
 
 
 @dataclass(kw_only=True, slots=True)
@@ -195,6 +209,7 @@ class State:
 
     session_id: SessionId
     primary_thread_id: ThreadId
+    environment_id: EnvironmentId
     environment: Mapping[str, Json]
     status: Status
     threads: dict[ThreadId, Thread]
@@ -241,6 +256,16 @@ class State:
             for block in entry.content
         )
 
+    @property
+    def is_self_hosted(self) -> bool:
+        """Its tools run at workers of its environment, and never in a sandbox of ours."""
+        return self.environment.get("type") == "self_hosted"
+
+    @property
+    def awaits_worker(self) -> bool:
+        """Some call may be run by a worker now."""
+        return any(call.awaits_worker for thread in self.threads.values() for call in thread.calls.values())
+
     def call(self, call_id: EventId) -> PendingCall | None:
         """The pending call of that id, in whichever thread."""
         return next((t.calls[call_id] for t in self.threads.values() if call_id in t.calls), None)
@@ -281,6 +306,7 @@ def begin(record: SessionRecord) -> State:
     return State(
         session_id=record.session_id,
         primary_thread_id=record.primary_thread_id,
+        environment_id=record.environment_id,
         environment=record.environment,
         status="idle",
         budget=record.budget,
@@ -378,7 +404,7 @@ def fold(
             thread.add(Entry("system", tuple(content), state.seq))
         case ev.UserToolConfirmation():
             _confirm(thread, event, private)
-        case ev.UserCustomToolResult() | ev.AgentToolResult():
+        case ev.UserCustomToolResult() | ev.UserToolResult() | ev.AgentToolResult():
             if answers is not None:
                 _settle(thread, answers, event.content or (), bool(event.is_error), state.seq)
         case ev.AgentToolUse() | ev.AgentCustomToolUse():
@@ -436,6 +462,7 @@ def _pending(
         placement=_placement(private),
         epoch=int(private.get("epoch", 0)),
         evaluation=None if isinstance(event, ev.AgentCustomToolUse) else event.evaluation,
+        is_remote=bool(private.get("remote")),
     )
 
 

@@ -6,7 +6,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import NamedTuple, Protocol
 
-from corral.kernel.ids import EventId, SessionId, ThreadId
+from corral.kernel.ids import EnvironmentId, EventId, SessionId, ThreadId
 from corral.session.content import Json
 from corral.session.events import Event
 from corral.session.lease import Claim, Lease
@@ -82,6 +82,8 @@ class Append:
     releases: give the lease back in the same transaction.
     gets_on:  it holds a model's reply or a tool's result: what the session waited for has happened, so its
               failures are forgotten.
+    work_for: the self-hosted environment of whose workers one has something to run: the session has a work
+              item after this, see `session.work`.
     """
 
     session_id: SessionId
@@ -93,6 +95,7 @@ class Append:
     derived: Derived
     releases: bool = False
     gets_on: bool = False
+    work_for: EnvironmentId | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,14 +1,15 @@
 """Accepting client-sent events: admission under the row lock, then the inbox or the log."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 
 from sqlalchemy import Connection, bindparam, func, insert, select, update
 
-from corral.kernel.ids import EventId, SessionId, ThreadId
+from corral.kernel.ids import EnvironmentId, EventId, SessionId, ThreadId
 from corral.session.events import Event, UserToolConfirmation, parse
-from corral.session.inbox import Admitted, View, admit, referenced
+from corral.session.inbox import Admitted, View, admit, is_self_hosted, left_to_run, referenced
 from corral.session.log import InboxEntry, StoredEvent
 from corral.session.record import SessionRecord
 from corral.store.driver import Query
@@ -24,6 +25,7 @@ from corral.store.rows import (
     stored_event,
 )
 from corral.store.schema import events, inbox, sessions
+from corral.store.work_offer import has_live_work, offer_work
 
 Entry = StoredEvent | InboxEntry
 Fact = tuple[Event, ThreadId, EventId | None]
@@ -69,14 +71,26 @@ def lock_record(connection: Connection, session_id: SessionId) -> SessionRecord:
 
 
 def accept(
-    connection: Connection, session_id: SessionId, inputs: Sequence[Event], *, now: datetime, now_us: int
+    connection: Connection,
+    session_id: SessionId,
+    inputs: Sequence[Event],
+    *,
+    now: datetime,
+    now_us: int,
+    offered: list[EnvironmentId],
 ) -> list[Entry]:
-    """What was stored, in order, and for a duplicate what had been. What had no effect is left out.
+    """What was stored, in order, and for a duplicate what had been. What had no effect is left out. Adds to
+    `offered` the environment whose workers have work by this.
 
     Raises NotFound and what `admit` raises; nothing is written then.
     """
     record = lock_record(connection, session_id)
-    admitted = admit(_view(connection, record, inputs, now), inputs)
+    view = view_of(connection, record, inputs, now)
+    if is_self_hosted(record.environment) and left_to_run(view):
+        view = replace(view, work_failed=not has_live_work(connection, session_id, now_us=now_us))
+    admitted = admit(view, inputs)
+    if any(item.wants_worker for item in admitted):
+        offered.append(record.environment_id)
     return store_inputs(connection, record, admitted, now=now, now_us=now_us)
 
 
@@ -104,6 +118,8 @@ def store_inputs(
             entries.append(waiting[-1])
     if waiting:
         connection.execute(insert(inbox), [inbox_row(record.session_id, entry) for entry in waiting])
+    if any(item.wants_worker for item in admitted):
+        offer_work(connection, record.session_id, now_us=now_us)
     needs_brain = any(item.needs_brain for item in admitted)
     if waiting or needs_brain:
         connection.execute(
@@ -163,10 +179,14 @@ def _waiting(item: Admitted, arrival: int) -> InboxEntry:
     )
 
 
-def _view(connection: Connection, record: SessionRecord, inputs: Sequence[Event], now: datetime) -> View:
+def view_of(connection: Connection, record: SessionRecord, inputs: Sequence[Event], now: datetime) -> View:
+    """What admission looks at, under the row lock."""
     of_session: dict[str, Any] = {"of_session_id": record.session_id}
     waiting = [inbox_entry(row) for row in _INBOX.all(connection, of_session)]
     named = referenced(inputs)
+    has_workers = is_self_hosted(record.environment)
+    if has_workers:
+        named = [*{*named, *map(EventId, record.blocked_on)}]
     if not named:
         return View(record=record, inbox=waiting, now=now)
     of_named = of_session | {"event_ids": named}
@@ -177,23 +197,23 @@ def _view(connection: Connection, record: SessionRecord, inputs: Sequence[Event]
         if answer.answers is not None
     }
     confirmations = [entry.body for entry in waiting if entry.type == UserToolConfirmation.TYPE]
-    if tool_uses and any(isinstance(event, UserToolConfirmation) for event in inputs):
+    if tool_uses and (has_workers or any(isinstance(event, UserToolConfirmation) for event in inputs)):
         # A confirmation follows its tool use: the log before the first of these need not be searched.
         first = min(use.seq for use in tool_uses.values())
         logged = connection.execute(_CONFIRMATIONS, of_session | {"after_seq": first})
         confirmations += [bytes(row.body) for row in logged]
-    confirmed = {_confirmed(body) for body in confirmations}
+    confirmed = dict(map(_confirmed, confirmations))
     return View(
         record=record,
         inbox=waiting,
         now=now,
         tool_uses=tool_uses,
         answers=answers,
-        confirmations=frozenset(confirmed & set(named)),
+        confirmations={each: result for each, result in confirmed.items() if each in named},
     )
 
 
-def _confirmed(body: bytes) -> EventId:
+def _confirmed(body: bytes) -> tuple[EventId, Literal["allow", "deny"]]:
     confirmation = parse(body)
     assert isinstance(confirmation, UserToolConfirmation)
-    return confirmation.tool_use_id
+    return confirmation.tool_use_id, confirmation.result

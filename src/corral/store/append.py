@@ -45,6 +45,7 @@ from corral.store.rows import (
     thread_values,
 )
 from corral.store.schema import NOT_HELD_BACK, events, from_us, inbox, sessions, threads
+from corral.store.work_offer import end_work, offer_work
 
 _HEADS: AnySelect = select(
     sessions.c.session_id,
@@ -244,6 +245,9 @@ def _write(connection: Connection, items: Sequence[Prepared], now_us: int) -> di
     for item in granted:
         if item.append.derived.status == "terminated":
             queue_cleanup(connection, item.append.session_id, "sandbox", now=item.stored[-1].processed_at)
+            end_work(connection, item.append.session_id, now=from_us(now_us))
+        elif item.append.work_for is not None:
+            offer_work(connection, item.append.session_id, now_us=now_us)
     return refused
 
 

@@ -39,6 +39,7 @@ Row = Mapping[str, Any]
 
 LEFT_OUT: Final[Mapping[str, str]] = {
     "nodes": "who serves now",
+    "workers": "who polls for work now",
     "writers": "the last transactions of connections that are open now",
 }
 """Tables that no archive has, and why."""

@@ -8,12 +8,13 @@ from sqlalchemy import Connection
 
 from corral.kernel.crash import crash_point
 from corral.kernel.errors import Stale, Stop
-from corral.kernel.ids import Ids, SessionId
+from corral.kernel.ids import EnvironmentId, Ids, SessionId
 from corral.kernel.metrics import count, observe
 from corral.session.bus import Bus, Committed
 from corral.session.events import Event
 from corral.session.lease import Lease
 from corral.session.log import Append, EventFilter, EventPage, InboxEntry, Position, Snapshot, StoredEvent
+from corral.session.work import topic
 from corral.store import reading
 from corral.store.accept import accept
 from corral.store.append import append_all
@@ -38,6 +39,8 @@ class Log:
             self._bus.publish(Committed(session_id=append.session_id, entries=tuple(stored)))
             if append.releases and append.derived.needs_brain:
                 self._bus.wake(append.session_id)
+            if append.work_for is not None:
+                self._bus.publish(Committed(session_id=topic(append.work_for)))
 
         crash_point("store.append.before")
         if append.consumes:
@@ -81,10 +84,18 @@ class Log:
         self, session_id: SessionId, inputs: Sequence[Event], *, now: datetime
     ) -> Sequence[StoredEvent | InboxEntry]:
         new_ids = {event.id for event in inputs}
+        offered: list[EnvironmentId] = []
 
         def body(connection: Connection) -> list[StoredEvent | InboxEntry]:
-            now_us = self._database.now_us(connection)
-            entries = accept(connection, session_id, inputs, now=now, now_us=now_us)
+            offered.clear()
+            entries = accept(
+                connection,
+                session_id,
+                inputs,
+                now=now,
+                now_us=self._database.now_us(connection),
+                offered=offered,
+            )
             crash_point("store.accept.written")
             return entries
 
@@ -93,6 +104,8 @@ class Log:
             if new:  # a duplicate answers with an event that was published when it was stored
                 self._bus.publish(Committed(session_id=session_id, entries=new))
                 self._bus.wake(session_id)
+            for environment_id in offered:
+                self._bus.publish(Committed(session_id=topic(environment_id)))
 
         crash_point("store.accept.before")
         entries = await self._database.write(

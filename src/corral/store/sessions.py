@@ -21,7 +21,7 @@ from corral.session.events import (
     SessionThreadStatusTerminated,
     SessionUpdated,
 )
-from corral.session.inbox import Admitted
+from corral.session.inbox import Admitted, is_self_hosted
 from corral.session.log import InboxEntry, StoredEvent
 from corral.session.record import (
     SessionChanges,
@@ -31,6 +31,7 @@ from corral.session.record import (
     SessionRecord,
 )
 from corral.session.resources import FileCopy
+from corral.session.work import topic
 from corral.store.accept import Fact, lock_record, log_facts, store_inputs
 from corral.store.cleanup import queue_cleanup
 from corral.store.database import Database
@@ -52,6 +53,7 @@ from corral.store.schema import (
 )
 from corral.store.session_list import session_page
 from corral.store.skills.sessions import keep_skills
+from corral.store.work_offer import end_work
 
 __all__ = ["Sessions"]
 
@@ -117,7 +119,12 @@ class Sessions:
                 record,
                 # Nothing to admit against: a new session has no past.
                 [
-                    Admitted(event=event, thread_id=record.primary_thread_id, to="inbox")
+                    Admitted(
+                        event=event,
+                        thread_id=record.primary_thread_id,
+                        to="inbox",
+                        wants_worker=is_self_hosted(record.environment),
+                    )
                     for event in initial
                 ],
                 now=record.created_at,
@@ -129,6 +136,8 @@ class Sessions:
             if entries:
                 self._bus.publish(Committed(session_id=record.session_id, entries=tuple(entries)))
                 self._bus.wake(record.session_id)
+                if is_self_hosted(record.environment):
+                    self._bus.publish(Committed(session_id=topic(record.environment_id)))
 
         # What is copied is counted where others may count as well.
         return await self._database.write(body, locks=None if copies else (), committed=committed)
@@ -356,6 +365,7 @@ def _terminate(connection: Connection, record: SessionRecord, now: datetime) -> 
         of_session,
     )
     connection.execute(_UPDATE_THREADS.values(status="terminated", updated_at=now), of_session)
+    end_work(connection, record.session_id, now=now)
     queue_cleanup(connection, record.session_id, "sandbox", now=now)
 
 

@@ -16,6 +16,7 @@ from corral.testing import (
     contract_sessions,
     contract_skills,
     contract_vaults,
+    contract_work,
 )
 from corral.testing.stores import Check
 
@@ -28,4 +29,5 @@ CHECKS: tuple[Check, ...] = (
     *contract_memory.CHECKS,
     *contract_skills.CHECKS,
     *contract_vaults.CHECKS,
+    *contract_work.CHECKS,
 )

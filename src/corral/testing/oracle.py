@@ -24,7 +24,7 @@ from corral.session.events import (
     UserToolConfirmation,
     parse,
 )
-from corral.session.inbox import View, admit, referenced
+from corral.session.inbox import View, admit, is_self_hosted, referenced
 from corral.session.lease import Claim, Lease, session_backoff_seconds
 from corral.session.log import Append, InboxEntry, Snapshot, StoredEvent
 from corral.session.record import SessionRecord, ThreadRecord
@@ -80,7 +80,9 @@ class Oracle:
     def accept(self, session_id: SessionId, inputs: Sequence[Event], *, now: datetime) -> list[EventId]:
         """The ids of what is returned, in order."""
         session = self._session(session_id)
-        named = set(referenced(inputs))
+        named: set[str] = set(referenced(inputs))
+        if is_self_hosted(session.record.environment):
+            named |= set(session.record.blocked_on)
         entries: list[StoredEvent | InboxEntry] = [*session.log, *session.inbox]
         confirmations = [parse(entry.body) for entry in entries if entry.type == UserToolConfirmation.TYPE]
         view = View(
@@ -89,10 +91,11 @@ class Oracle:
             now=now,
             tool_uses={event.event_id: event for event in session.log if event.event_id in named},
             answers={event.answers: event for event in session.log if event.answers in named},
-            confirmations=frozenset(
-                event.tool_use_id for event in confirmations if isinstance(event, UserToolConfirmation)
-            )
-            & named,
+            confirmations={
+                event.tool_use_id: event.result
+                for event in confirmations
+                if isinstance(event, UserToolConfirmation) and event.tool_use_id in named
+            },
         )
         returned = []
         for item in admit(view, inputs):

@@ -1,10 +1,11 @@
 """Small, valid sessions, inputs and appends for tests of a store."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from corral.kernel.ids import SESSION, THREAD, EnvironmentId, EventId, Ids, SessionId, ThreadId
+from corral.session.content import Json
 from corral.session.events import (
     AgentCustomToolUse,
     AgentMessage,
@@ -82,6 +83,9 @@ class Draft:
         needs_brain: bool = True,
         releases: bool = False,
         gets_on: bool = False,
+        private: Mapping[str, Json] | None = None,
+        blocked_on: Sequence[EventId] = (),
+        work_for: EnvironmentId | None = None,
     ) -> Append:
         record = self.seen.record
         last = self.seen.events[-1].processed_at if self.seen.events else record.created_at
@@ -94,7 +98,7 @@ class Draft:
                     event=event,
                     thread_id=record.primary_thread_id,
                     processed_at=last,
-                    private={"raw": event.id} if arrival is None else None,
+                    private={"raw": event.id, **(private or {})} if arrival is None else None,
                     answers=(answers or {}).get(event.id),
                     arrival=arrival,
                 )
@@ -111,10 +115,11 @@ class Draft:
                 usage={"input_tokens": record.last_seq + len(new)},
                 active_seconds=float(len(new)),
                 running_since=last if status == "running" else None,
-                blocked_on=(),
+                blocked_on=blocked_on,
                 needs_brain=needs_brain,
                 threads=[replace(thread, status=status, updated_at=last) for thread in record.threads],
             ),
             releases=releases,
             gets_on=gets_on,
+            work_for=work_for,
         )

@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
+from corral.catalog.environment_keys import EnvironmentKeyStore
 from corral.catalog.files import FileTable, UnneededBlobs
 from corral.catalog.idempotency import IdempotencyStore
 from corral.catalog.memory.ports import (
@@ -24,6 +25,7 @@ from corral.session.lease import Claim, Lease, LeaseStore
 from corral.session.log import SessionLog
 from corral.session.record import SessionRecord, SessionStore
 from corral.session.resources import SessionResources
+from corral.session.work import WorkQueue
 from corral.testing.clock import ManualClock
 from corral.testing.sessions import Draft, new_session
 
@@ -39,6 +41,8 @@ class Stores:
     sessions: SessionStore
     agents: AgentStore
     environments: EnvironmentStore
+    environment_keys: EnvironmentKeyStore
+    work: WorkQueue
     vaults: VaultStore
     credentials: CredentialStore
     vault_keys: VaultKeyStore

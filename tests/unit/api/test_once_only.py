@@ -7,6 +7,8 @@ from pathlib import Path
 import corral.api.routes
 
 EXCEPTIONS = {
+    "create_environment_key": "a key is refused: the answer holds a secret that is stored nowhere",
+    "revoke_environment_key": "safe to repeat as it is",
     "archive_thread": "always refused: only primary threads exist",
     "count_tokens": "changes nothing",
     "create_key": "a key is refused: the answer holds a secret that is stored nowhere",

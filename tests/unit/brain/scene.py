@@ -1,6 +1,7 @@
 """A session played by hand: inputs and completions in, events out. No store, no loop."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import Any
@@ -92,8 +93,10 @@ def record(agent_snapshot: dict[str, Any]) -> SessionRecord:
 class Scene:
     """`events` is the log so far; `types()` what the last step added."""
 
-    def __init__(self, snapshot: dict[str, Any] | None = None, *, epoch: int = 1) -> None:
-        self.record = record(snapshot or agent())
+    def __init__(
+        self, snapshot: dict[str, Any] | None = None, *, epoch: int = 1, environment: str = "cloud"
+    ) -> None:
+        self.record = replace(record(snapshot or agent()), environment={"type": environment})
         self.state: State = begin(self.record)
         self.epoch = epoch
         self.placement: Placement | None = PLACEMENT
@@ -147,11 +150,20 @@ class Scene:
 
     def answer_custom(self, call_id: EventId, text: str = "42") -> None:
         """A custom tool's result, logged by the API on receipt."""
-        event = ev.UserCustomToolResult(
-            id=EventId(f"custom_{call_id}"),
-            custom_tool_use_id=call_id,
-            content=[{"type": "text", "text": text}],
+        content = [{"type": "text", "text": text}]
+        self._answer(
+            ev.UserCustomToolResult(
+                id=EventId(f"custom_{call_id}"), custom_tool_use_id=call_id, content=content
+            ),
+            call_id,
         )
+
+    def answer_remote(self, call_id: EventId, text: str = "ok") -> None:
+        """A worker's result, logged by the API on receipt."""
+        result_id, content = EventId(f"remote_{call_id}"), [{"type": "text", "text": text}]
+        self._answer(ev.UserToolResult(id=result_id, tool_use_id=call_id, content=content), call_id)
+
+    def _answer(self, event: ev.Event, call_id: EventId) -> None:
         at = self._clock.now()
         new = NewEvent(event=event, thread_id=THREAD, processed_at=at, answers=call_id)
         self.events.append(new)

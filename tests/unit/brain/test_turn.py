@@ -593,3 +593,79 @@ def test_a_call_that_nobody_judged_asks() -> None:
         "evaluated_permission": {"type": "ask", "reason_code": "indeterminate"},
     }
     assert scene.state.blocked_on == [scene.last("agent.tool_use").id]
+
+
+# -- self-hosted environments --------------------------------------------------------------------------
+
+
+def remote_scene(*, policy: str = "always_allow") -> Scene:
+    """A session whose tools run at a worker, and whose model is about to answer."""
+    scene = Scene(agent(policy=policy), environment="self_hosted")
+    scene.say("go")
+    scene.step()
+    scene.asked()
+    return scene
+
+
+def test_calls_for_workers_wait_for_their_results() -> None:
+    scene = remote_scene()
+    assert scene.step(scene.reply(call(1), call(2)))[-3:] == [
+        "session.thread_status_idle",
+        "session.usage",
+        "session.status_idle",
+    ]
+    one, two = scene.state.blocked_on
+    assert scene.state.awaits_worker and not scene.decide(), "no hands are asked"
+    assert [call.placement for call in scene.state.primary.calls.values()] == [None, None]
+    scene.answer_remote(one)
+    assert scene.step()[-1] == "session.status_idle"
+    assert scene.state.blocked_on == [two]
+    scene.answer_remote(two)
+    kinds = scene.step()
+    assert kinds[:2] == ["session.status_running", "session.thread_status_running"]
+    assert kinds[-1] == "span.model_request_start" and not scene.state.awaits_worker
+
+
+def test_a_confirmed_call_for_a_worker_still_waits_for_its_result() -> None:
+    scene = remote_scene(policy="always_ask")
+    scene.step(scene.reply(call(1), call(2)))
+    one, two = scene.state.blocked_on
+    assert not scene.state.awaits_worker, "nobody may run them yet"
+    scene.send(ev.UserToolConfirmation, tool_use_id=one, result="allow")
+    assert scene.step() == ["user.tool_confirmation"]
+    assert scene.state.awaits_worker and scene.state.blocked_on == [one, two]
+    scene.answer_remote(one)
+    scene.step()
+    scene.send(ev.UserToolConfirmation, tool_use_id=two, result="deny", deny_message="No.")
+    kinds = scene.step()
+    assert kinds[:4] == [
+        "session.status_running",
+        "session.thread_status_running",
+        "user.tool_confirmation",
+        "user.tool_result",
+    ]
+    assert kinds[-1] == "span.model_request_start"
+
+
+def test_a_worker_may_answer_before_the_confirmation_is_taken() -> None:
+    scene = remote_scene(policy="always_ask")
+    scene.step(scene.reply(call(1)))
+    [one] = scene.state.blocked_on
+    scene.send(ev.UserToolConfirmation, tool_use_id=one, result="allow")
+    scene.answer_remote(one)
+    assert scene.step() == [
+        "session.status_running",
+        "session.thread_status_running",
+        "user.tool_confirmation",
+        "span.model_request_start",
+    ]
+
+
+def test_an_interrupt_settles_a_workers_calls_in_its_own_kind() -> None:
+    scene = remote_scene()
+    scene.step(scene.reply(call(1)))
+    scene.send(ev.UserInterrupt)
+    kinds = scene.step()
+    assert kinds[:2] == ["user.tool_result", "user.interrupt"] and kinds[-1] == "session.status_idle"
+    assert scene.last("user.tool_result").is_error
+    assert scene.last("session.status_idle").stop_reason == {"type": "end_turn"}

@@ -58,6 +58,16 @@ def test_config_members_merge() -> None:
     assert closed["config"] == environment()["config"]
 
 
+def test_a_self_hosted_environment_has_no_more_to_it() -> None:
+    made = environment(config={"type": "self_hosted"})
+    assert made["config"] == {"type": "self_hosted"}
+    assert update(made, config={"type": "self_hosted"}) is made
+    check_session_environment(made)
+    with pytest.raises(InvalidRequest) as refused:
+        update(made, config={"type": "cloud"})
+    assert refused.value.error_code == "invalid_config_type_change"
+
+
 def test_text_and_metadata_rules() -> None:
     first = environment(description="d", metadata={"a": "1", "b": "2"})
     assert update(first, description="")["description"] == ""
@@ -71,7 +81,6 @@ def test_text_and_metadata_rules() -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"config": {"type": "self_hosted"}}, r"config.type: 'self_hosted'"),
         ({"scope": "account"}, "scope"),
         (
             {"config": cloud(networking=limited(), packages={"pip": ["x"]})},

@@ -109,9 +109,7 @@ def test_an_interrupt_frees_the_way_for_a_message() -> None:
 
 
 def test_a_queued_confirmation_frees_the_way_for_a_message() -> None:
-    waiting = view(
-        blocked_on=("ask",), inbox=(queued(confirm()),), confirmations=frozenset({EventId("ask")})
-    )
+    waiting = view(blocked_on=("ask",), inbox=(queued(confirm()),), confirmations={EventId("ask"): "allow"})
     assert destinations(waiting, message()) == ["inbox"]
 
 
@@ -165,7 +163,7 @@ def test_a_system_message_follows_a_message_or_a_result_or_stands_alone() -> Non
         (view(), [confirm("nothing")], InvalidRequest, "nothing"),
         (view(), [confirm("custom")], InvalidRequest, "agent.tool_use"),
         (view(), [confirm("allowed")], InvalidRequest, "evaluated_permission"),
-        (view(confirmations=frozenset({EventId("ask")})), [confirm()], InvalidRequest, "already settled"),
+        (view(confirmations={EventId("ask"): "allow"}), [confirm()], InvalidRequest, "already settled"),
         (view(), [confirm(), confirm()], InvalidRequest, "events.1"),
         (view(), [result("nothing")], InvalidRequest, "nothing"),
         (view(), [result("ask")], InvalidRequest, "custom tool use"),

@@ -35,7 +35,10 @@ _VERSIONS = "/v1/memory_stores/{memory_store_id}/memory_versions"
 
 
 def _actor(request: Request) -> Actor:
-    return Actor("api_actor", caller(request).api_key_id)
+    who = caller(request)
+    if who.worker is not None and who.worker.session_id is not None:
+        return Actor("session_actor", who.worker.session_id)  # for whose session the worker works
+    return Actor("api_actor", who.api_key_id)
 
 
 def memory_routes(deps: Dependencies, once: OnceOnly) -> APIRouter:

@@ -16,6 +16,7 @@ from corral.api.schema.resources import FileAdd, ResourceListQuery, ResourceUpda
 from corral.api.schema.strict import parse
 from corral.api.visible_files import VisibleFiles
 from corral.catalog.idempotency import Answer
+from corral.catalog.resources import check_self_hosted
 from corral.kernel import cursor
 from corral.kernel.errors import InvalidRequest, NotFound
 from corral.kernel.ids import ResourceId, SessionId
@@ -38,7 +39,8 @@ def resource_routes(
         parse_query(NoQuery, request.query_params)
         asked, now = parse(FileAdd, await request.body()), deps.clock.now()
         who = caller(request)
-        await deps.sessions.read(session_id)  # the first to be missing, before what is to be mounted
+        session = await deps.sessions.read(session_id)  # the first to be missing, before what is mounted
+        check_self_hosted(session.environment, [asked.type], where=[""])
         kind = kinds.of(asked.type, where="")
         await visible.check(who, named_files([asked]))
         new = await kind.prepare(asked, where="", workspace_id=who.workspace_id, now=now)

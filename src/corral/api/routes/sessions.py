@@ -27,6 +27,7 @@ from corral.catalog.agents import check_budgetable, session_agent, session_tools
 from corral.catalog.credentials import check_session_vaults
 from corral.catalog.environments import check_session_environment
 from corral.catalog.idempotency import Answer
+from corral.catalog.resources import check_self_hosted
 from corral.catalog.skills.attached import attach
 from corral.kernel.clock import parse_rfc3339, rfc3339
 from corral.kernel.cursor import BAD_CURSOR
@@ -90,10 +91,14 @@ def session_routes(
             vaults = await deps.vaults.contents(vault_ids, workspace_id=who.workspace_id)
             check_session_vaults(vaults, snapshot["mcp_servers"])
         now = deps.clock.now()
-        await visible.check(who, named_files(asked.resources or ()))
-        new = await kinds.prepare(
-            asked.resources or (), agent=snapshot, workspace_id=who.workspace_id, now=now
+        resources = asked.resources or ()
+        check_self_hosted(
+            environment["config"],
+            [each.type for each in resources],
+            where=[f"resources.{number}." for number in range(len(resources))],
         )
+        await visible.check(who, named_files(resources))
+        new = await kinds.prepare(resources, agent=snapshot, workspace_id=who.workspace_id, now=now)
         record = _new_record(
             deps,
             asked,

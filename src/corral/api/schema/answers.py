@@ -36,6 +36,13 @@ _FIELDS: Mapping[str, str] = {
     " updated_at:time archived_at:time?",
     "ModelInfo": "id type=model display_name created_at:time",
     "Tokens": "input_tokens:int",
+    "Work": "id type=work environment_id data:object state metadata:object secret? created_at:time"
+    " acknowledged_at:time? started_at:time? latest_heartbeat_at:time? stop_requested_at:time?"
+    " stopped_at:time?",
+    "WorkHeartbeat": "type=work_heartbeat last_heartbeat lease_extended:bool state ttl_seconds:int",
+    "WorkQueueStats": "type=work_queue_stats depth:int pending:int oldest_queued_at:time?"
+    " workers_polling:int",
+    "EnvironmentKey": "id type=environment_key environment_id name hint created_at:time revoked_at:time?",
     "ApiKey": "id type=api_key name hint role workspace_id created_at:time last_used_at:time?"
     " revoked_at:time?",
     "Workspace": "id type=workspace name created_at:time? archived_at:time?",
@@ -66,11 +73,21 @@ _NOUNS: Mapping[str, str] = {
     "v1/keys": "ApiKey",
     "workspaces": "Workspace",
     "sandboxes": "Sandbox",
+    "work": "Work",
+    "stats": "WorkQueueStats",
+    "heartbeat": "WorkHeartbeat",
+    "environments/keys": "EnvironmentKey",
 }
 """What the last word of a path stands for that is no verb; some only below another."""
 
-_VERBS = frozenset({"archive", "redact", "evict"})
+_VERBS = frozenset({"archive", "redact", "evict", "ack", "stop"})
 _OTHERWISE: Mapping[tuple[str, str], Schema] = {
+    ("GET", "/v1/environments/{environment_id}/work/poll"): {
+        "anyOf": [{"$ref": "#/components/schemas/Work"}, {"type": "null"}]
+    },
+    ("GET", "/v1/environments/{environment_id}/work/stats"): {
+        "$ref": "#/components/schemas/WorkQueueStats"
+    },
     ("POST", "/v1/messages/count_tokens"): {"$ref": "#/components/schemas/Tokens"},
     ("POST", "/corral/v1/kill"): {"$ref": "#/components/schemas/Killed"},
     ("GET", "/corral/v1/vault/keys"): {"$ref": "#/components/schemas/VaultKeys"},

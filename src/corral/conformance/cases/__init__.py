@@ -11,3 +11,4 @@ from corral.conformance.cases import repositories as repositories
 from corral.conformance.cases import sessions as sessions
 from corral.conformance.cases import skills as skills
 from corral.conformance.cases import vaults as vaults
+from corral.conformance.cases import work as work

@@ -32,6 +32,7 @@ from corral.store.schema.sessions import (
 from corral.store.schema.skills import session_skills, skill_versions, skills
 from corral.store.schema.types import Exact, JsonBytes, Moment, from_us, metadata, to_us
 from corral.store.schema.vaults import credential_secrets, credentials, vault_keys, vaults
+from corral.store.schema.work import environment_keys, work, workers
 
 __all__ = [
     "IS_FORGOTTEN",
@@ -48,6 +49,7 @@ __all__ = [
     "cleanup",
     "credential_secrets",
     "credentials",
+    "environment_keys",
     "environments",
     "events",
     "file_blobs",
@@ -75,9 +77,11 @@ __all__ = [
     "tombstones",
     "vault_keys",
     "vaults",
+    "work",
+    "workers",
     "workspaces",
     "writers",
 ]
 
-REVISION = "0010"
+REVISION = "0011"
 """The Alembic revision that these tables are of."""
