@@ -11,6 +11,7 @@ from typing import Any
 import anthropic
 import pytest
 from anthropic.lib import files_from_dir
+from anthropic.lib.tools._skills import download_session_skills
 
 from corral.cli.connect import Api
 from corral.cli.connect import Server as Serving
@@ -386,6 +387,28 @@ def test_sessions_keep_what_their_agent_had(client: anthropic.Anthropic, server:
         create(skills=[{"type": "custom", "skill_id": "skill_x"}])
     with pytest.raises(anthropic.BadRequestError, match="needs the tool 'read'"):
         sessions.update(session.id, agent={"tools": []})
+
+
+def test_the_sdks_own_worker_unpacks_them(server: Server, tmp_path: Path) -> None:
+    """What workers of self-hosted environments do first."""
+
+    async def use() -> None:
+        async with server.async_client(_strict_response_validation=True) as client:
+            skill = await client.beta.skills.create(files=files(**{"scripts/run.sh": b"#!/bin/sh\n"}))
+            agent = await client.beta.agents.create(
+                name="Ada",
+                model="claude-opus-5-5",
+                tools=READS,
+                skills=[{"type": "custom", "skill_id": skill.id}],
+            )
+            environment = await client.beta.environments.create(name="skills")
+            session = await client.beta.sessions.create(agent=agent.id, environment_id=environment.id)
+            [made] = await download_session_skills(client, workdir=tmp_path, session=session)
+        assert made == tmp_path / "skills/my-skill"
+        assert (made / "SKILL.md").read_bytes() == md()
+        assert (made / "scripts/run.sh").stat().st_mode & 0o777 == 0o755
+
+    asyncio.run(use())
 
 
 def test_a_deleted_skill_fails_new_sessions(client: anthropic.Anthropic) -> None:
