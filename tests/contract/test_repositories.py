@@ -4,6 +4,7 @@ import asyncio
 import io
 import os
 import shutil
+import socket
 import tarfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing
@@ -530,6 +531,12 @@ async def test_a_host_that_is_slow(host: GitHost, opened: Open) -> None:
     assert failed.kind == "clone" and "slow" in failed.message
     failed = await refused(opened(stall_seconds=1), at(host, "ada/slow"))
     assert failed.kind == "clone"
+    # One that takes the connection and says nothing, not even in TLS.
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"https://localhost:{silent.getsockname()[1]}/a/b"
+        mirrors = opened(hosts=RepositoryHosts(private=[url.split("/")[2]]), stall_seconds=1, seconds=60)
+        failed = await refused(mirrors, Repository(url=repository_url(url)))
+        assert failed.kind == "clone" and "does not answer" in failed.message
 
 
 async def test_where_we_do_not_go(host: GitHost, opened: Open) -> None:

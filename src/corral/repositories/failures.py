@@ -29,6 +29,7 @@ _MESSAGES: Final[dict[Kind, str]] = {
 _OF_THE_WAY: Final[dict[Trouble | None, str]] = {
     "refused": "This server does not go where the repository host {host} leads; its operator can see why.",
     "unreachable": "The repository host {host} cannot be reached.",
+    "silent": "The repository host {host} does not answer.",
     "too_large": "The repository is larger than this server clones.",
 }
 

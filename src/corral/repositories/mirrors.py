@@ -230,7 +230,11 @@ class Mirrors:
         }
         if (room := self._room()) <= 0:
             raise RepositoryFailed("clone", _NO_ROOM)
-        tunnel = Tunnel(self._hosts, bytes_max=min(room, self._bounds.bytes_max))
+        tunnel = Tunnel(
+            self._hosts,
+            bytes_max=min(room, self._bounds.bytes_max),
+            silent_seconds=self._bounds.stall_seconds,
+        )
         async with (
             tunnel.door() as door,
             self._running(asked, Places(writable=writable), door=door) as process,

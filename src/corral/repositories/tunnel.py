@@ -24,13 +24,15 @@ from corral.kernel.limits import (
     REPOSITORY_CONNECT_SECONDS,
     REPOSITORY_PROXY_HEAD_BYTES,
     REPOSITORY_SENT_BYTES_MAX,
+    REPOSITORY_STALL_SECONDS,
 )
 
 __all__ = ["Trouble", "Tunnel"]
 
-Trouble = Literal["refused", "unreachable", "too_large", "cut_off"]
-"""refused: we do not go there. unreachable: it did not take the connection. too_large: it sent more than it
-may. cut_off: a connection ended from its side; it may have been done."""
+Trouble = Literal["refused", "unreachable", "silent", "too_large", "cut_off"]
+"""refused: we do not go there. unreachable: it did not take the connection. silent: it took it, and did not
+answer. too_large: it sent more than it may. cut_off: a connection ended from its side; it may have been
+done."""
 
 _CONNECT: Final = re.compile(rb"CONNECT ([A-Za-z0-9.-]{1,255}):([0-9]{1,5}) HTTP/1\.[01]\r\n")
 _CHUNK_BYTES: Final = 256 * 1024
@@ -40,9 +42,16 @@ _CONNECTIONS_MAX: Final = 16  # of one git; it uses one or two
 class Tunnel:
     """Of one run of git."""
 
-    def __init__(self, hosts: RepositoryHosts, *, bytes_max: int) -> None:
+    def __init__(
+        self,
+        hosts: RepositoryHosts,
+        *,
+        bytes_max: int,
+        silent_seconds: float = REPOSITORY_STALL_SECONDS,
+    ) -> None:
         self._hosts = hosts
         self._bytes_max = bytes_max
+        self._silent_seconds = silent_seconds
         self.received_bytes = 0
         self._sent_bytes = 0
         self._connections: set[asyncio.Task[None]] = set()
@@ -118,9 +127,10 @@ class Tunnel:
             return
         far_reader, far_writer = opened
         writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
+        has_asked = asyncio.Event()  # and has no answer yet
         async with asyncio.TaskGroup() as group:
-            back = group.create_task(self._bring(far_reader, writer))
-            there = group.create_task(self._take(reader, far_writer))
+            back = group.create_task(self._bring(far_reader, writer, has_asked))
+            there = group.create_task(self._take(reader, far_writer, has_asked))
             await asyncio.wait({back, there}, return_when=asyncio.FIRST_COMPLETED)
             back.cancel()
             there.cancel()
@@ -150,9 +160,22 @@ class Tunnel:
         self._note("unreachable", f"{host}: {why}")
         return None
 
-    async def _bring(self, far: asyncio.StreamReader, near: asyncio.StreamWriter) -> None:
+    async def _bring(
+        self, far: asyncio.StreamReader, near: asyncio.StreamWriter, has_asked: asyncio.Event
+    ) -> None:
         with contextlib.suppress(OSError):
-            while chunk := await far.read(_CHUNK_BYTES):
+            while True:
+                try:  # git itself gives up on what is slow, but not on a handshake
+                    async with asyncio.timeout(self._silent_seconds):
+                        chunk = await far.read(_CHUNK_BYTES)
+                except TimeoutError:
+                    if not has_asked.is_set():  # git is at work on what it got
+                        continue
+                    self._note("silent", f"no byte for {self._silent_seconds:g} s")
+                    return
+                has_asked.clear()
+                if not chunk:
+                    break
                 self.received_bytes += len(chunk)
                 if self.received_bytes > self._bytes_max:
                     self._note("too_large", f"more than {self._bytes_max} bytes")
@@ -161,7 +184,9 @@ class Tunnel:
                 await near.drain()
         self._note("cut_off", "its side ended a connection")
 
-    async def _take(self, near: asyncio.StreamReader, far: asyncio.StreamWriter) -> None:
+    async def _take(
+        self, near: asyncio.StreamReader, far: asyncio.StreamWriter, has_asked: asyncio.Event
+    ) -> None:
         try:
             with contextlib.suppress(OSError):
                 while chunk := await near.read(_CHUNK_BYTES):
@@ -169,6 +194,7 @@ class Tunnel:
                     if self._sent_bytes > REPOSITORY_SENT_BYTES_MAX:
                         self._note("too_large", f"git sent more than {REPOSITORY_SENT_BYTES_MAX} bytes")
                         return
+                    has_asked.set()
                     far.write(chunk)
                     await far.drain()
         finally:
