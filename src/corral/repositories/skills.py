@@ -1,5 +1,6 @@
 """What of the skills that repositories bring their session's agent is told."""
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import PurePosixPath
@@ -41,17 +42,22 @@ class SkillsOfRepositories:
 
     async def of(self, session_id: SessionId) -> Sequence[Mapping[str, Json]]:
         """In the order of the resources, and of the paths in each: names that clash are all there."""
-        found: list[Mapping[str, Json]] = []
-        for resource in await self._resources(session_id):
-            if resource["type"] != RESOURCE_TYPE:
-                continue
-            try:
-                listed = await self._source.skills(session_id, resource)
-            except (MountFailed, BlobUnavailable) as failed:  # whoever needs the repository is told
-                log.warning("session %s: skills of %s: %s", session_id, resource["id"], failed)
-                continue
-            found += [told for skill in listed if (told := _told(skill, resource)) is not None]
-        return found[:SKILLS_PER_SESSION_MAX]
+        attached = [
+            resource for resource in await self._resources(session_id) if resource["type"] == RESOURCE_TYPE
+        ]
+        # Side by side: the first request to the model waits for the slowest of them.
+        found = await asyncio.gather(*(self._of_one(session_id, resource) for resource in attached))
+        return [told for of_one in found for told in of_one][:SKILLS_PER_SESSION_MAX]
+
+    async def _of_one(
+        self, session_id: SessionId, resource: Mapping[str, Json]
+    ) -> Sequence[Mapping[str, Json]]:
+        try:
+            listed = await self._source.skills(session_id, resource)
+        except (MountFailed, BlobUnavailable) as failed:  # whoever needs the repository is told
+            log.warning("session %s: skills of %s: %s", session_id, resource["id"], failed)
+            return ()
+        return [told for skill in listed if (told := _told(skill, resource)) is not None]
 
 
 def _told(skill: RepositorySkill, resource: Mapping[str, Json]) -> Mapping[str, Json] | None:
