@@ -20,6 +20,7 @@ from corral.brain.actions import (
     Waited,
 )
 from corral.brain.derive import cost
+from corral.brain.judge import UNDECIDED, Judgement
 from corral.brain.ports import ModelFailed
 from corral.catalog.models import MICROCENTS_PER_CENT
 from corral.session import events as ev
@@ -44,6 +45,12 @@ REPLIES: dict[str, tuple[list[dict[str, Any]], str]] = {
     "refusal": ([], "refusal"),
     "empty": ([], "end_turn"),
 }
+
+JUDGEMENTS = [  # of policy `auto`; the others need none
+    UNDECIDED,
+    Judgement(permission="allow"),
+    Judgement(permission="deny", reason_code="high_risk"),
+]
 
 
 class World:
@@ -88,7 +95,9 @@ class World:
                 scene.answer_remote(chance.choice(remotes).call_id)
             case "reply":
                 blocks, stop_reason = REPLIES[chance.choice(sorted(REPLIES))]
-                completions.append(scene.reply(*blocks, stop_reason=stop_reason))
+                judgements = {block["id"]: chance.choice(JUDGEMENTS) for block in blocks if "id" in block}
+                reply = scene.reply(*blocks, stop_reason=stop_reason)
+                completions.append(replace(reply, judgements=judgements))
             case "fail":
                 error = ModelFailed("no", failure="overloaded", retryable=chance.random() < 0.8)
                 completions.append(Failed(action=self._flying(AskModel)[0], error=error))

@@ -156,10 +156,11 @@ async def test_a_conversation_that_never_fits_ends_the_turn(stage: Stage) -> Non
 async def test_an_agent_reads_its_own_log(stage: Stage) -> None:
     log = "/mnt/session/log"
     stage.play(
-        Reply.tools(("toolu_1", "bash", {"command": "seq 1 3000; echo the end"})),
+        Reply.tools(("toolu_1", "bash", {"command": "seq 1 9000; echo the end"})),
         Reply.tools(
             ("toolu_2", "read", {"file_path": f"{log}/events.jsonl", "view_range": [3, 8]}),
-            ("toolu_3", "read", {"file_path": f"{log}/7.txt", "view_range": [2998, -1]}),
+            ("toolu_3", "read", {"file_path": f"{log}/7.txt", "view_range": [8998, -1]}),
+            ("toolu_7", "read", {"file_path": f"{log}/7.txt"}),
             ("toolu_4", "read", {"file_path": f"{log}/../log/999.txt"}),
             ("toolu_5", "read", {"file_path": log}),
             ("toolu_6", "bash", {"command": f"cat {log}/events.jsonl"}),
@@ -172,12 +173,15 @@ async def test_an_agent_reads_its_own_log(stage: Stage) -> None:
         await tail.idle()
     results = {event.tool_use_id: words(event) for event in tail.of("agent.tool_result")}
     uses = [event.id for event in tail.of("agent.tool_use")]
-    _, lines, event, missing, directory, shell = (results[use] for use in uses)
+    _, lines, event, whole, missing, directory, shell = (results[use] for use in uses)
     rows = [json.loads(line) for line in lines.split("\n")]
     assert [row["line"] for row in rows] == [3, 4, 5, 6, 7, 8]
     history = await stage.history(session.id)
     assert [row["id"] for row in rows] == [event.id for event in history[2:8]]
     assert "private" not in lines and len(lines) < 10_000
-    assert event == "2998\n2999\n3000\nthe end"
+    assert event == "8998\n8999\n9000\nthe end"
+    *shown, more = whole.split("\n")
+    assert shown == [str(n + 1) for n in range(len(shown))] and len(whole) < 31_000
+    assert more == f"(read on from line {len(shown) + 1}: view_range [{len(shown) + 1}, -1])"
     assert "no such event" in missing and "events.jsonl" in directory and "No such file" in shell
     assert log in json.dumps(stage.requests[0].json["system"])

@@ -169,6 +169,7 @@ def test_usage(wire, usage):
         (503, "", "", ("request_failed", True)),
         (418, "", "", ("request_failed", False)),
         (400, "invalid_request_error", "Prompt is too long: 1 tokens", ("context_overflow", False)),
+        (400, "", "This model's maximum context length is 8192 tokens.", ("context_overflow", False)),
         (413, "", "", ("context_overflow", False)),
         (None, "", "", ("request_failed", True)),
         (None, "permission_error", "", ("request_failed", False)),

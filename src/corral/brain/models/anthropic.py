@@ -290,7 +290,11 @@ _BY_TYPE: Mapping[str, tuple[ModelFailure, bool]] = {  # also what a mid-stream 
     "not_found_error": ("request_failed", False),
     "request_too_large": ("context_overflow", False),
 }
-_OVERFLOW_WORDS = ("prompt is too long", "exceed context limit", "context window")
+_OVERFLOW_WORDS = (
+    *("prompt is too long", "exceed context limit", "context window"),
+    # what others say behind a compatible base URL: gateways, vLLM, llama.cpp
+    *("input is too long", "maximum context length", "context length exceeded", "context size"),
+)
 _BILLING_WORDS = ("credit balance is too low",)
 
 
