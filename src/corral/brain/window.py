@@ -21,6 +21,7 @@ from corral.kernel.limits import (
     CLEAR_KEEPS,
     COMPACT_AT,
     COMPACT_KEEPS,
+    COMPACT_SUMMARY,
     COMPACT_TASK,
     COMPACTIONS_MAX,
     CUT_BYTES_MIN,
@@ -81,7 +82,9 @@ class _Plan:
         elif taken < CLEAR_AT * self.room:
             return {}
         at = len(thread.entries) if thread.is_paused else self._tail(COMPACT_KEEPS * limit)
-        has_old = any(e.kept is None and e.role != "system" for e in thread.entries[:at])
+        # A summary that was too long itself is summarised, too.
+        old = (None, "summary") if thread.overflow is not None else (None,)
+        has_old = any(e.kept in old and e.role != "system" for e in thread.entries[:at])
         is_summarised = has_old and thread.compactions < COMPACTIONS_MAX
         if not thread.is_paused:
             clears = self._clearing(taken, limit, is_all=not is_summarised)
@@ -131,7 +134,8 @@ class _Plan:
         fits = taken <= self.room and thread.overflow is None and thread.compactions == 0
         is_verbatim = fits and self.info.provider not in _ACTS_ONLY
         return {
-            "through": thread.entries[at - 1].seq,
+            "through": max(entry.seq for entry in thread.entries[:at]),
+            "summary_bytes": max(TASK_BYTES_MIN, self._bytes(COMPACT_SUMMARY * limit)),
             "task_bytes": max(TASK_BYTES_MIN, self._bytes(COMPACT_TASK * limit)),
             "block_bytes": max(CUT_BYTES_MIN, even_cut(tail, self._bytes(limit / 3))),
             "transcript_bytes": None

@@ -219,6 +219,7 @@ CLEAR_KEEPS = 0.25  # but for the newest of them,
 CLEAR_GAIN = 0.15  # once it makes so much room: what is behind a clearing is read without a cache
 COMPACT_AT = 0.85  # a summary is asked for; one more result and a question still fit
 COMPACT_KEEPS = 0.1  # of the newest messages, beside what the model has not seen
+COMPACT_SUMMARY = 0.3  # of the summary; a longer one is cut in the middle
 COMPACT_TASK = 0.1  # of the user's first message and of the latest; the middle of longer ones is cut
 COMPACTIONS_MAX = 3  # in a row without a message or call of the model; then compaction_limit_reached_error
 TASK_BYTES_MIN = 2_000  # of these two messages, however little room there is

@@ -24,7 +24,7 @@ from corral.session import events as ev
 from corral.session.budget import BUDGET_REACHED, Budget, running_seconds
 from corral.session.call import Placement
 from corral.session.content import Block, Json
-from corral.session.conversation import Entry, clear, compact, entry_weight, leave_out
+from corral.session.conversation import Entry, clear, compact, entry_weight, leave_out, shortened
 from corral.session.log import InboxEntry, StoredEvent
 from corral.session.record import SessionRecord, Status, ThreadRecord
 from corral.session.tokens import Tokens, tokens_of_request
@@ -511,7 +511,7 @@ def _compact(thread: Thread, private: Mapping[str, Json]) -> None:
         thread.shorten(
             compact(
                 thread.entries,
-                summary=private["summary"],
+                summary=shortened(private["summary"], private["summary_bytes"], private["through"]),
                 through=private["through"],
                 task_bytes=private["task_bytes"],
                 block_bytes=private["block_bytes"],

@@ -98,3 +98,14 @@ def test_nothing_comes_behind_a_paused_reply() -> None:
     assert paused.is_paused
     made = planned(paused)
     assert made == {} or made["compacts"]["through"] == 50
+
+
+def test_a_summary_that_was_too_long_is_summarised() -> None:
+    summary = Entry("user", (text_block("s" * 20_000),), 9, kept="summary")
+    task = Entry("user", (text_block("The task."),), 1, kept="task")
+    latest = Entry("user", (text_block("Go on."),), 5, kept="request")
+    long = thread(task, summary, latest)
+    assert planned(long) == {}
+    long.overflow, long.overflows, long.compactions = "prompt is too long", 1, 1
+    made = planned(long)["compacts"]
+    assert made["through"] == 9 and made["summary_bytes"] < 10_000
