@@ -35,6 +35,7 @@ from corral.session.content import ToolResult
 from corral.session.fold import PendingCall, State
 from corral.session.log import NewEvent
 from corral.session.mounts import MountFailed, MountsMissing
+from corral.session.resources import Resource
 
 OUTCOME_UNKNOWN = (
     "The machine that ran this tool call cannot be reached, so its outcome is unknown: it may have"
@@ -70,6 +71,10 @@ class Dispatch:
                 # A host that restarts is back soon; to wait longer for one is a question to the store each.
                 is_soon = waited < HANDS_PATIENCE_SECONDS
                 await asyncio.sleep(HANDS_RETRY_SECONDS if is_soon else HANDS_RETRY_SECONDS_MAX)
+
+    def learn(self, session_id: SessionId, resources: Sequence[Resource], *, asked_at: float) -> None:
+        """As `Mounts.learn`."""
+        self._mounts.learn(session_id, resources, asked_at=asked_at)
 
     async def announce(self, session_id: SessionId, *, epoch: int) -> None:
         """Fence older brains off the session's hands. A host that is away has nothing to fence."""

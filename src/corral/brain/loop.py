@@ -211,7 +211,11 @@ class Loop:
     async def _read(self) -> Snapshot:
         self._news.clear()
         after_seq = self._state.seq if self._state else 0
-        return await self._gear.log.snapshot(self.session_id, after_seq=after_seq)
+        asked_at = asyncio.get_running_loop().time()
+        snapshot = await self._gear.log.snapshot(self.session_id, after_seq=after_seq)
+        resources = snapshot.record.resources
+        self._gear.dispatch.learn(self.session_id, resources, asked_at=asked_at)
+        return snapshot
 
     async def _fold(self, snapshot: Snapshot) -> State:
         record = snapshot.record

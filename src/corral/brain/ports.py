@@ -9,6 +9,7 @@ from corral.kernel.ids import EventId, SessionId
 from corral.session.call import Mount, Placement, Recipe, ToolCall
 from corral.session.call import NeverStarted as NeverStarted
 from corral.session.content import Block, Json, ToolResult
+from corral.session.resources import Resource
 
 
 class Hands(Protocol):
@@ -55,6 +56,10 @@ class Hands(Protocol):
 class Mounts(Protocol):
     """What sessions have mounted, and who brings it to their hosts."""
 
+    def learn(self, session_id: SessionId, resources: Sequence[Resource], *, asked_at: float) -> None:
+        """What its record says, which was asked for at this time of the event loop: it is believed for
+        RESOURCES_FRESH_SECONDS, so that not each call has to ask."""
+
     async def of(self, session_id: SessionId, agent: Mapping[str, Json]) -> Sequence[Mount]:
         """All that the session has now; `agent` is the snapshot of its primary thread. Raises NotFound,
         StoreUnavailable."""
@@ -88,6 +93,9 @@ class RepositorySkills(Protocol):
 
 class NoMounts:
     """`Mounts` where nothing is mounted."""
+
+    def learn(self, session_id: SessionId, resources: Sequence[Resource], *, asked_at: float) -> None:
+        return
 
     async def of(self, session_id: SessionId, agent: Mapping[str, Json]) -> Sequence[Mount]:
         return ()

@@ -7,6 +7,7 @@ source that fails for now is asked again a few times; then the session goes on w
 
 import asyncio
 import logging
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Final, Protocol
@@ -29,10 +30,13 @@ from corral.kernel.limits import (
     MOUNT_ATTEMPTS_MAX,
     MOUNT_RETRY_SECONDS,
     MOUNT_SECONDS_MAX,
+    PLACEMENTS_CACHED_MAX,
+    RESOURCES_FRESH_SECONDS,
 )
 from corral.session.call import Mount, Recipe, ToolCall
 from corral.session.content import Json, ToolResult, text_block
 from corral.session.mounts import Attached, MountFailed, MountSource
+from corral.session.resources import Resource
 
 __all__ = ["MountTaker", "Mounting"]
 
@@ -71,11 +75,29 @@ class Mounting:
         self._resources = resources
         self._sources = dict(sources) if memory is None else {**sources, "memory": memory}
         self._memory = memory
+        self._known: OrderedDict[SessionId, tuple[float, Sequence[Mapping[str, Json]]]] = OrderedDict()
         self._bringing: dict[tuple[SessionId, str, str], asyncio.Task[None]] = {}
 
+    def learn(self, session_id: SessionId, resources: Sequence[Resource], *, asked_at: float) -> None:
+        self._keep(session_id, [resource.known for resource in resources], asked_at)
+
     async def of(self, session_id: SessionId, agent: Mapping[str, Json]) -> Sequence[Mount]:
-        attached = Attached(session_id=session_id, agent=agent, resources=await self._resources(session_id))
+        clock = asyncio.get_running_loop().time
+        asked_at, resources = self._known.get(session_id, (-RESOURCES_FRESH_SECONDS, ()))
+        if clock() - asked_at >= RESOURCES_FRESH_SECONDS:
+            asked_at = clock()
+            resources = await self._resources(session_id)
+            self._keep(session_id, resources, asked_at)
+        attached = Attached(session_id=session_id, agent=agent, resources=resources)
         return [mount for source in self._sources.values() for mount in source.mounts(attached)]
+
+    def _keep(
+        self, session_id: SessionId, resources: Sequence[Mapping[str, Json]], asked_at: float
+    ) -> None:
+        self._known[session_id] = (asked_at, resources)
+        self._known.move_to_end(session_id)
+        if len(self._known) > PLACEMENTS_CACHED_MAX:
+            self._known.popitem(last=False)
 
     async def bring(self, session_id: SessionId, mounts: Sequence[Mount], *, epoch: int) -> None:
         for mount in mounts:

@@ -299,6 +299,7 @@ OUTPUTS_BYTES_MAX = 10 * 1024**3  # of one session; the hosted sandbox has a dis
 MOUNT_BYTES_MAX = 520 * 1024 * 1024  # of what one mount brings: a file of 500 MB, and a tar around it
 MOUNTS_PER_RECIPE_MAX = 2_000  # 999 files, 500 skills, 8 memory stores, and repositories
 MOUNT_SECONDS_MAX = 900.0  # until a mount is there: the clone of a large repository
+RESOURCES_FRESH_SECONDS = 1.0  # a file that is added while calls run is seen by one that begins later
 MOUNT_ATTEMPTS_MAX, MOUNT_RETRY_SECONDS = 3, 1.0  # of one that cannot be read now
 MOUNT_ROUNDS_MAX = 8  # how often one call asks for what is missing: each look may find another loss
 HANDS_UNADOPTED_SECONDS = 60.0  # hands and egress end themselves without a supervisor
