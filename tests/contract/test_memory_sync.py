@@ -204,3 +204,18 @@ async def test_a_flood_of_files_is_saved_as_far_as_the_store_takes_it(bench: Ben
     await bench.bash("rm -f n*")
     assert await bench.push() == []
     assert await bench.stored_paths() == ["/first"]
+
+
+async def test_a_tree_that_was_cut_off_by_a_power_cut_is_not_saved(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await bench.write("/a", "whole")
+    await bench.fill()
+    await bench.bash(": > a")  # as a disk may have it
+    for module in ("mounted", "tree_access"):
+        monkeypatch.setattr(f"corral.hands.{module}.boot_id", lambda: "another boot")
+    assert await bench.push() == []
+    with pytest.raises(MountsMissing):
+        await bench.bash("true")
+    await bench.fill()
+    assert await bench.bash("cat a") == "whole" and await bench.stored() == {"/a": "whole"}

@@ -5,11 +5,14 @@ Rules of this file:
 - Files lie in the workspace's uploads, where only the host writes; a removed one goes with the next call.
 - A copy is remembered with its workspace, also on its way to another host (`packed`, `unpacked`): what the
   agent did to it since is never overwritten.
-- What is noted is on disk before; what is not noted is brought again. So a crash costs a repeat.
+- What is not noted is brought again, so a crash costs a repeat. Files are not forced to disk, which would
+  be most of their time: what is noted of them, and of memory stores, is void once the machine has booted
+  again.
 """
 
 import asyncio
 import contextlib
+import functools
 import json
 import os
 import secrets
@@ -27,7 +30,7 @@ from corral.session.call import Mount
 from corral.session.content import Json
 from corral.session.mounts import MountsMissing
 
-__all__ = ["Mounted"]
+__all__ = ["Mounted", "boot_id"]
 
 _UPLOADS: Final = PurePosixPath("/mnt/session/uploads")
 _WORKSPACE: Final = PurePosixPath("/workspace")
@@ -39,7 +42,16 @@ _STAGING: Final = "staging"
 _MEMBER: Final = "tmp/.corral-mounts.json"
 _BLOCK: Final = tarfile.BLOCKSIZE
 
-_Notes = dict[str, dict[str, str]]  # of each mount by its id: kind, path, digest, mode
+_BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
+_FIELDS: Final = ("kind", "path", "digest", "mode", "boot")
+
+_Notes = dict[str, dict[str, str]]  # of each mount by its id: `_FIELDS`, boot "" where it does not matter
+
+
+@functools.cache
+def boot_id() -> str:
+    """Of this run of the machine; "" where nobody knows."""
+    return _BOOT_ID.read_text().strip() if _BOOT_ID.exists() else ""
 
 
 class Mounted:
@@ -75,7 +87,7 @@ class Mounted:
             for mount_id in stale:
                 if (name := _below(_UPLOADS, notes.pop(mount_id)["path"])) not in kept:
                     self._remove(home, name)
-            self._write(home, notes)
+            self._write(home, notes, is_forced=False)
 
     def missing(self, session_id: SessionId, mounts: Sequence[Mount]) -> list[str]:
         """Which of these are not there."""
@@ -113,8 +125,9 @@ class Mounted:
             "path": mount.path,
             "digest": mount.digest,
             "mode": mount.mode,
+            "boot": "" if mount.mode == "copy" else boot_id(),
         }
-        self._write(home, notes)
+        self._write(home, notes, is_forced=mount.mode == "copy")
 
     # -- on its way to another host ---------------------------------------------------------------------
 
@@ -145,7 +158,7 @@ class Mounted:
                     unread += await anext(archive)
                 except StopAsyncIteration:
                     raise InvalidRequest("the archive is cut off") from None
-            self._write(self._home(session_id), _parsed(unread[_BLOCK : _BLOCK + size]))
+            self._write(self._home(session_id), _parsed(unread[_BLOCK : _BLOCK + size]), is_forced=True)
             unread = unread[whole:]
         if unread:
             yield unread
@@ -169,7 +182,6 @@ class Mounted:
             if target.is_dir():
                 raise InvalidRequest(f"{name} is a directory with other mounts")
             fresh.rename(target)
-            _sync(target.parent)
         except (FileExistsError, NotADirectoryError) as error:
             raise InvalidRequest(f"another mount is in the way of {name}") from error
         finally:
@@ -191,16 +203,18 @@ class Mounted:
         except FileNotFoundError:
             return {}
 
-    def _write(self, home: Path, notes: _Notes) -> None:
+    def _write(self, home: Path, notes: _Notes, *, is_forced: bool) -> None:
         folder = self._place(home, "notes")
         folder.mkdir(mode=0o700, exist_ok=True)
         fresh = folder / f"{_NOTE}.new"
         with fresh.open("wb") as out:
             out.write(json.dumps(notes).encode())
-            out.flush()
-            os.fsync(out.fileno())
+            if is_forced:
+                out.flush()
+                os.fsync(out.fileno())
         fresh.rename(folder / _NOTE)
-        _sync(folder)
+        if is_forced:
+            _sync(folder)
 
     def _place(self, home: Path, place: str) -> Path:
         return self._provider.place(home, place)
@@ -208,7 +222,9 @@ class Mounted:
 
 def _is_noted(notes: Mapping[str, Mapping[str, str]], mount: Mount) -> bool:
     note = notes.get(mount.mount_id)
-    return note is not None and (note["digest"], note["path"]) == (mount.digest, mount.path)
+    if note is None or note["boot"] not in ("", boot_id()):
+        return False
+    return (note["digest"], note["path"]) == (mount.digest, mount.path)
 
 
 def _below(root: PurePosixPath, place: str) -> PurePosixPath:
@@ -225,7 +241,7 @@ def _parsed(data: bytes) -> _Notes:
     try:
         notes: Json = json.loads(data)
         return {
-            str(mount_id): {name: str(note[name]) for name in ("kind", "path", "digest", "mode")}
+            str(mount_id): {name: str(note.get(name, "")) for name in _FIELDS}
             for mount_id, note in notes.items()
         }
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -275,9 +291,7 @@ async def _write_file(fresh: Path, archive: AsyncIterator[bytes]) -> None:
                 unread = await anext(archive)
             except StopAsyncIteration:
                 raise InvalidRequest("the archive of a file is cut off") from None
-        out.flush()
         os.fchmod(out.fileno(), 0o444)
-        await asyncio.to_thread(os.fsync, out.fileno())
     async for chunk in archive:  # to its end, so that whoever sends it is not cut off
         if chunk.strip(b"\0"):
             raise InvalidRequest("the archive of a file has more in it")

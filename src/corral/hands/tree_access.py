@@ -1,7 +1,8 @@
 """The trees of a host's sessions, for the control plane: read, changed, and what was made of them.
 
 A note is whatever its reader wants to know again; it is kept beside the tree, so it is lost exactly when
-the tree is, and replaced only by who has seen the last one.
+the tree is, and replaced only by who has seen the last one. Of a memory store it says what is the same as
+in the store: after a boot of the machine, which may have lost what was not on disk yet, it says nothing.
 """
 
 import asyncio
@@ -16,6 +17,7 @@ from urllib.parse import unquote_to_bytes
 
 import orjson
 
+from corral.hands.mounted import boot_id
 from corral.hands.ports import Provider
 from corral.hands.trees import Tree, entry_of, open_file, put_file, remove_file, walk
 from corral.kernel.errors import Conflict, InvalidRequest, NotFound, RequestTooLarge
@@ -61,6 +63,8 @@ class Trees:
         """What was made of the tree, and the version of that; ({}, 0) if nothing was."""
         with contextlib.suppress(FileNotFoundError, ValueError):
             body = orjson.loads(self._note_path(session_id, place).read_bytes())
+            if place.startswith("memory/") and body.get("boot") != boot_id():
+                return {}, 0
             return body["note"], int(body[_VERSION])
         return {}, 0
 
@@ -73,7 +77,7 @@ class Trees:
             raise NotFound("there is no such tree on this host")
         if self.note(session_id, place)[1] != instead_of:
             raise Conflict("somebody else looked at the tree meanwhile", retryable=True)
-        data = orjson.dumps({"note": note, _VERSION: instead_of + 1})
+        data = orjson.dumps({"note": note, _VERSION: instead_of + 1, "boot": boot_id()})
         if len(data) > TREE_NOTE_BYTES_MAX:
             raise RequestTooLarge(f"a note has at most {TREE_NOTE_BYTES_MAX} bytes")
         path.parent.mkdir(mode=0o700, exist_ok=True)

@@ -245,3 +245,14 @@ async def _call(bench: Bench, recipe: Recipe):
         recipe=recipe,
         placement=await bench.client.placement(bench.state.session_id),
     )
+
+
+async def test_what_may_not_have_reached_the_disk_is_brought_anew_after_a_boot(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files, but no copies: what the agent did to those is in the workspace."""
+    bench.source.has = [a_file("data.csv"), a_copy("skills/pdf")]
+    await bench.say("echo mine > skills/pdf/SKILL.md")
+    monkeypatch.setattr("corral.hands.mounted.boot_id", lambda: "another boot")
+    assert await bench.say(f"cat skills/pdf/SKILL.md; ls {UPLOADS}") == "mine\ndata.csv"
+    assert sorted(bench.source.opened) == ["data.csv", "data.csv", "skills/pdf"]
