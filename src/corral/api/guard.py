@@ -64,14 +64,19 @@ class SessionOwners:
         self._known[session_id] = owner
 
 
-def guard(route: BaseRoute, owners: SessionOwners, rights: WorkerRights) -> None:
-    """Put the check in front of a route."""
+def guard(
+    route: BaseRoute, owners: SessionOwners | None = None, rights: WorkerRights | None = None
+) -> None:
+    """Put the check in front of a route. `owners`: unless it is never about a session; `rights`: unless no
+    worker's credential is taken."""
     if isinstance(route, Route):
         route.app = _Guarded(route.app, route.path, owners, rights)
 
 
 class _Guarded:
-    def __init__(self, app: ASGIApp, path: str, owners: SessionOwners, rights: WorkerRights) -> None:
+    def __init__(
+        self, app: ASGIApp, path: str, owners: SessionOwners | None, rights: WorkerRights | None
+    ) -> None:
         self._app = app
         self._rights = rights
         self._path = path
@@ -84,6 +89,7 @@ class _Guarded:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         who = caller_in(scope)
         if who is not None and who.worker is not None:
+            assert self._rights is not None
             await self._rights.check(who, scope, self._path)
         elif who is not None:  # else the path is public
             needed = self._needed[scope["method"]]
@@ -98,6 +104,7 @@ class _Guarded:
 
     async def _check_session(self, who: Caller, session_id: str) -> None:
         """Raises NotFound, StoreUnavailable."""
+        assert self._owners is not None
         owner = await self._owners.of(session_id)
         if owner is not None:
             if who.role == "user":

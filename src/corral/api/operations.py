@@ -9,6 +9,7 @@ from corral.api.auth import Authenticator
 from corral.api.dependencies import Operations
 from corral.api.errors import envelope, http_error_response
 from corral.api.gate import Gate
+from corral.api.guard import guard
 from corral.api.rate import Rates
 from corral.api.routes.operations import operations_routes
 
@@ -19,6 +20,8 @@ def create_operations(operations: Operations) -> FastAPI:
     """The ASGI application of a node without the role `api`: is it alive, is it well, what runs."""
     api = FastAPI(title="Corral", version=__version__, openapi_url=None, redirect_slashes=False)
     api.router.routes += operations_routes(operations).routes
+    for route in api.router.routes:
+        guard(route)
     authenticator = Authenticator(operations.api_keys, operations.workspace_records, operations.clock)
     enclose(api, operations, authenticator)
     api.add_exception_handler(HTTPException, _elsewhere)

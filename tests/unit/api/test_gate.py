@@ -13,12 +13,15 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from corral.api.admission import Admission
 from corral.api.auth import Authenticator
 from corral.api.coding import accepted
+from corral.api.dependencies import Operations
 from corral.api.edge import Edge
 from corral.api.gate import Gate
 from corral.api.guard import least_role
+from corral.api.operations import create_operations
 from corral.api.rate import Rate, Rates
 from corral.catalog.keys import as_record
 from corral.catalog.records import ApiKey
+from corral.catalog.roles import Role
 from corral.kernel.errors import NotFound, StoreUnavailable
 from corral.kernel.ids import Ids
 from corral.kernel.limits import (
@@ -27,6 +30,7 @@ from corral.kernel.limits import (
     REQUEST_BODY_BYTES_MAX,
 )
 from corral.kernel.request import request_id
+from corral.session.content import Json
 from corral.testing.clock import ManualClock
 
 KEY = "corral_key_of_this_test"
@@ -295,6 +299,34 @@ async def test_a_key_is_looked_up_once_in_a_while_and_its_use_noted() -> None:
     assert (await edged.ask("GET"))[0] == 200, "believed for a while"
     edged.clock.advance(API_KEY_CACHE_SECONDS)
     assert (await edged.ask("GET"))[0] == 401
+
+
+@pytest.mark.parametrize(("role", "status"), [("admin", 200), ("developer", 403), ("user", 403)])
+async def test_a_node_without_the_api_asks_for_the_role_too(role: Role, status: int) -> None:
+    clock = ManualClock()
+    keys = Keys(clock)
+    keys.key = as_record(KEY, name="k", ids=Ids(), now=clock.now(), role=role)
+
+    async def told() -> dict[str, Json]:
+        return {"role": "server"}
+
+    async def no_metrics() -> bytes:
+        return b""
+
+    edged = Edged()
+    edged.app = create_operations(
+        Operations(
+            api_keys=keys,  # type: ignore[arg-type]
+            workspace_records=NoWorkspaces(),  # type: ignore[arg-type]
+            ids=Ids(),
+            clock=clock,
+            readiness=dict,
+            status=told,
+            metrics=no_metrics,
+        )
+    )
+    assert (await edged.ask("GET", "/corral/v1/status"))[0] == status
+    assert (await edged.ask("GET", "/healthz"))[0] == 200
 
 
 @pytest.mark.parametrize(
