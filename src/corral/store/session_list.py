@@ -1,8 +1,9 @@
 """Lists of sessions: forwards and backwards over (created_at, id)."""
 
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, or_, select
+from sqlalchemy import BigInteger, ColumnElement, Connection, and_, or_, select, type_coerce
 
 from corral.session.record import SessionFilter, SessionPage
 from corral.store.rows import RECORDS, read_records
@@ -32,7 +33,9 @@ def session_page(
     reads_down = descending if before is None else not descending
     place = after or before
     page = matching if place is None else matching.where(_beyond(place, down=reads_down))
-    columns = (sessions.c.created_at, sessions.c.session_id)
+    columns: tuple[ColumnElement[Any], ...] = (sessions.c.created_at, sessions.c.session_id)
+    if _is_for_few(where):  # sorted, not walked through: their own index has them by status
+        columns = (type_coerce(sessions.c.created_at, BigInteger) + 0, sessions.c.session_id)
     order = [column.desc() if reads_down else column.asc() for column in columns]
     found = read_records(connection, page.order_by(*order).limit(limit + 1), {})
     has_beyond, found = len(found) > limit, found[:limit]
@@ -59,6 +62,11 @@ def _beyond(place: Place, *, down: bool) -> ColumnElement[bool]:
     )
 
 
+def _is_for_few(where: SessionFilter) -> bool:
+    """Whether it asks for sessions of which there are few among many: those that are not idle."""
+    return bool(where.statuses) and "idle" not in where.statuses and not where.include_archived
+
+
 def _conditions(where: SessionFilter) -> list[ColumnElement[bool]]:
     created = sessions.c.created_at
     conditions: list[ColumnElement[bool]] = [sessions.c.workspace_id == where.workspace_id]
@@ -76,8 +84,7 @@ def _conditions(where: SessionFilter) -> list[ColumnElement[bool]]:
     if where.statuses:
         conditions.append(sessions.c.status.in_(where.statuses))
     if not where.include_archived:
-        is_for_few = where.statuses and "idle" not in where.statuses
-        conditions.append(IS_NOT_IDLE if is_for_few else sessions.c.archived_at.is_(None))
+        conditions.append(IS_NOT_IDLE if _is_for_few(where) else sessions.c.archived_at.is_(None))
     if where.created_gt is not None:
         conditions.append(created > where.created_gt)
     if where.created_gte is not None:

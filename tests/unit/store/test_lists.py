@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import Connection, Engine, event
 
 from corral.kernel.ids import DEFAULT_WORKSPACE as HERE
-from corral.session.record import SessionFilter
+from corral.session.record import SessionFilter, Status
 from corral.testing.contract_catalog import agent
 from corral.testing.sessions import new_session
 from tests.opened import Opened
@@ -100,3 +100,15 @@ async def test_a_page_costs_what_is_on_it(sqlite: Opened, name: str) -> None:
         for plan in found:
             assert index in plan and "SCAN" not in plan and "TEMP B-TREE" not in plan, plan
             assert after is None or "created_at<" in plan or "created_at>" in plan, plan
+
+
+@pytest.mark.parametrize("statuses", [("running",), ("running", "rescheduling"), ("terminated",)])
+async def test_what_is_not_idle_is_found_without_looking_at_what_is(
+    sqlite: Opened, statuses: tuple[Status, ...]
+) -> None:
+    with plans() as found:
+        await sessions(sqlite, None, statuses=statuses)
+        await sessions(sqlite, (sqlite.stores.clock.now(), "sesn_"), statuses=statuses)
+    assert found
+    for plan in found:
+        assert "sessions_not_idle (workspace_id=? AND status=?" in plan, plan
