@@ -100,6 +100,9 @@ async def test_memory_is_a_directory_of_two_sessions(stage: Stage) -> None:
         "read_only",
     )
     await stores.update(notes.id, name="Renamed")
+    listed = await stage.client.beta.sessions.list(memory_store_id=law.id)
+    assert {each.id for each in listed.data} == {here.id, there.id}
+    assert (await stage.client.beta.sessions.retrieve(here.id)).resources == here.resources
 
     seen = await say(
         stage, here.id, f"cat {NOTES}/a/first.md; echo; ls -R /mnt/memory; cat /mnt/memory/law/rule"
