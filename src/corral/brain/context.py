@@ -94,9 +94,14 @@ def _system(thread: Thread, tools: Sequence[Mapping[str, Json]], *, is_self_host
         ENVIRONMENT_NOTE if has_sandbox and "bash" in names else None,
         thread.memory_note if names & {"bash", "read"} else None,
         LOG_NOTE if has_sandbox and "read" in names else None,
-        skills_note(thread.skills),
+        skills_note(_found_in_working_directory(thread.skills) if is_self_hosted else thread.skills),
     ]
     return [text_block(text) for text in texts if text]
+
+
+def _found_in_working_directory(skills: Sequence[Mapping[str, Json]]) -> list[Mapping[str, Json]]:
+    """A worker has them in its working directory, wherever that is."""
+    return [{**skill, "path": skill["path"].removeprefix("/workspace/")} for skill in skills]
 
 
 def _messages(entries: Sequence[Entry]) -> list[dict[str, Json]]:

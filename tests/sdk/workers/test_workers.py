@@ -163,6 +163,8 @@ async def test_clients_that_each_answer_their_own(pool: Pool, stage: Stage) -> N
 async def test_a_process_with_nothing_but_the_secret_of_its_item(pool: Pool, stage: Stage) -> None:
     """As a sandbox that never sees the environment's key."""
     stage.play(Reply.tools(bash("echo it", 1)), Reply.text("Done."))
+    worker = await pool.worker(ANTHROPIC_ENVIRONMENT_KEY="", ITEM_ON_STDIN="1")
+    await until((worker.workdir / "ready").exists, seconds=60)  # so that the lease does not end before
     session = await pool.session(initial_events=[text("Go.")])
     async with anthropic.AsyncAnthropic(
         base_url=stage.server.url, api_key=None, auth_token=pool.key
@@ -170,12 +172,10 @@ async def test_a_process_with_nothing_but_the_secret_of_its_item(pool: Pool, sta
         item = await poller.beta.environments.work.poll(pool.id, block_ms=999)
         assert item is not None and item.secret is not None
         await poller.beta.environments.work.ack(item.id, environment_id=pool.id)
-    worker = await pool.worker(
-        ANTHROPIC_ENVIRONMENT_KEY="",
-        ANTHROPIC_WORK_ID=item.id,
-        ANTHROPIC_SESSION_ID=session.id,
-        ANTHROPIC_WORK_SECRET=item.secret,
-    )
+    claimed = {"work_id": item.id, "session_id": session.id, "work_secret": item.secret}
+    assert worker.process.stdin is not None
+    worker.process.stdin.write(json.dumps(claimed).encode() + b"\n")
+    await worker.process.stdin.drain()
     async with asyncio.timeout(60):
         assert await worker.process.wait() == 0, worker.log
     await ended(stage, session.id)
@@ -194,3 +194,45 @@ async def test_the_system_prompt_says_nothing_of_a_machine_that_is_not_ours(
     [request] = stage.requests
     assert "/mnt/session/outputs" not in json.dumps(request.json["system"])
     assert "bash" in [tool["name"] for tool in request.json["tools"]]
+
+
+@pytest.mark.skipif(not os.access("/mnt", os.W_OK), reason="memory stores are mounted at /mnt/memory")
+async def test_memory_stores_and_skills(pool: Pool, stage: Stage) -> None:
+    """The worker mounts, syncs and downloads with nothing but the token of its item."""
+    name = f"corral-test-{pool.id[-6:].lower()}"
+    beta = stage.client.beta
+    notes, rules = [await beta.memory_stores.create(name=f"{name}-{what}") for what in ("notes", "rules")]
+    for store in (notes, rules):
+        await beta.memory_stores.memories.create(store.id, path="/known.md", content="known\n")
+    skill = await beta.skills.create(
+        files=[(f"{name}/SKILL.md", f"---\nname: {name}\ndescription: Says how.\n---\nLike so.\n".encode())]
+    )
+    session = await pool.session(
+        resources=[
+            {"type": "memory_store", "memory_store_id": notes.id},
+            {"type": "memory_store", "memory_store_id": rules.id, "access": "read_only"},
+        ],
+        skills=[{"type": "custom", "skill_id": skill.id}],
+    )
+    mine, theirs = (resource.mount_path for resource in session.resources)
+    write = f"echo learned > {mine}/new.md; echo no > {theirs}/no.md"
+    look = f"cat {mine}/known.md skills/{name}/SKILL.md; {write}"
+    stage.play(Reply.tools(bash(look)), Reply.text("Done."))
+    worker = await pool.worker()
+    await stage.send(session.id, text("Go."))
+    events = await ended(stage, session.id)
+    [result] = [event for event in events if event.type == "user.tool_result"]
+    assert "known" in words(result) and "Like so." in words(result)
+    await until(lambda: "/memories" in worker.log and "/stop" in worker.log, seconds=60)
+
+    async def kept(store_id: str) -> dict[str, str]:
+        listed = beta.memory_stores.memories.list(store_id, view="full")
+        return {memory.path: memory.content async for memory in listed}
+
+    assert await kept(notes.id) == {"/known.md": "known\n", "/new.md": "learned\n"}
+    assert await kept(rules.id) == {"/known.md": "known\n"}, "what is read-only was not written back"
+    versions = [each async for each in beta.memory_stores.memory_versions.list(notes.id)]
+    [learned] = [each for each in versions if each.path == "/new.md"]
+    assert (learned.created_by.type, learned.created_by.session_id) == ("session_actor", session.id)
+    system = json.dumps(stage.requests[0].json["system"])
+    assert mine in system and f"(skills/{name}/SKILL.md)" in system

@@ -1,9 +1,11 @@
 """One worker: the official SDK's own EnvironmentWorker, unmodified, in a process of its own."""
 
 import asyncio
+import json
 import logging
 import os
 import sys
+from pathlib import Path
 
 import anthropic
 from anthropic.lib.environments import EnvironmentWorker
@@ -15,8 +17,10 @@ async def main() -> None:
         base_url=os.environ["ANTHROPIC_BASE_URL"], api_key="not-one", _strict_response_validation=True
     ) as client:
         worker = EnvironmentWorker(client, max_idle=float(os.environ["MAX_IDLE"]), **_of_environment())
-        if os.environ.get("ANTHROPIC_WORK_ID"):  # one item, claimed by another process
-            await worker.handle_item()
+        if os.environ.get("ITEM_ON_STDIN"):  # one item, claimed by another process
+            (Path(os.environ["WORKDIR"]) / "ready").touch()
+            item = json.loads(await asyncio.to_thread(sys.stdin.readline))
+            await worker.handle_item(**item)
         else:
             await worker.run()
 
