@@ -164,6 +164,7 @@ WORK_CLAIM_SECONDS = 5.0  # to acknowledge a claim, then others may have it; the
 WORK_RECLAIM_MS_MAX = 24 * 3600 * 1000  # of reclaim_older_than_ms
 WORK_BLOCK_MS_MAX = 999  # of a poll's block_ms; API docs, self-hosted
 WORK_STOP_SECONDS = 120.0  # a worker learns in 30 s that it shall stop, and flushes memories for 60 s
+WORK_STOPS_SECONDS = 10.0  # a worker that says so itself; the SDK's bare poller does not confirm it
 WORK_RETRY_SECONDS, WORK_RETRY_SECONDS_MAX = 30.0, 600.0  # before failed work is offered anew; doubled
 WORKER_SEEN_SECONDS = 30.0  # who polled since counts as polling; API docs, self-hosted
 WORKER_NOTE_SECONDS = 5.0  # how often it is written down that a worker polls

@@ -39,7 +39,12 @@ from corral.kernel.ids import (
     WorkId,
     WorkspaceId,
 )
-from corral.kernel.limits import WORK_LEASE_SECONDS, WORK_STOP_SECONDS, WORKER_SEEN_SECONDS
+from corral.kernel.limits import (
+    WORK_LEASE_SECONDS,
+    WORK_STOP_SECONDS,
+    WORK_STOPS_SECONDS,
+    WORKER_SEEN_SECONDS,
+)
 from corral.session.events import SessionStatusIdle, UserToolResult, parse
 from corral.session.inbox import left_to_run
 from corral.session.work import (
@@ -273,8 +278,8 @@ class WorkTable:
             pause_seconds = retry_seconds(failures) if failures else 0.0
             is_nobodys = item.state == "queued" and item.claimed_at is None
             if not force and not is_nobodys:
-                # A worker that stops by itself has; others are told by their next heartbeat.
-                grace_seconds = pause_seconds if by_worker else WORK_STOP_SECONDS
+                # A worker that stops by itself is soon done; others are told by their next heartbeat.
+                grace_seconds = max(WORK_STOPS_SECONDS, pause_seconds) if by_worker else WORK_STOP_SECONDS
                 return self._change(
                     connection,
                     replace(
