@@ -1,5 +1,6 @@
 """Memory stores in a real sandbox, changed on both sides at once: nothing is lost without a version."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -219,3 +220,18 @@ async def test_a_tree_that_was_cut_off_by_a_power_cut_is_not_saved(
         await bench.bash("true")
     await bench.fill()
     assert await bench.bash("cat a") == "whole" and await bench.stored() == {"/a": "whole"}
+
+
+async def test_several_that_save_at_once_make_one_version_each(bench: Bench) -> None:
+    """The brain after a call, and the collector of the host's node."""
+    await bench.fill()
+    await bench.bash("for i in $(seq 150); do echo $i > f$i; done")
+    brain, collector = bench.another(), bench.another()
+    saved = await asyncio.gather(
+        brain.push(bench.session_id, [bench.mount]),
+        collector.push(bench.session_id, [bench.mount], tells=False),
+    )
+    assert saved == [[], []]
+    listing = await bench.stores.memory_mounts.listing(bench.at)
+    assert (len(listing.entries), listing.change) == (150, 150)
+    assert await bench.push() == [] and (await bench.stores.memory_mounts.listing(bench.at)).change == 150

@@ -41,7 +41,12 @@ from corral.kernel.errors import (
     NotFound,
 )
 from corral.kernel.ids import MemoryId, MemoryStoreId, SessionId, WorkspaceId
-from corral.kernel.limits import MEMORY_CONTENT_BYTES_MAX, MEMORY_EDITS_MAX, MEMORY_PROBLEMS_MAX
+from corral.kernel.limits import (
+    MEMORY_ATTEMPTS_MAX,
+    MEMORY_CONTENT_BYTES_MAX,
+    MEMORY_EDITS_MAX,
+    MEMORY_PROBLEMS_MAX,
+)
 from corral.session.call import Mount
 from corral.session.content import Json
 from corral.session.mounts import Attached, MountFailed
@@ -159,8 +164,13 @@ class MemorySync:
         problems: list[str] = []
         for mount in mounts:
             if mount.mode == "read_write":
-                with suppress(NotFound, Conflict):
-                    problems += await self._push(session_id, mount, tells=tells)
+                for _ in range(MEMORY_ATTEMPTS_MAX):
+                    with suppress(NotFound):
+                        try:
+                            problems += await self._push(session_id, mount, tells=tells)
+                        except Conflict:  # somebody else saves it at this moment: what is left, we do
+                            continue
+                    break
         return problems
 
     # -- from the store -----------------------------------------------------------------------------------

@@ -288,6 +288,7 @@ TREE_PATH_BYTES_MAX = 4_096  # of a path in it; what is longer is not looked at
 TREE_NOTE_BYTES_MAX = 8 * 1024 * 1024  # what was made of a tree: some 300 bytes for each entry
 HELD_RECENT_SECONDS = 30.0  # a session at work so short ago is listed among those that may have news
 MEMORY_PROBLEMS_MAX = 20  # files that one tool result names because their store did not take them
+MEMORY_ATTEMPTS_MAX = 3  # to save a tree that others save at the same moment
 MEMORY_SYNC_SECONDS = 20.0  # a call's result waits no longer for what it wrote to be saved
 MEMORY_APPLY_BYTES_MAX = 24 * 1024 * 1024  # a batch of memories of the largest size, as base64
 OUTPUTS_LOOK_SECONDS = 0.5  # how often a host's sessions are looked at for new outputs
