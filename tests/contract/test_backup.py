@@ -20,6 +20,8 @@ from alembic.config import Config
 from sqlalchemy import insert, select, update
 
 from corral.catalog.credentials import new_credential
+from corral.catalog.environment_keys import environment_key
+from corral.catalog.environments import new_environment
 from corral.catalog.files import FileRecord, Files, new_upload
 from corral.catalog.idempotency import Answer, Idempotent, scope
 from corral.catalog.keys import as_record
@@ -32,6 +34,7 @@ from corral.kernel.errors import Conflict, InvalidRequest, StoreUnavailable
 from corral.kernel.ids import (
     DEFAULT_WORKSPACE,
     CredentialId,
+    EnvironmentId,
     FileId,
     Ids,
     MemoryStoreId,
@@ -45,6 +48,7 @@ from corral.kernel.limits import RESTORE_EPOCH_STEP
 from corral.session.events import AgentToolResult
 from corral.session.record import SessionRecord
 from corral.session.resources import FileCopy, NewResource, Resource
+from corral.session.work import Queue
 from corral.store import schema
 from corral.store.archive import FORMAT, ArchiveWriter, Manifest, verify
 from corral.store.backup import LEFT_OUT, archived_tables, back_up, open_engine, read, rows_of
@@ -52,6 +56,7 @@ from corral.store.blobs import LocalBlobs
 from corral.store.bus import LocalBus
 from corral.store.catalog import Agents, Environments
 from corral.store.database import Database
+from corral.store.environment_keys import EnvironmentKeys
 from corral.store.files import FileRows
 from corral.store.keys import ApiKeys
 from corral.store.lease import Leases
@@ -68,6 +73,8 @@ from corral.store.upgrade import MIGRATIONS
 from corral.store.upgrade import schema as schema_of
 from corral.store.vault_keys import VaultKeys
 from corral.store.vaults import Credentials, Vaults
+from corral.store.work import WorkTable
+from corral.store.work_offer import offer_work
 from corral.store.workspaces import Workspaces
 from corral.testing.clock import ManualClock
 from corral.testing.contract_blobs import chunks
@@ -228,6 +235,7 @@ async def fill(store: Store) -> dict[str, SessionRecord]:
         as_record("corral_secret_of_a_test", name="k", ids=store.ids, now=NOW)
     )
     await keep_a_secret(store)
+    await offer_some_work(store)
     records = {name: await store.session() for name in ("idle", "working", "waiting", "lost", "deleted")}
     await store.turn(records["idle"], rounds=3, ends=True)
     await store.turn(records["working"], rounds=2, ends=False)
@@ -288,6 +296,28 @@ async def keep_a_skill(store: Store) -> None:
     await store.sessions.create(replace(new_session(store.ids, NOW), skills=[kept]))
     lost = SkillVersionId(store.ids.mint("skillver"))
     await versions.reserve(at, replace(version, skill_version_id=lost, blob_key=blob_key(lost)))
+
+
+async def offer_some_work(store: Store) -> None:
+    """To the workers of a self-hosted environment, of whom one has claimed it."""
+    environment_id, at = EnvironmentId("env_2"), {"workspace_id": DEFAULT_WORKSPACE}
+    environment = new_environment(
+        {"name": "e", "config": {"type": "self_hosted"}}, environment_id=environment_id, now=NOW
+    )
+    await Environments(store.database).create(environment, **at)
+    key = environment_key(
+        "of no use", environment_id=environment_id, name="k", ids=store.ids, now=NOW, **at
+    )
+    await EnvironmentKeys(store.database).add(key)
+    record = replace(
+        new_session(store.ids, NOW, environment_id=environment_id), environment=environment["config"]
+    )
+    session_id = (await store.sessions.create(record)).session_id
+    await store.database.write(
+        lambda connection: offer_work(connection, session_id, now_us=store.database.now_us(connection))
+    )
+    queue = Queue(DEFAULT_WORKSPACE, environment_id)
+    assert await WorkTable(store.database).claim(queue, reclaim_seconds=5.0) is not None
 
 
 async def keep_a_secret(store: Store) -> None:
