@@ -375,3 +375,14 @@ async def test_the_doctor_says_what_is_wrong(tmp_path: Path) -> None:
     for said in ("FAIL  store", "FAIL  claude-*", "shorter --data-dir"):
         assert said in ended.out
     assert "canary" not in ended.out + ended.err
+
+
+async def test_keys_of_an_environment(shell: Shell, server: Served) -> None:
+    made = await server.client.beta.environments.create(name="pool", config={"type": "self_hosted"})
+    key = (await shell.run("environments", "key", "create", made.id, "--name", "rack 4")).out.strip()
+    assert key.startswith("sk-ant-oat01-corral-")
+    [listed] = json.loads((await shell.run("environments", "key", "list", made.id, "--json")).out)
+    assert (listed["name"], listed["hint"], listed["revoked_at"]) == ("rack 4", key[-4:], None)
+    assert (await shell.run("environments", "key", "revoke", made.id, listed["id"])).code == 0
+    shown = (await shell.run("environments", "key", "list", made.id)).out
+    assert listed["id"] in shown and key not in shown
