@@ -7,13 +7,14 @@ import stat
 import threading
 import time
 from pathlib import Path
+from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 import pytest
 
 from corral.hands.trees import TreeEntry, open_file, put_file, remove_file, walk
-from corral.hands.wire import TreeNews, decode_tree, encode_tree
+from corral.hands.wire import TreeNews, decode_path, decode_tree, encode_path, encode_tree
 from corral.kernel.errors import InvalidRequest, NotFound
-from corral.kernel.limits import TREE_DEPTH_MAX, TREE_ENTRIES_MAX
+from corral.kernel.limits import TREE_DEPTH_MAX, TREE_ENTRIES_MAX, TREE_PATHS_BYTES_MAX
 
 SECRET = b"of the host"
 
@@ -127,6 +128,30 @@ def test_a_locked_tree_is_no_empty_one(tree: Path) -> None:
         pytest.skip("root opens everything")
     (tree / "d").mkdir(mode=0)
     assert not walk(tree).is_whole
+
+
+def test_long_names_of_many_files_end_the_walk_and_cost_little(tree: Path) -> None:
+    folder = tree / ("d" * 250) / ("e" * 250) / ("f" * 250)
+    folder.mkdir(parents=True)
+    name = os.fsencode(folder) + b"/" + 200 * b"\xff"
+    for number in range(TREE_PATHS_BYTES_MAX // 950 + 2):
+        os.close(os.open(name + b"%06d" % number, os.O_CREAT | os.O_WRONLY))
+    found = walk(tree)
+    named = sum(len(os.fsencode(entry.path)) for entry in found.entries)
+    assert not found.is_whole and TREE_PATHS_BYTES_MAX - 1_000 < named <= TREE_PATHS_BYTES_MAX
+
+
+def test_paths_travel_as_ever_and_fast() -> None:
+    for path in ("a b/c~d-e_f.g", "%41%zz%", "\xe4\u20ac?&=+", os.fsdecode(bytes(range(1, 256)))):
+        assert encode_path(path) == quote_from_bytes(os.fsencode(path), safe="/ ")
+        assert decode_path(encode_path(path)) == path
+        assert decode_path(encode_path(path).lower()) == os.fsdecode(
+            unquote_to_bytes(encode_path(path).lower())
+        )
+    long = os.fsdecode(TREE_PATHS_BYTES_MAX * b"\xff")
+    before = time.thread_time()
+    assert decode_path(encode_path(long)) == long
+    assert time.thread_time() - before < 0.3  # 2 s with `urllib.parse`
 
 
 class Swapper:

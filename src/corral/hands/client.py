@@ -29,6 +29,7 @@ from corral.kernel.limits import (
     HANDS_HEARTBEAT_SECONDS,
     HANDS_REPLY_SECONDS,
     HOST_SILENT_SECONDS,
+    TREE_REPLY_BYTES_MAX,
 )
 from corral.session.call import Mount, Placement, Recipe, ToolCall
 from corral.session.content import Json, ToolResult
@@ -292,7 +293,13 @@ class HandsClient:
     async def tree(self, session_id: SessionId, place: str) -> TreeNews:
         """Raises NotFound: no such tree lies there."""
         path = f"/trees/{session_id}?{urlencode({'place': place})}"
-        return wire.decode_tree(await self._send(self._work, "GET", path, timeout=_LONG))
+        data = bytearray()
+        async with contextlib.aclosing(self._stream(path, timeout=_LONG)) as chunks:
+            async for chunk in chunks:
+                data += chunk
+                if len(data) > TREE_REPLY_BYTES_MAX:
+                    raise HandsUnavailable("the hands host says too much of a tree", detail=self._shown)
+        return await asyncio.to_thread(wire.decode_tree, bytes(data))
 
     def tree_file(self, session_id: SessionId, place: str, path: str) -> AsyncGenerator[bytes, None]:
         """The content of a file; HandsUnavailable in its middle: it was changed meanwhile. Raises
@@ -371,9 +378,11 @@ class HandsClient:
 
     # -- one request ----------------------------------------------------------------------------------
 
-    async def _stream(self, path: str) -> AsyncGenerator[bytes, None]:
+    async def _stream(
+        self, path: str, *, timeout: httpx2.Timeout = _WHENEVER
+    ) -> AsyncGenerator[bytes, None]:
         with self._reachable():
-            async with self._work.stream("GET", path, timeout=_WHENEVER) as response:
+            async with self._work.stream("GET", path, timeout=timeout) as response:
                 if response.status_code != 200:
                     raise wire.decode_error(await response.aread())
                 async for chunk in response.aiter_bytes():

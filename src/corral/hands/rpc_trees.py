@@ -1,5 +1,6 @@
 """The part of a hands host's HTTP that is about trees which agents write."""
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import orjson
@@ -23,10 +24,12 @@ def tree_routes(
 
     async def tree(request: Request) -> Response:
         session_id, place = _named(request)
-        note, version = trees.note(session_id, place)  # first: what it says is never newer than the tree
+        note, version = await asyncio.to_thread(
+            trees.note, session_id, place
+        )  # first: never newer than the tree
         found = await trees.tree(session_id, place)
         news = wire.TreeNews(tree=found, note=note, version=version)
-        return Response(wire.encode_tree(news), media_type="application/json")
+        return Response(await asyncio.to_thread(wire.encode_tree, news), media_type="application/json")
 
     async def read(request: Request) -> Response:
         session_id, place = _named(request)

@@ -5,7 +5,7 @@ Rules of this file:
 - A name is looked up in a directory that is already open, and never followed if it is a link. So it does
   not matter what is renamed or replaced meanwhile: whatever is opened lies in the tree.
 - A file is opened for nothing but its identity first (O_PATH): opening a device or a pipe can have effects.
-- Every walk ends: entries, depth and lengths of names are bounded.
+- Every walk ends: entries, depth and lengths of names are bounded, each and together.
 - What is written is made outside of the tree, given to the agent, and moved in by rename.
 """
 
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from corral.kernel.errors import InvalidRequest, NotFound
-from corral.kernel.limits import TREE_DEPTH_MAX, TREE_ENTRIES_MAX, TREE_PATH_BYTES_MAX
+from corral.kernel.limits import TREE_DEPTH_MAX, TREE_ENTRIES_MAX, TREE_PATH_BYTES_MAX, TREE_PATHS_BYTES_MAX
 
 __all__ = ["Tree", "TreeEntry", "entry_of", "open_file", "put_file", "remove_file", "walk"]
 
@@ -60,7 +60,7 @@ def walk(root: Path) -> Tree:
     except OSError as error:
         raise NotFound("there is no such tree on this host") from error
     found: list[TreeEntry] = []
-    is_whole, seen = True, 0
+    is_whole, seen, paths_bytes = True, 0, 0
     stack: list[tuple[int, str, Iterator[os.DirEntry[str]]]] = []
     try:
         stack.append((top, "", os.scandir(top)))
@@ -78,12 +78,16 @@ def walk(root: Path) -> Tree:
             if seen > TREE_ENTRIES_MAX:
                 return Tree(entries=found, is_whole=False)
             path = prefix + entry.name
-            if len(os.fsencode(path)) > TREE_PATH_BYTES_MAX:
+            path_bytes = len(os.fsencode(path))
+            if path_bytes > TREE_PATH_BYTES_MAX:
                 is_whole = False
                 continue
             try:
                 known = os.stat(entry.name, dir_fd=folder, follow_symlinks=False)
                 if stat.S_ISREG(known.st_mode):
+                    paths_bytes += path_bytes
+                    if paths_bytes > TREE_PATHS_BYTES_MAX:
+                        return Tree(entries=found, is_whole=False)
                     found.append(entry_of(path, known))
                 elif stat.S_ISDIR(known.st_mode):
                     if len(stack) >= TREE_DEPTH_MAX:

@@ -3,8 +3,11 @@
 import contextlib
 import os
 import re
+import stat
 from collections.abc import AsyncIterator, Sequence
+from itertools import islice
 from pathlib import Path
+from typing import Final
 
 from corral.hands.mounted import Mounted
 from corral.hands.ports import Provider
@@ -13,6 +16,7 @@ from corral.kernel.errors import InvalidRequest, NotFound, RequestTooLarge, Sand
 from corral.kernel.ids import SessionId
 from corral.kernel.limits import (
     CHECKPOINT_BYTES_MAX,
+    DISK_DEPTH_MAX,
     DISK_FREE_BYTES_MIN,
     WALK_ENTRIES_MAX,
     WORKSPACE_ARCHIVE_BYTES_MAX,
@@ -20,6 +24,7 @@ from corral.kernel.limits import (
 
 __all__ = ["Workspaces"]
 
+_FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _SESSION_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")  # a single, plain path component
 
 
@@ -60,7 +65,8 @@ class Workspaces:
         return [SessionId(path.name) for path in self._root.iterdir() if _SESSION_ID.fullmatch(path.name)]
 
     def disk_bytes(self, session_ids: Sequence[SessionId]) -> dict[SessionId, int]:
-        """How much disk each takes; of one with more than WALK_ENTRIES_MAX entries, that many of them."""
+        """How much disk each takes; of one with more than WALK_ENTRIES_MAX entries, that many of them, and
+        of what lies deeper than DISK_DEPTH_MAX, nothing."""
         return {session_id: _disk_bytes(self.path(session_id)) for session_id in session_ids}
 
     async def prepare(self, session_id: SessionId) -> Path:
@@ -116,14 +122,41 @@ async def _bounded(archive: AsyncIterator[bytes], bytes_max: int) -> AsyncIterat
 
 
 def _disk_bytes(path: Path) -> int:
-    """Sizes only, nothing is opened; `fwalk` never leaves the tree through a link."""
+    """Sizes only, no file is opened; no link is followed."""
     total, entries = 0, 0
-    with contextlib.suppress(OSError):  # it is going away at this moment
-        for _, folders, files, folder in os.fwalk(path, onerror=None):
-            for name in (*folders, *files):
-                with contextlib.suppress(OSError):
-                    total += os.stat(name, dir_fd=folder, follow_symlinks=False).st_blocks * 512
-                entries += 1
-            if entries > WALK_ENTRIES_MAX:
-                break
+    with contextlib.ExitStack() as all_open, contextlib.suppress(OSError):  # it is going away now
+        levels = [_Level(os.open(path, _FOLDER))]
+        all_open.callback(_close_all, levels)
+        while levels and entries <= WALK_ENTRIES_MAX:
+            name = next(levels[-1].names, None)
+            if name is None:
+                levels.pop().close()
+                continue
+            entries += 1
+            with contextlib.suppress(OSError):  # as above, or locked
+                known = os.stat(name, dir_fd=levels[-1].folder, follow_symlinks=False)
+                total += known.st_blocks * 512
+                if stat.S_ISDIR(known.st_mode) and len(levels) < DISK_DEPTH_MAX:
+                    levels.append(_Level(os.open(name, _FOLDER, dir_fd=levels[-1].folder)))
     return total
+
+
+def _close_all(levels: Sequence["_Level"]) -> None:
+    for level in levels:
+        level.close()
+
+
+class _Level:
+    """A directory that is open, and what of it was not looked at yet. Raises OSError; then it is closed."""
+
+    def __init__(self, folder: int) -> None:
+        self.folder = folder
+        try:
+            with os.scandir(folder) as found:
+                self.names = iter([entry.name for entry in islice(found, WALK_ENTRIES_MAX)])
+        except BaseException:
+            os.close(folder)
+            raise
+
+    def close(self) -> None:
+        os.close(self.folder)

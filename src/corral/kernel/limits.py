@@ -279,12 +279,17 @@ BASH_OUTPUT_BYTES_MAX = 100 * 1024  # these to WALK_ENTRIES_MAX: as the SDK's re
 READ_BYTES_MAX = 256 * 1024
 READ_IMAGE_BASE64_BYTES_MAX, READ_PDF_BYTES_MAX = 5 * 1024**2, 20 * 1024**2
 GREP_OUTPUT_BYTES_MAX, GREP_LINE_BYTES_MAX, GREP_CPU_SECONDS = 100 * 1024, 2000, 30.0
+DISK_DEPTH_MAX = 200  # levels of a workspace whose size is counted: each holds a descriptor meanwhile
 GLOB_RESULTS_MAX, WALK_ENTRIES_MAX = 200, 50_000
 SPILL_BYTES_MAX = 64 * 1024**2  # of one tool output kept in a file
 WORKSPACE_ARCHIVE_BYTES_MAX = 512 * 1024 * 1024
 WORKSPACE_ARCHIVE_MEMBERS_MAX = 200_000
 TREE_ENTRIES_MAX, TREE_DEPTH_MAX = 20_000, 40  # of a tree that an agent wrote; more are not looked at
 TREE_PATH_BYTES_MAX = 4_096  # of a path in it; what is longer is not looked at
+TREE_PATHS_BYTES_MAX = 2 * 1024 * 1024  # of all paths of a tree together; the rest is not looked at
+TREE_REPLY_BYTES_MAX = (
+    32 * 1024 * 1024
+)  # a tree and its note on their way: paths take up to three times that
 TREE_NOTE_BYTES_MAX = 8 * 1024 * 1024  # what was made of a tree: some 300 bytes for each entry
 HELD_RECENT_SECONDS = 30.0  # a session at work so short ago is listed among those that may have news
 MEMORY_PROBLEMS_MAX = 20  # files that one tool result names because their store did not take them
