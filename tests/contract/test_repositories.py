@@ -7,8 +7,9 @@ import shutil
 import socket
 import tarfile
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,6 +21,7 @@ from corral.catalog.repositories import (
     RepositoryHosts,
     repository_url,
 )
+from corral.hands.providers.process import BwrapProcess
 from corral.kernel.ids import SessionId
 from corral.repositories.confine import Confinement, Places
 from corral.repositories.failures import RepositoryFailed
@@ -226,6 +228,32 @@ async def test_skills_of_a_repository(host: GitHost, opened: Open) -> None:
         ("a b", ".claude/skills/a b/SKILL.md", "# a b\n"),
         ("pdf", ".claude/skills/pdf/SKILL.md", "---\nname: pdf\n---\nRead PDFs.\n"),
     ]
+
+
+async def test_lists_of_skills_are_made_a_few_at_a_time(
+    host: GitHost, opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is a sandbox with a git, and a session may have many repositories of one URL."""
+    host.push("ada/listed", {".claude/skills/a/SKILL.md": "x"})
+    mirrors, repository = opened(at_once=1), at(host, "ada/listed")
+    resolved = await mirrors.fetch(repository)
+    running, most, start = 0, 0, Confinement.python
+
+    @asynccontextmanager
+    async def counted(self: Confinement, *words: Any, **options: Any) -> AsyncIterator[BwrapProcess]:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        try:
+            async with start(self, *words, **options) as process:
+                yield process
+        finally:
+            running -= 1
+
+    monkeypatch.setattr(Confinement, "python", counted)
+    listed = await asyncio.gather(*(mirrors.skills(repository, resolved) for _ in range(3)))
+    assert [len(found) for found in listed] == [1, 1, 1]
+    assert most == 1
 
 
 async def test_git_is_alone(host: GitHost, tmp_path: Path) -> None:

@@ -5,12 +5,14 @@ from datetime import datetime
 from typing import Final
 
 from corral.catalog.records import Wire
+from corral.catalog.repositories import RESOURCE_TYPE
 from corral.kernel.clock import rfc3339
 from corral.kernel.errors import InvalidRequest
 from corral.kernel.ids import FileId, ResourceId
 from corral.kernel.limits import (
     MOUNT_PATH_BYTES_MAX,
     MOUNT_PATH_PART_BYTES_MAX,
+    REPOSITORIES_PER_SESSION_MAX,
     SESSION_RESOURCES_MAX,
 )
 
@@ -72,10 +74,15 @@ def check_together(bodies: Sequence[Wire], *, where: Sequence[str]) -> None:
     """Whether a session can have all of these. where: what stands before
     the fields of each in messages.
 
-    Raises InvalidRequest: too many files; two in one place, or one where another needs a directory.
+    Raises InvalidRequest: too many files or repositories; two in one place, or one where another needs a
+    directory.
     """
     if sum(body["type"] == "file" for body in bodies) > SESSION_RESOURCES_MAX:
         raise InvalidRequest(f"resources: a session has at most {SESSION_RESOURCES_MAX} files")
+    if sum(body["type"] == RESOURCE_TYPE for body in bodies) > REPOSITORIES_PER_SESSION_MAX:
+        raise InvalidRequest(
+            f"resources: a session has at most {REPOSITORIES_PER_SESSION_MAX} repositories"
+        )
     paths: dict[str, int] = {}
     for number, body in enumerate(bodies):
         path = body.get("mount_path")

@@ -179,6 +179,7 @@ SKILL_PATH_BYTES_MAX, SKILL_PATH_PART_BYTES_MAX = 512, 200  # below what file sy
 SKILL_PATH_PARTS_MAX = 16  # directories and file name, the skill's own directory included
 SKILL_MD_BYTES_MAX = 256 * 1024  # READ_BYTES_MAX: the agent reads it with one call
 SKILL_FRONT_MATTER_BYTES_MAX = 16 * 1024  # names, descriptions and a few settings
+SKILL_FRONT_MATTER_DEPTH_MAX = 16  # settings of settings; what is deeper is there to cost time
 SKILL_NAME_CHARS_MAX, SKILL_DESCRIPTION_CHARS_MAX = 64, 1024  # API docs, skills
 SKILL_DISPLAY_NAME_CHARS_MAX = 255  # API docs, skills
 SKILL_REFERENCE_CHARS_MAX = 255  # of an id or a version in an agent
@@ -341,6 +342,7 @@ REPOSITORY_TREE_BYTES_MAX, REPOSITORY_TREE_FILES_MAX = (
     WORKSPACE_ARCHIVE_MEMBERS_MAX,
 )
 REPOSITORY_MEMORY_BYTES = 3 * 1024**3  # address space of one git: a pack can be made to unpack to any size
+REPOSITORIES_PER_SESSION_MAX = 20  # each is a clone before the first turn, and a program or two
 REPOSITORY_CLONES_AT_ONCE = 4  # per node: each may keep a core and a disk busy
 REPOSITORY_NICENESS = 10  # of git: turns that run go first
 REPOSITORY_CONNECT_SECONDS = 10.0  # a host that does not accept within this is down
@@ -354,6 +356,7 @@ REPOSITORY_LOCK_SECONDS = 0.05  # between looks whether another process is done 
 REPOSITORIES_RESOLVED_MAX = 10_000  # sessions of a brain whose checked-out commit it remembers
 REPOSITORY_RESOLVED_SECONDS = 60.0  # for so long: what a session start needs more than once is one fetch
 REPOSITORY_SKILLS_MAX = 100  # of one repository; a prompt lists them
+REPOSITORY_FRONT_MATTER_BYTES_MAX = 4096  # of one SKILL.md, which anybody may have written
 REPOSITORY_SKILL_BYTES_MAX = 64 * 1024  # of one SKILL.md; a longer one is passed over
 
 # -- cluster --------------------------------------------------------------------------------------

@@ -99,6 +99,7 @@ class Mirrors:
         self._shelf = Shelf(root, make=self._confinement.make_writable, bounds=self._bounds.of_shelf)
         self._fetches = asyncio.Semaphore(self._bounds.at_once)
         self._archives = asyncio.Semaphore(self._bounds.at_once)
+        self._listings = asyncio.Semaphore(self._bounds.at_once)
         self._known: dict[str, _Known] = {}
         self._suspect: set[str] = set()  # keys of mirrors that git may not be able to work with
 
@@ -159,7 +160,7 @@ class Mirrors:
         RepositoryFailed."""
         if resolved.commit is None:
             return ()
-        async with self._shelf.held(repository.url, shared=True) as place:
+        async with self._listings, self._shelf.held(repository.url, shared=True) as place:
             asked = {"do": "skills", "commit": resolved.commit}
             async with self._running(asked, Places(read_only={_MIRROR: _there(place)})) as process:
                 bytes_max = limits.REPOSITORY_SKILLS_MAX * 2 * limits.REPOSITORY_SKILL_BYTES_MAX

@@ -57,7 +57,13 @@ class SkillsOfRepositories:
         except (MountFailed, BlobUnavailable) as failed:  # whoever needs the repository is told
             log.warning("session %s: skills of %s: %s", session_id, resource["id"], failed)
             return ()
-        return [told for skill in listed if (told := _told(skill, resource)) is not None]
+        return await asyncio.to_thread(_all_told, listed, resource)  # it parses what anybody wrote
+
+
+def _all_told(
+    listed: Sequence[RepositorySkill], resource: Mapping[str, Json]
+) -> Sequence[Mapping[str, Json]]:
+    return [told for skill in listed if (told := _told(skill, resource)) is not None]
 
 
 def _told(skill: RepositorySkill, resource: Mapping[str, Json]) -> Mapping[str, Json] | None:

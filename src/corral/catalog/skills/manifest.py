@@ -6,11 +6,13 @@
     ---
     (instructions, for the agent)
 
-The YAML is composed into nodes and never constructed: tags mean nothing, aliases are not followed, and
-`name: 123` is text. Source: API docs, skills.
+The YAML is read as a row of events and never constructed: tags mean nothing, aliases are not followed, and
+`name: 123` is text. How much a text may cost is bounded before it is parsed (bytes) and while it is (depth,
+by libyaml: PyYAML's own parser takes seconds for 16 KB of "["). Source: API docs, skills.
 """
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -19,8 +21,10 @@ import yaml
 from corral.catalog.skills.layout import SKILL_MD
 from corral.kernel.errors import InvalidRequest
 from corral.kernel.limits import (
+    REPOSITORY_FRONT_MATTER_BYTES_MAX,
     SKILL_DESCRIPTION_CHARS_MAX,
     SKILL_FRONT_MATTER_BYTES_MAX,
+    SKILL_FRONT_MATTER_DEPTH_MAX,
     SKILL_MD_BYTES_MAX,
     SKILL_NAME_CHARS_MAX,
 )
@@ -52,12 +56,15 @@ def read_manifest(raw: bytes, *, directory: str, is_trusted: bool = False) -> Ma
     Raises InvalidRequest naming the field.
     """
     fields = _fields(_front_matter(raw))
+    for field in ("name", "description"):
+        if field in fields and fields[field] is None:
+            raise _wrong(field, "must be text")
     given = fields.get("name")
-    name = directory if given is None else _text("name", given)
+    name = directory if given is None else given
     check_name(name, where="name" if given is not None else "the directory's name", is_trusted=is_trusted)
-    if "description" not in fields:
+    if (said := fields.get("description")) is None:
         raise _wrong("description", "is missing; say in a sentence what the skill does and when to use it")
-    description = " ".join(_text("description", fields["description"]).split())
+    description = " ".join(said.split())
     if not description:
         raise _wrong("description", "is empty; say in a sentence what the skill does and when to use it")
     if len(description) > SKILL_DESCRIPTION_CHARS_MAX:
@@ -75,10 +82,11 @@ def read_foreign(text: str, *, directory: str) -> Manifest | None:
     """Of a skill that nobody has checked: anybody may have written it. What can be told of it, made fit for
     a line; None if it says nothing of itself."""
     try:
-        fields = _fields(_front_matter(text.encode(errors="replace")))
+        raw = text.encode(errors="replace")
+        fields = _fields(_front_matter(raw, bytes_max=REPOSITORY_FRONT_MATTER_BYTES_MAX))
     except InvalidRequest:
         return None
-    name, description = (_line(fields.get(field)) for field in ("name", "description"))
+    name, description = (_one_line(fields.get(field) or "") for field in ("name", "description"))
     if not description:
         return None
     return Manifest(
@@ -100,7 +108,7 @@ def check_name(name: str, *, where: str = "name", is_trusted: bool = False) -> N
         raise _wrong(where, f"{name!r} must not contain the reserved word {word!r}")
 
 
-def _front_matter(raw: bytes) -> bytes:
+def _front_matter(raw: bytes, *, bytes_max: int = SKILL_FRONT_MATTER_BYTES_MAX) -> bytes:
     if len(raw) > SKILL_MD_BYTES_MAX:
         raise InvalidRequest(f"files: {SKILL_MD} has {len(raw)} bytes; at most {SKILL_MD_BYTES_MAX}")
     raw = raw.removeprefix(b"\xef\xbb\xbf")
@@ -118,53 +126,69 @@ def _front_matter(raw: bytes) -> bytes:
     if end is None:
         raise InvalidRequest(f"files: {SKILL_MD}: its front matter has no end; close it with a line '---'")
     found = raw[begin.end() : end.start()]
-    if len(found) > SKILL_FRONT_MATTER_BYTES_MAX:
+    if len(found) > bytes_max:
         raise InvalidRequest(
-            f"files: {SKILL_MD}: its front matter has {len(found)} bytes; at most"
-            f" {SKILL_FRONT_MATTER_BYTES_MAX}"
+            f"files: {SKILL_MD}: its front matter has {len(found)} bytes; at most {bytes_max}"
         )
     return found
 
 
-def _fields(raw: bytes) -> dict[str, yaml.Node]:
-    """What the front matter has at its top. Raises InvalidRequest."""
+def _fields(raw: bytes) -> dict[str, str | None]:
+    """What the front matter has at its top; None for what is no text. Raises InvalidRequest."""
     try:
-        top = yaml.compose(raw.decode(), Loader=yaml.BaseLoader)
-    except RecursionError:
-        raise InvalidRequest(f"files: {SKILL_MD}: its front matter is nested too deeply") from None
+        return _of_mapping(_top(raw.decode()))
     except (yaml.YAMLError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         where = "" if mark is None else f" in line {mark.line + 2}"  # the fence is the first
         what = getattr(error, "problem", None) or "it cannot be read"
         raise InvalidRequest(f"files: {SKILL_MD}: its front matter is not YAML{where}: {what}") from None
-    if not isinstance(top, yaml.MappingNode):
+
+
+def _top(text: str) -> Iterator[tuple[int, yaml.Event]]:
+    """(depth, event) of everything in the only document; a collection's own two events are at the depth of
+    what is around it. Raises InvalidRequest, YAMLError."""
+    depth = documents = 0
+    for event in yaml.parse(text, Loader=yaml.CBaseLoader):
+        documents += isinstance(event, yaml.DocumentStartEvent)
+        if documents > 1:
+            raise InvalidRequest(f"files: {SKILL_MD}: its front matter is more than one document")
+        if isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        if isinstance(event, yaml.NodeEvent | yaml.CollectionEndEvent):
+            yield depth, event
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+            if depth > SKILL_FRONT_MATTER_DEPTH_MAX:
+                raise InvalidRequest(f"files: {SKILL_MD}: its front matter is nested too deeply")
+
+
+def _of_mapping(events: Iterator[tuple[int, yaml.Event]]) -> dict[str, str | None]:
+    _, top = next(events, (0, None))
+    if not isinstance(top, yaml.MappingStartEvent):
         raise InvalidRequest(
             f"files: {SKILL_MD}: its front matter must have fields, as in 'name: my-skill'"
         )
-    fields: dict[str, yaml.Node] = {}
-    for key, value in top.value:
-        if not isinstance(key, yaml.ScalarNode):
+    fields: dict[str, str | None] = {}
+    key: str | None = None
+    for depth, event in events:
+        if depth != 1 or isinstance(event, yaml.CollectionEndEvent):
+            continue  # inside of a value, or the end of one
+        text = str(event.value) if isinstance(event, yaml.ScalarEvent) else None
+        if key is not None:
+            fields[key], key = text, None
+        elif text is None:
             raise InvalidRequest(
                 f"files: {SKILL_MD}: a field of its front matter has a name that is no text"
             )
-        if key.value in fields:
-            raise _wrong(key.value, "is there twice")
-        fields[key.value] = value
+        elif text in fields:
+            raise _wrong(text, "is there twice")
+        else:
+            key = text
     return fields
-
-
-def _line(node: yaml.Node | None) -> str:
-    return _one_line(str(node.value)) if isinstance(node, yaml.ScalarNode) else ""
 
 
 def _one_line(text: str) -> str:
     return " ".join(_CONTROL.sub(" ", _TAG.sub(" ", text)).split())
-
-
-def _text(field: str, node: yaml.Node) -> str:
-    if not isinstance(node, yaml.ScalarNode):
-        raise _wrong(field, "must be text")
-    return str(node.value)
 
 
 def _wrong(field: str, problem: str) -> InvalidRequest:

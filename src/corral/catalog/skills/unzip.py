@@ -143,6 +143,8 @@ def _entry(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Entry:
                 while chunk := content.read(SKILL_CHUNK_BYTES):
                     left -= len(chunk)
                     yield chunk
+        except UnicodeDecodeError:  # what stands before the file itself has a name too
+            raise refusal(info.filename, "has a name that is not UTF-8 where its bytes begin") from None
         except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError) as error:
             raise refusal(info.filename, f"cannot be unpacked: {error}") from None
         if left:

@@ -1,8 +1,14 @@
+import time
+
 import pytest
 
 from corral.catalog.skills.manifest import read_foreign, read_manifest
 from corral.kernel.errors import InvalidRequest
-from corral.kernel.limits import SKILL_FRONT_MATTER_BYTES_MAX, SKILL_MD_BYTES_MAX
+from corral.kernel.limits import (
+    REPOSITORY_FRONT_MATTER_BYTES_MAX,
+    SKILL_FRONT_MATTER_BYTES_MAX,
+    SKILL_MD_BYTES_MAX,
+)
 
 
 def read(text: str | bytes, **options: bool) -> tuple[str, str]:
@@ -107,8 +113,39 @@ def test_aliases_are_not_followed() -> None:
         (front(name="a"), None),
         ("---\nname: [\n---\n", None),
         ("# nothing", None),
+        (front(name="a", description="b", x="y" * REPOSITORY_FRONT_MATTER_BYTES_MAX), None),
     ],
 )
 def test_what_anybody_wrote_is_made_fit_for_a_line(text: str, expected: tuple[str, str] | None) -> None:
     found = read_foreign(text, directory="dir")
     assert (None if found is None else (found.name, found.description)) == expected
+
+
+@pytest.mark.parametrize(
+    "deep",
+    [
+        "x: " + "[" * 16_000,
+        "x: [\n" + "[\n" * 8_000,
+        "x: " + "{" * 16_000,
+        "x: " + "[" * 8_000 + "]" * 8_000,
+        "x:\n" + "- " * 8_000,
+        "? " * 8_000,
+        "&a " * 5_000,
+        "x: [" + "?," * 7_900 + "]",
+    ],
+)
+def test_text_made_to_be_slow_is_not(deep: str) -> None:
+    began = time.thread_time()
+    with pytest.raises(InvalidRequest):
+        read(f"---\n{deep}\n---\n")
+    assert time.thread_time() - began < 0.5
+
+
+def test_what_is_within_the_bound_may_be_deep() -> None:
+    deep = "".join(f"{' ' * level}k:\n" for level in range(10))
+    assert read(f"---\nname: a\ndescription: b\n{deep}---\n") == ("a", "b")
+
+
+def test_one_document() -> None:
+    with pytest.raises(InvalidRequest, match="more than one document"):
+        read("---\nname: a\ndescription: b\n...\n--- c\n---\n")

@@ -132,6 +132,7 @@ def test_what_is_broken() -> None:
     assert "cannot be unpacked" in refused(patched(data, middle, b"\xff\xff\xff\xff"))
     local_name = data.index(b"my-skill/scripts")
     assert "cannot be unpacked" in refused(patched(data, local_name, b"my-skilX"))
+    assert "not UTF-8" in refused(patched(data, local_name, b"my-skil\xff"))
     stored = zipped(method=zipfile.ZIP_STORED)
     assert "CRC" in refused(patched(stored, stored.index(b"echo"), b"ECHO"))
 
