@@ -207,6 +207,17 @@ async def test_a_flood_of_files_is_saved_as_far_as_the_store_takes_it(bench: Ben
     assert await bench.stored_paths() == ["/first"]
 
 
+async def test_what_is_known_of_files_that_are_gone_is_forgotten(bench: Bench) -> None:
+    await bench.fill()
+    for number in range(3):
+        await bench.bash(f"rm -f large*; truncate -s 200K large{number}")
+        assert len(await bench.push()) == 1 and await bench.push() == [], "each is said once"
+    news = await bench.client.tree(bench.session_id, "memory/notes")
+    assert len(news.note["problems"]) == 1
+    await bench.bash("echo small > large2")
+    assert await bench.push() == [] and await bench.stored() == {"/large2": "small\n"}
+
+
 async def test_a_tree_that_was_cut_off_by_a_power_cut_is_not_saved(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,6 +18,7 @@ import logging
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from typing import Final, Protocol
 
 from corral.catalog.memory.paths import check_content, check_path, content_sha256
@@ -79,23 +80,23 @@ class TreeTaker(Protocol):
 
 @dataclass(kw_only=True, slots=True)
 class _Base:
-    """files: by encoded path, [memory id, sha256, *stamp]. problems: files that the store did not take, by
-    their stamp."""
+    """files: by encoded path, [memory id, sha256, *stamp]. problems: the `_mark` of files that the store
+    did not take, of those that are there."""
 
     change: int = 0
     files: dict[str, list[Json]] = field(default_factory=dict)
-    problems: dict[str, list[Json]] = field(default_factory=dict)
+    problems: set[str] = field(default_factory=set)
 
     @classmethod
     def of(cls, note: Mapping[str, Json]) -> "_Base":
         return cls(
             change=int(note.get("change", 0)),
             files={path: list(known) for path, known in note.get("files", {}).items()},
-            problems={path: list(stamp) for path, stamp in note.get("problems", {}).items()},
+            problems=set(note.get("problems", ())),
         )
 
     def note(self) -> dict[str, Json]:
-        return {"change": self.change, "files": self.files, "problems": self.problems}
+        return {"change": self.change, "files": self.files, "problems": sorted(self.problems)}
 
 
 class MemorySync:
@@ -262,13 +263,15 @@ class MemorySync:
         if news.version == 0:
             return []
         base = _Base.of(news.note)
-        said = dict(base.problems)
         there = {encode_path(entry.path): entry for entry in news.tree.entries}
+        if base.problems:
+            base.problems &= {_mark(path, entry) for path, entry in there.items()}
+        said = set(base.problems)
         dirty = {
             path: entry
             for path, entry in there.items()
             if base.files.get(path, [None, None])[2:] != list(entry.stamp)
-            and base.problems.get(path) != list(entry.stamp)
+            and not (base.problems and _mark(path, entry) in base.problems)
         }
         gone = [path for path in base.files if path not in there] if news.tree.is_whole else []
         if not dirty and not gone:
@@ -282,9 +285,9 @@ class MemorySync:
                 (path, Remove(_memory_path(path), base.files[path][1]), []) for path in gone
             ]
             gone = []
-            await self._apply(session_id, mount, key, base, [*removes, *edits], told)
+            await self._apply(session_id, mount, key, base, [*removes, *edits], there, told)
             if not tells:
-                base.problems = dict(said)
+                base.problems = set(said)
             if base.note() != news.note:
                 await self._hands.note_tree(session_id, place, base.note(), instead_of=version)
                 version += 1
@@ -309,9 +312,8 @@ class MemorySync:
                 continue  # it is being written: the next look
             except MemoryRefused as error:
                 told.append(_problem(mount, entry.path, error))
-                base.problems[path] = list(entry.stamp)
+                base.problems.add(_mark(path, entry))
                 continue
-            base.problems.pop(path, None)
             sha256, known = content_sha256(content), base.files.get(path)
             if known is not None and known[1] == sha256:
                 base.files[path] = [known[0], sha256, *entry.stamp]
@@ -330,6 +332,7 @@ class MemorySync:
         key: StoreKey,
         base: _Base,
         edits: Sequence[_Step],
+        there: Mapping[str, TreeEntry],
         told: list[str],
     ) -> None:
         actor = Actor("session_actor", session_id)
@@ -350,7 +353,7 @@ class MemorySync:
                     case Write():
                         if isinstance(result, CallerError):
                             told.append(_problem(mount, decode_path(path), result))
-                            base.problems[path] = list(stamp)
+                            base.problems.add(_mark(path, there[path]))
                         else:
                             assert result is not None
                             base.files[path] = [result.memory_id, result.content_sha256, *stamp]
@@ -392,6 +395,11 @@ def _tree_path(memory_path: str) -> str:
 
 def _memory_path(tree_path: str) -> str:
     return "/" + decode_path(tree_path)
+
+
+def _mark(path: str, entry: TreeEntry) -> str:
+    """Of a file as it is: short, however long its name, so that a note of all of a tree has room."""
+    return blake2b(f"{path}\0{entry.stamp}".encode(), digest_size=12).hexdigest()
 
 
 def _said(mount: Mount) -> dict[str, Json]:

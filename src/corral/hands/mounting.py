@@ -118,7 +118,7 @@ class Mounting:
 
     async def before(self, call: ToolCall, *, epoch: int) -> None:
         if self._memory is not None:
-            with suppress(NotFound, WorldError):  # the call itself finds out; and it may do without
+            with suppress(CallerError, WorldError):  # the call itself finds out; and it may do without
                 await self._memory.pull(call.session_id, call.recipe.memory, epoch=epoch)
 
     async def after(self, call: ToolCall, result: ToolResult) -> ToolResult:

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
-from hashlib import sha256
+from hashlib import sha256, shake_256
 from typing import Any
 
 from corral.catalog.files import FileFilter, FilePage, FileRecord, check_readable, new_upload
@@ -335,6 +335,13 @@ async def check_outputs(stores: Stores) -> None:
     assert await stores.files.outputs(session_id) == {"dir/b": other}
     assert await gone(stores, second)
     await stores.files.delete(DEFAULT_WORKSPACE, other.file_id)
+    assert await stores.files.outputs(session_id) == {}
+    path = "".join(
+        rf"\x{byte:02x}" for byte in shake_256(b"incompressible").digest(4_096)
+    )  # as long as any
+    longest = await put(path, b"4")
+    assert await put(path, b"4") == longest and await stores.files.outputs(session_id) == {path: longest}
+    await stores.files.remove_outputs(session_id, [path])
     assert await stores.files.outputs(session_id) == {}
     last = await put("c", b"3")
     await stores.sessions.delete(session_id)

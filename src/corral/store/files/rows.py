@@ -1,5 +1,6 @@
 """Rows to records and back."""
 
+from hashlib import sha256
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, insert, select
@@ -10,7 +11,7 @@ from corral.kernel.ids import FileId, SessionId, WorkspaceId
 from corral.store.rows import AnyRow, AnySelect
 from corral.store.schema import files
 
-__all__ = ["FILE", "file_of", "insert_file", "no_file"]
+__all__ = ["FILE", "file_of", "insert_file", "no_file", "output_hash"]
 
 FILE: AnySelect = select(files)
 """Of `file_of`'s rows."""
@@ -42,6 +43,11 @@ def insert_file(connection: Connection, record: FileRecord) -> None:
     connection.execute(_INSERT, _row(record))
 
 
+def output_hash(output_path: str) -> str:
+    """What an output is found by."""
+    return sha256(output_path.encode()).hexdigest()
+
+
 def no_file(file_id: str) -> NotFound:
     return NotFound(f"File {file_id!r} was not found.")
 
@@ -59,6 +65,7 @@ def _row(record: FileRecord) -> dict[str, Any]:
         "sha256": record.sha256,
         "blob_key": record.blob_key,
         "output_path": record.output_path,
+        "output_hash": None if record.output_path is None else output_hash(record.output_path),
         "created_at": record.created_at,
         "expires_at": record.expires_at,
         "due_at": record.expires_at,

@@ -12,7 +12,7 @@ from corral.kernel.ids import FileId, SessionId, WorkspaceId
 from corral.kernel.limits import FILES_BYTES_MAX, SESSION_OUTPUTS_MAX, UPLOAD_GIVEN_UP_SECONDS
 from corral.store.database import Database
 from corral.store.files.blobs import count_usage, counted, expect_blob, name_blob, release, unexpect_blob
-from corral.store.files.rows import FILE, file_of, insert_file, no_file
+from corral.store.files.rows import FILE, file_of, insert_file, no_file, output_hash
 from corral.store.locks import lock_sessions, one_of
 from corral.store.reading import not_found
 from corral.store.rows import AnyRow
@@ -26,10 +26,10 @@ _THE_FILE_LOCKED = _THE_FILE.with_for_update()
 _THE_FILES = FILE.where(_IN_WORKSPACE, one_of(files.c.file_id, "of_ids"))
 _OF_SESSION = files.c.scope_id == bindparam("of_session_id")
 _THE_FILE_OF_SESSION = FILE.where(_OF_SESSION, files.c.file_id == bindparam("of_id"))
-_OUTPUTS = FILE.where(_OF_SESSION, files.c.output_path.is_not(None))
-_OUTPUT = FILE.where(_OF_SESSION, files.c.output_path == bindparam("of_path"))
-_OUTPUTS_AT = FILE.where(_OF_SESSION, one_of(files.c.output_path, "of_paths"))
-_OUTPUT_COUNT = select(func.count()).where(_OF_SESSION, files.c.output_path.is_not(None))
+_OUTPUTS = FILE.where(_OF_SESSION, files.c.output_hash.is_not(None))
+_OUTPUT = FILE.where(_OF_SESSION, files.c.output_hash == bindparam("of_hash"))
+_OUTPUTS_AT = FILE.where(_OF_SESSION, one_of(files.c.output_hash, "of_hashes"))
+_OUTPUT_COUNT = select(func.count()).where(_OF_SESSION, files.c.output_hash.is_not(None))
 _DELETE = delete(files).where(files.c.file_id == bindparam("of_id"))
 _WORKSPACE = select(sessions.c.workspace_id).where(sessions.c.session_id == bindparam("of_session_id"))
 _FOR_SESSION = FILE.where(
@@ -76,6 +76,7 @@ class FileRows:
     async def put_output(self, record: FileRecord) -> FileRecord:
         session_id, blob_key = record.scope_id, record.blob_key
         assert session_id is not None and blob_key is not None and record.output_path is not None
+        path_hash = output_hash(record.output_path)
         values = {"of_session_id": session_id}
 
         def body(connection: Connection) -> FileRecord:
@@ -83,7 +84,7 @@ class FileRows:
             workspace_id = connection.scalar(_WORKSPACE, values)
             if workspace_id is None:
                 raise not_found(connection, session_id)
-            row = connection.execute(_OUTPUT, {**values, "of_path": record.output_path}).first()
+            row = connection.execute(_OUTPUT, {**values, "of_hash": path_hash}).first()
             earlier = None if row is None else file_of(row)
             if earlier is not None and _is_same(earlier, record):
                 return earlier
@@ -103,7 +104,10 @@ class FileRows:
     async def remove_outputs(self, session_id: SessionId, output_paths: Sequence[str]) -> None:
         def body(connection: Connection) -> None:
             lock_sessions(connection, [session_id])
-            values = {"of_session_id": session_id, "of_paths": list(output_paths)}
+            values = {
+                "of_session_id": session_id,
+                "of_hashes": [output_hash(path) for path in output_paths],
+            }
             _remove(connection, [file_of(row) for row in connection.execute(_OUTPUTS_AT, values)])
 
         if output_paths:

@@ -20,6 +20,7 @@ files = Table(
     Column("sha256", String, nullable=False),
     Column("blob_key", String),  # null: its bytes are gone for good
     Column("output_path", String),
+    Column("output_hash", String),  # of that, which no index takes whole: rows of B-trees are short
     Column("created_at", Moment, nullable=False),
     Column("expires_at", Moment),
     Column("due_at", Moment),  # when the clean-up has to look at it next
@@ -36,10 +37,10 @@ Index(
 Index(
     "files_by_output",
     files.c.scope_id,
-    files.c.output_path,
+    files.c.output_hash,
     unique=True,
-    sqlite_where=files.c.output_path.is_not(None),
-    postgresql_where=files.c.output_path.is_not(None),
+    sqlite_where=files.c.output_hash.is_not(None),
+    postgresql_where=files.c.output_hash.is_not(None),
 )
 Index(
     "files_due",

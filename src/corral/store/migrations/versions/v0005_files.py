@@ -24,6 +24,7 @@ def upgrade() -> None:
         sa.Column("sha256", _TEXT, nullable=False),
         sa.Column("blob_key", _TEXT, nullable=True),
         sa.Column("output_path", _TEXT, nullable=True),
+        sa.Column("output_hash", _TEXT, nullable=True),
         sa.Column("created_at", sa.BigInteger(), nullable=False),
         sa.Column("expires_at", sa.BigInteger(), nullable=True),
         sa.Column("due_at", sa.BigInteger(), nullable=True),
@@ -32,7 +33,7 @@ def upgrade() -> None:
     op.create_index("files_by_creation", "files", ["workspace_id", "created_at", "file_id"], unique=False)
     for name, columns, is_unique, where in (
         ("files_by_scope", ["scope_id", "created_at", "file_id"], False, "scope_id IS NOT NULL"),
-        ("files_by_output", ["scope_id", "output_path"], True, "output_path IS NOT NULL"),
+        ("files_by_output", ["scope_id", "output_hash"], True, "output_hash IS NOT NULL"),
         ("files_due", ["due_at"], False, "due_at IS NOT NULL"),
     ):
         op.create_index(
