@@ -345,7 +345,7 @@ async def check_outputs(stores: Stores) -> None:
     assert await stores.files.outputs(session_id) == {}
     last = await put("c", b"3")
     await stores.sessions.delete(session_id)
-    assert await gone(stores, other, last)
+    assert await gone(stores, other, longest, last)
     late = output(stores, session_id, "late", b"", await expected(stores))
     assert isinstance(await error_of(stores.files.put_output(late)), NotFound)
 
