@@ -535,6 +535,52 @@ async def test_a_tree_without_end_is_noticed_before_it_is_written(
         await unpacked(mirrors, repository, resolved, tmp_path / "tree")
 
 
+async def test_names_and_trees_too_deep_are_refused_and_stop_nobody_else(
+    host: GitHost, opened: Open, repositories: Path, tmp_path: Path
+) -> None:
+    """Each part of a branch's name is a directory in a mirror that fetches it."""
+    tip = host.push("ada/deep", {"n": "1"})
+    other = host.push("ada/other", {"n": "1"})
+    mirrors = opened()
+    await mirrors.fetch(at(host, "ada/deep"))
+    bare = host.bare("ada/deep")
+    with (bare / "packed-refs").open("a") as packed:
+        packed.write(f"{tip} refs/heads/{'a/' * 60}a\n")
+    failed = await refused(mirrors, at(host, "ada/deep"))
+    assert failed.kind == "clone" and "50 parts" in failed.message
+    assert (await mirrors.fetch(at(host, "ada/other"))).commit == other
+    await refused(mirrors, at(host, "ada/deep"))  # the mirror that has them is given up
+    (bare / "packed-refs").unlink()
+    assert (await mirrors.fetch(at(host, "ada/deep"))).commit == tip
+
+    name, kind = git("hash-object", "-w", "--stdin", at=bare, given="x"), "100644 blob"
+    for _ in range(205):
+        name, kind = git("mktree", at=bare, given=f"{kind} {name}\td\n"), "040000 tree"
+    git("update-ref", "refs/heads/main", git("commit-tree", "-m", "x", name, at=bare), at=bare)
+    resolved = await mirrors.fetch(at(host, "ada/deep"))
+    with pytest.raises(RepositoryFailed, match="more files, or larger"):
+        await unpacked(mirrors, at(host, "ada/deep"), resolved, tmp_path / "tree")
+    assert list((repositories / "scratch").iterdir()) == []
+
+
+async def test_a_mirror_that_is_a_link_is_none(
+    host: GitHost, opened: Open, repositories: Path, tmp_path: Path
+) -> None:
+    """Gits in sandboxes write there; what they leave is never followed out of its place."""
+    tip = host.push("ada/linked", {"n": "1"})
+    mirrors, repository = opened(), at(host, "ada/linked")
+    resolved = await mirrors.fetch(repository)
+    (mirror,) = repositories.glob("mirrors/*/repository.git")
+    elsewhere = mirror.rename(tmp_path / "elsewhere")
+    mirror.symlink_to(elsewhere)
+    before = sorted(path.name for path in elsewhere.rglob("*"))
+    with pytest.raises(RepositoryFailed, match="is gone"):
+        await mirrors.skills(repository, resolved)
+    assert (await mirrors.fetch(repository)).commit == tip
+    assert mirror.is_dir() and not mirror.is_symlink()
+    assert sorted(path.name for path in elsewhere.rglob("*")) == before
+
+
 async def test_a_host_that_dies_in_the_middle(host: GitHost, opened: Open) -> None:
     host.push("ada/cut", {"large": BIG})
     host.cut_after["ada/cut"] = 100_000

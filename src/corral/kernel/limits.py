@@ -341,6 +341,8 @@ REPOSITORY_TREE_BYTES_MAX, REPOSITORY_TREE_FILES_MAX = (
     WORKSPACE_ARCHIVE_BYTES_MAX,
     WORKSPACE_ARCHIVE_MEMBERS_MAX,
 )
+# Directories within each other: what walks a tree may recurse, and a path has at most 4,096 bytes.
+REPOSITORY_REF_DEPTH_MAX, REPOSITORY_TREE_DEPTH_MAX = 50, 200  # names of branches and tags; working trees
 REPOSITORY_MEMORY_BYTES = 3 * 1024**3  # address space of one git: a pack can be made to unpack to any size
 REPOSITORIES_PER_SESSION_MAX = 20  # each is a clone before the first turn, and a program or two
 REPOSITORY_CLONES_AT_ONCE = 4  # per node: each may keep a core and a disk busy

@@ -5,6 +5,7 @@ from typing import Final, Literal
 
 from corral.catalog.repositories import Branch, Repository
 from corral.kernel.errors import WorldError
+from corral.kernel.limits import REPOSITORY_REF_DEPTH_MAX
 from corral.repositories.tunnel import Trouble, Tunnel
 from corral.session.content import Json
 
@@ -53,11 +54,18 @@ class RepositoryFailed(WorldError):
 
 
 def fetch_failed(repository: Repository, step: str, stderr: str, tunnel: Tunnel) -> RepositoryFailed:
-    """step: as the runner says: fetch, checkout or mirror."""
+    """step: as the runner says: fetch, checkout, mirror or refs."""
     if step == "checkout":
         checkout = repository.checkout
         what = f"branch {checkout.name!r}" if isinstance(checkout, Branch) else f"commit {checkout.sha}"  # type: ignore[union-attr]
         return RepositoryFailed("checkout", f"The repository has no {what}.", detail=stderr)
+    if step == "refs":  # our copy has them now
+        return RepositoryFailed(
+            "clone",
+            "The repository has a branch or tag with more than"
+            f" {REPOSITORY_REF_DEPTH_MAX} parts in its name.",
+            blames_mirror=True,
+        )
     detail = f"{tunnel.trouble}: {tunnel.detail}; {stderr}" if tunnel.trouble else stderr
     if (message := _OF_THE_WAY.get(tunnel.trouble)) is not None:
         return RepositoryFailed("clone", message.format(host=repr(repository.url.host)), detail=detail)

@@ -185,7 +185,7 @@ class Mirrors:
     # -- one fetch ----------------------------------------------------------------------------------
 
     async def _fetch(self, repository: Repository, place: MirrorPlace) -> Resolved:
-        is_new = place.key in self._suspect or not place.mirror.exists()
+        is_new = place.key in self._suspect or not place.has_mirror
         known = _Known(time.monotonic())
         if is_new:
             resolved = await self._clone(repository, place)
@@ -199,16 +199,29 @@ class Mirrors:
         if not isinstance(repository.checkout, Commit):
             known.resolved[repository.checkout.name if repository.checkout else None] = resolved
         self._known[place.key] = known
-        kept = await asyncio.to_thread(self._shelf.tidy, keep=place.key)
+        await self._tidy(place)
+        return resolved
+
+    async def _tidy(self, place: MirrorPlace) -> None:
+        """Whoever fetched has what it wanted, whatever becomes of the mirrors of others."""
+        try:
+            kept = await asyncio.to_thread(self._shelf.tidy, keep=place.key)
+        except OSError:
+            log.exception("mirrors of repositories could not be tidied up")
+            return
         self._known = {key: known for key, known in self._known.items() if key in kept}
         self._suspect &= kept
-        return resolved
 
     async def _clone(self, repository: Repository, place: MirrorPlace) -> Resolved:
         async with place.fresh() as fresh:
 
             def keep() -> None:
-                place.replace(fresh / "repository.git")
+                try:
+                    place.replace(fresh / "repository.git")
+                except OSError as error:
+                    raise RepositoryFailed(
+                        "clone", "The repository could not be cloned.", detail=repr(error)
+                    ) from error
                 self._suspect.discard(place.key)
 
             try:
@@ -276,6 +289,8 @@ class Mirrors:
             "stderr_bytes": limits.REPOSITORY_STDERR_BYTES,
             "tree_files": self._bounds.tree_files_max,
             "tree_bytes": min(self._bounds.tree_bytes_max, tree_bytes_max or self._bounds.tree_bytes_max),
+            "ref_depth": limits.REPOSITORY_REF_DEPTH_MAX,
+            "tree_depth": limits.REPOSITORY_TREE_DEPTH_MAX,
             "skills": limits.REPOSITORY_SKILLS_MAX,
             "skill_bytes": limits.REPOSITORY_SKILL_BYTES_MAX,
         }
@@ -326,7 +341,7 @@ def _unavailable(error: SandboxUnavailable) -> RepositoryFailed:
 
 def _there(place: MirrorPlace) -> Path:
     """Raises RepositoryFailed if there is no mirror any more."""
-    if not place.mirror.exists():
+    if not place.has_mirror:
         raise RepositoryFailed("clone", "The copy of the repository is gone.")
     return place.mirror
 

@@ -5,7 +5,7 @@ One argument, JSON: {"do": "fetch" | "pack" | "skills", "bounds": {...}, ...}. P
 directory for a new mirror), /scratch. Answers:
 
 fetch   one line of JSON: {"default": branch or null, "commit": sha or null, "branch": name or null}, or
-        {"failed": "fetch" | "checkout" | "mirror", "stderr": git's last words}
+        {"failed": "fetch" | "checkout" | "mirror" | "refs", "stderr": git's last words}
 pack    the working tree with its .git as a tar; exit code 3 if it is too large
 skills  one line of JSON: [{"name", "path", "text"}, ...]
 """
@@ -180,15 +180,48 @@ def fetch(asked: dict[str, Any], bounds: dict[str, Any]) -> dict[str, Any]:
         if done.returncode != 0:
             raise Failed("fetch", said(done, bounds))
         follow_default(mirror)
+    require_shallow(mirror, bounds)
     return checked_out(mirror, asked, bounds)
+
+
+def require_shallow(mirror: str, bounds: dict[str, Any]) -> None:
+    """Of names of branches and tags: each of their parts is a directory of the mirror."""
+    listing = subprocess.Popen(
+        ["git", "-C", mirror, "for-each-ref", "--format=%(refname)"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    with listing:
+        for name in listing.stdout or ():
+            if name.count(b"/") > bounds["ref_depth"]:
+                listing.kill()
+                raise Failed("refs")
 
 
 def forget_locks(mirror: str) -> None:
     """Of a git that was killed. Whoever is here has the mirror to itself."""
-    for folder, _, files in os.walk(mirror):
+    for folder, _, files in walk(mirror):
         for name in files:
             if name.endswith(".lock") or (name.startswith("tmp_") and "/objects" in folder):
                 os.unlink(f"{folder}/{name}")
+
+
+def walk(top: str) -> Iterator[tuple[str, list[str], list[str]]]:
+    """As `os.walk`, which recurses in Pythons before 3.12: a deep tree ends it."""
+    todo = [top]
+    while todo:
+        folder = todo.pop()
+        folders: list[str] = []
+        files: list[str] = []
+        try:
+            with os.scandir(folder) as found:
+                for entry in found:
+                    (folders if entry.is_dir(follow_symlinks=False) else files).append(entry.name)
+        except OSError:
+            continue
+        todo += [f"{folder}/{name}" for name in folders]
+        yield folder, folders, files
 
 
 def follow_default(mirror: str) -> None:
@@ -254,7 +287,7 @@ def pack(asked: dict[str, Any], bounds: dict[str, Any]) -> None:
     if any(step.returncode != 0 for step in steps):
         sys.exit(1)
     size = count = 0
-    for folder, folders, files in os.walk(SCRATCH):
+    for folder, folders, files in walk(SCRATCH):
         for name in (*folders, *files):
             path = f"{folder}/{name}"
             size += TAR_BLOCK * (1 + -(-os.lstat(path).st_size // TAR_BLOCK) + 2 * (len(path) > 100))
@@ -273,16 +306,21 @@ def pack(asked: dict[str, Any], bounds: dict[str, Any]) -> None:
 def require_small(commit: str, bounds: dict[str, Any]) -> None:
     """Count what a checkout would write before it does: a small pack can hold a tree that never ends."""
     listing = subprocess.Popen(
-        ["git", "-C", MIRROR, "ls-tree", "-r", "-l", commit],
+        ["git", "-C", MIRROR, "ls-tree", "-r", "-t", "-l", commit],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
     )
     files = size = 0
     for line in listing.stdout or ():
-        told = line.split(b"\t", 1)[0].split()[-1]
+        facts, path = line.split(b"\t", 1)
+        told = facts.split()[-1]
         files, size = files + 1, size + (int(told) if told.isdigit() else 0)
-        if files > bounds["tree_files"] or size > bounds["tree_bytes"]:
+        if (
+            files > bounds["tree_files"]
+            or size > bounds["tree_bytes"]
+            or path.count(b"/") > bounds["tree_depth"]
+        ):
             listing.kill()
             sys.exit(TOO_LARGE)
     if listing.wait() != 0:

@@ -14,11 +14,11 @@ Rules of this file:
 
 import asyncio
 import contextlib
+import errno
 import fcntl
 import hashlib
 import os
 import secrets
-import shutil
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from corral.catalog.repositories import RepositoryUrl
+from corral.kernel.disk_trees import disk_bytes, is_real_directory, remove_tree
 from corral.kernel.limits import REPOSITORY_LOCK_SECONDS
 
 __all__ = ["MirrorPlace", "Shelf", "ShelfBounds"]
@@ -59,19 +60,31 @@ class MirrorPlace:
         finally:
             await self.clear()
 
+    @property
+    def has_mirror(self) -> bool:
+        """What a git in a sandbox left in the name's place and is no directory is none: it may be a link
+        to anywhere, and would be followed by whoever binds it."""
+        return is_real_directory(self.mirror)
+
     def replace(self, mirror: Path) -> None:
-        """This one takes the name. Killed in between, there is none, and the next clones."""
+        """This one takes the name. Killed in between, there is none, and the next clones. Nothing else may
+        write there any more.
+
+        Raises NotADirectoryError: it is none, but maybe a link; the old one stays.
+        """
+        if not is_real_directory(mirror):
+            raise NotADirectoryError(errno.ENOTDIR, "a new mirror is no directory", str(mirror))
         with contextlib.suppress(FileNotFoundError):
             self.mirror.rename(self._folder / f"old-{secrets.token_hex(4)}")
         mirror.rename(self.mirror)
 
     def size_bytes(self) -> int:
-        return _size_bytes(self.mirror)
+        return disk_bytes(self.mirror)
 
     async def clear(self) -> None:
         """Remove what is no mirror."""
         for left in (*self._folder.glob("fresh-*"), *self._folder.glob("old-*")):
-            await asyncio.to_thread(shutil.rmtree, left, ignore_errors=True)
+            await asyncio.to_thread(remove_tree, left)
 
 
 class Shelf:
@@ -119,7 +132,7 @@ class Shelf:
         try:
             yield scratch
         finally:
-            await asyncio.shield(asyncio.to_thread(shutil.rmtree, scratch, ignore_errors=True))
+            await asyncio.shield(asyncio.to_thread(remove_tree, scratch))
 
     def free_bytes(self) -> int:
         """Of the disk."""
@@ -131,7 +144,7 @@ class Shelf:
         """Remove what is over the bounds, but not `keep`; returns the keys of what is left. Blocks."""
         kept, total = set(), 0
         for number, (used_at, folder) in enumerate(self._by_use(), start=1):
-            size = _size_bytes(folder)
+            size = disk_bytes(folder)
             is_over = (
                 number > self._bounds.count_max
                 or total + size > self._bounds.bytes_max
@@ -162,7 +175,7 @@ class Shelf:
                 return False
             gone = self._new_scratch()
             folder.rename(gone)
-            shutil.rmtree(gone, ignore_errors=True)
+            remove_tree(gone)
             return True
         finally:
             os.close(fd)
@@ -177,7 +190,7 @@ class Shelf:
             folder.mkdir(mode=0o711, parents=True, exist_ok=True)
         for left in self._scratch.iterdir():
             if not Path("/proc", left.name.partition("-")[0]).exists():
-                shutil.rmtree(left, ignore_errors=True)
+                remove_tree(left)
         self._is_laid_out = True
 
 
@@ -196,14 +209,3 @@ def _is_at(fd: int, path: Path) -> bool:
         return False
     here = os.fstat(fd)
     return (here.st_dev, here.st_ino) == (there.st_dev, there.st_ino)
-
-
-def _size_bytes(folder: Path) -> int:
-    """Sizes only, nothing is opened; `fwalk` never leaves the tree through a link."""
-    total = 0
-    with contextlib.suppress(OSError):  # it is going away at this moment
-        for _, folders, files, opened in os.fwalk(folder):
-            for name in (*folders, *files):
-                with contextlib.suppress(OSError):
-                    total += os.stat(name, dir_fd=opened, follow_symlinks=False).st_blocks * 512
-    return total
