@@ -518,18 +518,21 @@ async def test_a_disk_that_is_almost_full(host: GitHost, opened: Open, tmp_path:
         await unpacked(full, repository, resolved, tmp_path / "tree")
 
 
+@pytest.mark.parametrize("leaf", ["file", "empty directory"])
 async def test_a_tree_without_end_is_noticed_before_it_is_written(
-    host: GitHost, opened: Open, tmp_path: Path
+    host: GitHost, opened: Open, tmp_path: Path, leaf: str
 ) -> None:
-    """Ten directories that are all the same one, ten levels deep: a kilobyte, and 10^10 files."""
-    bare = host.bare("ada/git-bomb")
+    """Ten directories that are all the same one, ten levels deep: a kilobyte, and 10^10 files, or none."""
+    bare = host.bare(f"ada/git-bomb-{leaf[:4]}")
     name, kind = git("hash-object", "-w", "--stdin", at=bare, given="x"), "100644 blob"
+    if leaf == "empty directory":
+        name, kind = git("mktree", at=bare), "040000 tree"
     for _ in range(10):
         listing = "".join(f"{kind} {name}\t{number}\n" for number in range(10))
         name, kind = git("mktree", at=bare, given=listing), "040000 tree"
     commit = git("commit-tree", "-m", "bomb", name, at=bare)
     git("update-ref", "refs/heads/main", commit, at=bare)
-    mirrors, repository = opened(), at(host, "ada/git-bomb")
+    mirrors, repository = opened(), at(host, f"ada/git-bomb-{leaf[:4]}")
     resolved = await mirrors.fetch(repository)
     with pytest.raises(RepositoryFailed, match="more files, or larger"):
         await unpacked(mirrors, repository, resolved, tmp_path / "tree")
