@@ -14,12 +14,14 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
+from hashlib import blake2b
+from itertools import islice
 from typing import Final
 
-from corral.catalog.files import Files
+from corral.catalog.files import Files, output_key
 from corral.hands.client import HandsClient
 from corral.hands.trees import TreeEntry
-from corral.hands.wire import HeldWorkspace, TreeNews, decode_path, encode_path
+from corral.hands.wire import HeldWorkspace, TreeNews
 from corral.kernel.crash import crash_point
 from corral.kernel.errors import CallerError, Conflict, HandsUnavailable, NotFound, WorldError
 from corral.kernel.ids import SessionId
@@ -31,7 +33,10 @@ from corral.kernel.limits import (
     OUTPUTS_BUSY_SECONDS,
     OUTPUTS_BYTES_MAX,
     OUTPUTS_LOOK_SECONDS,
+    OUTPUTS_NOTED_MAX,
     OUTPUTS_QUIET_SECONDS,
+    OUTPUTS_RETRY_SECONDS_MAX,
+    SESSION_OUTPUTS_MAX,
 )
 
 __all__ = ["OutputsCollector"]
@@ -39,7 +44,6 @@ __all__ = ["OutputsCollector"]
 log = logging.getLogger(__name__)
 
 _PLACE: Final = "outputs"
-_Stamp = list[int]
 
 
 @dataclass(kw_only=True, slots=True)
@@ -50,6 +54,12 @@ class _Looked:
     at: float
     changes: int | None
     task: "asyncio.Task[bool] | None" = None
+
+    def is_done(self) -> bool:
+        if self.task is not None and self.task.done():
+            self.changes = self.changes if self.task.result() else None
+            self.task = None
+        return self.task is None
 
 
 class OutputsCollector:
@@ -63,16 +73,17 @@ class OutputsCollector:
         self._files = files
         self._save_memory = save_memory
         self._looked: dict[SessionId, _Looked] = {}
+        self._failures: dict[SessionId, int] = {}  # of looks since the last that did not fail
         self._at_once = asyncio.Semaphore(OUTPUTS_AT_ONCE)
 
     async def run(self, hands: HandsClient) -> None:
         """Until cancelled."""
         async with asyncio.TaskGroup() as group:
-            is_first = True
+            only_recent = False
             while True:
                 try:
-                    await self._look(hands, group, only_recent=not is_first)
-                    is_first = False
+                    await self._look(hands, group, only_recent=only_recent)
+                    only_recent = not self._is_any_left()
                 except WorldError as error:
                     log.debug("outputs wait: %s", error.message)
                 await asyncio.sleep(OUTPUTS_LOOK_SECONDS)
@@ -82,25 +93,37 @@ class OutputsCollector:
         there = await hands.held(only_recent=only_recent)
         for held in sorted(there, key=lambda each: each.idle_seconds):
             looked = self._looked.get(held.session_id)
-            if looked is not None and looked.task is not None:
-                if not looked.task.done():
-                    continue
-                looked.changes = looked.changes if looked.task.result() else None
-                looked.task = None
+            if looked is not None and not looked.is_done():
+                continue
             if not (held.has_outputs or held.has_memory):
                 continue  # as most sessions
-            if looked is None or _is_due(held, looked, now):
+            failures = self._failures.get(held.session_id, 0)
+            if looked is None or _is_due(held, looked, now, failures=failures):
                 task = group.create_task(self.collect(hands, held))
                 self._looked[held.session_id] = _Looked(at=now, changes=held.changes, task=task)
         listed = {held.session_id for held in there}
         for session_id, looked in list(self._looked.items()):
-            if session_id not in listed and (looked.task is None or looked.task.done()):
-                del self._looked[session_id]
+            if session_id in listed or not looked.is_done():
+                continue
+            if only_recent and session_id in self._failures:  # what failed is made up for
+                continue
+            del self._looked[session_id]
+            self._failures.pop(session_id, None)
+
+    def _is_any_left(self) -> bool:
+        """Whether a session whose last look failed is due: it may not be among the recent ones any more."""
+        now = time.monotonic()
+        return any(
+            looked.is_done() and now - looked.at > _pause(self._failures[session_id])
+            for session_id, looked in self._looked.items()
+            if session_id in self._failures
+        )
 
     async def collect(self, hands: HandsClient, held: HeldWorkspace) -> bool:
         """Make files of what has changed among the outputs of one session. Returns whether that is all; if
         not, it is to be tried again."""
         session_id = held.session_id
+        failures = self._failures.pop(session_id, 0)
         async with self._at_once:
             try:
                 if self._save_memory is not None and held.has_memory and not held.is_busy:
@@ -115,42 +138,55 @@ class OutputsCollector:
                 return True
             except (WorldError, CallerError) as error:
                 log.warning("session %s: its outputs wait: %s", session_id, error)
-                return False
             except Exception:  # the outermost loop: one session's tree must not end the others'
                 log.exception("session %s: its outputs cannot be collected", session_id)
-                return False
+            self._failures[session_id] = failures + 1
+            return False
 
     async def _collect(self, hands: HandsClient, held: HeldWorkspace, news: TreeNews) -> bool:
         session_id = held.session_id
-        noted: Mapping[str, _Stamp] = news.note.get("entries", {})
-        kept: dict[str, _Stamp] = {}
+        noted: Mapping[str, str] = news.note.get("entries", {})
+        kept: dict[str, str] = {}
+        known: set[str] | None = None
         is_all, left = True, OUTPUTS_BYTES_MAX
-        there = {encode_path(entry.path): entry for entry in news.tree.entries}
+        there = {_short(output_key(entry.path)): entry for entry in news.tree.entries}
         for name, entry in there.items():
-            stamp = list(entry.stamp)
+            stamp = _short(str(entry.stamp))
             left -= entry.size
             if noted.get(name) != stamp and not self._is_quiet(held, entry):
                 is_all = False
-            elif noted.get(name) == stamp or await self._publish(hands, session_id, entry, left=left):
+            elif noted.get(name) == stamp:
                 kept[name] = stamp
                 continue
             else:
+                known = set(await self._files.outputs(session_id)) if known is None else known
+                if await self._publish(hands, session_id, entry, left=left, known=known):
+                    kept[name] = stamp
+                    continue
                 is_all = False
             if name in noted:
                 kept[name] = noted[name]
         crash_point("outputs.before_note")
         if not news.tree.is_whole:  # what we do not see may be there
-            kept = {**noted, **kept}
-        elif gone := [decode_path(name) for name in noted if name not in there]:
+            unseen = (name for name in noted if name not in kept)
+            kept |= {name: noted[name] for name in islice(unseen, max(0, OUTPUTS_NOTED_MAX - len(kept)))}
+        elif any(name not in there for name in noted):
+            of_files = await self._files.outputs(session_id)
+            gone = [path for path in of_files if (name := _short(path)) in noted and name not in there]
             await self._files.remove_outputs(session_id, gone)
         if kept != noted or news.version == 0:
             await hands.note_tree(session_id, _PLACE, {"entries": kept}, instead_of=news.version)
         return is_all
 
     async def _publish(
-        self, hands: HandsClient, session_id: SessionId, entry: TreeEntry, *, left: int
+        self, hands: HandsClient, session_id: SessionId, entry: TreeEntry, *, left: int, known: set[str]
     ) -> bool:
-        """Whether there is nothing more to do about this entry as it is."""
+        """Whether there is nothing more to do about this entry as it is. known: by `output_key`, what is
+        kept; it is added."""
+        key = output_key(entry.path)
+        if key not in known and len(known) >= SESSION_OUTPUTS_MAX:  # before any byte of it is stored
+            log.debug("session %s: an output is not kept: there are too many", session_id)
+            return True
         if entry.size > FILE_BYTES_MAX or left < 0:
             log.warning("session %s: an output of %d bytes is too large", session_id, entry.size)
             return True
@@ -158,6 +194,7 @@ class OutputsCollector:
         try:
             async with aclosing(self._content(hands, session_id, entry)) as content:
                 await self._files.put_output(session_id, entry.path, content)
+            known.add(key)
         except _Changed:
             return False
         except (NotFound, WorldError):
@@ -186,8 +223,19 @@ class _Changed(Exception):
     """A file was changed or replaced while it was read."""
 
 
-def _is_due(held: HeldWorkspace, looked: _Looked, now: float) -> bool:
+def _short(text: str) -> str:
+    """So that a note has room for all of a tree, however long its names."""
+    return blake2b(text.encode(), digest_size=12).hexdigest()
+
+
+def _pause(failures: int) -> float:
+    return min(OUTPUTS_RETRY_SECONDS_MAX, OUTPUTS_BUSY_SECONDS * 2.0 ** min(failures, 20))
+
+
+def _is_due(held: HeldWorkspace, looked: _Looked, now: float, *, failures: int) -> bool:
     since = now - looked.at
+    if failures:
+        return since > _pause(failures)
     if held.changes != looked.changes and looked.changes is not None:
         return since > OUTPUTS_AGAIN_SECONDS
     if held.is_busy or looked.changes is None:
