@@ -301,9 +301,7 @@ OUTPUTS_LOOK_SECONDS = 0.5  # how often a host's sessions are looked at for new 
 OUTPUTS_AGAIN_SECONDS = 0.9  # between two looks at one session, however many calls it makes
 OUTPUTS_BUSY_SECONDS = 2.0  # likewise, each session that is at work, for what comes before its call ends
 OUTPUTS_ALIVE_SECONDS = 5.0  # likewise, each that only has a sandbox, for what its processes write
-OUTPUTS_RETRY_SECONDS_MAX = (
-    300.0  # between two looks at a session that fail: twice as long each time
-)
+OUTPUTS_RETRY_SECONDS_MAX = 300.0  # between two looks at a session that fail: twice as long each time
 OUTPUTS_NOTED_MAX = 60_000  # files of one session that a note knows: some 60 bytes each
 OUTPUTS_QUIET_SECONDS = 1.0  # while a call runs, a file that was written more recently is not done yet
 OUTPUTS_AT_ONCE = 4  # sessions of one host whose outputs are being read

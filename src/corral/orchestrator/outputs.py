@@ -96,6 +96,7 @@ class OutputsCollector:
             if looked is not None and not looked.is_done():
                 continue
             if not (held.has_outputs or held.has_memory):
+                self._failures.pop(held.session_id, None)
                 continue  # as most sessions
             failures = self._failures.get(held.session_id, 0)
             if looked is None or _is_due(held, looked, now, failures=failures):
