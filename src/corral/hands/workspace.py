@@ -1,22 +1,18 @@
 """Workspaces: one directory per session on the host's side. They outlive sandboxes and hosts."""
 
-import contextlib
 import os
 import re
-import stat
 from collections.abc import AsyncIterator, Sequence
-from itertools import islice
 from pathlib import Path
-from typing import Final
 
 from corral.hands.mounted import Mounted
 from corral.hands.ports import Provider
 from corral.hands.tree_access import Trees
+from corral.kernel.disk_trees import disk_bytes
 from corral.kernel.errors import InvalidRequest, NotFound, RequestTooLarge, SandboxUnavailable
 from corral.kernel.ids import SessionId
 from corral.kernel.limits import (
     CHECKPOINT_BYTES_MAX,
-    DISK_DEPTH_MAX,
     DISK_FREE_BYTES_MIN,
     WALK_ENTRIES_MAX,
     WORKSPACE_ARCHIVE_BYTES_MAX,
@@ -24,7 +20,6 @@ from corral.kernel.limits import (
 
 __all__ = ["Workspaces"]
 
-_FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _SESSION_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")  # a single, plain path component
 
 
@@ -65,9 +60,9 @@ class Workspaces:
         return [SessionId(path.name) for path in self._root.iterdir() if _SESSION_ID.fullmatch(path.name)]
 
     def disk_bytes(self, session_ids: Sequence[SessionId]) -> dict[SessionId, int]:
-        """How much disk each takes; of one with more than WALK_ENTRIES_MAX entries, that many of them, and
-        of what lies deeper than DISK_DEPTH_MAX, nothing."""
-        return {session_id: _disk_bytes(self.path(session_id)) for session_id in session_ids}
+        """How much disk each takes; of one with more than WALK_ENTRIES_MAX entries, about that many."""
+        paths = {session_id: self.path(session_id) for session_id in session_ids}
+        return {each: disk_bytes(path, entries_max=WALK_ENTRIES_MAX) for each, path in paths.items()}
 
     async def prepare(self, session_id: SessionId) -> Path:
         """Make the directory if it is new. Repeat: safe."""
@@ -119,44 +114,3 @@ async def _bounded(archive: AsyncIterator[bytes], bytes_max: int) -> AsyncIterat
         if size_bytes > bytes_max:
             raise RequestTooLarge(f"a workspace archive has at most {bytes_max} bytes")
         yield chunk
-
-
-def _disk_bytes(path: Path) -> int:
-    """Sizes only, no file is opened; no link is followed."""
-    total, entries = 0, 0
-    with contextlib.ExitStack() as all_open, contextlib.suppress(OSError):  # it is going away now
-        levels = [_Level(os.open(path, _FOLDER))]
-        all_open.callback(_close_all, levels)
-        while levels and entries <= WALK_ENTRIES_MAX:
-            name = next(levels[-1].names, None)
-            if name is None:
-                levels.pop().close()
-                continue
-            entries += 1
-            with contextlib.suppress(OSError):  # as above, or locked
-                known = os.stat(name, dir_fd=levels[-1].folder, follow_symlinks=False)
-                total += known.st_blocks * 512
-                if stat.S_ISDIR(known.st_mode) and len(levels) < DISK_DEPTH_MAX:
-                    levels.append(_Level(os.open(name, _FOLDER, dir_fd=levels[-1].folder)))
-    return total
-
-
-def _close_all(levels: Sequence["_Level"]) -> None:
-    for level in levels:
-        level.close()
-
-
-class _Level:
-    """A directory that is open, and what of it was not looked at yet. Raises OSError; then it is closed."""
-
-    def __init__(self, folder: int) -> None:
-        self.folder = folder
-        try:
-            with os.scandir(folder) as found:
-                self.names = iter([entry.name for entry in islice(found, WALK_ENTRIES_MAX)])
-        except BaseException:
-            os.close(folder)
-            raise
-
-    def close(self) -> None:
-        os.close(self.folder)

@@ -7,6 +7,7 @@ some hundred levels deep ends them. Here one directory is open at a time, and no
 import contextlib
 import os
 import secrets
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -29,8 +30,8 @@ def is_real_directory(path: Path) -> bool:
 def disk_bytes(top: Path, *, entries_max: int | None = None) -> int:
     """What a tree takes on disk, its top not counted. Only sizes are read, no file is opened.
 
-    entries_max: no more entries are counted, give or take a directory. A tree that changes meanwhile may be
-    counted in part.
+    entries_max: no more entries are counted, give or take a directory of so many. A tree that changes
+    meanwhile may be counted in part.
     """
     total = entries = 0
     try:
@@ -39,7 +40,7 @@ def disk_bytes(top: Path, *, entries_max: int | None = None) -> int:
         return 0
     above: list[tuple[tuple[int, int], list[str]]] = []  # which directory, and what of it is still to do
     try:
-        size, todo, count = _listed(here)
+        size, todo, count = _listed(here, entries_max)
         while True:
             total, entries = total + size, entries + count
             if entries_max is not None and entries > entries_max:
@@ -53,7 +54,7 @@ def disk_bytes(top: Path, *, entries_max: int | None = None) -> int:
                 above.append((_identity(here), todo))
                 os.close(here)
                 here = inner
-                size, todo, count = _listed(here)
+                size, todo, count = _listed(here, entries_max)
             elif above:
                 outer = os.open("..", _OPEN, dir_fd=here)
                 os.close(here)
@@ -103,11 +104,11 @@ def remove_tree(top: Path) -> None:
         top.rmdir()
 
 
-def _listed(fd: int) -> tuple[int, list[str], int]:
-    """Bytes of what is directly there, names of its directories, how many entries."""
+def _listed(fd: int, most: int | None) -> tuple[int, list[str], int]:
+    """Bytes of what is directly there, names of its directories, how many entries; at most so many."""
     total, folders, count = 0, [], 0
     with contextlib.suppress(OSError), os.scandir(fd) as found:
-        for entry in found:
+        for entry in islice(found, most):
             count += 1
             with contextlib.suppress(OSError):
                 total += entry.stat(follow_symlinks=False).st_blocks * _BLOCK_BYTES
