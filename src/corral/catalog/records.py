@@ -9,18 +9,11 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from corral.catalog.roles import Role
+from corral.kernel.cursor import Page
 from corral.kernel.ids import DEFAULT_WORKSPACE, AgentId, EnvironmentId, WorkspaceId
 
 Wire = Mapping[str, Any]
 """A resource as the wire shows it: all fields present, timestamps already RFC 3339."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ListPage:
-    """`items` in list order (newest first), `next_cursor` opaque to all but the store; None at the end."""
-
-    items: Sequence[Wire]
-    next_cursor: str | None
 
 
 class AgentStore(Protocol):
@@ -51,12 +44,12 @@ class AgentStore(Protocol):
         include_archived: bool,
         created_gte: datetime | None = None,
         created_lte: datetime | None = None,
-    ) -> ListPage:
+    ) -> Page[Wire]:
         """Latest versions, newest created first. Raises InvalidRequest for a cursor that is not ours."""
 
     async def versions(
         self, agent_id: AgentId, *, workspace_id: WorkspaceId, limit: int, cursor: str | None
-    ) -> ListPage:
+    ) -> Page[Wire]:
         """One item per version, newest first. Raises NotFound, InvalidRequest."""
 
 
@@ -86,7 +79,7 @@ class EnvironmentStore(Protocol):
 
     async def page(
         self, *, workspace_id: WorkspaceId, limit: int, cursor: str | None, include_archived: bool
-    ) -> ListPage:
+    ) -> Page[Wire]:
         """Newest first."""
 
 

@@ -13,8 +13,9 @@ from typing import Any, Protocol
 import orjson
 
 from corral.catalog.metadata import merged
-from corral.catalog.records import ListPage, Wire
+from corral.catalog.records import Wire
 from corral.kernel.clock import rfc3339
+from corral.kernel.cursor import Page
 from corral.kernel.errors import InvalidRequest
 from corral.kernel.ids import CredentialId, VaultId, WorkspaceId
 
@@ -150,7 +151,7 @@ class VaultStore(Protocol):
 
     async def page(
         self, *, workspace_id: WorkspaceId, limit: int, cursor: str | None, include_archived: bool
-    ) -> ListPage:
+    ) -> Page[Wire]:
         """Newest first. Raises InvalidRequest for a cursor that is not ours."""
 
     async def contents(
@@ -203,7 +204,7 @@ class CredentialStore(Protocol):
         limit: int,
         cursor: str | None,
         include_archived: bool,
-    ) -> ListPage:
+    ) -> Page[Wire]:
         """Newest first. Raises NotFound (the vault), InvalidRequest (the cursor)."""
 
 

@@ -3,16 +3,27 @@
 import base64
 import binascii
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 import orjson
 
 from corral.kernel.errors import InvalidRequest
 from corral.kernel.limits import INTEGER_MAX
 
-__all__ = ["BAD_CURSOR", "decode", "encode"]
+__all__ = ["BAD_CURSOR", "Page", "decode", "encode"]
+
+Item = TypeVar("Item")
 
 BAD_CURSOR = "page: not a cursor of this list; pass next_page as it was given"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Page(Generic[Item]):
+    """`items` in list order; `next_cursor` says where the next page begins. None: nowhere."""
+
+    items: Sequence[Item]
+    next_cursor: str | None
 
 
 def encode(kind: str, *position: str | int) -> str:

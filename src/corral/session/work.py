@@ -18,11 +18,12 @@ with the session, else after a pause that grows, which `user.interrupt` ends; an
 has stopped it, until the session gets a message or an interrupt. Source: API docs, self-hosted.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Literal, NamedTuple, Protocol
 
+from corral.kernel.cursor import Page
 from corral.kernel.ids import EnvironmentId, SessionId, WorkId, WorkspaceId
 from corral.kernel.limits import (
     WORK_LEASE_SECONDS_MAX,
@@ -39,7 +40,6 @@ __all__ = [
     "Queue",
     "QueueStats",
     "Work",
-    "WorkPage",
     "WorkQueue",
     "WorkState",
     "lease_seconds",
@@ -171,12 +171,6 @@ class QueueStats:
     workers_polling: int
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class WorkPage:
-    items: Sequence[Work]
-    next_cursor: str | None
-
-
 class WorkQueue(Protocol):
     """Each method is one transaction. Items are returned as they are shown now.
 
@@ -227,7 +221,7 @@ class WorkQueue(Protocol):
     ) -> Work:
         """Its metadata. Raises what `change` raises."""
 
-    async def page(self, queue: Queue, *, limit: int, cursor: str | None) -> WorkPage:
+    async def page(self, queue: Queue, *, limit: int, cursor: str | None) -> Page[Work]:
         """Newest created first. Raises InvalidRequest for a cursor that is not of this list."""
 
     async def stats(self, queue: Queue) -> QueueStats: ...

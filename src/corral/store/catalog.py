@@ -2,30 +2,28 @@
 
 from collections.abc import Callable
 from datetime import datetime
-from typing import Any
 
 from sqlalchemy import (
     Connection,
-    Table,
     and_,
     bindparam,
     delete,
     exists,
     insert,
-    or_,
     select,
     update,
 )
 
-from corral.catalog.records import ListPage, Wire
+from corral.catalog.records import Wire
 from corral.kernel.clock import parse_rfc3339, rfc3339
-from corral.kernel.cursor import decode, encode
+from corral.kernel.cursor import Page, decode, encode
 from corral.kernel.errors import Conflict, NotFound
 from corral.kernel.ids import AgentId, EnvironmentId, WorkspaceId
 from corral.store.database import Database
 from corral.store.driver import Query
-from corral.store.rows import AnyRow, AnySelect
-from corral.store.schema import agent_versions, agents, environments, from_us, sessions, to_us
+from corral.store.newest_first import NewestFirst, with_archival
+from corral.store.rows import AnySelect
+from corral.store.schema import agent_versions, agents, environments, sessions
 
 __all__ = ["Agents", "Environments"]
 
@@ -65,6 +63,9 @@ _USERS = select(sessions.c.session_id).where(
     sessions.c.environment_id == bindparam("of_id"), sessions.c.archived_at.is_(None)
 )
 
+_AGENTS = NewestFirst(kind=agents.name, id_=agents.c.agent_id)
+_ENVIRONMENTS = NewestFirst(kind=environments.name, id_=environments.c.environment_id)
+
 
 class Agents:
     """`catalog.records.AgentStore`."""
@@ -99,7 +100,7 @@ class Agents:
                 row = _READ_VERSION.first(connection, {**values, "of_version": version})
             if row is None:
                 raise _no_agent(agent_id, version)
-            return _shown(row)
+            return with_archival(row)
 
         return await self._database.look(body)
 
@@ -139,25 +140,25 @@ class Agents:
         include_archived: bool,
         created_gte: datetime | None = None,
         created_lte: datetime | None = None,
-    ) -> ListPage:
-        statement = _newest_first(
-            _AGENT, agents, "agent_id", cursor, workspace_id=workspace_id, include_archived=include_archived
-        )
+    ) -> Page[Wire]:
+        statement = _AGENTS.behind(_AGENT.where(agents.c.workspace_id == workspace_id), cursor)
+        if not include_archived:
+            statement = statement.where(agents.c.archived_at.is_(None))
         if created_gte is not None:
             statement = statement.where(agents.c.created_at >= created_gte)
         if created_lte is not None:
             statement = statement.where(agents.c.created_at <= created_lte)
         return await self._database.read(
-            lambda connection: _page(connection, statement, limit, agents, "agent_id")
+            lambda connection: _AGENTS.page(connection, statement, {}, limit=limit, item=with_archival)
         )
 
     async def versions(
         self, agent_id: AgentId, *, workspace_id: WorkspaceId, limit: int, cursor: str | None
-    ) -> ListPage:
+    ) -> Page[Wire]:
         kind = f"versions of {agent_id}"
         before = None if cursor is None else decode(kind, cursor, shape=(int, str))[0]
 
-        def body(connection: Connection) -> ListPage:
+        def body(connection: Connection) -> Page[Wire]:
             of_agent = {"of_id": agent_id, "of_workspace_id": workspace_id}
             if connection.execute(_VERSION.limit(1), of_agent).first() is None:
                 raise _no_agent(agent_id, None)
@@ -166,8 +167,8 @@ class Agents:
                 statement = statement.where(agent_versions.c.version < before)
             rows = connection.execute(statement, of_agent).all()
             last = rows[limit - 1].version if len(rows) > limit else None
-            return ListPage(
-                items=[_shown(row) for row in rows[:limit]],
+            return Page(
+                items=[with_archival(row) for row in rows[:limit]],
                 next_cursor=None if last is None else encode(kind, last, agent_id),
             )
 
@@ -179,7 +180,7 @@ class Agents:
         row = connection.execute(_THE_AGENT, of_agent).first()
         if row is None:
             raise _no_agent(agent_id, None)
-        return _shown(row)
+        return with_archival(row)
 
 
 class Environments:
@@ -210,7 +211,7 @@ class Environments:
             )
             if row is None:
                 raise _no_environment(environment_id)
-            return _shown(row)
+            return with_archival(row)
 
         return await self._database.look(body)
 
@@ -263,17 +264,15 @@ class Environments:
 
     async def page(
         self, *, workspace_id: WorkspaceId, limit: int, cursor: str | None, include_archived: bool
-    ) -> ListPage:
-        statement = _newest_first(
-            _ENVIRONMENT,
-            environments,
-            "environment_id",
-            cursor,
-            workspace_id=workspace_id,
-            include_archived=include_archived,
-        )
+    ) -> Page[Wire]:
+        of_workspace = _ENVIRONMENT.where(environments.c.workspace_id == workspace_id)
+        statement = _ENVIRONMENTS.behind(of_workspace, cursor)
+        if not include_archived:
+            statement = statement.where(environments.c.archived_at.is_(None))
         return await self._database.read(
-            lambda connection: _page(connection, statement, limit, environments, "environment_id")
+            lambda connection: _ENVIRONMENTS.page(
+                connection, statement, {}, limit=limit, item=with_archival
+            )
         )
 
     def _locked(
@@ -283,54 +282,13 @@ class Environments:
         row = connection.execute(_ENVIRONMENT_LOCKED, of_environment).first()
         if row is None:
             raise _no_environment(environment_id)
-        return _shown(row)
+        return with_archival(row)
 
 
 def _add_version(connection: Connection, agent: Wire) -> None:
     connection.execute(
         insert(agent_versions), {"agent_id": agent["id"], "version": agent["version"], "body": agent}
     )
-
-
-def _shown(row: AnyRow) -> Wire:
-    """The body, with `archived_at` from the row: it belongs to the record, not to a version of it."""
-    shown: dict[str, Any] = dict(row.body)
-    shown["archived_at"] = None if row.archived_at is None else rfc3339(row.archived_at)
-    return shown
-
-
-def _newest_first(
-    statement: AnySelect,
-    table: Table,
-    id_column: str,
-    cursor: str | None,
-    *,
-    workspace_id: WorkspaceId,
-    include_archived: bool,
-) -> AnySelect:
-    created_at, id_ = table.c.created_at, table.c[id_column]
-    statement = statement.where(table.c.workspace_id == workspace_id)
-    if not include_archived:
-        statement = statement.where(table.c.archived_at.is_(None))
-    if cursor is not None:
-        microseconds, last_id = decode(table.name, cursor, shape=(int, str))
-        last = from_us(microseconds)
-        # `<=` alone says where in the index to begin
-        statement = statement.where(
-            created_at <= last, or_(created_at < last, and_(created_at == last, id_ < last_id))
-        )
-    return statement.order_by(created_at.desc(), id_.desc())
-
-
-def _page(
-    connection: Connection, statement: AnySelect, limit: int, table: Table, id_column: str
-) -> ListPage:
-    rows = connection.execute(statement.limit(limit + 1)).all()
-    next_cursor = None
-    if len(rows) > limit:
-        last = rows[limit - 1]
-        next_cursor = encode(table.name, to_us(last.created_at), last._mapping[id_column])
-    return ListPage(items=[_shown(row) for row in rows[:limit]], next_cursor=next_cursor)
 
 
 def _no_agent(agent_id: AgentId, version: int | None) -> NotFound:

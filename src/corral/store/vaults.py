@@ -10,30 +10,28 @@ from typing import Any
 
 from sqlalchemy import (
     Connection,
-    Table,
-    and_,
     bindparam,
     delete,
     func,
     insert,
-    or_,
     select,
     update,
 )
 from sqlalchemy.exc import IntegrityError
 
 from corral.catalog.credentials import use_of
-from corral.catalog.records import ListPage, Wire
+from corral.catalog.records import Wire
 from corral.catalog.vaults import SealedSecret, check_active
 from corral.kernel.clock import parse_rfc3339, rfc3339
-from corral.kernel.cursor import decode, encode
+from corral.kernel.cursor import Page
 from corral.kernel.errors import Conflict, InvalidRequest, NotFound, VaultUnavailable
 from corral.kernel.ids import CredentialId, VaultId, WorkspaceId
 from corral.kernel.limits import CREDENTIALS_PER_VAULT_MAX
 from corral.store.database import Database
 from corral.store.driver import Query
-from corral.store.rows import AnyRow, AnySelect
-from corral.store.schema import credential_secrets, credentials, from_us, to_us, vaults
+from corral.store.newest_first import NewestFirst, with_archival
+from corral.store.rows import AnySelect
+from corral.store.schema import credential_secrets, credentials, vaults
 
 __all__ = ["Credentials", "Vaults", "key_is_gone"]
 
@@ -67,6 +65,8 @@ _SECRETS_OF_VAULT = select(credentials.c.credential_id).where(
     credentials.c.vault_id == bindparam("of_vault_id")
 )
 
+_VAULTS = NewestFirst(kind="vaults", id_=vaults.c.vault_id)
+
 
 class Vaults:
     """`catalog.vaults.VaultStore`."""
@@ -94,7 +94,7 @@ class Vaults:
             row = _READ_VAULT.first(connection, _of(vault_id, workspace_id))
             if row is None:
                 raise _no_vault(vault_id)
-            return _shown(row)
+            return with_archival(row)
 
         return await self._database.look(body)
 
@@ -139,18 +139,14 @@ class Vaults:
 
     async def page(
         self, *, workspace_id: WorkspaceId, limit: int, cursor: str | None, include_archived: bool
-    ) -> ListPage:
-        statement = _newest_first(
-            _VAULT, vaults, "vault_id", cursor, kind="vaults", include_archived=include_archived
-        )
+    ) -> Page[Wire]:
+        statement = _VAULTS.behind(_VAULT, cursor)
+        if not include_archived:
+            statement = statement.where(vaults.c.archived_at.is_(None))
+        of_workspace = {"of_workspace_id": workspace_id}
         return await self._database.read(
-            lambda connection: _page(
-                connection,
-                statement,
-                {"of_workspace_id": workspace_id},
-                limit,
-                kind="vaults",
-                id_column="vault_id",
+            lambda connection: _VAULTS.page(
+                connection, statement, of_workspace, limit=limit, item=with_archival
             )
         )
 
@@ -165,7 +161,10 @@ class Vaults:
                 if row is None:
                     raise _no_vault(vault_id)
                 found.append(
-                    (_shown(row), [_shown(each) for each in connection.execute(_ACTIVE, of_vault)])
+                    (
+                        with_archival(row),
+                        [with_archival(each) for each in connection.execute(_ACTIVE, of_vault)],
+                    )
                 )
             return found
 
@@ -221,7 +220,7 @@ class Credentials:
             row = _READ_CREDENTIAL.first(connection, values)
             if row is None:
                 raise _no_credential(vault_id, credential_id)
-            return _shown(row)
+            return with_archival(row)
 
         return await self._database.look(body)
 
@@ -288,17 +287,17 @@ class Credentials:
         limit: int,
         cursor: str | None,
         include_archived: bool,
-    ) -> ListPage:
-        kind = f"credentials of {vault_id}"
-        statement = _newest_first(
-            _CREDENTIAL, credentials, "credential_id", cursor, kind=kind, include_archived=include_archived
-        )
+    ) -> Page[Wire]:
+        listed = NewestFirst(kind=f"credentials of {vault_id}", id_=credentials.c.credential_id)
+        statement = listed.behind(_CREDENTIAL, cursor)
+        if not include_archived:
+            statement = statement.where(credentials.c.archived_at.is_(None))
 
-        def body(connection: Connection) -> ListPage:
+        def body(connection: Connection) -> Page[Wire]:
             of_vault = _of(vault_id, workspace_id)
             if connection.execute(_THE_VAULT, of_vault).first() is None:
                 raise _no_vault(vault_id)
-            return _page(connection, statement, of_vault, limit, kind=kind, id_column="credential_id")
+            return listed.page(connection, statement, of_vault, limit=limit, item=with_archival)
 
         return await self._database.read(body)
 
@@ -316,7 +315,7 @@ def _locked_vault(connection: Connection, vault_id: VaultId, workspace_id: Works
     row = connection.execute(_VAULT_LOCKED, _of(vault_id, workspace_id)).first()
     if row is None:
         raise _no_vault(vault_id)
-    return _shown(row)
+    return with_archival(row)
 
 
 def _locked_credential(
@@ -329,7 +328,7 @@ def _locked_credential(
     row = connection.execute(_THE_CREDENTIAL, {**values, "of_credential_id": credential_id}).first()
     if row is None:
         raise _no_credential(vault_id, credential_id)
-    return _shown(row)
+    return with_archival(row)
 
 
 def _store_secrets(
@@ -350,50 +349,6 @@ def _store_secrets(
         connection.execute(insert(credential_secrets), rows)
     except IntegrityError as error:  # it names a key that is no more; nothing else can be wrong with it
         raise key_is_gone() from error
-
-
-def _shown(row: AnyRow) -> Wire:
-    shown: dict[str, Any] = dict(row.body)
-    shown["archived_at"] = None if row.archived_at is None else rfc3339(row.archived_at)
-    return shown
-
-
-def _newest_first(
-    statement: AnySelect,
-    table: Table,
-    id_column: str,
-    cursor: str | None,
-    *,
-    kind: str,
-    include_archived: bool,
-) -> AnySelect:
-    created_at, id_ = table.c.created_at, table.c[id_column]
-    if not include_archived:
-        statement = statement.where(table.c.archived_at.is_(None))
-    if cursor is not None:
-        microseconds, last_id = decode(kind, cursor, shape=(int, str))
-        last = from_us(microseconds)
-        statement = statement.where(
-            created_at <= last, or_(created_at < last, and_(created_at == last, id_ < last_id))
-        )
-    return statement.order_by(created_at.desc(), id_.desc())
-
-
-def _page(
-    connection: Connection,
-    statement: AnySelect,
-    values: dict[str, Any],
-    limit: int,
-    *,
-    kind: str,
-    id_column: str,
-) -> ListPage:
-    rows = connection.execute(statement.limit(limit + 1), values).all()
-    next_cursor = None
-    if len(rows) > limit:
-        last = rows[limit - 1]
-        next_cursor = encode(kind, to_us(last.created_at), last._mapping[id_column])
-    return ListPage(items=[_shown(row) for row in rows[:limit]], next_cursor=next_cursor)
 
 
 def _taken(credential: Wire, by: str) -> Conflict:

@@ -30,7 +30,7 @@ from sqlalchemy import (
 )
 
 from corral.kernel.clock import rfc3339
-from corral.kernel.cursor import decode, encode
+from corral.kernel.cursor import Page
 from corral.kernel.errors import Conflict, HeartbeatRefused, NotFound
 from corral.kernel.ids import (
     SESSIONS_TOKEN_PREFIX,
@@ -55,7 +55,6 @@ from corral.session.work import (
     Queue,
     QueueStats,
     Work,
-    WorkPage,
     lease_seconds,
     requeued,
     retry_seconds,
@@ -64,6 +63,7 @@ from corral.session.work import (
 from corral.store.accept import lock_record, view_of
 from corral.store.database import Database
 from corral.store.driver import Query
+from corral.store.newest_first import NewestFirst
 from corral.store.rows import AnyRow, AnySelect
 from corral.store.schema import events, from_us, sessions, to_us, work, workers
 from corral.store.work_offer import offer_work
@@ -335,25 +335,18 @@ class WorkTable:
 
         return await self._database.write(body, checks_first=True)
 
-    async def page(self, queue: Queue, *, limit: int, cursor: str | None) -> WorkPage:
-        kind = f"work of {queue.environment_id}"
-        statement = _WORK.order_by(work.c.created_at.desc(), work.c.work_id.desc()).limit(limit + 1)
-        if cursor is not None:
-            microseconds, last_id = decode(kind, cursor, shape=(int, str))
-            last = from_us(microseconds)
-            statement = statement.where(
-                work.c.created_at <= last,
-                or_(work.c.created_at < last, and_(work.c.created_at == last, work.c.work_id < last_id)),
-            )
+    async def page(self, queue: Queue, *, limit: int, cursor: str | None) -> Page[Work]:
+        listed = NewestFirst(kind=f"work of {queue.environment_id}", id_=work.c.work_id)
+        statement = listed.behind(_WORK, cursor)
 
-        def body(connection: Connection) -> WorkPage:
+        def body(connection: Connection) -> Page[Work]:
             now = self._now(connection)
-            rows = connection.execute(statement, _of(queue)).all()
-            found = [_work(row) for row in rows[:limit]]
-            end = found[-1] if len(rows) > limit else None
-            return WorkPage(
-                items=[shown(item, now=now) for item in found],
-                next_cursor=None if end is None else encode(kind, to_us(end.created_at), end.work_id),
+            return listed.page(
+                connection,
+                statement,
+                _of(queue),
+                limit=limit,
+                item=lambda row: shown(_work(row), now=now),
             )
 
         return await self._database.read(body)

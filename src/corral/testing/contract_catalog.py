@@ -5,9 +5,10 @@ from dataclasses import replace
 from typing import Any
 
 from corral.catalog.idempotency import Answer, Idempotent, scope
-from corral.catalog.records import ApiKey, ListPage, Wire
+from corral.catalog.records import ApiKey, Wire
 from corral.catalog.workspaces import Workspace
 from corral.kernel.clock import rfc3339
+from corral.kernel.cursor import Page
 from corral.kernel.errors import Conflict, InvalidRequest, NotFound
 from corral.kernel.ids import (
     AGENT,
@@ -178,7 +179,7 @@ async def check_environments(stores: Stores) -> None:
     stores.clock.advance(1)
     assert await stores.environments.archive(ids[1], now=stores.clock.now(), workspace_id=HERE) == archived
 
-    async def page(cursor: str | None) -> ListPage:
+    async def page(cursor: str | None) -> Page[Wire]:
         return await stores.environments.page(
             limit=1, cursor=cursor, include_archived=False, workspace_id=HERE
         )

@@ -15,8 +15,9 @@ from corral.api.schema.agents import AgentCreate, AgentUpdate
 from corral.api.schema.query import AgentListQuery, AgentQuery, NoQuery, PageQuery, parse_query
 from corral.api.schema.strict import parse, parse_empty
 from corral.catalog.agents import new_agent, updated_agent
-from corral.catalog.records import ListPage
+from corral.catalog.records import Wire
 from corral.catalog.skills.attached import attach
+from corral.kernel.cursor import Page
 from corral.kernel.ids import AGENT, AgentId
 
 
@@ -105,6 +106,6 @@ def agent_routes(deps: Dependencies, once: OnceOnly) -> APIRouter:
     return router
 
 
-def page_response(page: ListPage) -> Response:
+def page_response(page: Page[Wire]) -> Response:
     body = orjson.dumps({"data": list(page.items), "next_page": page.next_cursor})
     return Response(body, media_type="application/json")

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, NamedTuple, Protocol
 
-from corral.catalog.records import ListPage, Wire
+from corral.catalog.records import Wire
+from corral.kernel.cursor import Page
 from corral.kernel.errors import CallerError
 from corral.kernel.ids import MemoryId, MemoryStoreId, MemoryVersionId, WorkspaceId
 
@@ -25,7 +26,6 @@ __all__ = [
     "Memory",
     "MemoryForgetting",
     "MemoryMounts",
-    "MemoryPage",
     "MemoryStores",
     "MemoryVersion",
     "MemoryVersions",
@@ -34,7 +34,6 @@ __all__ = [
     "Rename",
     "StoreKey",
     "VersionFilter",
-    "VersionPage",
     "Write",
 ]
 
@@ -91,22 +90,6 @@ class MemoryVersion:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class MemoryPage:
-    """By path. A `str` is a directory, with its `/` at the end."""
-
-    items: Sequence[Memory | str]
-    next_cursor: str | None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class VersionPage:
-    """Newest first."""
-
-    items: Sequence[MemoryVersion]
-    next_cursor: str | None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class VersionFilter:
     """None: any. Times are inclusive. A change has one actor, so several `actors` find nothing."""
 
@@ -141,7 +124,7 @@ class MemoryStores(Protocol):
         include_archived: bool,
         created_gte: datetime | None = None,
         created_lte: datetime | None = None,
-    ) -> ListPage:
+    ) -> Page[Wire]:
         """Newest created first; times are inclusive. Raises InvalidRequest for a foreign cursor."""
 
 
@@ -187,8 +170,9 @@ class Memories(Protocol):
         limit: int,
         cursor: str | None,
         has_content: bool,
-    ) -> MemoryPage:
-        """What is below `prefix`; at depth 1 what is deeper is its directory, once. Costs what it shows,
+    ) -> Page[Memory | str]:
+        """By path, what is below `prefix`; at depth 1 what is deeper is its directory, once: a `str` that
+        ends with `/`. Costs what it shows,
         not what there is. Raises InvalidRequest for a cursor that is not of this list."""
 
 
@@ -200,8 +184,8 @@ class MemoryVersions(Protocol):
 
     async def page(
         self, at: StoreKey, *, only: VersionFilter, limit: int, cursor: str | None, has_content: bool
-    ) -> VersionPage:
-        """Raises InvalidRequest for a cursor that is not of this store."""
+    ) -> Page[MemoryVersion]:
+        """Newest first. Raises InvalidRequest for a cursor that is not of this store."""
 
     async def redact(
         self, at: StoreKey, memory_version_id: MemoryVersionId, *, actor: Actor

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final, Literal, NamedTuple, Protocol
 
+from corral.kernel.cursor import Page
 from corral.kernel.ids import SkillId, SkillVersionId, WorkspaceId
 
 __all__ = [
@@ -12,9 +13,7 @@ __all__ = [
     "Skill",
     "SkillForgetting",
     "SkillKey",
-    "SkillPage",
     "SkillVersion",
-    "SkillVersionPage",
     "SkillVersions",
     "Skills",
     "Source",
@@ -76,18 +75,6 @@ class Skill:
         return None if self.latest_created_at is None else _number(self.latest_created_at)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SkillPage:
-    items: Sequence[Skill]
-    next_cursor: str | None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SkillVersionPage:
-    items: Sequence[SkillVersion]
-    next_cursor: str | None
-
-
 class Skills(Protocol):
     async def create(
         self, at: SkillKey, version: SkillVersion, *, source: Source, display_name: str
@@ -108,7 +95,7 @@ class Skills(Protocol):
         cursor: str | None,
         source: Source | None = None,
         is_empty_shown: bool = False,
-    ) -> SkillPage:
+    ) -> Page[Skill]:
         """Newest first. Raises InvalidRequest for a cursor that is not ours."""
 
     async def delete(self, at: SkillKey, *, source: Source = "custom") -> None:
@@ -129,7 +116,7 @@ class SkillVersions(Protocol):
     async def read(self, at: SkillKey, which: str) -> SkillVersion:
         """LATEST too. Raises NotFound."""
 
-    async def page(self, at: SkillKey, *, limit: int, cursor: str | None) -> SkillVersionPage:
+    async def page(self, at: SkillKey, *, limit: int, cursor: str | None) -> Page[SkillVersion]:
         """Newest first. Raises NotFound, InvalidRequest."""
 
     async def delete(self, at: SkillKey, which: str, *, may_empty: bool = False) -> SkillVersion:

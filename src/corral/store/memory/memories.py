@@ -18,8 +18,8 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import GenericFunction
 
 from corral.catalog.memory.paths import after, below, child_of
-from corral.catalog.memory.ports import Actor, Memory, MemoryPage, StoreKey
-from corral.kernel.cursor import decode, encode
+from corral.catalog.memory.ports import Actor, Memory, StoreKey
+from corral.kernel.cursor import Page, decode, encode
 from corral.kernel.ids import Ids, MemoryId
 from corral.store.database import Database
 from corral.store.driver import Query
@@ -164,7 +164,7 @@ class MemoryTable:
         limit: int,
         cursor: str | None,
         has_content: bool,
-    ) -> MemoryPage:
+    ) -> Page[Memory | str]:
         kind = f"memories of {at.memory_store_id} at depth {depth} below {prefix}"
         start, end = below(prefix)
         if cursor is not None:
@@ -172,7 +172,7 @@ class MemoryTable:
         values: dict[str, Any] = {**key_values(at), "start": start, "end": end}
         shown = MEMORY_WITH_CONTENT if has_content else MEMORY
 
-        def body(connection: Connection) -> MemoryPage:
+        def body(connection: Connection) -> Page[Memory | str]:
             check_store(connection, at)
             items: Sequence[Memory | str]
             if depth == 0:
@@ -193,6 +193,6 @@ class MemoryTable:
             if len(items) > limit:
                 last = items[limit - 1]
                 next_cursor = encode(kind, last if isinstance(last, str) else last.path)
-            return MemoryPage(items=items[:limit], next_cursor=next_cursor)
+            return Page(items=items[:limit], next_cursor=next_cursor)
 
         return await self._database.read(body)

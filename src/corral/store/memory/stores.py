@@ -3,26 +3,26 @@
 from collections.abc import Callable
 from datetime import datetime
 
-from sqlalchemy import Connection, bindparam, delete, insert, or_, update
+from sqlalchemy import Connection, bindparam, delete, insert, update
 
 from corral.catalog.memory.ports import StoreKey
 from corral.catalog.memory.stores import archived
-from corral.catalog.records import ListPage, Wire
+from corral.catalog.records import Wire
 from corral.kernel.clock import parse_rfc3339
-from corral.kernel.cursor import decode, encode
+from corral.kernel.cursor import Page
 from corral.kernel.ids import WorkspaceId
 from corral.store.database import Database
 from corral.store.driver import Query
 from corral.store.memory.rows import IS_STORE, STORE, key_values, no_store
-from corral.store.schema import from_us, memory_stores, memory_stores_deleted, to_us
+from corral.store.newest_first import NewestFirst
+from corral.store.schema import from_us, memory_stores, memory_stores_deleted
 
 __all__ = ["MemoryStoreTable"]
 
 _READ = Query(STORE.where(IS_STORE))
 _LOCKED = STORE.where(IS_STORE).with_for_update()
-_IN_WORKSPACE = STORE.where(memory_stores.c.workspace_id == bindparam("of_workspace_id")).order_by(
-    memory_stores.c.created_at.desc(), memory_stores.c.memory_store_id.desc()
-)
+_IN_WORKSPACE = STORE.where(memory_stores.c.workspace_id == bindparam("of_workspace_id"))
+_STORES = NewestFirst(kind=memory_stores.name, id_=memory_stores.c.memory_store_id)
 
 
 class MemoryStoreTable:
@@ -107,32 +107,21 @@ class MemoryStoreTable:
         include_archived: bool,
         created_gte: datetime | None = None,
         created_lte: datetime | None = None,
-    ) -> ListPage:
-        created_at, id_ = memory_stores.c.created_at, memory_stores.c.memory_store_id
-        statement = _IN_WORKSPACE
+    ) -> Page[Wire]:
+        created_at = memory_stores.c.created_at
+        statement = _STORES.behind(_IN_WORKSPACE, cursor)
         if not include_archived:
             statement = statement.where(memory_stores.c.archived_at.is_(None))
         if created_gte is not None:
             statement = statement.where(created_at >= created_gte)
         if created_lte is not None:
             statement = statement.where(created_at <= created_lte)
-        if cursor is not None:
-            microseconds, last_id = decode(memory_stores.name, cursor, shape=(int, str))
-            last = from_us(microseconds)
-            # `<=` alone says where in the index to begin
-            statement = statement.where(
-                created_at <= last, or_(created_at < last, (created_at == last) & (id_ < last_id))
+        of_workspace = {"of_workspace_id": workspace_id}
+        return await self._database.read(
+            lambda connection: _STORES.page(
+                connection, statement, of_workspace, limit=limit, item=lambda row: row.body
             )
-
-        def body(connection: Connection) -> ListPage:
-            rows = connection.execute(statement.limit(limit + 1), {"of_workspace_id": workspace_id}).all()
-            next_cursor = None
-            if len(rows) > limit:
-                end = rows[limit - 1]
-                next_cursor = encode(memory_stores.name, to_us(end.created_at), end.memory_store_id)
-            return ListPage(items=[row.body for row in rows[:limit]], next_cursor=next_cursor)
-
-        return await self._database.read(body)
+        )
 
 
 def _locked(connection: Connection, at: StoreKey) -> Wire:

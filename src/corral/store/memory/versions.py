@@ -4,8 +4,8 @@ from datetime import datetime
 
 from sqlalchemy import ColumnElement, Connection, bindparam, select, update
 
-from corral.catalog.memory.ports import Actor, MemoryVersion, StoreKey, VersionFilter, VersionPage
-from corral.kernel.cursor import decode, encode
+from corral.catalog.memory.ports import Actor, MemoryVersion, StoreKey, VersionFilter
+from corral.kernel.cursor import Page, decode, encode
 from corral.kernel.errors import InvalidRequest, NotFound
 from corral.kernel.ids import MemoryVersionId
 from corral.store.database import Database
@@ -58,18 +58,18 @@ class MemoryVersionTable:
 
     async def page(
         self, at: StoreKey, *, only: VersionFilter, limit: int, cursor: str | None, has_content: bool
-    ) -> VersionPage:
+    ) -> Page[MemoryVersion]:
         kind = f"versions of {at.memory_store_id}"
         statement = _filtered(VERSION_WITH_CONTENT if has_content else VERSION, only)
         if cursor is not None:
             statement = statement.where(_change < decode(kind, cursor, shape=(int,))[0])
 
-        def body(connection: Connection) -> VersionPage:
+        def body(connection: Connection) -> Page[MemoryVersion]:
             check_store(connection, at)
             rows = connection.execute(
                 statement.order_by(_change.desc()).limit(limit + 1), key_values(at)
             ).all()
-            return VersionPage(
+            return Page(
                 items=[version_of(row) for row in rows[:limit]],
                 next_cursor=encode(kind, rows[limit - 1].change) if len(rows) > limit else None,
             )

@@ -1,22 +1,22 @@
 """Skills themselves."""
 
-from sqlalchemy import Connection, bindparam, delete, insert, or_, update
+from sqlalchemy import Connection, bindparam, delete, insert, update
 
-from corral.catalog.skills.ports import Skill, SkillKey, SkillPage, SkillVersion, Source
-from corral.kernel.cursor import decode, encode
+from corral.catalog.skills.ports import Skill, SkillKey, SkillVersion, Source
+from corral.kernel.cursor import Page
 from corral.kernel.errors import Conflict
 from corral.kernel.ids import WorkspaceId
 from corral.store.database import Database
-from corral.store.schema import from_us, skill_versions, skills, to_us
+from corral.store.newest_first import NewestFirst
+from corral.store.schema import from_us, skill_versions, skills
 from corral.store.skills.rows import IS_SKILL, IS_THERE, SKILL, key_values, locked, no_skill, skill_of
 from corral.store.skills.versions import keep_reserved
 
 __all__ = ["SkillTable"]
 
 _THE_SKILL = SKILL.where(IS_SKILL)
-_IN_WORKSPACE = SKILL.where(skills.c.workspace_id == bindparam("of_workspace_id")).order_by(
-    skills.c.created_at.desc(), skills.c.skill_id.desc()
-)
+_IN_WORKSPACE = SKILL.where(skills.c.workspace_id == bindparam("of_workspace_id"))
+_SKILLS = NewestFirst(kind=skills.name, id_=skills.c.skill_id)
 _DELETE = delete(skills).where(IS_SKILL)
 _VERSIONS_GO = update(skill_versions).where(
     skill_versions.c.workspace_id == bindparam("of_workspace_id"),
@@ -73,30 +73,16 @@ class SkillTable:
         cursor: str | None,
         source: Source | None = None,
         is_empty_shown: bool = False,
-    ) -> SkillPage:
-        created_at, id_ = skills.c.created_at, skills.c.skill_id
-        statement = _IN_WORKSPACE
+    ) -> Page[Skill]:
+        statement = _SKILLS.behind(_IN_WORKSPACE, cursor)
         if source is not None:
             statement = statement.where(skills.c.source == source)
         if not is_empty_shown:
             statement = statement.where(skills.c.latest_version_id.is_not(None))
-        if cursor is not None:
-            microseconds, last_id = decode(skills.name, cursor, shape=(int, str))
-            last = from_us(microseconds)
-            # `<=` alone says where in the index to begin
-            statement = statement.where(
-                created_at <= last, or_(created_at < last, (created_at == last) & (id_ < last_id))
-            )
-
-        def body(connection: Connection) -> SkillPage:
-            rows = connection.execute(statement.limit(limit + 1), {"of_workspace_id": workspace_id}).all()
-            next_cursor = None
-            if len(rows) > limit:
-                end = rows[limit - 1]
-                next_cursor = encode(skills.name, to_us(end.created_at), end.skill_id)
-            return SkillPage(items=[skill_of(row) for row in rows[:limit]], next_cursor=next_cursor)
-
-        return await self._database.read(body)
+        of_workspace = {"of_workspace_id": workspace_id}
+        return await self._database.read(
+            lambda connection: _SKILLS.page(connection, statement, of_workspace, limit=limit, item=skill_of)
+        )
 
     async def delete(self, at: SkillKey, *, source: Source = "custom") -> None:
         def body(connection: Connection) -> None:

@@ -7,8 +7,8 @@ from typing import Any
 
 from sqlalchemy import Connection, bindparam, delete, insert, select, update
 
-from corral.catalog.skills.ports import SkillKey, SkillVersion, SkillVersionPage, Source
-from corral.kernel.cursor import decode, encode
+from corral.catalog.skills.ports import SkillKey, SkillVersion, Source
+from corral.kernel.cursor import Page, decode, encode
 from corral.kernel.errors import BlobUnavailable, InvalidRequest
 from corral.kernel.ids import SkillVersionId, WorkspaceId
 from corral.kernel.limits import SKILL_FORGET_SECONDS
@@ -91,23 +91,21 @@ class SkillVersionTable:
     async def read(self, at: SkillKey, which: str) -> SkillVersion:
         return await self._database.read(lambda connection: the_version(connection, at, which))
 
-    async def page(self, at: SkillKey, *, limit: int, cursor: str | None) -> SkillVersionPage:
+    async def page(self, at: SkillKey, *, limit: int, cursor: str | None) -> Page[SkillVersion]:
         kind = f"versions of {at.skill_id}"
         statement = _NEWEST_FIRST.limit(limit + 1)
         if cursor is not None:
             last = from_us(decode(kind, cursor, shape=(int,))[0])
             statement = statement.where(skill_versions.c.created_at < last)
 
-        def body(connection: Connection) -> SkillVersionPage:
+        def body(connection: Connection) -> Page[SkillVersion]:
             rows = connection.execute(statement, key_values(at)).all()
             if not rows and connection.execute(_EXISTS, key_values(at)).first() is None:
                 raise no_skill(at)
             next_cursor = None
             if len(rows) > limit:
                 next_cursor = encode(kind, to_us(rows[limit - 1].created_at))
-            return SkillVersionPage(
-                items=[version_of(row) for row in rows[:limit]], next_cursor=next_cursor
-            )
+            return Page(items=[version_of(row) for row in rows[:limit]], next_cursor=next_cursor)
 
         return await self._database.read(body)
 
