@@ -18,8 +18,9 @@ import httpx2
 from corral.brain.derive import derive
 from corral.brain.judge import RULES
 from corral.catalog.models import ModelTable
-from corral.session.fold import begin, fold_stored
+from corral.session.fold import fold_stored
 from corral.session.log import Snapshot
+from corral.session.state import begin
 from corral.testing.messages_api import MessagesApi, Request
 from corral.testing.messages_reply import Answer, HttpError, Reply
 from tests.served import KEY, Served, until

@@ -26,7 +26,8 @@ from corral.catalog.models import MICROCENTS_PER_CENT
 from corral.session import events as ev
 from corral.session.budget import cap
 from corral.session.content import ToolResult
-from corral.session.fold import PendingCall, begin, fold
+from corral.session.fold import fold
+from corral.session.state import PendingCall, begin
 from tests.unit.brain.scene import CUSTOM, MODELS, PLACEMENT, Scene, agent, call, text
 from tests.unit.brain.test_budget import budget, change
 

@@ -21,9 +21,10 @@ from typing import Any
 from corral import __version__
 from corral.config import Config
 from corral.kernel.clock import parse_rfc3339, rfc3339
-from corral.session.fold import State, begin, fold_stored, receive
+from corral.session.fold import fold_stored, receive
 from corral.session.log import InboxEntry, Snapshot, StoredEvent
 from corral.session.record import SessionRecord, ThreadRecord
+from corral.session.state import State, begin
 from corral.testing.messages_api import MessagesApi
 from corral.testing.messages_reply import HttpError, Reply
 from tests.served import Served, served, text

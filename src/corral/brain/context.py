@@ -19,7 +19,7 @@ from corral.catalog.models import ModelInfo
 from corral.kernel.ids import SessionId
 from corral.session.content import Block, Json, text_block
 from corral.session.conversation import Entry, weight
-from corral.session.fold import Thread
+from corral.session.state import Thread
 
 _MARK = {"type": "ephemeral"}
 

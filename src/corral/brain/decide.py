@@ -6,7 +6,7 @@ from corral.brain.actions import Action, AskModel, Backoff, RunTool, SeekSkills,
 from corral.brain.toolset import SHELL_TOOL
 from corral.kernel.ids import ThreadId
 from corral.session.events import UserInterrupt
-from corral.session.fold import State, Thread
+from corral.session.state import State, Thread
 
 
 def decide(

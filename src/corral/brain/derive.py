@@ -8,9 +8,9 @@ from functools import reduce
 from corral.catalog.models import ModelTable, whole_cents
 from corral.session.budget import cap, running_cost, running_seconds
 from corral.session.content import Json
-from corral.session.fold import State, Thread
 from corral.session.log import Derived
 from corral.session.record import ThreadRecord
+from corral.session.state import State, Thread
 from corral.session.tokens import Tokens
 
 

@@ -32,10 +32,10 @@ from corral.kernel.limits import (
 from corral.kernel.metrics import count, observe
 from corral.session.call import INTERRUPTED, Placement, Recipe, ToolCall
 from corral.session.content import ToolResult
-from corral.session.fold import PendingCall, State
 from corral.session.log import NewEvent
 from corral.session.mounts import MountFailed, MountsMissing
 from corral.session.resources import Resource
+from corral.session.state import PendingCall, State
 
 OUTCOME_UNKNOWN = (
     "The machine that ran this tool call cannot be reached, so its outcome is unknown: it may have"

@@ -13,8 +13,9 @@ from corral.kernel.clock import Clock
 from corral.kernel.ids import EventId, Ids, ThreadId
 from corral.session.content import Json
 from corral.session.events import Event
-from corral.session.fold import State, Waiting, fold
+from corral.session.fold import fold
 from corral.session.log import NewEvent
+from corral.session.state import State, Waiting
 
 TICK = timedelta(microseconds=1)
 

@@ -18,7 +18,7 @@ from corral.kernel.limits import (
 )
 from corral.session import events as ev
 from corral.session.closing import LEFT_BEHIND as LEFT_BEHIND
-from corral.session.fold import State, Thread
+from corral.session.state import State, Thread
 
 NEVER_RAN = "This tool call was not run: the turn was ended before."
 

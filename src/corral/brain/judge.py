@@ -29,7 +29,7 @@ from corral.kernel.limits import (
 )
 from corral.session.content import Block, Json, text_block
 from corral.session.conversation import Entry, weight
-from corral.session.fold import Thread
+from corral.session.state import Thread
 
 __all__ = ["Judge", "Judgement", "ModelJudge", "NoJudge", "Question", "judge_calls"]
 

@@ -64,10 +64,11 @@ from corral.kernel.limits import (
 )
 from corral.session.bus import Bus
 from corral.session.events import UserToolConfirmation
-from corral.session.fold import State, Thread, begin, fold_stored, receive
+from corral.session.fold import fold_stored, receive
 from corral.session.lease import Claim, Lease
 from corral.session.log import Append, SessionLog, Snapshot
 from corral.session.mounts import MountFailed
+from corral.session.state import State, Thread, begin
 
 WARM_UP = frozenset({"thinking", "redacted_thinking", "tool_use"})
 """Blocks whose beginning says that a sandbox may be needed soon: it boots while the model goes on."""

@@ -22,8 +22,8 @@ import orjson
 from corral.kernel.ids import SessionId, ThreadId
 from corral.kernel.limits import LOG_EVENTS_AT_ONCE, LOG_LINE_CHARS_MAX, LOG_SLICE_CHARS_MAX
 from corral.session.content import Json, ToolResult
-from corral.session.fold import PendingCall, State
 from corral.session.log import EventFilter, Position, SessionLog, StoredEvent
+from corral.session.state import PendingCall, State
 
 __all__ = ["LOG_DIRECTORY", "LOG_NOTE", "read_own_log"]
 

@@ -12,7 +12,7 @@ from corral.catalog.models import ModelTable
 from corral.catalog.toolset import SANDBOX_TOOLS
 from corral.session import events as ev
 from corral.session.content import Block, Json, text_block
-from corral.session.fold import Thread
+from corral.session.state import Thread
 
 
 def write_summary(draft: Draft, done: Replied, *, models: ModelTable) -> None:

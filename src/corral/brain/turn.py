@@ -40,7 +40,7 @@ from corral.session import events as ev
 from corral.session.budget import BUDGET_REACHED
 from corral.session.call import INTERRUPTED, Placement
 from corral.session.content import Block, Json, text_block
-from corral.session.fold import PendingCall, Thread, Waiting
+from corral.session.state import PendingCall, Thread, Waiting
 
 DENIED = "Tool call was rejected by the user."
 JUDGED_RISKY = (

@@ -32,7 +32,7 @@ from corral.kernel.limits import (
 )
 from corral.session.content import Json
 from corral.session.conversation import Entry, clear, entry_weight, even_cut, is_clearable, newest
-from corral.session.fold import Thread
+from corral.session.state import Thread
 
 __all__ = ["TooLong", "output_tokens", "plan"]
 

@@ -20,8 +20,9 @@ from corral.session.call import INTERRUPTED
 from corral.session.closing import LEFT_BEHIND
 from corral.session.content import Json
 from corral.session.events import INBOX_TYPES
-from corral.session.fold import begin, fold_stored
+from corral.session.fold import fold_stored
 from corral.session.log import StoredEvent
+from corral.session.state import begin
 
 __all__ = ["LAWS", "Broken", "judge"]
 

@@ -17,9 +17,10 @@ from corral.kernel.ids import EnvironmentId, EventId, Ids, SessionId, ThreadId
 from corral.session import events as ev
 from corral.session.call import Placement
 from corral.session.content import ToolResult
-from corral.session.fold import State, begin, fold, fold_stored, receive
+from corral.session.fold import fold, fold_stored, receive
 from corral.session.log import InboxEntry, NewEvent, StoredEvent
 from corral.session.record import SessionRecord
+from corral.session.state import State, begin
 
 START = datetime(2026, 11, 20, 10, tzinfo=UTC)
 THREAD = ThreadId("sthr_1")

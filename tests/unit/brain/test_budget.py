@@ -10,8 +10,9 @@ from corral.brain.actions import Failed, Replied, Waited
 from corral.brain.derive import cost, derive
 from corral.brain.ports import ModelFailed, Usage
 from corral.session import events as ev
-from corral.session.fold import begin, fold
+from corral.session.fold import fold
 from corral.session.log import NewEvent
+from corral.session.state import begin
 from tests.unit.brain.scene import CUSTOM, MODELS, THREAD, Scene, agent, call, text
 
 PAUSED = ["session.thread_status_idle", "session.usage", "session.status_idle"]

@@ -7,8 +7,8 @@ from corral.brain.actions import Aborted, SeekSkills, Sought, Stop
 from corral.brain.context import build
 from corral.brain.skills import skills_note
 from corral.session import events as ev
-from corral.session.fold import begin
 from corral.session.resources import Resource
+from corral.session.state import begin
 from tests.unit.brain.scene import MODELS, THREAD, Scene, agent, text
 
 ATTACHED = {

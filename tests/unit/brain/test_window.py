@@ -8,7 +8,7 @@ from corral.brain.window import TooLong, output_tokens, plan
 from corral.kernel.limits import COMPACTIONS_MAX
 from corral.session.content import text_block
 from corral.session.conversation import Entry
-from corral.session.fold import Thread
+from corral.session.state import Thread
 from tests.unit.brain.scene import MODELS, START, THREAD, agent
 
 INFO = MODELS.extended(

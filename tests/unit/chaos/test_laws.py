@@ -15,8 +15,9 @@ from corral.chaos.history import Frame, History, Sent, Trouble
 from corral.chaos.laws import LAWS, judge
 from corral.chaos.plan import Call, command
 from corral.kernel.ids import EventId, Ids
-from corral.session.fold import begin, fold_stored
+from corral.session.fold import fold_stored
 from corral.session.log import InboxEntry, Snapshot, StoredEvent
+from corral.session.state import begin
 from corral.testing.sessions import new_session
 
 BEGAN = datetime(2026, 1, 1, tzinfo=UTC)

@@ -16,8 +16,8 @@ from corral.kernel.errors import BlobUnavailable
 from corral.kernel.ids import EventId, Ids
 from corral.session.call import INTERRUPTED, Mount, Recipe, ToolCall
 from corral.session.content import Json, ToolResult
-from corral.session.fold import PendingCall, State, begin
 from corral.session.mounts import Attached, MountFailed, MountsMissing, file_archive
+from corral.session.state import PendingCall, State, begin
 from corral.testing.lab import archive_of, in_chunks, member, text_of
 from corral.testing.sessions import new_session
 from tests.host import host_of

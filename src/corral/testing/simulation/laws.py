@@ -21,8 +21,9 @@ from corral.kernel.ids import EventId, SessionId
 from corral.session.budget import cap, running_cost
 from corral.session.call import INTERRUPTED
 from corral.session.closing import LEFT_BEHIND
-from corral.session.fold import begin, fold_stored
+from corral.session.fold import fold_stored
 from corral.session.log import Append, StoredEvent
+from corral.session.state import begin
 from corral.testing.simulation.actors import FIRST_BUDGET
 from corral.testing.simulation.world import World
 

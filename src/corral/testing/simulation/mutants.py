@@ -20,8 +20,8 @@ from corral.orchestrator.worker import Worker
 from corral.session.call import ToolCall
 from corral.session.content import ToolResult
 from corral.session.events import Event
-from corral.session.fold import State
 from corral.session.log import Append, InboxEntry, StoredEvent
+from corral.session.state import State
 from corral.testing.oracle import Oracle, OracleSession
 from corral.testing.simulation.hands import MemoryJournal
 from corral.testing.simulation.schedule import Parts
