@@ -1,21 +1,16 @@
 """What every store of memory stores must do. See contract_store."""
 
 import asyncio
-from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any, Literal
 
 from corral.catalog.memory.paths import content_sha256
 from corral.catalog.memory.ports import (
     Actor,
-    Change,
-    Changes,
     Edit,
-    Entry,
     Memory,
     MemoryVersion,
     Remove,
-    Rename,
     StoreKey,
     VersionFilter,
     Write,
@@ -23,7 +18,6 @@ from corral.catalog.memory.ports import (
 from corral.catalog.memory.stores import new_memory_store, updated_memory_store
 from corral.kernel.clock import rfc3339
 from corral.kernel.errors import (
-    CallerError,
     InvalidRequest,
     MemoryPathConflict,
     MemoryPreconditionFailed,
@@ -33,18 +27,12 @@ from corral.kernel.errors import (
 from corral.kernel.ids import (
     DEFAULT_WORKSPACE,
     MEMORY_STORE,
-    MemoryId,
     MemoryStoreId,
-    MemoryVersionId,
     WorkspaceId,
 )
 from corral.kernel.limits import (
     MEMORIES_PER_STORE_MAX,
-    MEMORY_CHANGES_MAX,
-    MEMORY_CONTENT_BYTES_MAX,
     MEMORY_EDITS_MAX,
-    MEMORY_VERSION_DAYS,
-    MEMORY_VERSIONS_KEPT,
 )
 from corral.testing.stores import Stores, error_of
 
@@ -357,73 +345,6 @@ async def check_archived_memory_store(stores: Stores) -> None:
     await stores.memory_stores.delete(at)
 
 
-async def check_memory_version_filters(stores: Stores) -> None:
-    at = await store(stores)
-    one = await create(stores, at, "/1", "a")
-    started = stores.clock.now()
-    stores.clock.advance(10)
-    two = await create(stores, at, "/2", "b")
-    await update(stores, at, one, content="c", actor=SESSION)
-    stores.clock.advance(10)
-    await delete(stores, at, two)
-    ended = stores.clock.now()
-    everything = await versions(stores, at, limit=2)
-    assert [each.operation for each in everything] == ["deleted", "modified", "created", "created"]
-
-    async def found(**only: Any) -> list[MemoryVersion]:
-        return await versions(stores, at, VersionFilter(**only), limit=1)
-
-    assert await found(memory_id=two.memory_id) == [everything[0], everything[2]]
-    assert await found(operation="created") == everything[2:]
-    assert await found(actors=[SESSION]) == [everything[1]]
-    assert await found(actors=[KEY]) == [everything[0], *everything[2:]]
-    assert await found(actors=[KEY, SESSION]) == []
-    assert await found(actors=[Actor("session_actor", KEY.id)]) == []
-    between = {"created_gte": started + timedelta(seconds=1), "created_lte": ended - timedelta(seconds=1)}
-    assert await found(**between) == everything[1:3]
-    assert await found(created_gte=ended, created_lte=ended) == everything[:1]
-    assert await found(created_lte=started - timedelta(seconds=1)) == []
-    assert await found(created_gte=ended + timedelta(seconds=1)) == []
-    page = await stores.memory_versions.page(
-        at, only=VersionFilter(), limit=1, cursor=None, has_content=False
-    )
-    assert [each.content for each in page.items] == [None]
-    elsewhere = await store(stores)
-    foreign = stores.memory_versions.page(
-        elsewhere, only=VersionFilter(), limit=1, cursor=page.next_cursor, has_content=False
-    )
-    assert isinstance(await error_of(foreign), InvalidRequest)
-
-
-async def check_redaction(stores: Stores) -> None:
-    at = await store(stores)
-    made = await create(stores, at, "/secret", "s3cret")
-    first = made.memory_version_id
-    head = await error_of(stores.memory_versions.redact(at, first, actor=KEY))
-    assert isinstance(head, InvalidRequest)
-    await update(stores, at, made, content="clean", path="/clean")
-    stores.clock.advance(1)
-    before = await stores.memory_versions.read(at, first, has_content=True)
-    redacted = await stores.memory_versions.redact(at, first, actor=KEY)
-    assert [redacted.path, redacted.content, redacted.content_sha256, redacted.content_size_bytes] == [
-        None
-    ] * 4
-    assert (redacted.redacted_at, redacted.redacted_by) == (stores.clock.now(), KEY)
-    assert (redacted.created_at, redacted.created_by, redacted.operation) == (
-        before.created_at,
-        before.created_by,
-        before.operation,
-    )
-    stores.clock.advance(1)
-    again = await stores.memory_versions.redact(at, first, actor=Actor("user_actor", "user_1"))
-    assert again == redacted
-    assert await stores.memory_versions.read(at, first, has_content=True) == redacted
-    await delete(stores, at, made)
-    for version in await versions(stores, at):
-        await stores.memory_versions.redact(at, version.memory_version_id, actor=KEY)
-    assert {version.path for version in await versions(stores, at)} == {None}
-
-
 async def check_memory_stores_are_apart(stores: Stores) -> None:
     """What is in another store, or in another workspace, is not there."""
     at = await store(stores)
@@ -481,187 +402,6 @@ async def check_deleted_memory_store(stores: Stores) -> None:
     assert not await stores.memory_forgetting.forget()
 
 
-async def check_old_memory_versions_are_forgotten(stores: Stores) -> None:
-    """Each stays for MEMORY_VERSION_DAYS; the last MEMORY_VERSIONS_KEPT of a memory that lives stay."""
-    at = await store(stores)
-    memory = await create(stores, at, "/a", "0")
-    short = await create(stores, at, "/short", "0")
-    gone = await create(stores, at, "/gone", "0")
-    for number in range(1, MEMORY_VERSIONS_KEPT + 5):
-        await update(stores, at, memory, content=f"{number}")
-    kept = timedelta(days=MEMORY_VERSION_DAYS).total_seconds()
-
-    async def forgotten() -> None:
-        while await stores.memory_forgetting.forget():
-            pass
-
-    async def contents(of: Memory) -> list[str | None]:
-        return [each.content for each in await versions(stores, at, VersionFilter(memory_id=of.memory_id))]
-
-    stores.clock.advance(kept - 1)
-    await forgotten()
-    assert len(await contents(memory)) == MEMORY_VERSIONS_KEPT + 5
-    await delete(stores, at, gone)
-    stores.clock.advance(2)
-    await forgotten()
-    newest = [f"{number}" for number in range(MEMORY_VERSIONS_KEPT + 4, 4, -1)]
-    assert await contents(memory) == newest
-    assert await contents(short) == ["0"]
-    assert await contents(gone) == [None, "0"]  # the last one can be put back for as long
-    stores.clock.advance(kept)
-    await forgotten()
-    assert await contents(memory) == newest
-    assert await contents(short) == ["0"]
-    assert await contents(gone) == []
-    assert await listed(stores, at) == ["/a", "/short"]
-
-
-# -- mounts ---------------------------------------------------------------------------------------------
-
-
-async def check_mounted_edits(stores: Stores) -> None:
-    at = await store(stores)
-    apply, sha = stores.memory_mounts.apply, content_sha256
-
-    async def edited(*edits: Edit) -> Sequence[Entry | CallerError | None]:
-        return (await apply(at, edits, actor=SESSION)).results
-
-    one, two = await edited(Write("/one", b"1"), Write("/dir/two", b"2"))
-    assert isinstance(one, Entry)
-    assert isinstance(two, Entry)
-    assert one[1:] == ("/one", sha(b"1"), 1)
-    assert (await stores.memory_mounts.listing(at)).entries == [two, one]
-    ids = [one.memory_id, two.memory_id, MemoryId("mem_none")]
-    assert await stores.memory_mounts.contents(at, ids) == {one.memory_id: b"1", two.memory_id: b"2"}
-    # a mistake stands alone
-    results = await edited(
-        Write("/one", b"changed"),
-        Write("/one/below", b""),
-        Write("/big", b"." * (MEMORY_CONTENT_BYTES_MAX + 1)),
-        Write("/binary", b"\xff"),
-        Write("/nul", b"\0"),
-        Write("no", b""),
-        Remove("/none"),
-        Rename("/none", "/some"),
-        Write("/one", b"other", expected_sha256=sha(b"1")),
-        Write("/none", b"other", expected_sha256=sha(b"1")),
-        Remove("/dir/two", expected_sha256=sha(b"1")),
-        Write("/last", b"3"),
-    )
-    kinds = [type(result).__name__ for result in results]
-    assert kinds == [
-        "Entry",
-        "MemoryPathConflict",
-        *["MemoryRefused"] * 4,
-        *["NotFound"] * 2,
-        *["MemoryPreconditionFailed"] * 3,
-        "Entry",
-    ]
-    refused = [result.errno for result in results if isinstance(result, MemoryRefused)]
-    assert refused == ["EFBIG", "EINVAL", "EINVAL", "EINVAL"]
-    # rename(2): what was there is deleted, and the memory stays itself
-    [renamed] = await edited(Rename("/one", "/last"))
-    assert isinstance(renamed, Entry)
-    assert renamed[:2] == (one.memory_id, "/last")
-    assert await edited(Remove("/dir/two"), Rename("/last", "/last")) == [None, renamed]
-    before = len(await versions(stores, at))
-    assert await edited(Write("/last", b"changed"), Rename("/last", "/last")) == [renamed, renamed]
-    found = await versions(stores, at)
-    assert len(found) == before
-    assert {version.created_by for version in found} == {SESSION}
-    assert [version.operation for version in found[:3]] == ["deleted", "modified", "deleted"]
-    await stores.memory_stores.archive(at, now=stores.clock.now())
-    [refusal, removed] = await edited(Write("/new", b""), Remove("/last"))
-    assert isinstance(refusal, MemoryRefused)
-    assert removed is None
-    assert (await stores.memory_mounts.listing(at)).is_archived
-
-
-async def check_mounts_follow_changes(stores: Stores) -> None:
-    at = await store(stores)
-    mounts = stores.memory_mounts
-    assert await mounts.changes(at, after=0) == Changes(0, [])
-    one = await create(stores, at, "/one", "1")
-    start = (await mounts.listing(at)).change
-    assert await mounts.positions([at]) == {at.memory_store_id: start} == {at.memory_store_id: 1}
-    two = await create(stores, at, "/two", "2")
-    await update(stores, at, two, content="2b")
-    moved = await update(stores, at, one, path="/moved")
-    brief = await create(stores, at, "/brief")
-    await delete(stores, at, brief)
-    told = await mounts.changes(at, after=start)
-    assert told.change == 6
-    assert told.changes is not None
-    [of_two, of_one, of_brief] = told.changes
-    assert of_two.entry is not None
-    assert of_two.entry[1:] == ("/two", content_sha256(b"2b"), 2)
-    assert of_one.entry == Entry(one.memory_id, "/moved", moved.content_sha256, 1)
-    assert of_brief == Change(brief.memory_id, None)
-    assert await mounts.changes(at, after=told.change) == Changes(told.change, [])
-    # one that has seen more than there is (a restored backup), or much less, lists anew
-    assert await mounts.changes(at, after=told.change + 1) == Changes(told.change, None)
-    edits: list[Edit] = [
-        Write("/moved", f"{number}".encode()) for number in range(MEMORY_CHANGES_MAX + 1 - told.change)
-    ]
-    for first in range(0, len(edits), MEMORY_EDITS_MAX):
-        await mounts.apply(at, edits[first : first + MEMORY_EDITS_MAX], actor=SESSION)
-    told = await mounts.changes(at, after=0)
-    assert told == Changes(MEMORY_CHANGES_MAX + 1, None)
-    assert (await mounts.changes(at, after=1)).changes is not None
-    # and so does one that missed what is forgotten
-    stores.clock.advance(timedelta(days=MEMORY_VERSION_DAYS).total_seconds() + 1)
-    while await stores.memory_forgetting.forget():
-        pass
-    assert await mounts.changes(at, after=1) == Changes(MEMORY_CHANGES_MAX + 1, None)
-
-
-async def check_a_follower_misses_nothing(stores: Stores) -> None:
-    """While others write: a change is seen with its number, or later."""
-    at = await store(stores)
-    seen: dict[MemoryId, Entry] = {}
-    is_over = asyncio.Event()
-
-    async def write(writer: int) -> None:
-        for number in range(8):
-            memory = await create(stores, at, f"/{writer}/{number}")
-            await update(stores, at, memory, content=f"{number}")
-            if number % 2:
-                await delete(stores, at, memory)
-
-    async def follow() -> None:
-        position = 0
-        while True:
-            is_last = is_over.is_set()
-            told = await stores.memory_mounts.changes(at, after=position)
-            assert told.changes is not None
-            position = told.change
-            for memory_id, entry in told.changes:
-                if entry is None:
-                    seen.pop(memory_id, None)
-                else:
-                    seen[memory_id] = entry
-            if is_last:
-                return
-
-    following = asyncio.create_task(follow())
-    await asyncio.gather(*(write(writer) for writer in range(3)))
-    is_over.set()
-    await following
-    entries = (await stores.memory_mounts.listing(at)).entries
-    assert sorted(seen.values()) == sorted(entries)
-    assert len(entries) == 12
-
-
-async def check_unknown_memory_version(stores: Stores) -> None:
-    at = await store(stores)
-    unknown = MemoryVersionId("memver_none")
-    for action in (
-        stores.memory_versions.read(at, unknown, has_content=False),
-        stores.memory_versions.redact(at, unknown, actor=KEY),
-    ):
-        assert isinstance(await error_of(action), NotFound)
-
-
 CHECKS = (
     check_memory_store_life,
     check_memory_store_list,
@@ -673,13 +413,6 @@ CHECKS = (
     check_memory_lists,
     check_memory_limit,
     check_archived_memory_store,
-    check_memory_version_filters,
-    check_redaction,
     check_memory_stores_are_apart,
     check_deleted_memory_store,
-    check_old_memory_versions_are_forgotten,
-    check_mounted_edits,
-    check_mounts_follow_changes,
-    check_a_follower_misses_nothing,
-    check_unknown_memory_version,
 )
