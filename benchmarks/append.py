@@ -11,21 +11,21 @@ import contextlib
 import statistics
 import tempfile
 import time
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from benchmarks import raw
 from benchmarks.figure import Figure, at_least, percentile, value
 from benchmarks.machine import Disk
-from benchmarks.postgres import migrated
 from benchmarks.stack import durable_directory
 from corral.kernel.clock import SystemClock
-from corral.kernel.ids import SESSION, THREAD, EnvironmentId, Ids, SessionId, ThreadId
+from corral.kernel.ids import Ids
 from corral.process import look_for_garbage_rarely
 from corral.session.events import AgentMessage
 from corral.session.lease import Claim, Lease
 from corral.session.log import Append, Derived, NewEvent
-from corral.session.record import SessionRecord, ThreadRecord
+from corral.session.record import SessionRecord
 from corral.store.bus import LocalBus
 from corral.store.database import Database
 from corral.store.lease import Leases
@@ -86,33 +86,8 @@ class Writer:
 
 async def writer(log: Log, sessions: Sessions, leases: Leases, ids: Ids) -> Writer:
     now = datetime.now(UTC)
-    session_id, thread_id = SessionId(ids.mint(SESSION)), ThreadId(ids.mint(THREAD))
-    agent = {"id": "agent_bench", "version": 1, "name": "bench"}
-    record = await sessions.create(
-        SessionRecord(
-            session_id=session_id,
-            primary_thread_id=thread_id,
-            title=None,
-            metadata={},
-            agent=agent,
-            environment_id=EnvironmentId("env_bench"),
-            environment={},
-            status="idle",
-            usage=USAGE,
-            active_seconds=0.0,
-            running_since=None,
-            blocked_on=(),
-            last_seq=0,
-            last_arrival=0,
-            epoch=0,
-            created_at=now,
-            updated_at=now,
-            archived_at=None,
-            terminated_at=None,
-            threads=(ThreadRecord(thread_id=thread_id, agent=agent, created_at=now, updated_at=now),),
-        )
-    )
-    [lease] = await leases.claim(owner="bench", limit=1, session_ids=[session_id])
+    record = await sessions.create(replace(new_session(ids, now), usage=USAGE))
+    [lease] = await leases.claim(owner="bench", limit=1, session_ids=[record.session_id])
     return Writer(log, ids, record, lease)
 
 
@@ -162,11 +137,11 @@ async def _postgres(runs: int) -> Figure:
         for _ in range(runs):  # in turns, so that both have the same machine and disk
             disk.sample(FSYNC_SAMPLES)
             for how in raw.WAYS:
-                url = postgres.fresh_database(migrate=migrated)
+                url = postgres.fresh_database()
                 bare.append((how, await raw.rate(url, how=how, writers=WRITERS, seconds=SECONDS)))
-            together.append(await _append(postgres.fresh_database(migrate=migrated), writers=WRITERS))
-            accepted.append(await _accept(postgres.fresh_database(migrate=migrated)))
-        alone = [await _append(postgres.fresh_database(migrate=migrated), writers=1)]
+            together.append(await _append(postgres.fresh_database(), writers=WRITERS))
+            accepted.append(await _accept(postgres.fresh_database()))
+        alone = [await _append(postgres.fresh_database(), writers=1)]
         fsync_ms = disk.fsync_ms
     batched, piped = (statistics.median(rate for way, rate in bare if way == how) for how in raw.WAYS)
     return Figure(

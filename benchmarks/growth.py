@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 
 from benchmarks import long_session, many
 from benchmarks.figure import Figure, value
-from benchmarks.postgres import crossing, migrated
+from benchmarks.postgres import crossing
 from benchmarks.stack import Conversation, Stage, stage
 from benchmarks.stored import copy_sessions, open_store
 from benchmarks.upstream import prompt
@@ -27,7 +27,7 @@ async def measure(runs: int) -> list[Figure]:
         notes.append(f"across nodes: not measured: {reason}")
     else:
         with Postgres.start() as postgres:
-            url = postgres.fresh_database(migrate=migrated)
+            url = postgres.fresh_database()
             async with stage(database_url=url, nodes=NODES) as at:
                 async for title in _growing(at, url):
                     _note(found, await crossing(at, title=title), "p50", "append on A → client of B, p50")

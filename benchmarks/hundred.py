@@ -23,14 +23,7 @@ COMMITS = 3  # message, request, answer; at a hundred sessions each is shared by
 async def measure(runs: int) -> list[Figure]:
     async with stage() as at:
         with _process("benchmarks.hundred_client") as client:
-            order = {
-                "url": at.server.url,
-                "api_key": at.server.api_key,
-                "agent_id": at.agent_id,
-                "environment_id": at.environment_id,
-                "text": prompt("hundred"),
-                "threads": SESSIONS,
-            }
+            order = _order(at)
             serving = [at.server.process(role) for role in ("server", "hands")]
             cpu_before = cpu_seconds(*serving)
             results = []
@@ -65,17 +58,21 @@ async def measure(runs: int) -> list[Figure]:
     ]
 
 
+def _order(at: Stage) -> dict[str, Any]:
+    return {
+        "url": at.server.url,
+        "api_key": at.server.api_key,
+        "agent_id": at.agent_id,
+        "environment_id": at.environment_id,
+        "text": prompt("hundred"),
+        "threads": SESSIONS,
+    }
+
+
 async def rate(at: Stage, runs: int) -> float:
     """Turns per second on a running server, median of `runs` after one to warm up."""
     with _process("benchmarks.hundred_client") as client:
-        order = {
-            "url": at.server.url,
-            "api_key": at.server.api_key,
-            "agent_id": at.agent_id,
-            "environment_id": at.environment_id,
-            "text": prompt("hundred"),
-            "threads": SESSIONS,
-        }
+        order = _order(at)
         results = [await _ask(client, order) for _ in range(runs + 1)]
     return statistics.median(_rate(result) for result in results[1:])
 

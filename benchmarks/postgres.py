@@ -9,13 +9,10 @@ from collections.abc import AsyncIterator
 from urllib.parse import urlsplit
 
 import httpx2
-from sqlalchemy import URL
 
 from benchmarks import hundred
 from benchmarks.figure import Figure, at_least, at_most, latency, percentile, value
 from benchmarks.stack import Stage, stage
-from corral.store.engine import postgres_engine, target
-from corral.store.upgrade import upgrade
 from corral.testing.postgres import Postgres, missing
 
 ALL = ("api", "brain", "hands", "egress")
@@ -31,8 +28,8 @@ async def measure(runs: int) -> list[Figure]:
         rates = []
         for database_url, nodes in (
             (None, ((),)),
-            (postgres.fresh_database(migrate=migrated), (ALL,)),
-            (postgres.fresh_database(migrate=migrated), (ALL, ("brain",))),
+            (postgres.fresh_database(), (ALL,)),
+            (postgres.fresh_database(), (ALL, ("brain",))),
         ):
             async with stage(database_url=database_url, nodes=nodes) as at:
                 rates.append(await hundred.rate(at, runs))
@@ -50,20 +47,10 @@ async def measure(runs: int) -> list[Figure]:
                 notes=["database, nodes, model and client share the machine's cores"],
             )
         ]
-        url = postgres.fresh_database(migrate=migrated)
+        url = postgres.fresh_database()
         async with stage(database_url=url, nodes=(("api", "brain", "hands", "egress"), ("api",))) as at:
             figures.append(await crossing(at, title=""))
     return figures
-
-
-def migrated(url: str) -> None:
-    where = target(url)
-    assert isinstance(where, URL)
-    engine = postgres_engine(where, writes=True)
-    try:
-        upgrade(engine)
-    finally:
-        engine.dispose()
 
 
 async def crossing(at: Stage, *, title: str) -> Figure:

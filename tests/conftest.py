@@ -4,26 +4,12 @@ import signal
 from collections.abc import Iterator
 
 import pytest
-from sqlalchemy import URL
 
-from corral.store.engine import postgres_engine, target
-from corral.store.upgrade import upgrade
 from corral.testing.postgres import Postgres, missing
 
 # A shell that has no job control starts what goes to the background with SIGINT ignored, and whoever is
 # started there inherits that: a command that the tests interrupt would rightly go on.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-def migrated(url: str) -> None:
-    """Make the database at `url` what this version of Corral works on."""
-    where = target(url)
-    assert isinstance(where, URL)
-    engine = postgres_engine(where, writes=True)
-    try:
-        upgrade(engine)
-    finally:
-        engine.dispose()
 
 
 @pytest.fixture(scope="session")
@@ -39,7 +25,7 @@ def postgres() -> Iterator[Postgres]:
 @pytest.fixture
 def database_url(postgres: Postgres) -> Iterator[str]:
     """A fresh database with the schema of this version."""
-    url = postgres.fresh_database(migrate=migrated)
+    url = postgres.fresh_database()
     yield url
     postgres.drop_database(url)
 
@@ -47,6 +33,6 @@ def database_url(postgres: Postgres) -> Iterator[str]:
 @pytest.fixture
 def empty_database_url(postgres: Postgres) -> Iterator[str]:
     """A fresh database without any schema."""
-    url = postgres.fresh_database()
+    url = postgres.empty_database()
     yield url
     postgres.drop_database(url)

@@ -168,7 +168,7 @@ class Places:
         self._count += 1
         if engine == "sqlite":
             return self._tmp_path / f"data-{self._count}" / "corral.db"
-        url = self._request.getfixturevalue("postgres").fresh_database()
+        url = self._request.getfixturevalue("postgres").empty_database()
         self._dropped.append(url)
         return str(url)
 

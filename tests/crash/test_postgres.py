@@ -37,7 +37,6 @@ from corral.store.transact import Outage, PostgresReader, PostgresWriter
 from corral.testing.clock import ManualClock
 from corral.testing.postgres import Postgres, missing
 from corral.testing.sessions import Draft, agent_message, new_session, user_message
-from tests.conftest import migrated
 from tests.served import until
 
 NOW = ManualClock().now()
@@ -327,7 +326,7 @@ async def test_a_killed_server_loses_and_doubles_nothing() -> None:
     if reason := missing():
         pytest.skip(reason)
     with Postgres.start(own=True) as postgres:
-        database = await Database.open(postgres.fresh_database(migrate=migrated))
+        database = await Database.open(postgres.fresh_database())
         try:
             ids, over = Ids(), False
             workers = [Worker(database, ids) for _ in range(64)]
@@ -361,7 +360,7 @@ async def test_a_standby_is_neither_read_nor_written() -> None:
     if reason := missing():
         pytest.skip(reason)
     with Postgres.start(own=True, settings={"log_connections": "on"}) as postgres:
-        database = await Database.open(postgres.fresh_database(migrate=migrated))
+        database = await Database.open(postgres.fresh_database())
         with postgres.connect() as connection:
             [directory] = connection.execute("SHOW data_directory").fetchone()
             connection.execute(f"COPY (SELECT '') TO '{directory}/standby.signal'")

@@ -145,7 +145,7 @@ async def cluster(
         postgres = None
         if database_url is None:
             postgres = stack.enter_context(Postgres.start(below=root, own=True))
-            database_url = postgres.fresh_database()
+            database_url = postgres.empty_database()
         await (await Database.open(database_url, migrate=True)).close()
         settings["CORRAL_BLOB_URL"] = (root / "blobs").as_uri()
         net = stack.enter_context(network(MACHINES)) if has_network else None

@@ -1,7 +1,7 @@
 """A PostgreSQL that a test starts itself: private, on loopback, durable, and easy to kill.
 
     with Postgres.start() as postgres:
-        url = postgres.fresh_database(migrate=...)     # postgresql://...@127.0.0.1:PORT/corral_...
+        url = postgres.fresh_database()               # postgresql://...@127.0.0.1:PORT/corral_...
         postgres.kill()                                # SIGKILL, as a crash would
         postgres.restart()                             # same data, same port
 
@@ -25,11 +25,16 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 from urllib.parse import quote, urlsplit
+
+from sqlalchemy import URL
+
+from corral.store.engine import postgres_engine, target
+from corral.store.upgrade import upgrade
 
 __all__ = ["URL_VARIABLE", "Postgres", "missing"]
 
@@ -72,7 +77,7 @@ class Postgres:
         self._programs = programs
         self._process: subprocess.Popen[bytes] | None = None
         self._watcher: subprocess.Popen[bytes] | None = None
-        self._templates: dict[object, str] = {}
+        self._template: str | None = None
 
     @classmethod
     def start(
@@ -220,11 +225,11 @@ class Postgres:
 
     def close(self) -> None:
         """End it and remove its files. Repeat: safe. A server that is not ours keeps running, without the
-        templates that were made in it."""
+        template that was made in it."""
         if self._directory is None:
-            for template in self._templates.values():
-                self.drop_database(self.url(template))
-            self._templates.clear()
+            if self._template is not None:
+                self.drop_database(self.url(self._template))
+                self._template = None
             return
         if self._process is not None:
             os.kill(self._process.pid, signal.SIGQUIT)  # at once: nobody will read the data again
@@ -258,17 +263,17 @@ class Postgres:
         where = quote(str(self._directory / "socket"), safe="")
         return f"postgresql://postgres:{self._url.password}@/{database}?host={where}&port={self._url.port}"
 
-    def fresh_database(self, *, migrate: Callable[[str], None] | None = None) -> str:
-        """The URL of a new database: empty, or as `migrate(url)` makes one (run once per function, then
-        copied)."""
-        template = None
-        if migrate is not None:
-            template = self._templates.get(migrate)
-            if template is None:
-                template = self._create(None)
-                migrate(self.url(template))
-                self._templates[migrate] = template
-        return self.url(self._create(template))
+    def fresh_database(self) -> str:
+        """The URL of a new database with the schema of this version (made once, then copied)."""
+        if self._template is None:
+            template = self._create(None)
+            _migrate(self.url(template))
+            self._template = template
+        return self.url(self._create(self._template))
+
+    def empty_database(self) -> str:
+        """The URL of a new database without any schema."""
+        return self.url(self._create(None))
 
     def drop_database(self, url: str) -> None:
         """Remove a database; whoever is connected is cut off."""
@@ -294,6 +299,16 @@ class Postgres:
 
         with psycopg.connect(url or self._url.geturl(), autocommit=True, connect_timeout=10) as connection:
             yield connection
+
+
+def _migrate(url: str) -> None:
+    where = target(url)
+    assert isinstance(where, URL)
+    engine = postgres_engine(where, writes=True)
+    try:
+        upgrade(engine)
+    finally:
+        engine.dispose()
 
 
 # -- where it comes from and as whom it runs -------------------------------------------------------------
