@@ -1,21 +1,25 @@
 """Outputs from a real sandbox to files, by a collector that may die anywhere."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
+from corral.catalog.blobs import Blob
 from corral.catalog.files import FileRecord, Files
 from corral.hands.client import HandsClient
 from corral.hands.wire import Restored
 from corral.kernel.crash import intercepted
 from corral.kernel.errors import NotFound
 from corral.kernel.ids import DEFAULT_WORKSPACE, EventId
+from corral.kernel.limits import OUTPUTS_BUSY_SECONDS
 from corral.orchestrator.outputs import OutputsCollector
 from corral.session.call import Recipe, ToolCall
 from corral.store.blobs import LocalBlobs
+from corral.store.files import FileRows
 from corral.testing.sessions import new_session
 from tests.host import host_of
 from tests.opened import Opened
@@ -23,9 +27,25 @@ from tests.opened import Opened
 OUT = "/mnt/session/outputs"
 
 
+class CountingBlobs(LocalBlobs):
+    """That count what is stored."""
+
+    puts = 0
+
+    @classmethod
+    async def make(cls, root: Path) -> "CountingBlobs":
+        await LocalBlobs.open(root)
+        return cls(root)
+
+    async def put(self, key: str, data: AsyncIterator[bytes]) -> Blob:
+        self.puts += 1
+        return await super().put(key, data)
+
+
 class Bench:
-    def __init__(self, opened: Opened, blobs: LocalBlobs, client: HandsClient) -> None:
-        self.stores, self.client = opened.stores, client
+    def __init__(self, opened: Opened, blobs: CountingBlobs, client: HandsClient) -> None:
+        self.database, self.stores = opened.database, opened.stores
+        self.blobs, self.client = blobs, client
         self.files = Files(self.stores.files, blobs, ids=self.stores.ids, clock=self.stores.clock)
         self._count = 0
 
@@ -57,10 +77,10 @@ class Bench:
             for path, record in (await self.known()).items()
         }
 
-    async def collect(self) -> bool:
-        """One look of a collector that knows nothing."""
+    async def collect(self, collector: OutputsCollector | None = None) -> bool:
+        """One look, of a collector that knows nothing unless one is given."""
         (held,) = [each for each in await self.client.held() if each.session_id == self.session_id]
-        return await OutputsCollector(self.files).collect(self.client, held)
+        return await (collector or OutputsCollector(self.files)).collect(self.client, held)
 
     @asynccontextmanager
     async def collecting(self) -> AsyncIterator[None]:
@@ -81,7 +101,7 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
     opened = await Opened.open(tmp_path / "corral.db")
     (tmp_path / "h").mkdir()
     async with host_of(tmp_path / "h") as client:
-        bench = Bench(opened, await LocalBlobs.open(tmp_path / "blobs"), client)
+        bench = Bench(opened, await CountingBlobs.make(tmp_path / "blobs"), client)
         await bench.begin()
         yield bench
     await opened.database.close()
@@ -171,3 +191,45 @@ async def test_a_hostile_tree_hides_nothing_of_others_and_ends(bench: Bench) -> 
     assert set(await bench.contents()) == kept and (await bench.contents())["good"] == b"new\n"
     await bench.stores.sessions.delete(bench.session_id)
     await bench.collect()
+
+
+async def test_what_has_not_changed_is_not_stored_again(bench: Bench) -> None:
+    await bench.bash(f"cd {OUT}; echo same > same; echo one > other")
+    assert await bench.collect() and bench.blobs.puts == 2
+    before = await bench.known()
+    await bench.bash(f"cd {OUT}; touch same; echo two > other")
+    assert await bench.collect() and bench.blobs.puts == 3
+    after = await bench.known()
+    assert after["same"] == before["same"] and after["other"].file_id != before["other"].file_id
+
+
+async def test_a_file_that_always_changes_is_left_alone_ever_longer(bench: Bench) -> None:
+    await bench.bash(
+        f"cd {OUT}; truncate -s 64M big;"
+        " (while :; do touch big; done) > /dev/null 2>&1 & echo $! > /tmp/pid"
+    )
+    collector = OutputsCollector(bench.files)
+    while await bench.collect(collector):  # until the loop has begun
+        await bench.bash(f"touch {OUT}/big")
+    began, puts = time.monotonic(), bench.blobs.puts
+    assert puts
+    for _ in range(3):
+        assert not await bench.collect(collector)
+    assert bench.blobs.puts == puts or time.monotonic() - began > OUTPUTS_BUSY_SECONDS
+    await bench.bash(f"kill $(cat /tmp/pid); echo fine > {OUT}/small")  # a call: it is tried again
+    assert await bench.collect(collector)
+    assert {path: each.size_bytes for path, each in (await bench.known()).items()} == {
+        "big": 64 << 20,
+        "small": 5,
+    }
+
+
+async def test_as_many_outputs_as_there_may_be_can_be_renamed(bench: Bench) -> None:
+    table = FileRows(bench.database, outputs_max=3)
+    bench.files = Files(table, bench.blobs, ids=bench.stores.ids, clock=bench.stores.clock)
+    collector = OutputsCollector(bench.files, outputs_max=3)
+    await bench.bash(f"cd {OUT}; touch a b c d")
+    assert await bench.collect(collector) and len(await bench.known()) == 3
+    await bench.bash(f"cd {OUT}; rm d; for i in *; do mv $i new-$i; done")
+    assert await bench.collect(collector)
+    assert set(await bench.known()) == {"new-a", "new-b", "new-c"}

@@ -13,12 +13,12 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass
-from hashlib import blake2b
+from dataclasses import dataclass, field
+from hashlib import blake2b, sha256
 from itertools import islice
 from typing import Final
 
-from corral.catalog.files import Files, output_key
+from corral.catalog.files import FileRecord, Files, output_key
 from corral.hands.client import HandsClient
 from corral.hands.trees import TreeEntry
 from corral.hands.wire import HeldWorkspace, TreeNews
@@ -62,18 +62,43 @@ class _Looked:
         return self.task is None
 
 
+@dataclass(kw_only=True, slots=True)
+class _Restless:
+    """Files of a session that were changed whenever they were read: how often, and until when each is left
+    alone. After its next call they are tried again: a call costs more than a file that is read in vain.
+
+    changes: calls so far, as `HeldWorkspace` counts them."""
+
+    changes: int
+    files: dict[str, tuple[int, float]] = field(default_factory=dict)
+
+    def is_left_alone(self, name: str) -> bool:
+        return name in self.files and time.monotonic() < self.files[name][1]
+
+    def note(self, name: str) -> None:
+        times = self.files.get(name, (0, 0.0))[0] + 1
+        self.files[name] = times, time.monotonic() + _pause(times)
+
+
 class OutputsCollector:
     """Of one server process, for the host of its node."""
 
     def __init__(
-        self, files: Files, *, save_memory: Callable[[SessionId], Awaitable[None]] | None = None
+        self,
+        files: Files,
+        *,
+        save_memory: Callable[[SessionId], Awaitable[None]] | None = None,
+        outputs_max: int = SESSION_OUTPUTS_MAX,
     ) -> None:
         """save_memory: of a session that is not at work, what its processes have written into memory
-        stores; calls see to that themselves. Raises WorldError, CallerError."""
+        stores; calls see to that themselves. Raises WorldError, CallerError.
+        outputs_max: of one session."""
         self._files = files
+        self._outputs_max = outputs_max
         self._save_memory = save_memory
         self._looked: dict[SessionId, _Looked] = {}
         self._failures: dict[SessionId, int] = {}  # of looks since the last that did not fail
+        self._restless: dict[SessionId, _Restless] = {}
         self._at_once = asyncio.Semaphore(OUTPUTS_AT_ONCE)
 
     async def run(self, hands: HandsClient) -> None:
@@ -106,19 +131,26 @@ class OutputsCollector:
         for session_id, looked in list(self._looked.items()):
             if session_id in listed or not looked.is_done():
                 continue
-            if only_recent and session_id in self._failures:  # what failed is made up for
+            if only_recent and self._due_at(session_id) is not None:  # what failed is made up for
                 continue
             del self._looked[session_id]
             self._failures.pop(session_id, None)
+            self._restless.pop(session_id, None)
 
     def _is_any_left(self) -> bool:
         """Whether a session whose last look failed is due: it may not be among the recent ones any more."""
         now = time.monotonic()
         return any(
-            looked.is_done() and now - looked.at > _pause(self._failures[session_id])
+            looked.is_done() and (due_at := self._due_at(session_id)) is not None and now > due_at
             for session_id, looked in self._looked.items()
-            if session_id in self._failures
         )
+
+    def _due_at(self, session_id: SessionId) -> float | None:
+        """When its next look has to be, whoever lists it; None if nothing is left to do."""
+        if (failures := self._failures.get(session_id, 0)) > 0:
+            return self._looked[session_id].at + _pause(failures)
+        restless = self._restless.get(session_id)
+        return min((until for _, until in restless.files.values()), default=None) if restless else None
 
     async def collect(self, hands: HandsClient, held: HeldWorkspace) -> bool:
         """Make files of what has changed among the outputs of one session. Returns whether that is all; if
@@ -147,63 +179,101 @@ class OutputsCollector:
     async def _collect(self, hands: HandsClient, held: HeldWorkspace, news: TreeNews) -> bool:
         session_id = held.session_id
         noted: Mapping[str, str] = news.note.get("entries", {})
-        kept: dict[str, str] = {}
-        known: set[str] | None = None
-        is_all, left = True, OUTPUTS_BYTES_MAX
         there = {_short(output_key(entry.path)): entry for entry in news.tree.entries}
+        stamps = {name: _short(str(entry.stamp)) for name, entry in there.items()}
+        kept = {name: stamps[name] for name in there if noted.get(name) == stamps[name]}
+        restless = self._restless_of(held, there)
+        asked = {
+            name
+            for name, entry in there.items()
+            if name not in kept and not restless.is_left_alone(name) and self._is_quiet(held, entry)
+        }
+        is_any_gone = news.tree.is_whole and any(name not in there for name in noted)
+        known = dict(await self._files.outputs(session_id)) if asked or is_any_gone else {}
+        gone = [
+            path for path in known if is_any_gone and (name := _short(path)) in noted and name not in there
+        ]
+        fresh = sum(output_key(there[name].path) not in known for name in asked)
+        if len(known) + fresh > self._outputs_max:  # else the old goes last: there is always one of both
+            await self._files.remove_outputs(session_id, gone)
+            for path in gone:
+                del known[path]
+        is_all, left = True, OUTPUTS_BYTES_MAX
         for name, entry in there.items():
-            stamp = _short(str(entry.stamp))
             left -= entry.size
-            if noted.get(name) != stamp and not self._is_quiet(held, entry):
-                is_all = False
-            elif noted.get(name) == stamp:
-                kept[name] = stamp
+            if name in kept:
                 continue
-            else:
-                known = set(await self._files.outputs(session_id)) if known is None else known
-                if await self._publish(hands, session_id, entry, left=left, known=known):
-                    kept[name] = stamp
+            if name in asked:
+                try:
+                    await self._publish(hands, session_id, entry, left=left, known=known)
+                    kept[name] = stamps[name]
+                    restless.files.pop(name, None)
                     continue
-                is_all = False
+                except _Changed:
+                    restless.note(name)
+            is_all = False
             if name in noted:
                 kept[name] = noted[name]
         crash_point("outputs.before_note")
         if not news.tree.is_whole:  # what we do not see may be there
             unseen = (name for name in noted if name not in kept)
             kept |= {name: noted[name] for name in islice(unseen, max(0, OUTPUTS_NOTED_MAX - len(kept)))}
-        elif any(name not in there for name in noted):
-            of_files = await self._files.outputs(session_id)
-            gone = [path for path in of_files if (name := _short(path)) in noted and name not in there]
-            await self._files.remove_outputs(session_id, gone)
+        await self._files.remove_outputs(session_id, gone)
         if kept != noted or news.version == 0:
             await hands.note_tree(session_id, _PLACE, {"entries": kept}, instead_of=news.version)
         return is_all
 
+    def _restless_of(self, held: HeldWorkspace, there: Mapping[str, TreeEntry]) -> _Restless:
+        """Of those that are there; from now on it is remembered."""
+        restless = self._restless.get(held.session_id)
+        if restless is None or restless.changes != held.changes:
+            restless = _Restless(changes=held.changes)
+        restless.files = {name: each for name, each in restless.files.items() if name in there}
+        self._restless[held.session_id] = restless
+        return restless
+
     async def _publish(
-        self, hands: HandsClient, session_id: SessionId, entry: TreeEntry, *, left: int, known: set[str]
-    ) -> bool:
-        """Whether there is nothing more to do about this entry as it is. known: by `output_key`, what is
-        kept; it is added."""
+        self,
+        hands: HandsClient,
+        session_id: SessionId,
+        entry: TreeEntry,
+        *,
+        left: int,
+        known: dict[str, FileRecord],
+    ) -> None:
+        """Then there is nothing more to do about this entry as it is. known: by `output_key`, what is kept;
+        it is added. Raises _Changed."""
         key = output_key(entry.path)
-        if key not in known and len(known) >= SESSION_OUTPUTS_MAX:  # before any byte of it is stored
+        earlier = known.get(key)
+        if earlier is None and len(known) >= self._outputs_max:  # before any byte of it is stored
             log.debug("session %s: an output is not kept: there are too many", session_id)
-            return True
+            return
         if entry.size > FILE_BYTES_MAX or left < 0:
             log.warning("session %s: an output of %d bytes is too large", session_id, entry.size)
-            return True
+            return
+        if earlier is not None and await self._is_same(hands, session_id, entry, earlier):
+            return
         crash_point("outputs.before_file")
         try:
             async with aclosing(self._content(hands, session_id, entry)) as content:
-                await self._files.put_output(session_id, entry.path, content)
-            known.add(key)
-        except _Changed:
-            return False
+                known[key] = await self._files.put_output(session_id, entry.path, content)
         except (NotFound, WorldError):
             raise
         except CallerError as error:  # too many of them: said once, for what it is now
             log.warning("session %s: an output is not kept: %s", session_id, error)
         crash_point("outputs.after_file")
-        return True
+
+    async def _is_same(
+        self, hands: HandsClient, session_id: SessionId, entry: TreeEntry, earlier: FileRecord
+    ) -> bool:
+        """Whether its content is what is kept. To read it costs less than to store it and remove that."""
+        if earlier.blob_key is None or earlier.size_bytes != entry.size:
+            return False
+        digest = sha256()
+        async with aclosing(self._content(hands, session_id, entry)) as content:
+            async for chunk in content:
+                digest.update(chunk)
+        return digest.hexdigest() == earlier.sha256
 
     async def _content(
         self, hands: HandsClient, session_id: SessionId, entry: TreeEntry

@@ -40,10 +40,17 @@ _FOR_SESSION = FILE.where(
 class FileRows:
     """`catalog.files.FileTable`."""
 
-    def __init__(self, database: Database, *, bytes_max: int = FILES_BYTES_MAX) -> None:
-        """bytes_max: of all uploads together."""
+    def __init__(
+        self,
+        database: Database,
+        *,
+        bytes_max: int = FILES_BYTES_MAX,
+        outputs_max: int = SESSION_OUTPUTS_MAX,
+    ) -> None:
+        """bytes_max: of all uploads together. outputs_max: of one session."""
         self._database = database
         self._bytes_max = bytes_max
+        self._outputs_max = outputs_max
 
     async def expect(self, blob_key: str) -> None:
         def body(connection: Connection) -> None:
@@ -88,9 +95,9 @@ class FileRows:
             earlier = None if row is None else file_of(row)
             if earlier is not None and _is_same(earlier, record):
                 return earlier
-            if earlier is None and (connection.scalar(_OUTPUT_COUNT, values) or 0) >= SESSION_OUTPUTS_MAX:
+            if earlier is None and (connection.scalar(_OUTPUT_COUNT, values) or 0) >= self._outputs_max:
                 raise InvalidRequest(
-                    f"Session {session_id} has put out {SESSION_OUTPUTS_MAX} files; more are not kept."
+                    f"Session {session_id} has put out {self._outputs_max} files; more are not kept."
                 )
             name_blob(connection, blob_key)
             if earlier is not None:
