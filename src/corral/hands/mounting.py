@@ -44,7 +44,8 @@ log = logging.getLogger(__name__)
 
 _FOR_NOW: Final = (BlobUnavailable, StoreUnavailable)
 
-
+# An earlier epoch's is not waited for: the host refuses it, and that is nobody else's failure.
+_Key = tuple[SessionId, str, str, int]  # of a mount on its way: its id and digest, and for which epoch
 _READERS: Final = frozenset({"read", "glob", "grep"})  # calls that change nothing
 
 
@@ -76,7 +77,7 @@ class Mounting:
         self._sources = dict(sources) if memory is None else {**sources, "memory": memory}
         self._memory = memory
         self._known: OrderedDict[SessionId, tuple[float, Sequence[Mapping[str, Json]]]] = OrderedDict()
-        self._bringing: dict[tuple[SessionId, str, str], asyncio.Task[None]] = {}
+        self._bringing: dict[_Key, asyncio.Task[None]] = {}
 
     def learn(self, session_id: SessionId, resources: Sequence[Resource], *, asked_at: float) -> None:
         self._keep(session_id, [resource.known for resource in resources], asked_at)
@@ -101,7 +102,7 @@ class Mounting:
 
     async def bring(self, session_id: SessionId, mounts: Sequence[Mount], *, epoch: int) -> None:
         for mount in mounts:
-            key = (session_id, mount.mount_id, mount.digest)
+            key = (session_id, mount.mount_id, mount.digest, epoch)
             task = self._bringing.get(key)
             if task is None:
                 task = asyncio.create_task(self._bring(session_id, mount, epoch), name=f"mount {key}")
@@ -141,7 +142,7 @@ class Mounting:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _brought(self, key: tuple[SessionId, str, str], task: "asyncio.Task[None]") -> None:
+    def _brought(self, key: _Key, task: "asyncio.Task[None]") -> None:
         del self._bringing[key]
         if not task.cancelled():
             task.exception()  # whoever waits for it is told; perhaps nobody does any more

@@ -1,10 +1,14 @@
 """What comes before a call: it may go wrong, and the call is made."""
 
+import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
+
+import pytest
 
 from corral.hands.memory_sync import MemorySync
 from corral.hands.mounting import Mounting
-from corral.kernel.errors import CorralError, HandsUnavailable, NotFound, RequestTooLarge
+from corral.kernel.errors import CorralError, HandsUnavailable, LeaseLost, NotFound, RequestTooLarge
 from corral.kernel.ids import EventId, MemoryStoreId, SessionId, ThreadId
 from corral.session.call import Mount, Placement, Recipe, ToolCall
 
@@ -50,3 +54,50 @@ async def test_a_pull_that_is_refused_fails_no_call() -> None:
         mounting = Mounting(hands, resources=resources, sources={}, memory=MemorySync(hands, changed))
         await mounting.before(call, epoch=1)
         assert hands.asked == 1
+
+
+class Fencing:
+    """A host that refuses what is of an earlier epoch, once it is there."""
+
+    def __init__(self) -> None:
+        self.epoch = 1
+        self.is_asked, self.answers = asyncio.Event(), asyncio.Event()
+
+    async def put_mount(
+        self, session_id: SessionId, mount: Mount, archive: AsyncIterator[bytes], *, epoch: int
+    ) -> None:
+        self.is_asked.set()
+        await self.answers.wait()
+        if epoch < self.epoch:
+            raise LeaseLost(f"epoch {epoch}")
+
+
+class Empty:
+    """A source of files without content."""
+
+    def mounts(self, attached: Any) -> Any:
+        return ()
+
+    async def open(self, session_id: SessionId, mount: Mount) -> AsyncIterator[bytes]:
+        return
+        yield b""
+
+
+async def test_a_mount_on_its_way_for_an_earlier_epoch_fails_nobody_else() -> None:
+    async def resources(session_id: SessionId) -> Any:
+        return ()
+
+    hands = Fencing()
+    mounting = Mounting(hands, resources=resources, sources={"file": Empty()})  # type: ignore[dict-item, arg-type]
+    path = "/mnt/session/uploads/a"
+    mount = Mount(mount_id="file_1", kind="file", path=path, digest="1", mode="read_only")
+    late = asyncio.create_task(mounting.bring(SessionId("sesn_1"), [mount], epoch=1))
+    await hands.is_asked.wait()
+    hands.epoch = 2
+    now = asyncio.create_task(mounting.bring(SessionId("sesn_1"), [mount], epoch=2))
+    await asyncio.sleep(0)
+    hands.answers.set()
+    await now
+    with pytest.raises(LeaseLost):
+        await late
+    await mounting.aclose()
