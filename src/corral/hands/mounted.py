@@ -36,7 +36,7 @@ _UPLOADS: Final = PurePosixPath("/mnt/session/uploads")
 _WORKSPACE: Final = PurePosixPath("/workspace")
 _MEMORY: Final = PurePosixPath("/mnt/memory")
 _NOTE: Final = "mounts.json"
-_NOTE_BYTES_MAX: Final = 1024 * MOUNTS_PER_RECIPE_MAX
+_NOTE_BYTES_MAX: Final = 1024 * MOUNTS_PER_RECIPE_MAX  # twice of what one recipe's copies come to
 _STAGING: Final = "staging"
 # Extracted by a host that does not know of it, it lands in the private /tmp of a sandbox that ends at once.
 _MEMBER: Final = "tmp/.corral-mounts.json"
@@ -88,6 +88,9 @@ class Mounted:
                 if (name := _below(_UPLOADS, notes.pop(mount_id)["path"])) not in kept:
                     self._remove(home, name)
             self._write(home, notes, is_forced=False)
+        elif self._note_path(home).stat().st_size > _NOTE_BYTES_MAX // 2:
+            # Copies of what is attached no more would pile up, and what is detached never comes back.
+            self._write(home, {each: notes[each] for each in notes if each in wanted}, is_forced=True)
 
     def missing(self, session_id: SessionId, mounts: Sequence[Mount]) -> list[str]:
         """Which of these are not there."""
@@ -134,7 +137,7 @@ class Mounted:
     async def packed(self, session_id: SessionId, archive: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         """The archive of a workspace, with what it says of its copies as the first member."""
         notes = self._notes(self._home(session_id))
-        if copies := {mount_id: note for mount_id, note in notes.items() if note["mode"] == "copy"}:
+        if copies := _newest({each: note for each, note in notes.items() if note["mode"] == "copy"}):
             data = json.dumps(copies).encode()
             info = tarfile.TarInfo(_MEMBER)
             info.size = len(data)
@@ -199,7 +202,7 @@ class Mounted:
 
     def _notes(self, home: Path) -> _Notes:
         try:
-            return _parsed((self._place(home, "notes") / _NOTE).read_bytes())
+            return _parsed(self._note_path(home).read_bytes())
         except FileNotFoundError:
             return {}
 
@@ -215,6 +218,9 @@ class Mounted:
         fresh.rename(folder / _NOTE)
         if is_forced:
             _sync(folder)
+
+    def _note_path(self, home: Path) -> Path:
+        return self._place(home, "notes") / _NOTE
 
     def _place(self, home: Path, place: str) -> Path:
         return self._provider.place(home, place)
@@ -246,6 +252,17 @@ def _parsed(data: bytes) -> _Notes:
         }
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InvalidRequest("what is noted of mounts cannot be read") from error
+
+
+def _newest(notes: _Notes) -> _Notes:
+    """As many of them as `unpacked` takes."""
+    left, kept = _NOTE_BYTES_MAX, []
+    for mount_id in reversed(notes):
+        left -= len(json.dumps({mount_id: notes[mount_id]}))  # its braces are the comma and a space
+        if left < 0:
+            break
+        kept.append(mount_id)
+    return {mount_id: notes[mount_id] for mount_id in reversed(kept)}
 
 
 def _own_member(header: bytes) -> int | None:
