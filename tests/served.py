@@ -74,13 +74,20 @@ class Served:
     # -- its processes -------------------------------------------------------------------------------
     def pid(self, role: str) -> int:
         """The process of a role, as the supervisor knows it."""
+        pid = self._known_pid(role)
+        assert pid is not None, f"{role} is being started"
+        return pid
+
+    def _known_pid(self, role: str) -> int | None:
+        """None while there is none: it has died, or begins."""
         state = read_state(self.config.data_dir)
         assert state is not None
         return next(each["pid"] for each in state["processes"] if each["role"] == role)
 
     async def kill(self, role: str, number: int = signal.SIGKILL) -> None:
-        """kill -9 one process of this server (or another signal) and return when it is gone."""
-        pid = self.pid(role)
+        """kill -9 one process of this server (or another signal) and return when it is gone. One that is
+        being started is waited for."""
+        pid = await until(lambda: (found := self._known_pid(role)) is not None and lives(found) and found)
         self.deaths += 1
         os.kill(pid, number)
         await until(lambda: not lives(pid))
