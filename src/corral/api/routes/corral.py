@@ -23,6 +23,7 @@ from corral.kernel.errors import InvalidRequest, PermissionDenied
 from corral.kernel.ids import SessionId, WorkspaceId
 from corral.kernel.limits import API_KEY_NAME_CHARS_MAX
 from corral.session.content import Json
+from corral.session.inbox import is_self_hosted
 from corral.session.sandboxes import SandboxView
 
 
@@ -93,6 +94,10 @@ def corral_routes(deps: Dependencies, authenticator: Authenticator, owners: Sess
     async def import_workspace(request: Request, session_id: SessionId) -> Response:
         parse_query(NoQuery, request.query_params)
         record = await deps.sessions.read(session_id)
+        if is_self_hosted(record.environment):
+            raise InvalidRequest(
+                f"Session {session_id} runs on workers of its environment: its files are there, not here"
+            )
         if record.status != "idle" or record.archived_at is not None:
             raise InvalidRequest(
                 f"Session {session_id} is {'archived' if record.archived_at else record.status}; files"
