@@ -7,24 +7,26 @@ the next one:
 - a sessions token, from the secret of a claimed work item, is for that item and its session alone, for as
   long as the item is its holder's.
 
-What is not listed here they may not do (403), and what is not theirs does not exist (404). Neither may
-confirm a tool call: an agent whose commands run beside the credential could allow them to itself. Source:
-API docs, self-hosted "Credentials"; docs/DIVERGENCES.md.
+What is not listed here they may not do (403), and what is not theirs does not exist (404). Of events they
+send results of tools, which is what the SDK's worker sends: an agent whose commands run beside the
+credential could allow them to itself, speak as its user, or read what others uploaded. Source: API docs,
+self-hosted "Credentials"; docs/DIVERGENCES.md.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 
 from starlette.types import Scope
 
 from corral.api.caller import Caller, Worker
+from corral.api.schema.events import FileSource, Input, UserCustomToolResult, UserToolResult
 from corral.catalog.environment_keys import EnvironmentKeyStore
 from corral.kernel.errors import AuthenticationFailed, NotFound, PermissionDenied
 from corral.kernel.ids import ENVIRONMENT_KEY_PREFIX, SESSIONS_TOKEN_PREFIX, SessionId, WorkspaceId
 from corral.session.record import SessionRecord, SessionStore
 from corral.session.work import WorkQueue
 
-__all__ = ["WorkerRights", "Workers", "is_workers"]
+__all__ = ["WorkerRights", "Workers", "check_sends", "is_workers"]
 
 _WORK = "/v1/environments/{environment_id}/work"
 _OF_ITEM = frozenset({("POST", f"{_WORK}/{{work_id}}/{what}") for what in ("ack", "heartbeat", "stop")})
@@ -73,6 +75,23 @@ _STATS = ("GET", f"{_WORK}/stats")
 def is_workers(secret: bytes) -> bool:
     """Whether what a request comes with looks like one of a worker's credentials."""
     return secret.startswith((ENVIRONMENT_KEY_PREFIX.encode(), SESSIONS_TOKEN_PREFIX.encode()))
+
+
+def check_sends(shapes: Sequence[Input], *, field: str) -> None:
+    """Whether a worker may send these events. field: of their list, for messages. Raises
+    PermissionDenied."""
+    for number, shape in enumerate(shapes):
+        if not isinstance(shape, UserToolResult | UserCustomToolResult):
+            raise PermissionDenied(
+                f"{field}.{number}: a worker sends user.tool_result and user.custom_tool_result; send"
+                f" {shape.type} with an API key"
+            )
+        for position, block in enumerate(shape.content or ()):
+            if isinstance(getattr(block, "source", None), FileSource):
+                raise PermissionDenied(
+                    f"{field}.{number}.content.{position}.source: a worker sends the content itself, and"
+                    " names no files"
+                )
 
 
 class Workers:

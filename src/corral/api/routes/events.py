@@ -18,10 +18,10 @@ from corral.api.schema.query import EventListQuery, NoQuery, Order, parse_query
 from corral.api.schema.strict import parse
 from corral.api.views import joined, sent_view
 from corral.api.visible_files import VisibleFiles
+from corral.api.worker import check_sends
 from corral.catalog.idempotency import Answer
-from corral.kernel.errors import PermissionDenied
 from corral.kernel.ids import SessionId
-from corral.session.events import Event, SystemMessage, UserInterrupt, UserToolConfirmation
+from corral.session.events import SystemMessage, UserInterrupt
 from corral.session.log import EventFilter, EventPage, InboxEntry, Position, StoredEvent
 
 
@@ -35,7 +35,7 @@ def event_routes(deps: Dependencies, once: OnceOnly, visible: VisibleFiles) -> A
         asked = parse(EventsSend, await request.body()).events
         inputs = new_inputs(asked, field="events", ids=deps.ids)
         if caller(request).worker is not None:
-            _refuse_confirmations(inputs)
+            check_sends(asked, field="events")
         await check_file_blocks(asked, visible, caller(request), field="events", clock=deps.clock)
         if not all(isinstance(event, UserInterrupt) for event in inputs):
             deps.admission.check_new_work()  # not at the gate: an interrupt is always taken
@@ -63,16 +63,6 @@ def event_routes(deps: Dependencies, once: OnceOnly, visible: VisibleFiles) -> A
         return event_page_response(list_name, order, page)
 
     return router
-
-
-def _refuse_confirmations(inputs: Sequence[Event]) -> None:
-    """Raises PermissionDenied: what an agent runs beside a worker could read the worker's credential."""
-    for number, event in enumerate(inputs):
-        if isinstance(event, UserToolConfirmation):
-            raise PermissionDenied(
-                f"events.{number}: a worker cannot confirm tool calls; send user.tool_confirmation with an"
-                " API key"
-            )
 
 
 def _sent(entries: Sequence[StoredEvent | InboxEntry]) -> Answer:
