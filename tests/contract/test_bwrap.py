@@ -28,6 +28,7 @@ from corral.testing.lab import (
     is_running,
     member,
     new_mark,
+    pids_of,
     until,
 )
 
@@ -146,19 +147,15 @@ async def test_pool_hands_out_and_refills(tmp_path: Path) -> None:
 
 async def test_sandboxes_leave_no_cgroups(tmp_path: Path) -> None:
     provider = BwrapProvider(state_dir=tmp_path, pool_size=0)
-    if not provider.capabilities.memory_limit:
+    if not provider.capabilities.holds("memory"):
         pytest.skip("no writable cgroup here")
 
     mark = new_mark()
     async with Lab.open(provider, root=tmp_path) as lab:
         await lab.bash(await lab.sandbox(), f"sleep {mark} &")
         await until(lambda: is_running(mark))
-        (process,) = [
-            folder
-            for folder in Path("/proc").iterdir()
-            if folder.name.isdigit() and mark.encode() in (folder / "cmdline").read_bytes()
-        ]
-        lines = [line.split(":") for line in (process / "cgroup").read_text().splitlines()]
+        (pid,) = pids_of(mark)
+        lines = [line.split(":") for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines()]
         groups = [path for _, _, path in lines if path.startswith("/corral/")]
         assert groups and len(set(groups)) == 1
         name = groups[0].removeprefix("/corral/")

@@ -2,10 +2,10 @@
 `corral.testing.contract_provider`.
 """
 
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 from corral.kernel.errors import WorldError
 from corral.session.call import Recipe, ToolCall
@@ -20,13 +20,40 @@ class WorkspaceMissing(WorldError):
     """The host does not hold the workspace of this placement: restore it first. Nothing was started."""
 
 
+WALLS: Final = {
+    "kernel": "a kernel of its own stands before the machine's",
+    "user": "it has a user of its own, with no rights on the machine",
+    "files": "files of the machine can be neither read nor changed, but for programs and libraries",
+    "names": "what else lies on the machine cannot be told, nor can its modes and times be changed",
+    "paths": "/workspace, /mnt and a private /tmp are where the documentation says, for commands too",
+    "processes": "no process outside can be seen",
+    "signals": "no process outside can be signalled",
+    "network": "no network, no socket of the machine; among its own processes sockets work",
+    "memory": "the memory of a whole sandbox has a bound",
+    "count": "the number of processes and threads has a bound of its own",
+    "end": "when it ends, however that comes, nothing of it runs on",
+}
+"""What a sandbox keeps apart, as whoever is inside would notice."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Capabilities:
-    """Optional abilities, as data. `isolation` is what `corral doctor` prints."""
+    """What a provider can do, as data: `corral doctor` and the documentation print it.
+
+    gaps: of WALLS, those that do not hold here, each with a sentence that says in how far. The contract
+    suite demands every other one.
+    """
 
     isolation: str
     network: bool = False
-    memory_limit: bool = False
+    gaps: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        assert self.gaps.keys() <= WALLS.keys(), self.gaps
+
+    def holds(self, wall: str) -> bool:
+        assert wall in WALLS, wall
+        return wall not in self.gaps
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,6 +118,10 @@ class Provider(Protocol):
         read-only at /mnt/session/uploads; "notes": in no sandbox; only the host writes in these two.
         "outputs", "memory/<slug>": written by the agent, so opened with `hands.trees` only. All of them
         are on one file system. Raises InvalidRequest for any other."""
+
+    def seen(self, workspace: Path, path: str) -> str:
+        """What commands inside call a path of the documented layout ("/workspace/a"): the same, where the
+        wall "paths" holds. File tools understand both."""
 
     async def prepare_memory(self, workspace: Path, slug: str) -> int | None:
         """Make the directory of a memory store. Returns the uid that its files are to have, if it is not

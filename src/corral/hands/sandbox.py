@@ -114,20 +114,21 @@ class AgentSandbox:
         finally:
             del self._calls[call.call_id]
 
-    async def check(self, absent: Sequence[str]) -> str:
-        """The agent's self-check of its walls: "sealed", or what leaks. Raises SandboxLost."""
+    async def check(self, *, absent: Sequence[str], closed: Sequence[str], stranger: int) -> Sequence[str]:
+        """The agent's self-check of its walls: which escapes worked. absent, closed: host paths that must
+        not be visible, that must not open. stranger: pid of a host process. Raises SandboxLost."""
         running = _Running(answer=asyncio.get_running_loop().create_future())
         self._calls["check"] = running
         try:
-            await self._send(
-                {"op": "run", "id": "check", "name": "check", "input": {"absent": list(absent)}}
-            )
+            fields = {"absent": list(absent), "closed": list(closed), "stranger": stranger}
+            await self._send({"op": "run", "id": "check", "name": "check", "input": fields})
             result = await asyncio.wait_for(running.answer, limits.SANDBOX_BOOT_SECONDS_MAX)
         except (TimeoutError, OSError) as e:
             raise SandboxLost("the self-check got no answer", detail=repr(e)) from e
         finally:
             del self._calls["check"]
-        return str(result.content[0]["text"])
+        said = str(result.content[0]["text"])
+        return [] if said == "sealed" and not result.is_error else said.splitlines()
 
     async def cancel(self, call_id: str) -> None:
         running = self._calls.get(call_id)
@@ -243,15 +244,24 @@ class AgentSandbox:
 
 
 def start_message(
-    *, env: Mapping[str, str], workdir: str, roots: Sequence[str], spill: str
+    *,
+    env: Mapping[str, str],
+    workdir: str,
+    roots: Sequence[str],
+    spill: str,
+    moved: Mapping[str, str] | None = None,
+    processes: int = limits.SANDBOX_PROCESSES_MAX,
 ) -> dict[str, Json]:
-    """What the agent must know: its place, the words of an interrupt, its bounds (`sandbox_agent.wire`)."""
+    """What the agent must know: its place, the words of an interrupt, its bounds (`sandbox_agent.wire`).
+
+    moved: directories that file tools are asked for -> where they are instead. processes: of its user."""
     return {
         "op": "start",
         "env": dict(env),
         "workdir": workdir,
         "roots": list(roots),
         "spill": spill,
+        "moved": dict(moved or {}),
         "interrupted": INTERRUPTED,
         "limits": {
             "output_chars": limits.TOOL_OUTPUT_CHARS_MAX,
@@ -268,7 +278,7 @@ def start_message(
             "glob_results": limits.GLOB_RESULTS_MAX,
             "walk_entries": limits.WALK_ENTRIES_MAX,
             "frame_bytes": limits.TOOL_RESULT_BYTES_MAX,
-            "processes": limits.SANDBOX_PROCESSES_MAX,
+            "processes": processes,
             "memory_bytes": limits.SANDBOX_MEMORY_BYTES,
             "file_bytes": limits.SANDBOX_FILE_BYTES_MAX,
             "open_files": limits.SANDBOX_OPEN_FILES_MAX,

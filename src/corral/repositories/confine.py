@@ -20,7 +20,8 @@ from typing import Final
 
 from corral.hands.providers.binary import diagnose, find_bwrap, find_python
 from corral.hands.providers.cgroup import Cgroups, Group
-from corral.hands.providers.launch import HOST_UID, Blueprint, confined, drops_uid, system_mounts
+from corral.hands.providers.home import HOST_UID, drops_uid
+from corral.hands.providers.launch import Blueprint, confined, system_mounts
 from corral.hands.providers.leftovers import clear_stages, end_orphans
 from corral.hands.providers.process import BwrapProcess
 from corral.hands.providers.seccomp import seccomp_filter

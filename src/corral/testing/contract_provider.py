@@ -51,7 +51,7 @@ class ProviderContract(IsolationContract, MountContract):
         assert probe.summary and not probe.remedy
 
     async def test_every_tool_works(self, lab: Lab) -> None:
-        box = await lab.sandbox()
+        box, here, outputs = await lab.sandbox(), lab.seen("/workspace"), "/mnt/session/outputs"
         steps: list[tuple[str, dict[str, Json], str]] = [
             ("write", {"file_path": "src/a.py", "content": "x = 1\n"}, "wrote 6 bytes to src/a.py"),
             ("read", {"file_path": "/workspace/src/a.py"}, "x = 1\n"),
@@ -60,9 +60,11 @@ class ProviderContract(IsolationContract, MountContract):
                 {"file_path": "src/a.py", "old_string": "1", "new_string": "2"},
                 "edited src/a.py (1 replacement(s))",
             ),
-            ("glob", {"pattern": "**/*.py"}, "/workspace/src/a.py"),
-            ("grep", {"pattern": "x ="}, "/workspace/src/a.py:1:x = 2"),
-            ("bash", {"command": "pwd; cat src/a.py"}, "/workspace\nx = 2"),
+            ("glob", {"pattern": "**/*.py"}, f"{here}/src/a.py"),
+            ("grep", {"pattern": "x =", "path": "/workspace/src"}, f"{here}/src/a.py:1:x = 2"),
+            ("bash", {"command": "pwd; cat src/a.py"}, f"{here}\nx = 2"),
+            ("write", {"file_path": f"{outputs}/o", "content": "out"}, f"wrote 3 bytes to {outputs}/o"),
+            ("bash", {"command": f"cat {lab.seen(outputs)}/o"}, "out"),
             ("bash", {"command": "true"}, "(no output)"),
         ]
         for name, fields, expected in steps:
@@ -92,13 +94,13 @@ class ProviderContract(IsolationContract, MountContract):
         assert "OK" in await lab.bash(box, "python3 -m unittest -v")
 
     async def test_shell_state_persists_per_thread(self, lab: Lab) -> None:
-        box = await lab.sandbox()
+        box, here = await lab.sandbox(), lab.seen("/workspace")
         await lab.bash(box, "mkdir d; cd d; export A=1; f() { echo f; }")
-        assert await lab.bash(box, "pwd; echo $A; f") == "/workspace/d\n1\nf"
+        assert await lab.bash(box, "pwd; echo $A; f") == f"{here}/d\n1\nf"
         other = await box.run(lab.call("bash", thread="sthr_2", command="pwd; echo [$A]"))
-        assert text_of(other) == "/workspace\n[]"
+        assert text_of(other) == f"{here}\n[]"
         await box.run(lab.call("bash", restart=True))
-        assert await lab.bash(box, "pwd; echo [$A]") == "/workspace\n[]"
+        assert await lab.bash(box, "pwd; echo [$A]") == f"{here}\n[]"
 
     async def test_big_output_goes_to_a_file(self, lab: Lab) -> None:
         box = await lab.sandbox()
@@ -107,7 +109,7 @@ class ProviderContract(IsolationContract, MountContract):
         assert len(shown) < 2 * TOOL_PREVIEW_CHARS + 500
         assert "1\n2\n3\n" in shown and shown.endswith(f"{lines - 1}\n{lines}")
         path = shown.split("all of it is in ")[1].split("]")[0]
-        assert path.startswith("/mnt/session/tool-outputs/")
+        assert path.startswith(lab.seen("/mnt/session/tool-outputs/"))
         assert await lab.bash(box, f"seq {lines} | cmp - {path} && echo same") == "same"
         assert not (await box.run(lab.call("read", file_path=path, view_range=[1, 3]))).is_error
         await lab.bash(box, f"seq {lines} > big; ls -l big")
@@ -210,15 +212,14 @@ class ProviderContract(IsolationContract, MountContract):
     # -- life and death -----------------------------------------------------------------------------
 
     async def test_workspace_survives_the_sandbox(self, lab: Lab) -> None:
-        box = await lab.sandbox()
-        await lab.bash(
-            box, "echo 1 > a; echo 2 > /mnt/session/outputs/b; echo 3 > /tmp/c; chmod 0 /workspace"
-        )
+        box, outputs = await lab.sandbox(), lab.seen("/mnt/session/outputs")
+        assert await lab.bash(box, "echo 3 > ~/c; ls ~") == "c"
+        await lab.bash(box, f"echo 1 > a; echo 2 > {outputs}/b; chmod 0 {lab.seen('/workspace')}")
         await box.destroy()
         await box.destroy()
         assert not box.is_alive
         again = await lab.sandbox()
-        assert await lab.bash(again, "cat a /mnt/session/outputs/b; ls /tmp") == "1\n2"
+        assert await lab.bash(again, f"cat a {outputs}/b; ls -A ~") == "1\n2"
 
     async def test_nothing_is_left_running(self, lab: Lab) -> None:
         marks = [new_mark() for _ in range(4)]
@@ -246,7 +247,8 @@ class ProviderContract(IsolationContract, MountContract):
 
     async def test_remove_workspace_removes_everything(self, lab: Lab) -> None:
         box = await lab.sandbox()
-        deep = "for i in $(seq 300); do mkdir dddddddddddddddd; cd dddddddddddddddd; done; cd /workspace"
+        back = lab.seen("/workspace")
+        deep = f"for i in $(seq 300); do mkdir dddddddddddddddd; cd dddddddddddddddd; done; cd {back}"
         await lab.bash(box, f"{deep}; mkdir -p x/y; ln -s / x/root; touch x/y/z; chmod 0 x/y/z x/y x")
         outside = lab.root.parent / "outside"
         outside.mkdir()
@@ -283,19 +285,21 @@ class ProviderContract(IsolationContract, MountContract):
 
     async def test_what_a_session_keeps_moves_to_another_workspace(self, lab: Lab) -> None:
         box = await lab.sandbox("sesn_here")
+        outputs = lab.seen("/mnt/session/outputs", "sesn_here")
         await lab.bash(
             box,
             "ln -s /usr/bin/python3 python; ln -s nowhere broken; echo a > 'a b'; chmod 640 'a b';"
             " ln 'a b' hard; mkfifo fifo; mkdir -p deep/er; chmod 500 deep; touch -d @1000000000 old;"
-            " echo out > /mnt/session/outputs/o; head -c 3000000 /dev/urandom > big",
+            " echo out > {outputs}/o; head -c 3000000 /dev/urandom > big",
         )
         look = (
-            "sha256sum big 'a b' /mnt/session/outputs/o; stat -c '%n %F %a %Y %h' * | sort; readlink python"
+            "sha256sum big 'a b' {}/o | cut -d' ' -f1; stat -c '%n %F %a %Y %h' * | sort; readlink python"
         )
-        before = await lab.bash(box, look)
+        before = await lab.bash(box, look.format(outputs))
         here, there = await lab.workspace("sesn_here"), await lab.workspace("sesn_there")
         await lab.provider.unpack(there, lab.provider.pack(here))
-        assert await lab.bash(await lab.sandbox("sesn_there"), look) == before
+        moved = look.format(lab.seen("/mnt/session/outputs", "sesn_there"))
+        assert await lab.bash(await lab.sandbox("sesn_there"), moved) == before
         for broken in (
             b"no tar at all" * 100,
             b"".join([c async for c in lab.provider.pack(here)])[:30_000],

@@ -30,6 +30,7 @@ __all__ = [
     "is_running",
     "member",
     "new_mark",
+    "pids_of",
     "process_count",
     "text_of",
     "until",
@@ -67,6 +68,10 @@ class Lab:
         path = self.root / session
         await self.provider.prepare_workspace(path)
         return path
+
+    def seen(self, path: str, session: str = "sesn_1") -> str:
+        """What commands in that session's sandbox call a documented path."""
+        return self.provider.seen(self.root / session, path)
 
     async def sandbox(self, session: str = "sesn_1", *, recipe: Recipe = _RECIPE) -> Sandbox:
         sandbox = await self.provider.create(
@@ -118,12 +123,18 @@ def new_mark() -> str:
 
 def is_running(mark: str) -> bool:
     """Whether a living process of this machine, sandboxes included, has the mark in its arguments."""
+    return bool(pids_of(mark))
+
+
+def pids_of(mark: str) -> list[int]:
+    """The living processes of this machine that have the mark in their arguments."""
+    found = []
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
             with contextlib.suppress(OSError):
                 if mark.encode() in (folder / "cmdline").read_bytes():
-                    return True
-    return False
+                    found.append(int(folder.name))
+    return found
 
 
 def is_gone(mark: str) -> bool:

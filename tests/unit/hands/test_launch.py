@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 
 from corral.hands.providers.binary import Bwrap, PythonInside, diagnose
-from corral.hands.providers.launch import PATHS, Blueprint, _refuse_traps, launch_command
+from corral.hands.providers.home import PATHS
+from corral.hands.providers.launch import Blueprint, _refuse_traps, launch_command
 
 
 def command(

@@ -130,6 +130,9 @@ class LocalProvider:
     def place(self, workspace: Path, place: str) -> Path:
         return workspace.parent / f".{workspace.name}" / place
 
+    def seen(self, workspace: Path, path: str) -> str:
+        return path
+
     async def import_archive(
         self, workspace: Path, archive: AsyncIterator[bytes], *, below: str | None = None
     ) -> None:

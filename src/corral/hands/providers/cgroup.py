@@ -2,7 +2,7 @@
 
 Groups lie below `corral/` at the top of what is mounted here (in a container that is the container's own),
 not below our own group: a v2 group that holds processes cannot pass controllers on. Where nothing is
-writable there are only the rlimits, and `Capabilities.memory_limit` says so.
+writable there are only the rlimits, and `Capabilities.gaps` says so.
 """
 
 import contextlib

@@ -9,7 +9,6 @@ Rules of this file:
   of a private mount namespace, which ends with the sandbox; nothing on the host is opened up.
 """
 
-import os
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,40 +16,17 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 from corral.hands.providers.binary import Bwrap, PythonInside
+from corral.hands.providers.home import AGENT, HOST_UID, MEMORY, PATHS, TMP, UPLOADS, WORKDIR
 from corral.kernel.limits import SANDBOX_TMP_BYTES
 
-__all__ = [
-    "AGENT",
-    "HOST_UID",
-    "MEMORY",
-    "PATHS",
-    "UPLOADS",
-    "WORKDIR",
-    "Blueprint",
-    "confined",
-    "drops_uid",
-    "environment",
-    "launch_command",
-    "system_mounts",
-]
+__all__ = ["Blueprint", "confined", "environment", "launch_command", "system_mounts"]
 
-HOST_UID: Final = 65522  # as root: an unprivileged uid that no distribution gives to anybody
 _INSIDE_UID: Final = "1000"
-WORKDIR: Final = "/workspace"
-AGENT: Final = "/run/corral/agent"
-PATHS: Final = {  # what a session keeps: directory of its workspace on the host -> place in the sandbox
-    "files": WORKDIR,
-    "outputs": "/mnt/session/outputs",
-    "tool-outputs": "/mnt/session/tool-outputs",
-}
-UPLOADS: Final = ("uploads", "/mnt/session/uploads")  # likewise; only the host writes there
-MEMORY: Final = ("memory", "/mnt/memory")  # likewise, with a directory for each memory store
 _SYSTEM_FOLDERS: Final = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 _ETC: Final = (  # of the host's /etc: what programs need to run, and nothing that says who lives here
     "alternatives", "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "localtime", "mime.types", "os-release",
     "protocols", "services", "ssl/certs", "ssl/openssl.cnf",
 )  # fmt: skip
-_TMP: Final = "/tmp"  # noqa: S108  (a path inside the sandbox, a private tmpfs)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,20 +47,12 @@ class Blueprint:
         return HOST_UID if self.stage else None
 
 
-def drops_uid() -> bool:
-    """Whether sandboxes get HOST_UID: we are root, and of a user namespace that knows that uid. In one that
-    does not, "root" is an ordinary user."""
-    ranges = [line.split() for line in Path("/proc/self/uid_map").read_text().splitlines()]
-    is_mapped = any(int(first) <= HOST_UID < int(first) + int(count) for first, _, count in ranges)
-    return os.geteuid() == 0 and is_mapped
-
-
 def environment(python: PythonInside) -> dict[str, str]:
     """The whole environment of a sandbox. Nothing of ours is inherited."""
     path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
     return {
         "PATH": f"{python.prefix}/bin:{path}" if python.prefix else path,
-        "HOME": _TMP,
+        "HOME": TMP,
         "USER": "agent",
         "LANG": "C.UTF-8",
         "TERM": "dumb",
@@ -211,7 +179,7 @@ def _arguments(
         "--uid", _INSIDE_UID, "--gid", _INSIDE_UID, "--cap-drop", "ALL",
         *(["--disable-userns"] if bwrap.has("--disable-userns") else []),
         "--proc", "/proc", "--dev", "/dev", *sized, "--tmpfs", "/dev/shm", "--remount-ro", "/dev",  # noqa: S108
-        *(["--perms", "1777"] if bwrap.has("--perms") else []), *sized, "--tmpfs", _TMP,
+        *(["--perms", "1777"] if bwrap.has("--perms") else []), *sized, "--tmpfs", TMP,
         *(["--dir", MEMORY[1]] if memory else []),
         "--dir", "/var", "--symlink", "../tmp", "/var/tmp",  # noqa: S108
         *[word for target, link in links for word in ("--symlink", target, link)],

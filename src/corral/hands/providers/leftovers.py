@@ -10,9 +10,9 @@ import signal
 from collections.abc import Sequence
 from pathlib import Path
 
-from corral.hands.providers.launch import MEMORY, PATHS, UPLOADS
+from corral.hands.providers.home import remove_empty
 
-__all__ = ["clear_stages", "clear_state", "end_orphans", "remove_empty"]
+__all__ = ["clear_stages", "clear_state", "end_orphans"]
 
 
 def clear_state(state_dir: Path) -> None:
@@ -32,16 +32,6 @@ def clear_stages(where: Path) -> list[str]:
         with contextlib.suppress(OSError):
             stale.rmdir()
     return [str(stale) for stale in stages]
-
-
-def remove_empty(home: Path) -> bool:
-    """Remove a workspace in which no file was ever made. Returns whether it is gone."""
-    memory = home / MEMORY[0]
-    stores = list(memory.iterdir()) if memory.is_dir() else []
-    for folder in [*(home / name for name in PATHS), home / UPLOADS[0], *stores, memory, home]:
-        with contextlib.suppress(OSError):
-            folder.rmdir()
-    return not home.exists()
 
 
 def _stale(where: Path, prefix: str) -> list[Path]:

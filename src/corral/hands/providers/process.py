@@ -84,6 +84,9 @@ class BwrapProcess:
             with contextlib.suppress(OSError):
                 self._init = os.pidfd_open(int(named[1]))
 
+    def booted(self) -> None:
+        self.find_init()
+
     def complaint(self) -> str:
         """What bwrap printed when it failed."""
         with contextlib.suppress(OSError):

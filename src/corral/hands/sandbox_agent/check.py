@@ -16,8 +16,9 @@ _AF_VSOCK = 40  # not namespaced: on a virtual machine it reaches the hypervisor
 _SOMEWHERE = ("192.0.2.1", 9)  # TEST-NET-1: no packet is needed, a route would be enough
 
 
-def run(place: Place, absent: list[str]) -> str:
-    """ "sealed", or the escapes that worked. `absent`: host paths that must not be visible."""
+def run(place: Place, absent: list[str], closed: list[str], stranger: int) -> str:
+    """ "sealed", or the escapes that worked, one per line. Of the host: `absent` are paths that must not be
+    visible, `closed` those that must not open, `stranger` is a process that must not hear our signals."""
     libc = ctypes.CDLL(None, use_errno=True)
     tries: dict[str, Callable[[], bool]] = {
         "unshare user namespace": lambda: libc.unshare(_CLONE_NEWUSER) == 0,
@@ -32,13 +33,35 @@ def run(place: Place, absent: list[str]) -> str:
         "root inside": lambda: os.getuid() == 0,
         "capabilities": _has_capabilities,
         "no seccomp filter": lambda: "Seccomp:\t2" not in _status(),
+        "signal to a foreign process": _signals(stranger),
         **{f"host path {path}": _exists(path) for path in absent},
+        **{f"reads {path}": _reads(path) for path in closed},
     }
-    return ", ".join(name for name, worked in tries.items() if worked()) or "sealed"
+    return "\n".join(name for name, worked in tries.items() if worked()) or "sealed"
 
 
 def _exists(path: str) -> Callable[[], bool]:
     return lambda: os.path.lexists(path)
+
+
+def _reads(path: str) -> Callable[[], bool]:
+    def attempt() -> bool:
+        with contextlib.suppress(OSError):
+            os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
+            return True
+        return False
+
+    return attempt
+
+
+def _signals(pid: int) -> Callable[[], bool]:
+    def attempt() -> bool:
+        with contextlib.suppress(OSError):
+            os.kill(pid, 0)
+            return True
+        return False
+
+    return attempt
 
 
 def _opens(family: int) -> bool:

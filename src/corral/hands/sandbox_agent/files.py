@@ -81,7 +81,7 @@ def resolve(place: Place, path: str) -> Path:
     """The real path of `path`, or ValueError when it lies outside the permitted directories."""
     root = Path(place.workdir).resolve()
     try:
-        full = canonical(path if os.path.isabs(path) else str(root / path))
+        full = canonical(place.real(path) if os.path.isabs(path) else str(root / path))
     except OSError as e:
         raise ValueError(f"path {path!r}: {reason(e)}") from e
     if any(is_within(full, Path(r).resolve()) for r in (str(root), *place.roots)):

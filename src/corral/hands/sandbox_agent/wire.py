@@ -47,9 +47,17 @@ class Place:
         self.workdir: str = message["workdir"]
         self.roots: list[str] = message["roots"]
         self.spill: str = message["spill"]
+        self.moved: dict[str, str] = message["moved"]  # where a documented directory is not where it should
         self.env: dict[str, str] = message["env"]
         self.interrupted: str = message["interrupted"]  # what a cancelled call is answered with
         self.limits = Limits(message["limits"])
+
+    def real(self, path: str) -> str:
+        """An absolute path, which may begin with a directory that is elsewhere here."""
+        for documented, here in self.moved.items():
+            if path == documented or path.startswith(documented + "/"):
+                return here + path[len(documented) :]
+        return path
 
 
 def pack(message: dict[str, Any]) -> bytes:

@@ -161,6 +161,9 @@ class _Provider:
     def place(self, workspace: Path, place: str) -> Path:
         return workspace / place
 
+    def seen(self, workspace: Path, path: str) -> str:
+        return path
+
     async def prepare_memory(self, workspace: Path, slug: str) -> int | None:
         raise AssertionError("no memory in a simulation")
 

@@ -1,0 +1,380 @@
+"""A provider whose sandboxes are processes on this machine, whatever their walls are made of (`walls`): the
+sandbox agent inside, a warm pool, workspaces and what goes in and out of them.
+
+How a workspace lies on the host: `home`. The warm pool holds booted sandboxes on workspaces of their own,
+made in the same way. Handing one out is a rename of its workspace onto the session's, which must still be
+empty: mounts follow the directory, and the kernel refuses the rename if there is anything to lose. A
+session that already has files, or memory stores, gets a cold one.
+"""
+
+import asyncio
+import contextlib
+import os
+import re
+import secrets
+import shlex
+import shutil
+import time
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from corral.hands.ports import Probe, Sandbox, SandboxLost
+from corral.hands.providers.binary import CannotWork
+from corral.hands.providers.home import (
+    AGENT,
+    MEMORY,
+    NOTES,
+    PATHS,
+    TMP,
+    UPLOADS,
+    WORKDIR,
+    lay_out,
+    place_of,
+    remove_empty,
+    stores_of,
+)
+from corral.hands.providers.launch import environment
+from corral.hands.providers.walls import Process, Walls
+from corral.hands.sandbox import AgentSandbox, start_message
+from corral.kernel.errors import InvalidRequest, SandboxUnavailable, WorldError
+from corral.kernel.limits import WORKSPACE_ARCHIVE_BYTES_MAX, WORKSPACE_ARCHIVE_MEMBERS_MAX
+from corral.session.call import Recipe
+
+__all__ = ["WalledProvider"]
+
+_CHUNK_BYTES: Final = 256 * 1024
+_REASON_BYTES_MAX: Final = 4096
+_SIGNALLED: Final = 128  # an exit code above: what ran inside was killed
+
+
+class WalledProvider:
+    """`hands.ports.Provider`. One per hands host; `aclose` ends all it started."""
+
+    def __init__(self, walls: Walls, *, state_dir: Path, pool_size: int = 1) -> None:
+        """`state_dir`: exists; on the file system of the workspaces, else the pool stays unused."""
+        self.name = walls.name
+        self.capabilities = walls.capabilities
+        self._walls = walls
+        self._state_dir = state_dir.resolve()
+        self._pool_size = pool_size if walls.can_be_renamed else 0
+        self._living: set[AgentSandbox] = set()
+        self._pool: list[tuple[Path, AgentSandbox]] = []
+        self._pool_dir = self._state_dir / f"pool-{os.getpid()}-{secrets.token_hex(4)}"
+        self._filling: asyncio.Task[None] | None = None
+        self._is_closed = False
+
+    # -- sandboxes ----------------------------------------------------------------------------------
+
+    async def create(self, *, session_id: str, workspace: Path, recipe: Recipe) -> Sandbox:
+        packages = recipe.environment.get("packages") or {}
+        if any(wanted for key, wanted in packages.items() if key != "type"):
+            raise SandboxUnavailable("this provider cannot install packages yet", retryable=False)
+        if self._is_closed:
+            raise SandboxUnavailable("the provider is closed", retryable=False)
+        memory = stores_of(recipe)
+        while self._pool and not memory:
+            home, warm = self._pool.pop()
+            if not warm.is_alive:
+                await self._discard(home, warm)
+                continue
+            try:
+                home.rename(workspace)
+            except OSError:  # not empty, or another file system
+                self._pool.append((home, warm))
+                break
+            self._fill_pool()
+            return warm
+        sandbox = await self._boot(workspace, memory)
+        self._fill_pool()
+        return sandbox
+
+    async def probe(self) -> Probe:
+        """Boot a throw-away sandbox over planted links, try every escape, find python3 and bash in it."""
+        started = time.monotonic()
+        home = self._state_dir / f"probe-{os.getpid()}-{secrets.token_hex(4)}"
+        canary = home / "canary"
+        try:
+            await self._walls.set_up()
+            self._lay_out(home)
+            canary.mkdir()
+            self._plant_links(home / "files", canary)
+            sandbox = await self._boot(home)
+            try:
+                leaks = await self._check(sandbox)
+            finally:
+                await sandbox.destroy()
+            if any(canary.iterdir()):
+                leaks.append("a planted link led out")
+        except SandboxLost as e:
+            return Probe(
+                is_available=False,
+                summary=e.message,
+                detail=str(e),
+                remedy="look at the log of the hands host",
+            )
+        except CannotWork as e:
+            return Probe(is_available=False, summary=e.what, detail=e.found, remedy=e.remedy)
+        except SandboxUnavailable as e:
+            return Probe(
+                is_available=False,
+                summary=e.message,
+                detail=str(e),
+                remedy="see what the machine is short of",
+            )
+        finally:
+            await asyncio.to_thread(shutil.rmtree, home, ignore_errors=True)  # no agent ever wrote there
+        summary, detail = self._walls.description()
+        if leaks:
+            return Probe(
+                is_available=False,
+                summary="the sandbox leaks",
+                detail=f"the sandbox of {detail} leaks: {', '.join(leaks)}",
+                remedy=f"install a newer {self.name}, or choose another sandbox",
+            )
+        self._fill_pool()
+        took = f"escapes denied; {(time.monotonic() - started) * 1000:.0f} ms"
+        return Probe(is_available=True, summary=summary, detail=f"{detail}, {took}")
+
+    async def _check(self, sandbox: AgentSandbox) -> list[str]:
+        """The escapes that worked and are not gaps that the capabilities name."""
+        hidden = [str(path) for path in self._walls.absent()]
+        absent = hidden if self.capabilities.holds("names") else []
+        leaks = await sandbox.check(absent=absent, closed=hidden, stranger=os.getpid())
+        known = {leak for wall, leak in _LEAKS.items() if not self.capabilities.holds(wall)}
+        return [leak for leak in leaks if leak not in known]
+
+    async def aclose(self) -> None:
+        self._is_closed = True
+        if self._filling:
+            await self._filling  # a boot that is cut off half-way would have no owner
+        await asyncio.gather(*(sandbox.destroy() for sandbox in list(self._living)))
+        for home, _ in self._pool:
+            remove_empty(home)
+        self._pool.clear()
+        with contextlib.suppress(OSError):
+            self._pool_dir.rmdir()
+        self._walls.close()
+
+    async def _boot(self, home: Path, memory: Mapping[str, bool] | None = None) -> AgentSandbox:
+        """A cold start on a workspace. Raises SandboxUnavailable with a remedy."""
+        await self._walls.set_up()
+        memory = memory or {}
+        self._lay_out(home, memory)
+
+        def seen(path: str) -> str:
+            return self._walls.seen(home, path)
+
+        python = self._walls.python
+        process = await self._start(home, [str(python.path), "-IS", seen(AGENT)], memory)
+        sandbox = AgentSandbox(process)
+        self._living = {other for other in self._living if other.is_alive} | {sandbox}
+        documented = [*PATHS.values(), UPLOADS[1], *(f"{MEMORY[1]}/{slug}" for slug in memory), TMP]
+        moved = {path: here for path in documented if (here := seen(path)) != path}
+        roots = ["/mnt/session", MEMORY[1], TMP] if not moved else [seen(path) for path in documented]
+        try:
+            await sandbox.start(
+                start_message(
+                    env={
+                        **environment(python),
+                        **({"HOME": seen(TMP), "TMPDIR": seen(TMP)} if moved else {}),
+                    },
+                    workdir=seen(WORKDIR),
+                    roots=roots,
+                    spill=seen(PATHS["tool-outputs"]),
+                    moved=moved,
+                )
+            )
+            process.booted()
+        except SandboxLost as e:
+            process.kill()
+            await process.exit_code()
+            raise self._walls.diagnose(process.complaint() or str(e)) from e
+        finally:
+            if not sandbox.is_alive:
+                await sandbox.destroy()
+        return sandbox
+
+    async def _start(
+        self, home: Path, program: Sequence[str], memory: Mapping[str, bool] | None = None
+    ) -> Process:
+        await self._walls.set_up()
+        return await self._walls.start(home, program, memory or {})
+
+    # -- the warm pool ------------------------------------------------------------------------------
+
+    def _fill_pool(self) -> None:
+        if not self._is_closed and (self._filling is None or self._filling.done()):
+            self._filling = asyncio.create_task(self._fill(), name="sandbox-pool")
+
+    async def _fill(self) -> None:
+        self._pool_dir.mkdir(mode=0o711, exist_ok=True)
+        while len(self._pool) < self._pool_size and not self._is_closed:
+            home = self._pool_dir / secrets.token_hex(8)
+            try:
+                warm = await self._boot(home)
+            except (WorldError, OSError):  # who needs a sandbox now will get the error, with its remedy
+                remove_empty(home)
+                return
+            self._pool.append((home, warm))
+
+    async def _discard(self, home: Path, sandbox: AgentSandbox) -> None:
+        await sandbox.destroy()
+        remove_empty(home)
+
+    # -- workspaces ---------------------------------------------------------------------------------
+
+    async def prepare_workspace(self, workspace: Path) -> None:
+        workspace.mkdir(mode=0o711, exist_ok=True)
+
+    def place(self, workspace: Path, place: str) -> Path:
+        return place_of(workspace, place)
+
+    def seen(self, workspace: Path, path: str) -> str:
+        return self._walls.seen(workspace, path)
+
+    async def prepare_memory(self, workspace: Path, slug: str) -> int | None:
+        self.place(workspace, f"{MEMORY[0]}/{slug}")
+        self._lay_out(workspace, (slug,))
+        return self._walls.owner(workspace)
+
+    async def import_archive(
+        self, workspace: Path, archive: AsyncIterator[bytes], *, below: str | None = None
+    ) -> None:
+        await self._walls.set_up()
+        self._lay_out(workspace)
+        agent, top = self.seen(workspace, AGENT), self.seen(workspace, WORKDIR)
+        words = [str(WORKSPACE_ARCHIVE_BYTES_MAX), str(WORKSPACE_ARCHIVE_MEMBERS_MAX)]
+        if below is not None:
+            words.append(below)
+        python = str(self._walls.python.path)
+        process = await self._start(workspace, [python, "-IS", agent, "import", top, *words])
+        try:
+            await self._feed(process, archive, complaint="the archive was refused")
+        finally:
+            await process.close()
+
+    async def export_archive(self, workspace: Path) -> AsyncIterator[bytes]:
+        async for chunk in self._packed(workspace, f"-C {shlex.quote(self.seen(workspace, WORKDIR))} ."):
+            yield chunk
+
+    async def pack(self, workspace: Path) -> AsyncIterator[bytes]:
+        async for chunk in self._packed(workspace, self._kept(workspace).packed):
+            yield chunk
+
+    async def unpack(self, workspace: Path, archive: AsyncIterator[bytes]) -> None:
+        # By tar, in a sandbox: what a tool of the agent could make, links to anywhere, is made again.
+        await self._walls.set_up()
+        self._lay_out(workspace)
+        process = await self._start(
+            workspace, ["/bin/sh", "-c", f"exec tar {self._kept(workspace).unpacked} -xpf - 2>&1"]
+        )
+        try:
+            await self._feed(process, archive, complaint="the checkpoint is broken")
+        finally:
+            await process.close()
+
+    async def _feed(self, process: Process, archive: AsyncIterator[bytes], *, complaint: str) -> None:
+        """Give an archive to a program that says what is wrong with it. Raises InvalidRequest if it does,
+        SandboxUnavailable if it did not live to do so: a good archive must not be given up for broken."""
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it says why below
+            async for chunk in archive:
+                if process.writer.is_closing():  # uvloop would raise RuntimeError, asyncio say nothing
+                    break
+                process.writer.write(chunk)
+                await process.writer.drain()
+            if not process.writer.is_closing():
+                process.writer.write_eof()
+        reason = await process.reader.read(_REASON_BYTES_MAX)
+        if (code := await process.exit_code()) != 0:
+            self._raise_if_not_started(process)
+            if code < 0 or code > _SIGNALLED:
+                raise SandboxUnavailable(
+                    f"the sandbox was killed while an archive was unpacked in it ({code})"
+                )
+            raise InvalidRequest(f"{complaint}: {reason.decode(errors='replace').strip()}")
+
+    async def _packed(self, workspace: Path, what: str) -> AsyncIterator[bytes]:
+        await self._walls.set_up()
+        self._lay_out(workspace)
+        pack = f"exec tar --ignore-failed-read -cf - {what} 2>/dev/null"
+        process = await self._start(workspace, ["/bin/sh", "-c", pack])
+        try:
+            while chunk := await process.reader.read(_CHUNK_BYTES):
+                yield chunk
+            if await process.exit_code() not in (0, 1):  # 1: a file changed under tar; below 0: killed
+                self._raise_if_not_started(process)
+                raise SandboxUnavailable("the workspace could not be packed")
+        finally:
+            await process.close()
+
+    def _raise_if_not_started(self, process: Process) -> None:
+        """Programs inside print nothing to stderr: what is there, the walls said."""
+        if complaint := process.complaint():
+            raise self._walls.diagnose(complaint)
+
+    async def remove_workspace(self, workspace: Path) -> None:
+        for ours in (UPLOADS[0], NOTES):  # no agent ever wrote there
+            await asyncio.to_thread(shutil.rmtree, workspace / ours, ignore_errors=True)
+        if not workspace.exists() or remove_empty(workspace):
+            return
+        await self._walls.set_up()
+        stores = workspace / MEMORY[0]
+        memory = {store.name: True for store in stores.iterdir()} if stores.is_dir() else {}
+        self._lay_out(workspace, memory)
+        documented = [*PATHS.values(), *(f"{MEMORY[1]}/{slug}" for slug in memory)]
+        places = shlex.join([self.seen(workspace, path) for path in documented])
+        clear = f"(chmod -R u+rwX {places}; find {places} -mindepth 1 -delete) 2>/dev/null"
+        process = await self._start(workspace, ["/bin/sh", "-c", clear], memory)
+        try:
+            await process.exit_code()
+            self._raise_if_not_started(process)
+        finally:
+            await process.close()
+        if not remove_empty(workspace):
+            raise SandboxUnavailable("a workspace could not be emptied", detail=str(workspace))
+
+    def _lay_out(self, home: Path, memory: Iterable[str] = ()) -> None:
+        lay_out(home, memory, owner=self._walls.owner(home))
+
+    def _kept(self, home: Path) -> "_Kept":
+        return _Kept.of({path: self.seen(home, path) for path in PATHS.values()})
+
+    def _plant_links(self, files: Path, canary: Path) -> None:
+        """What a hostile agent would leave for the next start: a link for each mount point's first step."""
+        for place in ("mnt", "tmp", "proc", "dev", "usr", "etc", "run", "session", "outputs"):
+            (files / place).symlink_to(canary)
+
+
+_LEAKS: Final = {  # walls, and what the agent's check says if they do not hold
+    "processes": "foreign processes in /proc",
+    "signals": "signal to a foreign process",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """Options of GNU tar for all that a session keeps, in an archive whose names are those documented."""
+
+    packed: str
+    unpacked: str
+
+    @classmethod
+    def of(cls, places: Mapping[str, str]) -> "_Kept":
+        """places: documented path -> path that programs inside use."""
+        top = os.path.commonpath(places.values())
+        names = {path.lstrip("/"): os.path.relpath(here, top) for path, here in places.items()}
+        moved = {path: here for path, here in names.items() if path != here}
+        # S: names of members are translated, what symbolic links point at is the agent's.
+        to_documented = [_transform(here, path) for path, here in moved.items()]
+        to_here = [_transform(path, here) for path, here in moved.items()]
+        where = f"-C {shlex.quote(top)}"
+        return cls(
+            packed=" ".join([*to_documented, where, *names.values()]),
+            unpacked=" ".join([*to_here, where]),
+        )
+
+
+def _transform(old: str, new: str) -> str:
+    return shlex.quote(f"--transform=s,^{re.escape(old)}\\(/\\|$\\),{new}\\1,S")

@@ -1,0 +1,66 @@
+"""What differs between the kinds of sandboxes that this machine can make: the walls. Everything else about
+them, `walled.WalledProvider` does.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from corral.hands.ports import Capabilities
+from corral.hands.providers.binary import PythonInside
+from corral.hands.sandbox import Machine
+from corral.kernel.errors import SandboxUnavailable
+
+__all__ = ["Process", "Walls"]
+
+
+class Process(Machine, Protocol):
+    """A program within walls. It gets stdin and stdout; its stderr is theirs, who complain there when they
+    cannot be built."""
+
+    def booted(self) -> None:
+        """The program has said its first word."""
+
+    async def exit_code(self) -> int:
+        """Wait for the end, throwing away what is still printed. Below 0 or above 128: it was killed."""
+
+    def complaint(self) -> str:
+        """What was said when the walls could not be built; else ""."""
+
+
+class Walls(Protocol):
+    """One kind of sandbox on this machine."""
+
+    name: str
+    capabilities: Capabilities
+    python: PythonInside
+    """The interpreter inside; known after `set_up`."""
+    can_be_renamed: bool
+    """Whether a workspace can be renamed under a sandbox, so that one can be kept warm for a session yet
+    unknown."""
+
+    async def set_up(self) -> None:
+        """Find what they are made of, clear away what killed hosts have left. Repeat: safe, and free.
+        Raises CannotWork."""
+
+    def owner(self, home: Path) -> int | None:
+        """The uid that what the agent may write is to have; None: ours."""
+
+    def seen(self, home: Path, path: str) -> str:
+        """What a program inside calls a path of the documented layout, and of AGENT and TMP."""
+
+    async def start(self, home: Path, program: Sequence[str], memory: Mapping[str, bool]) -> Process:
+        """Start a program on a workspace that is laid out. memory: the slugs of its memory stores, and
+        whether the agent may write there. Raises SandboxUnavailable."""
+
+    def diagnose(self, complaint: str) -> SandboxUnavailable:
+        """What is to be done about a complaint of theirs."""
+
+    def absent(self) -> Sequence[Path]:
+        """Paths of the host that must not be visible inside; what must not open if names can be told."""
+
+    def description(self) -> tuple[str, str]:
+        """What they are made of: for anybody, and for whoever owns the machine."""
+
+    def close(self) -> None:
+        """Every process has ended. Repeat: safe."""
