@@ -454,6 +454,8 @@ def test_an_upload_that_comes_too_slowly(server: Server) -> None:
         asyncio.run(take(60, silence_seconds=0.05))
     with pytest.raises(InvalidRequest, match="takes too long"):
         asyncio.run(take(0.01, silence_seconds=5, seconds_max=0.2))
+    with pytest.raises(InvalidRequest, match="less than 8192 bytes per second"):
+        asyncio.run(take(0.01, rate_seconds=0.1))
 
 
 def test_more_uploads_than_the_server_takes(server: Server) -> None:
@@ -462,7 +464,7 @@ def test_more_uploads_than_the_server_takes(server: Server) -> None:
 
     async def overload() -> None:
         with pytest.raises(Overloaded):
-            await Uploading(server.deps.files, at_once_max=0).read(None)  # type: ignore[arg-type]
+            await Uploading(server.deps.files, at_once_max=0).read(None, DEFAULT_WORKSPACE)  # type: ignore[arg-type]
 
     server.run(overload())
 

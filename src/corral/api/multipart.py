@@ -4,7 +4,8 @@
     while (part := await form.next()) is not None:
         async for chunk in form.chunks(): ...       or   text = await form.text()
 
-Bounds: parts, header lines and their length by the parser, the whole by the gate, silence and time here.
+Bounds: parts, header lines and their length by the parser, the whole by the gate, silence, slowness and
+time here.
 What is read no further is dropped by the server, with the rest of the body.
 """
 
@@ -28,6 +29,8 @@ from corral.kernel.limits import (
     MULTIPART_HEADER_BYTES_MAX,
     MULTIPART_HEADERS_MAX,
     MULTIPART_PARTS_MAX,
+    UPLOAD_RATE_BYTES_MIN,
+    UPLOAD_RATE_SECONDS,
     UPLOAD_SECONDS_MAX,
     UPLOAD_SILENCE_SECONDS,
 )
@@ -54,6 +57,7 @@ class Multipart:
         parts_max: int = MULTIPART_PARTS_MAX,
         silence_seconds: float = UPLOAD_SILENCE_SECONDS,
         seconds_max: float = UPLOAD_SECONDS_MAX,
+        rate_seconds: float = UPLOAD_RATE_SECONDS,
     ) -> None:
         self._parser = PushMultipartParser(
             _boundary(request),
@@ -61,7 +65,7 @@ class Multipart:
             max_header_count=MULTIPART_HEADERS_MAX,
             max_segment_count=parts_max,
         )
-        self._events = self._parsed(_timely(request, silence_seconds, seconds_max))
+        self._events = self._parsed(_timely(request, silence_seconds, seconds_max, rate_seconds))
         self._is_inside = False
 
     async def next(self) -> Part | None:
@@ -129,12 +133,17 @@ def _boundary(request: Request) -> str:
     return str(boundary)
 
 
-async def _timely(request: Request, silence_seconds: float, seconds_max: float) -> AsyncIterator[bytes]:
-    """The body as it comes."""
+async def _timely(
+    request: Request, silence_seconds: float, seconds_max: float, rate_seconds: float
+) -> AsyncIterator[bytes]:
+    """The body as it comes. For how long it was waited for is held against who sends it, and not how long
+    it takes to be stored."""
     stream = request.stream()
     end = time.monotonic() + seconds_max
+    size, waited = 0, 0.0
     while True:
-        left = end - time.monotonic()
+        asked_at = time.monotonic()
+        left = end - asked_at
         try:
             async with timeout(min(silence_seconds, left)):
                 chunk = await anext(stream, None)
@@ -147,5 +156,11 @@ async def _timely(request: Request, silence_seconds: float, seconds_max: float) 
             raise InvalidRequest("The upload was cut off. Send it again.") from None
         if chunk is None:
             return
+        size, waited = size + len(chunk), waited + time.monotonic() - asked_at
+        if waited > rate_seconds and size < waited * UPLOAD_RATE_BYTES_MIN:
+            raise InvalidRequest(
+                f"The upload takes too long: less than {UPLOAD_RATE_BYTES_MIN} bytes per second. Send it"
+                " again."
+            )
         if chunk:
             yield chunk

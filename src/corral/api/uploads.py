@@ -1,7 +1,5 @@
 """Uploads: from the form of a request to stored bytes, and an effect that names them."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 
@@ -12,7 +10,9 @@ from corral.api.idempotency import Digest
 from corral.api.multipart import Multipart
 from corral.catalog.files import Files, Received
 from corral.kernel.errors import InvalidRequest, Overloaded
+from corral.kernel.ids import WorkspaceId
 from corral.kernel.limits import FILE_SECONDS_MAX, FILE_SECONDS_MIN, UPLOADS_AT_ONCE_MAX
+from corral.kernel.shares import Shares
 
 __all__ = ["Upload", "Uploading"]
 
@@ -34,20 +34,21 @@ class Upload:
 
 
 class Uploading:
-    """The uploads of this process."""
+    """The uploads of this process, of which no workspace takes all places."""
 
     def __init__(self, files: Files, *, at_once_max: int = UPLOADS_AT_ONCE_MAX) -> None:
         self._files = files
-        self._at_once_max = at_once_max
-        self._at_once = 0
+        self._places = Shares(at_once_max)
 
-    async def read(self, request: Request) -> Upload:
+    async def read(self, request: Request, workspace_id: WorkspaceId) -> Upload:
         """Store the one file of the form. Whoever gets it must name or discard what was received.
 
         Raises InvalidRequest, RequestTooLarge, Overloaded, BlobUnavailable, StoreUnavailable; then nothing
         is left of it.
         """
-        with self._one():
+        with self._places.now(workspace_id) as has_place:
+            if not has_place:
+                raise Overloaded("This server is taking as many uploads as it can. Try again.")
             form = Multipart(request)
             try:
                 return await self._read(form)
@@ -81,16 +82,6 @@ class Uploading:
             content_type=content_type,
             expires_in_seconds=expires,
         )
-
-    @contextmanager
-    def _one(self) -> Iterator[None]:
-        if self._at_once >= self._at_once_max:
-            raise Overloaded(f"This server is taking {self._at_once_max} uploads. Try again.")
-        self._at_once += 1
-        try:
-            yield
-        finally:
-            self._at_once -= 1
 
 
 def _seconds(text: str) -> int:

@@ -139,7 +139,9 @@ FILE_NAME_CHARS_MAX, FILE_TYPE_CHARS_MAX = 255, 255  # API docs, files; of a nam
 FILE_SECONDS_MIN, FILE_SECONDS_MAX = 3_600, 7_776_000  # expires_in_seconds; API docs, files
 FILE_METADATA_DAYS = 30  # after a file has expired; API docs, files
 FILE_PAGE_LIMIT_MAX, FILE_IDS_MAX = 1000, 100  # API docs, files
-UPLOADS_AT_ONCE_MAX = 64  # of one process: two megabytes each, 32 with S3; the next gets 529
+UPLOADS_AT_ONCE_MAX = 64  # of one process, shared by workspaces: two megabytes each, 32 with S3; then 529
+# On average over UPLOAD_RATE_SECONDS and more of waiting for it: whoever sends less only keeps a place.
+UPLOAD_RATE_BYTES_MIN, UPLOAD_RATE_SECONDS = 8 * 1024, 60.0
 UPLOAD_SILENCE_SECONDS = 60.0  # no byte of an upload for this long: whoever sent it is gone
 UPLOAD_SECONDS_MAX = 3_600.0  # a whole upload: 140 KB/s for the largest
 UPLOAD_GIVEN_UP_SECONDS = 2 * UPLOAD_SECONDS_MAX  # then nobody writes those bytes any more: they go

@@ -43,7 +43,7 @@ def file_routes(deps: Dependencies, once: OnceOnly, visible: VisibleFiles) -> AP
         # Whether it is a repeat is known at its end: then what was stored for it goes.
         parse_query(NoQuery, request.query_params)
         once.check_key(request)
-        upload = await uploading.read(request)
+        upload = await uploading.read(request, caller(request).workspace_id)
         digest = upload.digest
         is_kept = False
         try:
