@@ -151,7 +151,9 @@ async def check_storage_quota(stores: Stores) -> None:
     refused = upload(stores, b"x" * 401)
     assert await error_code(refused) == "storage_quota_exceeded"
     await upload(stores, b"x" * 300, workspace_id=OTHER)
-    assert await error_code(upload(stores, b"x" * 200)) == "storage_quota_exceeded"
+    no_room = await error_of(upload(stores, b"x" * 200))
+    assert isinstance(no_room, InvalidRequest) and no_room.error_code == "storage_quota_exceeded"
+    assert "600 bytes" in no_room.message and "900" not in no_room.message, "nothing of what others have"
     session = await stores.session()  # what sessions have does not count
     await stores.files.put_output(
         output(stores, session.session_id, "large", b"x" * 900, await expected(stores))

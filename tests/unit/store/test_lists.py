@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, Engine, event
 
+from corral.catalog.files import FileFilter
 from corral.kernel.ids import DEFAULT_WORKSPACE as HERE
 from corral.session.record import SessionFilter, Status
 from corral.testing.contract_catalog import agent
@@ -48,6 +49,15 @@ LISTS: dict[str, tuple[str, Callable[[Opened, Any], Awaitable[Any]]]] = {
         lambda opened, after: sessions(opened, after, include_archived=True, api_key_id="apikey_1"),
     ),
 }
+
+
+async def test_files_of_no_session_are_found_without_looking_at_those_of_sessions(sqlite: Opened) -> None:
+    for place in (None, (sqlite.stores.clock.now(), "file_1")):
+        with plans() as found:
+            await sqlite.stores.files.page(HERE, FileFilter(unscoped_only=True), limit=1, after=place)
+        assert found and all("files_uploaded" in plan and "TEMP B-TREE" not in plan for plan in found), (
+            found
+        )
 
 
 async def sessions(opened: Opened, after: Any, **fields: Any) -> Any:

@@ -33,11 +33,9 @@ _LEFT = (
     .values(state="going")
 )
 _SUM = select(func.coalesce(func.sum(file_usage.c.bytes), 0))
-_ADD = (
-    update(file_usage)
-    .where(file_usage.c.workspace_id == bindparam("of_workspace_id"))
-    .values(bytes=file_usage.c.bytes + bindparam("more"))
-)
+_IS_ITS = file_usage.c.workspace_id == bindparam("of_workspace_id")
+_OWN = select(file_usage.c.bytes).where(_IS_ITS)
+_ADD = update(file_usage).where(_IS_ITS).values(bytes=file_usage.c.bytes + bindparam("more"))
 
 
 def expect_blob(connection: Connection, blob_key: str, *, give_up_at: datetime) -> None:
@@ -78,14 +76,15 @@ def release(connection: Connection, fewer: dict[str, int]) -> None:
     connection.execute(_LEFT, {"of_keys": keys})
 
 
-def count_usage(connection: Connection, workspace_id: WorkspaceId, more: int) -> int:
-    """Bytes of all uploads, these included."""
+def count_usage(connection: Connection, workspace_id: WorkspaceId, more: int) -> tuple[int, int]:
+    """Bytes of all uploads, these included: of the workspace, and of all workspaces together."""
     # The first of a workspace makes its row, and may have a twin on another node. SQLAlchemy has this
     # statement, which both engines spell alike, for each of them only.
     make = (postgresql if connection.dialect.name == "postgresql" else sqlite).insert(file_usage)
     connection.execute(make.on_conflict_do_nothing(), {"workspace_id": workspace_id, "bytes": 0})
     connection.execute(_ADD, {"of_workspace_id": workspace_id, "more": more})
-    return int(connection.scalar(_SUM) or 0)
+    own = connection.scalar(_OWN, {"of_workspace_id": workspace_id})
+    return int(own or 0), int(connection.scalar(_SUM) or 0)
 
 
 def counted(keys: Collection[str | None]) -> dict[str, int]:

@@ -68,11 +68,12 @@ class FileRows:
 
         def body(connection: Connection) -> FileRecord:
             name_blob(connection, blob_key)
-            usage = count_usage(connection, record.workspace_id, record.size_bytes)
-            if usage > self._bytes_max:
+            own, usage = count_usage(connection, record.workspace_id, record.size_bytes)
+            if usage > self._bytes_max:  # what others have of it is their affair
                 raise InvalidRequest(
-                    f"There is no room for {record.size_bytes} more bytes: uploaded files have"
-                    f" {usage - record.size_bytes} of {self._bytes_max}. Delete some, then send it again.",
+                    f"There is no room for {record.size_bytes} more bytes beside the uploaded files of this"
+                    f" workspace ({own - record.size_bytes} bytes), and those of others on this server."
+                    " Delete some, then send it again.",
                     error_code="storage_quota_exceeded",
                 )
             insert_file(connection, record)

@@ -83,5 +83,5 @@ __all__ = [
     "writers",
 ]
 
-REVISION = "0011"
+REVISION = "0012"
 """The Alembic revision that these tables are of."""

@@ -26,6 +26,14 @@ files = Table(
     Column("due_at", Moment),  # when the clean-up has to look at it next
     Index("files_by_creation", "workspace_id", "created_at", "file_id"),
 )
+Index(  # of no session: the whole list of who sees no other's sessions
+    "files_uploaded",
+    files.c.workspace_id,
+    files.c.created_at,
+    files.c.file_id,
+    sqlite_where=files.c.scope_id.is_(None),
+    postgresql_where=files.c.scope_id.is_(None),
+)
 Index(
     "files_by_scope",
     files.c.scope_id,
