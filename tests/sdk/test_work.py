@@ -289,6 +289,24 @@ def test_rights_of_a_sessions_token(pool: Pool, server: Any) -> None:
         assert token.post(f"{work}/{item.id}/stop").status_code == 409
 
 
+def test_a_stream_ends_with_the_credential_that_opened_it(pool: Pool) -> None:
+    session_id = pool.session()
+    item = pool.poll()
+    pool.work.ack(item.id, environment_id=pool.id)
+    with (
+        pool.client(pool.token(item)) as holder,
+        holder.beta.sessions.events.stream(session_id) as by_token,
+        pool.worker.beta.sessions.events.stream(session_id) as by_key,
+        pool.operator.beta.sessions.events.stream(session_id) as by_operator,
+    ):
+        pool.work.stop(item.id, environment_id=pool.id, force=True)
+        revoke = f"/corral/v1/environments/{pool.id}/keys/{pool.key['id']}/revoke"
+        assert pool.http.post(revoke).status_code == 200
+        assert list(by_token) == [] and list(by_key) == [], "else this waits for ever"
+        pool.operator.beta.sessions.events.send(session_id, events=[MESSAGE])
+        assert next(iter(by_operator)).type == "user.message"
+
+
 def test_an_api_key_does_no_workers_work(pool: Pool) -> None:
     pool.session()
     item = pool.poll()

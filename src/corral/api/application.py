@@ -105,15 +105,16 @@ def create_api(dependencies: Dependencies) -> FastAPI:
         openapi_url="/corral/v1/openapi.json",
         redirect_slashes=False,
     )
+    workers = Workers(dependencies.environment_keys, dependencies.work)
     authenticator = Authenticator(
         dependencies.api_keys,
         dependencies.workspace_records,
         dependencies.clock,
-        workers=Workers(dependencies.environment_keys, dependencies.work),
+        workers=workers,
     )
     owners = SessionOwners(dependencies.sessions)
     once = OnceOnly(dependencies.idempotency)
-    streams = Streams(dependencies)
+    streams = Streams(dependencies, workers)
     kinds = ResourceKinds(dependencies)
     visible = VisibleFiles(dependencies, owners)
     api.state.streams, api.state.authenticator = streams, authenticator

@@ -17,10 +17,11 @@ class Worker(NamedTuple):
     """A worker of a self-hosted environment, by its environment key; or by a sessions token, which is of
     one work item and its session. What it may do: `api.worker`.
 
-    is_current, holds: of a token; see `session.work.Holder`.
+    credential: what it is known by, its SHA-256. is_current, holds: of a token; see `session.work.Holder`.
     """
 
     environment_id: EnvironmentId
+    credential: bytes
     work_id: WorkId | None = None
     session_id: SessionId | None = None
     is_current: bool = True

@@ -21,8 +21,10 @@ import orjson
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
+from corral.api.caller import Worker, caller_in
 from corral.api.dependencies import Dependencies
 from corral.api.schema.query import StreamQuery, parse_query
+from corral.api.worker import Workers
 from corral.kernel.errors import InvalidRequest, NotFound, Overloaded, StoreUnavailable
 from corral.kernel.ids import EVENT, EventId, SessionId, ThreadId, derived
 from corral.kernel.limits import (
@@ -33,6 +35,7 @@ from corral.kernel.limits import (
     STREAMS_OPEN_MAX,
     TAIL_LOOK_SECONDS,
     TAIL_LOOK_SESSIONS_MAX,
+    WORKER_STREAM_LOOK_SECONDS,
 )
 from corral.session.bus import Committed, Deleted, Message, Overflow, Preview
 from corral.session.events import AgentMessage, SessionDeleted, SpanModelRequestEnd
@@ -47,15 +50,16 @@ _HEADERS = [
 
 
 class _Ended(Exception):
-    """The client went away, or the server stops."""
+    """The client went away or may not read on, or the server stops."""
 
 
 class Streams:
     """The ASGI endpoint of every event stream, and the set of open ones: a stopping server ends them at
     once, and `run` sees to it that none of them waits for a message that was lost."""
 
-    def __init__(self, dependencies: Dependencies) -> None:
+    def __init__(self, dependencies: Dependencies, workers: Workers) -> None:
         self._dependencies = dependencies
+        self._workers = workers
         self._watchers: set[asyncio.Task[None]] = set()
         self._readers: set[_Reader] = set()
         self._is_closing = False
@@ -110,6 +114,8 @@ class Streams:
                 position=resume or end,
                 send=send,
             )
+            who = caller_in(scope)
+            worker = None if who is None else who.worker
             del record, scope
             await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
             await send({"type": "http.response.body", "body": b": connected\n\n", "more_body": True})
@@ -118,11 +124,14 @@ class Streams:
                     watcher = group.create_task(self._watch(receive))
                     self._watchers.add(watcher)
                     watcher.add_done_callback(self._watchers.discard)
+                    guard = group.create_task(self._guard(worker)) if worker is not None else None
                     self._readers.add(reader)
                     if resume is not None:
                         await reader.catch_up()
                     await reader.follow(messages)
                     watcher.cancel()
+                    if guard is not None:
+                        guard.cancel()
             except* _Ended:
                 pass
             finally:
@@ -140,6 +149,14 @@ class Streams:
                 raise _Ended from None
             raise
         raise _Ended
+
+    async def _guard(self, worker: Worker) -> None:
+        """End the stream of a worker soon after its credential."""
+        while True:
+            await asyncio.sleep(WORKER_STREAM_LOOK_SECONDS)
+            with suppress(StoreUnavailable):
+                if not await self._workers.is_good(worker):
+                    raise _Ended
 
 
 def _asked(scope: Scope) -> tuple[SessionId, ThreadId | None, frozenset[str], Position | None]:

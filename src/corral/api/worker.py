@@ -111,19 +111,27 @@ class Workers:
             key = await self._keys.find(digest)
             if key is None:
                 raise AuthenticationFailed("invalid environment key")
-            worker = Worker(environment_id=key.environment_id)
+            worker = Worker(environment_id=key.environment_id, credential=digest)
             return _caller(key.environment_key_id, key.workspace_id, worker, workspace)
         holder = await self._work.holder(digest)
         if holder is None:
             raise AuthenticationFailed("invalid sessions token")
         worker = Worker(
             environment_id=holder.environment_id,
+            credential=digest,
             work_id=holder.work_id,
             session_id=holder.session_id,
             is_current=holder.is_current,
             holds=holder.holds,
         )
         return _caller(holder.work_id, holder.workspace_id, worker, workspace)
+
+    async def is_good(self, worker: Worker) -> bool:
+        """Whether it may still read its session. Raises StoreUnavailable."""
+        if worker.session_id is None:
+            return await self._keys.find(worker.credential) is not None
+        holder = await self._work.holder(worker.credential)
+        return holder is not None and holder.holds
 
 
 def _caller(name: str, workspace_id: WorkspaceId, worker: Worker, header: bytes | None) -> Caller:

@@ -172,6 +172,7 @@ WORKER_SEEN_SECONDS = 30.0  # who polled since counts as polling; API docs, self
 WORKER_NOTE_SECONDS = 5.0  # how often it is written down that a worker polls
 WORKERS_NOTED_MAX = 10_000  # of one process, in memory
 WORKER_ID_CHARS_MAX = 255
+WORKER_STREAM_LOOK_SECONDS = 2.0  # a stream outlives the worker's credential that opened it for so long
 ENVIRONMENT_KEYS_MAX = 100  # of one environment that are not revoked
 
 # -- skills ---------------------------------------------------------------------------------------
