@@ -67,6 +67,7 @@ def open_worker(
     mirrors = open_mirrors(config)
     stack.push_async_callback(mirrors.aclose)
     repositories, repository_skills = open_repositories(ground, mirrors)
+    stack.push_async_callback(repository_skills.aclose)
     mounting = open_mounting(ground, hands, blobs=blobs, repositories=repositories)
     stack.push_async_callback(mounting.aclose)
     dispatch = Dispatch(hands, mounting)

@@ -38,9 +38,11 @@ class Backoff:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SeekSkills:
-    """Look which skills the repositories of the session bring, before the thread's first request."""
+    """Look which skills the repositories of the session bring, before a request of the thread. waits: for
+    a while, with its first request; a later one takes what is known by then."""
 
     thread_id: ThreadId
+    waits: bool
 
 
 Action = AskModel | RunTool | Backoff | SeekSkills
@@ -103,10 +105,11 @@ class Waited:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sought:
-    """skills: as `RepositorySkills.of`. They are logged with the request that is first told of them."""
+    """skills: as `RepositorySkills.of`. They are logged with the request that is first told of them; None:
+    that the thread is told later is logged."""
 
     action: SeekSkills
-    skills: tuple[Mapping[str, Json], ...]
+    skills: tuple[Mapping[str, Json], ...] | None
 
 
 Completion = Replied | Failed | Aborted | Ran | Unmounted | Waited | Sought

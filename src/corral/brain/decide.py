@@ -43,7 +43,7 @@ def wanted(state: State, thread: Thread, *, epoch: int) -> set[Action]:
         return {AskModel(thread_id=thread.thread_id, request=thread.request)} if mine else set()
     ready = [c for c in thread.calls.values() if not c.awaits_client and c.placement is not None]
     if thread.seeks_skills and thread.wants_model and not thread.calls:
-        return {SeekSkills(thread_id=thread.thread_id)}
+        return {SeekSkills(thread_id=thread.thread_id, waits=not thread.is_told_later)}
     # A thread's shell takes one command after another, in the order the model gave them: hands could not
     # tell that order from the order in which side by side requests reach them.
     in_shell = [call.call_id for call in ready if call.name == SHELL_TOOL]

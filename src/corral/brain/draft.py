@@ -27,8 +27,8 @@ class Draft:
         self.state = state.fork()
         self.events: list[NewEvent] = []
         self.consumes: list[EventId] = []
-        self.sought: dict[ThreadId, tuple[Mapping[str, Json], ...]] = {}
-        """Skills that repositories bring, for the request that is written now."""
+        self.sought: dict[ThreadId, tuple[Mapping[str, Json], ...] | None] = {}
+        """Skills that repositories bring, for the request that is written now; None: nobody knows yet."""
         self._clock = clock
         self._ids = ids
 

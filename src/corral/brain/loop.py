@@ -376,9 +376,10 @@ class Loop:
                     return Unmounted(action=action, mount_id=failed.mount_id, error=failed.error)
                 crash_point("brain.after_tool")
                 return Ran(action=action, result=result)
-            case SeekSkills():
-                of = self._gear.repository_skills
-                return Sought(action=action, skills=tuple(await of.of(self.session_id)) if of else ())
+            case SeekSkills(waits=waits):
+                look = self._gear.repository_skills
+                skills = () if look is None else await look.of(self.session_id, waits=waits)
+                return Sought(action=action, skills=None if skills is None else tuple(skills))
             case Backoff(thread_id=thread_id):
                 await asyncio.sleep(backoff_seconds(state.threads[thread_id]))
                 return Waited(action=action)

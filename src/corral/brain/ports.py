@@ -85,10 +85,13 @@ class Mounts(Protocol):
 class RepositorySkills(Protocol):
     """The skills that the repositories of sessions bring."""
 
-    async def of(self, session_id: SessionId) -> Sequence[Mapping[str, Json]]:
-        """Each with `name`, `description` (one line) and `path`, its directory in the sandbox. It may take
-        as long as a clone. What cannot be had now is left out. Repeat: safe, and looks anew. Raises
-        NotFound, StoreUnavailable."""
+    async def of(self, session_id: SessionId, *, waits: bool) -> Sequence[Mapping[str, Json]] | None:
+        """Each with `name`, `description` (one line) and `path`, its directory in the sandbox. What cannot
+        be had is left out.
+
+        It may take as long as a clone, for which nobody waits longer than REPOSITORY_SKILLS_WAIT_SECONDS
+        (waits), or at all (else): None, and the look goes on. Repeat: safe; once there was an answer it
+        looks anew. Raises NotFound, StoreUnavailable."""
 
 
 class NoMounts:

@@ -237,8 +237,12 @@ class _Thread:
         return is_at_cap(self.draft.state, self.terms.models, at=self.draft.now())
 
     def _sought(self) -> dict[str, Json]:
-        """What its first request is told of, for the log."""
-        skills = self.draft.sought.get(self.thread_id) if self.thread.seeks_skills else None
+        """What the request is the first to be told of, for the log."""
+        if not self.thread.seeks_skills:
+            return {}
+        skills = self.draft.sought[self.thread_id]
+        if skills is None:
+            return {"skills_later": True}
         return {"skills": list(skills)} if skills else {}
 
     def run(self) -> None:

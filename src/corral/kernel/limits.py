@@ -362,6 +362,8 @@ REPOSITORY_LOCK_SECONDS = 0.05  # between looks whether another process is done 
 REPOSITORIES_RESOLVED_MAX = 10_000  # sessions of a brain whose checked-out commit it remembers
 REPOSITORY_RESOLVED_SECONDS = 60.0  # for so long: what a session start needs more than once is one fetch
 REPOSITORY_SKILLS_MAX = 100  # of one repository; a prompt lists them
+REPOSITORY_SKILLS_WAIT_SECONDS = 10.0  # a first request waits no longer to be told of them; a later one is
+REPOSITORY_LOOKS_MAX = 1_000  # sessions of a brain for which they are looked for, or were and nobody asked
 REPOSITORY_FRONT_MATTER_BYTES_MAX = 4096  # of one SKILL.md, which anybody may have written
 REPOSITORY_SKILL_BYTES_MAX = 64 * 1024  # of one SKILL.md; a longer one is passed over
 

@@ -80,8 +80,8 @@ class RepositorySource:
         most REPOSITORY_SKILL_BYTES_MAX; longer ones, links and submodules are passed over.
 
         This is the session's clone: it may take as long as one (REPOSITORY_SECONDS_MAX), and the copy made
-        soon after costs no further fetch. Repeat: safe; it scans anew, so call it once, at session start,
-        and keep the outcome in the log. Raises MountFailed, as `open` does: go on without.
+        soon after costs no further fetch. Repeat: safe; it scans anew, so call it once, when a session
+        starts, and keep the outcome in the log. Raises MountFailed, as `open` does: go on without.
         """
         repository = _repository(resource)
         mount_id = str(resource["id"])

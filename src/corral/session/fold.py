@@ -218,10 +218,15 @@ def _begin_request(thread: Thread, request: EventId, private: Mapping[str, Json]
 
 
 def _tell_skills(thread: Thread, private: Mapping[str, Json]) -> None:
-    """With its first request it is settled which skills a thread is told of: every later one says so."""
-    if thread.seeks_skills:
-        thread.seeks_skills = False
-        thread.skills += tuple(private.get("skills", ()))
+    """With its first request it is settled which skills a thread is told of: every later one says so.
+    Unless nobody knew yet: then a later one settles it, and from there on prompts begin anew."""
+    if not thread.seeks_skills:
+        return
+    told = tuple(private.get("skills", ()))
+    if told and thread.is_told_later:
+        thread.measured_tokens = thread.measured_weight = 0  # it was without them
+    thread.skills += told
+    thread.seeks_skills = thread.is_told_later = bool(private.get("skills_later"))
 
 
 def _compact(thread: Thread, private: Mapping[str, Json]) -> None:

@@ -59,11 +59,12 @@ class Thread:
     """One thread of a session, folded.
 
     skills:      of its agent, as the record of its session has them, and then of repositories.
-    seeks_skills: its repositories may bring some, and nobody has looked yet; before its first request.
+    seeks_skills: its repositories may bring some, and no request has settled yet which.
+    is_told_later: of these; its first request was made without.
     wants_model: the conversation ends with something that the model has not answered.
     weight:      of all entries, as `conversation.weight` counts.
     measured_tokens, measured_weight: what the provider counted, reply included, when the entries weighed
-                 so much; 0 if they were made shorter since.
+                 so much; 0 if they were made shorter since, or the system prompt longer.
     request:     a model request was started and has not ended; made under `request_epoch`.
     compacts:    that request asks for a summary; what is to become of the conversation then.
     compactions: summaries asked for since the model last said or called something.
@@ -82,6 +83,7 @@ class Thread:
     agent: Mapping[str, Json]
     skills: tuple[Mapping[str, Json], ...] = ()
     seeks_skills: bool = False
+    is_told_later: bool = False
     created_at: datetime
     memory_note: str | None = None
     status: Status = "idle"

@@ -19,7 +19,8 @@ ATTACHED = {
     "sha256": "0",
 }
 FOUND = {"name": "a", "description": "Does B.", "path": "/workspace/repo/.claude/skills/a"}
-SEEK = SeekSkills(thread_id=THREAD)
+SEEK = SeekSkills(thread_id=THREAD, waits=True)
+SEEK_AGAIN = SeekSkills(thread_id=THREAD, waits=False)
 
 
 def scene(*, tools: list[dict[str, Any]] | None = None) -> Scene:
@@ -106,6 +107,41 @@ def test_nothing_found_is_settled_too() -> None:
     made.step()
     assert SEEK not in made.decide()
     assert "/workspace/repo" not in system(made)
+
+
+def test_a_clone_that_takes_long_holds_up_the_first_request_no_longer_than_others() -> None:
+    made = scene()
+    made.say("hello")
+    made.step()
+    assert made.decide() == {SEEK}
+    assert made.step(Sought(action=SEEK, skills=None)) == ["span.model_request_start"]
+    made.asked()
+    first = system(made)
+    assert "/workspace/repo" not in first and made.rebuilt().primary.seeks_skills
+    made.step(made.reply(text("Hi.")))
+    made.say("again")
+    assert "span.model_request_start" not in made.step()
+    assert made.decide() == {SEEK_AGAIN}
+    made.step(Sought(action=SEEK_AGAIN, skills=None))
+    made.asked()
+    assert system(made) == first, "not yet"
+    made.step(made.reply(text("Hi.")))
+    assert made.state.primary.measured_tokens
+    made.say("and again")
+    made.step()
+    made.restart()
+    made.step()
+    assert made.decide() == {SEEK_AGAIN}
+    made.step(Sought(action=SEEK_AGAIN, skills=(FOUND,)))
+    made.asked()
+    assert made.state.primary.measured_tokens == 0, "what was counted was without"
+    told = system(made)
+    assert told != first and "/workspace/repo/.claude/skills/a/SKILL.md" in told
+    made.step(made.reply(text("Hi.")))
+    made.say("once more")
+    assert "span.model_request_start" in made.step()
+    assert system(made) == told
+    assert made.rebuilt().primary.skills == made.state.primary.skills == (ATTACHED, FOUND)
 
 
 def test_a_brain_that_dies_while_it_looks_leaves_that_to_the_next() -> None:

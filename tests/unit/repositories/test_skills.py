@@ -1,5 +1,6 @@
 """Which skills of repositories an agent is told of."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -40,7 +41,8 @@ async def found(skills: Mapping[str, Sequence[RepositorySkill]], *paths: str) ->
             ),
         ]
 
-    listed = await SkillsOfRepositories(Repositories(skills), resources=resources).of(SESSION)
+    listed = await SkillsOfRepositories(Repositories(skills), resources=resources).of(SESSION, waits=True)
+    assert listed is not None
     return [(each["name"], each["path"]) for each in listed]
 
 
@@ -51,6 +53,42 @@ async def test_names_that_clash_keep_both_with_their_paths() -> None:
         ("y", "/workspace/a/.claude/skills/y"),
         ("x", "/workspace/b/.claude/skills/x"),
     ]
+
+
+class Slow:
+    """A repository whose clone takes a while."""
+
+    def __init__(self) -> None:
+        self.is_cloned, self.asked = asyncio.Event(), 0
+
+    async def skills(self, session_id: SessionId, resource: Mapping[str, Any]) -> Sequence[RepositorySkill]:
+        self.asked += 1
+        await self.is_cloned.wait()
+        return [skill("x")]
+
+
+async def test_nobody_waits_for_a_clone_to_its_end_and_it_goes_on() -> None:
+    async def resources(session_id: SessionId) -> Sequence[Mapping[str, Any]]:
+        return [{"type": "github_repository", "id": "sesrsc_1", "mount_path": "/workspace/a"}]
+
+    slow = Slow()
+    skills = SkillsOfRepositories(slow, resources=resources, wait_seconds=0.01)
+    assert await skills.of(SESSION, waits=True) is None
+    assert await skills.of(SESSION, waits=False) is None
+    asking = asyncio.create_task(skills.of(SESSION, waits=True))
+    await asyncio.sleep(0)
+    asking.cancel()
+    await asyncio.wait([asking])
+    slow.is_cloned.set()
+    async with asyncio.timeout(5):
+        while (found := await skills.of(SESSION, waits=False)) is None:
+            pass
+    assert [each["name"] for each in found] == ["x"] and slow.asked == 1
+    await skills.of(SESSION, waits=True)
+    assert slow.asked == 2, "once it is known, it is looked for anew"
+    slow.is_cloned.clear()
+    assert await skills.of(SESSION, waits=False) is None
+    await skills.aclose()
 
 
 async def test_what_cannot_be_had_or_told_is_left_out() -> None:
