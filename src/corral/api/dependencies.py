@@ -93,3 +93,4 @@ class Dependencies(Operations):
     workspaces: Workspaces
     sandboxes: SandboxDesk
     repository_hosts: RepositoryHosts = field(default_factory=RepositoryHosts)  # none allowed
+    has_search: bool = False  # a search engine to ask: agents may have `web_search`

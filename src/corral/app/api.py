@@ -73,5 +73,6 @@ def open_api(
             workspaces=reach.hands,
             sandboxes=reach.desk,
             repository_hosts=hosts_of(ground.config),
+            has_search=ground.config.search_url is not None,
         )
     )

@@ -35,10 +35,13 @@ _IN_SESSION = (
 )
 
 
-def new_agent(given: Fields, *, agent_id: AgentId, models: ModelTable, now: datetime) -> Wire:
-    """Version 1. `skills` are resolved already. Raises InvalidRequest naming the field."""
-    mcp_servers = given.get("mcp_servers") or []
-    tools, skills = resolve_tools(given.get("tools") or [], mcp_servers), given.get("skills") or []
+def new_agent(
+    given: Fields, *, agent_id: AgentId, models: ModelTable, now: datetime, has_search: bool = False
+) -> Wire:
+    """Version 1. `skills` are resolved already. has_search: as for `resolve_tools`. Raises InvalidRequest
+    naming the field."""
+    mcp_servers, skills = given.get("mcp_servers") or [], given.get("skills") or []
+    tools = resolve_tools(given.get("tools") or [], mcp_servers, has_search=has_search)
     check_readable(skills, tools)
     return {
         "id": agent_id,
@@ -60,7 +63,9 @@ def new_agent(given: Fields, *, agent_id: AgentId, models: ModelTable, now: date
     }
 
 
-def updated_agent(current: Wire, given: Fields, *, models: ModelTable, now: datetime) -> Wire:
+def updated_agent(
+    current: Wire, given: Fields, *, models: ModelTable, now: datetime, has_search: bool = False
+) -> Wire:
     """The next version, or `current` itself if nothing changes. `skills` are resolved already.
 
     Raises Conflict for a `version` that is not the current one, even if nothing would change;
@@ -86,7 +91,7 @@ def updated_agent(current: Wire, given: Fields, *, models: ModelTable, now: date
             given["model"], models=models, kept_effort=current["model"]["effort"] if same else None
         )
     after["metadata"] = merged(current["metadata"], given.get("metadata"))
-    after["tools"] = resolve_tools(after["tools"], after["mcp_servers"])
+    after["tools"] = resolve_tools(after["tools"], after["mcp_servers"], has_search=has_search)
     check_readable(after["skills"], after["tools"])
     if after == current:
         return current
@@ -118,7 +123,7 @@ def resolve_model(given: Fields, *, models: ModelTable, kept_effort: Wire | None
     }
 
 
-def session_agent(agent: Wire, overrides: Fields, *, models: ModelTable) -> Wire:
+def session_agent(agent: Wire, overrides: Fields, *, models: ModelTable, has_search: bool = False) -> Wire:
     """The snapshot that a session keeps: the agent with its overrides, under the agent's id and version.
 
     Omitted: inherit; null or []: run without; a value replaces completely (skills are resolved already).
@@ -142,7 +147,9 @@ def session_agent(agent: Wire, overrides: Fields, *, models: ModelTable) -> Wire
     for name in ("tools", "mcp_servers", "skills"):
         if name in overrides:
             snapshot[name] = overrides[name] or []
-    snapshot["tools"] = resolve_tools(snapshot["tools"], snapshot["mcp_servers"], where="agent.")
+    snapshot["tools"] = resolve_tools(
+        snapshot["tools"], snapshot["mcp_servers"], where="agent.", has_search=has_search
+    )
     check_readable(snapshot["skills"], snapshot["tools"], where="agent.")
     check_runnable(snapshot)
     return snapshot
@@ -161,11 +168,13 @@ def check_budgetable(snapshot: Wire, *, models: ModelTable) -> None:
         )
 
 
-def session_tools(given: Fields) -> list[Wire] | None:
+def session_tools(given: Fields, *, has_search: bool = False) -> list[Wire] | None:
     """The tools of a session update, resolved; None if it leaves them alone. Raises InvalidRequest."""
     mcp_servers = given.get("mcp_servers") or []
     check_runnable({"mcp_servers": mcp_servers, "tools": given.get("tools") or []})
-    return resolve_tools(given["tools"] or [], mcp_servers, where="agent.") if "tools" in given else None
+    if "tools" not in given:
+        return None
+    return resolve_tools(given["tools"] or [], mcp_servers, where="agent.", has_search=has_search)
 
 
 def check_runnable(agent: Wire) -> None:

@@ -5,27 +5,31 @@ reads them needs no defaults. Source: API docs, tools.
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from corral.catalog.records import Wire
+from corral.catalog.web.settings import NO_SEARCH, WEB_SETTINGS, WEB_TOOLS, resolve_web_tool
 from corral.kernel.errors import InvalidRequest
 from corral.kernel.limits import INPUT_SCHEMA_DEPTH_MAX, TOOLS_PER_AGENT_MAX
 
 SANDBOX_TOOLS = ("bash", "read", "write", "edit", "glob", "grep")
-WEB_TOOLS = ("web_fetch", "web_search")
 AGENT_TOOLSET = "agent_toolset_20260401"
 
 _ALLOW, _ASK = {"type": "always_allow"}, {"type": "always_ask"}
-_WEB_SETTINGS = ("allowed_domains", "blocked_domains", "max_content_tokens", "url_sources", "user_location")
 _PROPERTY_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
-def resolve_tools(tools: Sequence[Wire], mcp_servers: Sequence[Wire], *, where: str = "") -> list[Wire]:
-    """Check and complete submitted tools. `where` prefixes field paths, such as `agent.`.
+def resolve_tools(
+    tools: Sequence[Wire], mcp_servers: Sequence[Wire], *, where: str = "", has_search: bool = False
+) -> list[Wire]:
+    """Check and complete submitted tools. `where` prefixes field paths, such as `agent.`. has_search: there
+    is a search engine to ask, so `web_search` may be enabled.
 
     Raises InvalidRequest naming the field.
     """
+    all_custom = {tool["name"] for tool in tools if tool["type"] == "custom"}
     resolved: list[Wire] = []
     custom_names: set[str] = set()
     toolset_servers: set[str] = set()
@@ -35,7 +39,7 @@ def resolve_tools(tools: Sequence[Wire], mcp_servers: Sequence[Wire], *, where: 
         if tool["type"] == AGENT_TOOLSET:
             if any(earlier["type"] == AGENT_TOOLSET for earlier in resolved):
                 raise InvalidRequest(f"{path}.type: {AGENT_TOOLSET} may be listed once")
-            resolved.append(_agent_toolset(tool, path))
+            resolved.append(_agent_toolset(tool, path, custom_tools=all_custom, has_search=has_search))
             count += len(SANDBOX_TOOLS) + len(WEB_TOOLS)
         elif tool["type"] == "mcp_toolset":
             resolved.append(_mcp_toolset(tool, path, toolset_servers))
@@ -53,17 +57,33 @@ def resolve_tools(tools: Sequence[Wire], mcp_servers: Sequence[Wire], *, where: 
 
 def offers(tools: Sequence[Wire], name: str) -> bool:
     """Whether these resolved tools have that built-in tool, enabled."""
-    return any(
-        next(
-            (config["enabled"] for config in tool["configs"] if config["name"] == name),
-            tool["default_config"]["enabled"],
-        )
-        for tool in tools
-        if tool["type"] == AGENT_TOOLSET
-    )
+    return any(_configured(tool, name)["enabled"] for tool in tools if tool["type"] == AGENT_TOOLSET)
 
 
-def _agent_toolset(tool: Wire, path: str) -> Wire:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FoundTool:
+    """A built-in tool in resolved tools, and where: `tools.0.configs.1`, or its default config."""
+
+    path: str
+    config: Wire
+
+
+def built_in(tools: Sequence[Wire], name: str) -> FoundTool | None:
+    """The built-in tool of resolved tools, enabled or not; None without a toolset that has it."""
+    for number, tool in enumerate(tools):
+        if tool["type"] == AGENT_TOOLSET:
+            names = [config["name"] for config in tool["configs"]]
+            at = f"configs.{names.index(name)}" if name in names else "default_config"
+            return FoundTool(path=f"tools.{number}.{at}", config=_configured(tool, name))
+    return None
+
+
+def _configured(toolset: Wire, name: str) -> Wire:
+    found = next((config for config in toolset["configs"] if config["name"] == name), None)
+    return found or {"type": name, "name": name, **toolset["default_config"]}
+
+
+def _agent_toolset(tool: Wire, path: str, *, custom_tools: Collection[str], has_search: bool) -> Wire:
     default = _settings(tool.get("default_config") or {}, f"{path}.default_config", True, _ALLOW)
     configs: list[Wire] = []
     for number, config in enumerate(tool.get("configs", ())):
@@ -73,16 +93,14 @@ def _agent_toolset(tool: Wire, path: str) -> Wire:
         if config.get("type", name) != name:
             raise InvalidRequest(f"{at}.type: must equal the name {name!r}, or be left out")
         settings = _settings(config, at, default["enabled"], default["permission_policy"])
-        for setting in _WEB_SETTINGS:
-            if config.get(setting) is not None:
-                if name in SANDBOX_TOOLS:
+        if name in WEB_TOOLS:
+            settings |= resolve_web_tool(name, config, at, custom_tools=custom_tools)
+        else:
+            for setting in sorted({each for names in WEB_SETTINGS.values() for each in names}):
+                if config.get(setting) is not None:
                     raise InvalidRequest(f"{at}.{setting}: Extra inputs are not permitted for {name!r}")
-                raise InvalidRequest(f"{at}.{setting}: {name} is not available on this server yet")
-        if name in WEB_TOOLS and settings["enabled"]:
-            raise InvalidRequest(
-                f"{at}.name: {name} is not available on this server yet;"
-                " leave it out, or set enabled to false"
-            )
+        if name == "web_search" and settings["enabled"] and not has_search:
+            raise InvalidRequest(f"{at}.name: {NO_SEARCH}")
         configs.append({"type": name, "name": name, **settings})
     return {"type": AGENT_TOOLSET, "default_config": default, "configs": configs}
 

@@ -54,6 +54,9 @@ class Config:
     repository_hosts: tuple[str, ...] = ("github.com",)
     repository_private_hosts: tuple[str, ...] = ()
     repository_ca: Path | None = None
+    web_private_hosts: tuple[str, ...] = ()
+    web_ca: Path | None = None
+    search_url: str | None = None
     turn_rounds_max: int = TOOL_ROUNDS_PER_TURN_MAX
     turn_seconds_max: int = TURN_SECONDS_MAX
     turn_tokens_max: int = TURN_TOKENS_MAX
@@ -182,6 +185,24 @@ SETTINGS: Final[Mapping[str, Setting]] = {
     "repository_ca": Setting(
         values.path,
         "authorities (PEM) that may sign their certificates, beside the system's",
+        ("env",),
+    ),
+    # Not from a file, for the same reason.
+    "web_private_hosts": Setting(
+        values.hosts,
+        "hosts at private or loopback addresses that web_fetch may reach: host, host:port, *.domain; none"
+        " unless set",
+        ("env",),
+    ),
+    "web_ca": Setting(
+        values.path,
+        "authorities (PEM) that may sign the certificates of web servers, beside the system's",
+        ("env",),
+    ),
+    "search_url": Setting(
+        values.url,
+        "a SearXNG that web_search asks, as http://127.0.0.1:8888; it may be private, and must answer in"
+        " JSON; web_search is off unless set",
         ("env",),
     ),
     "turn_rounds_max": Setting(values.count, "model replies of one turn; then it ends with an error"),

@@ -367,6 +367,31 @@ REPOSITORY_LOOKS_MAX = 1_000  # sessions of a brain for which they are looked fo
 REPOSITORY_FRONT_MATTER_BYTES_MAX = 4096  # of one SKILL.md, which anybody may have written
 REPOSITORY_SKILL_BYTES_MAX = 64 * 1024  # of one SKILL.md; a longer one is passed over
 
+# -- web tools
+WEB_DOMAINS_MAX, WEB_DOMAIN_CHARS_MAX = 64, 255  # of one list, one entry; source: API docs, tools
+WEB_URL_SOURCE_TOOLS_MAX = 128  # of one list; source: API docs, tools
+WEB_URL_CHARS_MAX = 2048  # the longest that servers commonly take
+WEB_QUERY_CHARS_MAX = 1000  # of one search; engines cut off far earlier
+WEB_LOCATION_CHARS_MAX = 255  # of a city, region or time zone
+WEB_REDIRECTS_MAX = 5  # of one fetch; browsers follow 20, honest pages need one or two
+WEB_FETCH_SECONDS = 30.0  # a fetch from asking to parsed; a page that takes longer holds a turn up
+WEB_CONNECT_SECONDS = 10.0  # a host that does not accept within this is down
+WEB_STALL_SECONDS = 15.0  # without a byte of an answer: given up
+WEB_WIRE_BYTES_MAX = 12 * 1024**2  # of one fetch as it comes, TLS, redirects and all
+WEB_BODY_BYTES_MAX = 10 * 1024**2  # of one page, unpacked; the largest PDFs worth reading
+WEB_SENT_BYTES_MAX = 64 * 1024  # of one fetch: some requests and handshakes
+WEB_HEAD_BYTES = 8192  # of what is sent to be let through
+WEB_MEMORY_BYTES = 768 * 1024**2  # address space of one fetch: a small page can be made to parse to any size
+WEB_HTML_DEPTH_MAX = 256  # of elements within elements; deeper ones are taken as text of the last
+WEB_TEXT_CHARS_MAX = 100_000  # of one result; source: API docs, tools "Any tool output above 100,000"
+WEB_PDF_PAGES_MAX = 500  # read of one document
+WEB_FETCHES_AT_ONCE = 8  # per host; each may take a core for seconds
+WEB_ANSWER_BYTES_MAX = 4 * 1024**2  # of what a fetch hands back: the text, escaped
+WEB_SEARCH_SECONDS = 20.0  # a search engine of engines waits for the slowest that it asks
+WEB_SEARCH_BYTES_MAX = 4 * 1024**2  # of its answer
+WEB_SEARCH_RESULTS_MAX = 10  # shown of one search; the model asks again for more
+WEB_SNIPPET_CHARS_MAX = 2000  # of what a search says of one page
+
 # -- cluster --------------------------------------------------------------------------------------
 NODE_BEAT_SECONDS = 1.0  # how often a node says that it lives
 NODE_LOST_SECONDS = 5.0  # silent for longer: nothing new is placed there, and its wakes go to others

@@ -8,6 +8,7 @@ from sqlalchemy import Connection, bindparam, delete, func, insert, select, unio
 
 from corral.catalog.metadata import merged
 from corral.catalog.skills.attached import check_readable
+from corral.catalog.web.rules import check_web_networking
 from corral.kernel.clock import Clock
 from corral.kernel.errors import Conflict, InvalidRequest
 from corral.kernel.ids import Ids, SessionId, WorkspaceId
@@ -395,6 +396,7 @@ def _apply(
                 " Send a user.interrupt and wait until it is idle."
             )
         check_readable(record.skills, agent["tools"], where="agent.")
+        check_web_networking(agent["tools"], record.environment)
         details["agent"] = news["agent"] = agent
         for thread in record.threads:
             if thread.thread_id == record.primary_thread_id:

@@ -54,11 +54,7 @@ def test_a_resolved_toolset_resolves_to_itself() -> None:
             r"tools.0.configs.1.name: 'bash' is configured twice",
         ),
         ([toolset({"name": "bash", "type": "read"})], r"tools.0.configs.0.type"),
-        ([toolset({"name": "web_search"})], r"tools.0.configs.0.name: web_search is not available"),
-        (
-            [toolset({"name": "web_fetch", "enabled": False, "max_content_tokens": 5})],
-            r"max_content_tokens",
-        ),
+        ([toolset({"name": "web_search"})], r"tools.0.configs.0.name: web_search needs a search engine"),
         ([toolset({"name": "bash", "allowed_domains": ["a.example"]})], r"allowed_domains: Extra inputs"),
         ([custom("bash")], r"tools.0.name: 'bash' is the name of a built-in"),
         ([custom("web_search")], r"built-in"),

@@ -37,7 +37,13 @@ def agent_routes(deps: Dependencies, once: OnceOnly) -> APIRouter:
         parse_query(NoQuery, request.query_params)
         given = await resolved(request, parse(AgentCreate, await request.body()).given())
         agent_id = AgentId(deps.ids.mint(AGENT))
-        agent = new_agent(given, agent_id=agent_id, models=deps.models, now=deps.clock.now())
+        agent = new_agent(
+            given,
+            agent_id=agent_id,
+            models=deps.models,
+            now=deps.clock.now(),
+            has_search=deps.has_search,
+        )
         workspace_id = caller(request).workspace_id
         return await once.perform(
             request,
@@ -77,7 +83,9 @@ def agent_routes(deps: Dependencies, once: OnceOnly) -> APIRouter:
             request,
             lambda: deps.agents.update(
                 agent_id,
-                lambda current: updated_agent(current, given, models=deps.models, now=now),
+                lambda current: updated_agent(
+                    current, given, models=deps.models, now=now, has_search=deps.has_search
+                ),
                 workspace_id=workspace_id,
             ),
             json_answer,

@@ -29,6 +29,7 @@ from corral.catalog.environments import check_session_environment
 from corral.catalog.idempotency import Answer
 from corral.catalog.resources import check_self_hosted
 from corral.catalog.skills.attached import attach
+from corral.catalog.web.rules import check_web_networking
 from corral.kernel.clock import parse_rfc3339, rfc3339
 from corral.kernel.cursor import BAD_CURSOR
 from corral.kernel.errors import InvalidRequest
@@ -75,7 +76,7 @@ def session_routes(
                 deps.skill_versions, who.workspace_id, overrides["skills"], where="agent.skills"
             )
             overrides["skills"] = [skill.wire for skill in chosen_skills]
-        snapshot = session_agent(agent, overrides, models=deps.models)
+        snapshot = session_agent(agent, overrides, models=deps.models, has_search=deps.has_search)
         # Once more: a version that the agent was saved with may be gone.
         skills = await attach(
             deps.skill_versions, who.workspace_id, snapshot["skills"], where="agent.skills"
@@ -86,6 +87,7 @@ def session_routes(
             EnvironmentId(asked.environment_id), workspace_id=who.workspace_id
         )
         check_session_environment(environment)
+        check_web_networking(snapshot["tools"], environment["config"])
         vault_ids = [VaultId(vault_id) for vault_id in asked.vault_ids or ()]
         if vault_ids:
             vaults = await deps.vaults.contents(vault_ids, workspace_id=who.workspace_id)
@@ -242,14 +244,14 @@ def _new_record(
     )
 
 
-def _changes(asked: SessionUpdate) -> SessionChanges:
+def _changes(asked: SessionUpdate, *, has_search: bool) -> SessionChanges:
     given = asked.given()
     names = set(given) & {"title", "metadata", "budget"}
     metadata = given.get("metadata") or {}
     tools = mcp_servers = None
     agent = given.get("agent")
     if agent:
-        tools = session_tools(agent)
+        tools = session_tools(agent, has_search=has_search)
         mcp_servers = (agent["mcp_servers"] or []) if "mcp_servers" in agent else None
         names |= set(agent)
     return SessionChanges(

@@ -20,6 +20,7 @@ from corral.kernel.limits import (
     TOOL_DESCRIPTION_CHARS_MAX,
     TOOL_NAME_CHARS_MAX,
     TOOLS_PER_AGENT_MAX,
+    WEB_LOCATION_CHARS_MAX,
 )
 
 
@@ -44,6 +45,8 @@ class Model(Strict):
 
 # -- tools --------------------------------------------------------------------------------------------
 
+Place = Annotated[str, StringConstraints(min_length=1, max_length=WEB_LOCATION_CHARS_MAX)]
+
 
 class PermissionPolicy(Strict):
     type: Literal["always_allow", "always_ask", "auto"]
@@ -54,8 +57,47 @@ class ToolsetDefaults(Strict):
     permission_policy: PermissionPolicy | None = None
 
 
+class UserLocation(Strict):
+    """Where a search is asked from, about."""
+
+    type: Literal["approximate"]
+    city: Place | None = None
+    region: Place | None = None
+    country: Place | None = None
+    timezone: Place | None = None
+
+
+class ToolReference(Strict):
+    type: Literal["tool_reference"]
+    name: Annotated[str, StringConstraints(min_length=1, max_length=TOOL_NAME_CHARS_MAX)]
+
+
+class WholeSource(Strict):
+    type: Literal["all", "none"]
+
+
+class FilteredSource(Strict):
+    type: Literal["only", "except"]
+    tools: list[ToolReference]
+
+
+Source = Annotated[WholeSource, _widen("type")]
+FilterableSource = Annotated[
+    Annotated[WholeSource | FilteredSource, Field(discriminator="type")], _widen("type")
+]
+
+
+class UrlSources(Strict):
+    """Where a URL must have been seen to be fetched. Omitted or null: everywhere in that source."""
+
+    user_input: Source | None = None
+    client_tool_results: FilterableSource | None = None
+    server_tool_results: FilterableSource | None = None
+
+
 class AgentToolConfig(Strict):
-    """One built-in tool. The fields from `allowed_domains` on belong to the web tools."""
+    """One built-in tool. The fields from `allowed_domains` on belong to the web tools
+    (`catalog/web` checks them)."""
 
     name: Literal["bash", "read", "write", "edit", "glob", "grep", "web_fetch", "web_search"]
     type: str | None = None
@@ -64,8 +106,8 @@ class AgentToolConfig(Strict):
     allowed_domains: list[str] | None = None
     blocked_domains: list[str] | None = None
     max_content_tokens: int | None = None
-    url_sources: dict[str, Any] | None = None
-    user_location: dict[str, Any] | None = None
+    url_sources: UrlSources | None = None
+    user_location: UserLocation | None = None
 
 
 class AgentToolset(Strict):

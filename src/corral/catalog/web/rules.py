@@ -1,0 +1,91 @@
+"""What one call of a web tool may reach: its lists of domains, and the hosts of a `limited` environment.
+
+The two match differently: an entry of a tool covers subdomains, an entry of `allowed_hosts` is exact unless
+it begins with `*.`, and then it is every subdomain but not the name itself. `unrestricted` and self-hosted
+environments restrict nothing here. Source: API docs, tools; environments.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from corral.catalog.records import Wire
+from corral.catalog.toolset import built_in
+from corral.catalog.web.domains import covers, split_domain
+from corral.catalog.web.settings import WEB_TOOLS
+from corral.kernel.errors import InvalidRequest
+
+__all__ = ["WebRules", "check_web_networking"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WebRules:
+    """Of one call. It travels with it, so everything in it is plain.
+
+    allowed_domains, allowed_hosts: None: no such restriction; empty: nothing is allowed.
+    max_content_tokens: of the text of a page; None: the server's own bound alone.
+    user_location: as stored, for searches.
+    """
+
+    allowed_domains: tuple[str, ...] | None = None
+    blocked_domains: tuple[str, ...] = ()
+    allowed_hosts: tuple[str, ...] | None = None
+    max_content_tokens: int | None = None
+    user_location: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, tool: Wire, environment: Wire) -> Self:
+        """tool: the stored config of the web tool. environment: the stored config of the environment."""
+        allowed = tool.get("allowed_domains")
+        return cls(
+            allowed_domains=None if allowed is None else tuple(allowed),
+            blocked_domains=tuple(tool.get("blocked_domains") or ()),
+            allowed_hosts=_limits(environment),
+            max_content_tokens=tool.get("max_content_tokens"),
+            user_location=dict(tool.get("user_location") or {}),
+        )
+
+    def allows(self, host: str, path: str = "") -> bool:
+        """host: lower case, as of `WebUrl`. path: its path; it counts for entries of `web_search` only."""
+        if self.allowed_hosts is not None and not host_allowed(self.allowed_hosts, host):
+            return False
+        if any(covers(entry, host, path) for entry in self.blocked_domains):
+            return False
+        return self.allowed_domains is None or any(
+            covers(entry, host, path) for entry in self.allowed_domains
+        )
+
+
+def host_allowed(allowed_hosts: Sequence[str], host: str) -> bool:
+    """Whether an environment's `allowed_hosts` let this host through."""
+    return any(
+        host.endswith(entry[1:].lower()) if entry.startswith("*.") else host == entry.lower()
+        for entry in allowed_hosts
+    )
+
+
+def check_web_networking(tools: Sequence[Wire], environment: Wire, *, where: str = "agent.") -> None:
+    """Whether the lists of these stored tools can be kept in this environment (its stored config).
+
+    Raises InvalidRequest for an enabled web tool that allows a domain outside of `allowed_hosts`.
+    """
+    hosts = _limits(environment)
+    if hosts is None:
+        return
+    for name in WEB_TOOLS:
+        found = built_in(tools, name)
+        if found is None or not found.config["enabled"]:
+            continue
+        for number, entry in enumerate(found.config.get("allowed_domains") or ()):
+            if not host_allowed(hosts, split_domain(entry)[0]):
+                raise InvalidRequest(
+                    f"{where}{found.path}.allowed_domains.{number}: {entry!r} is not among the"
+                    " networking.allowed_hosts of the environment, which is limited to those"
+                )
+
+
+def _limits(environment: Wire) -> tuple[str, ...] | None:
+    networking = environment.get("networking") or {}
+    if environment.get("type") != "cloud" or networking.get("type") != "limited":
+        return None
+    return tuple(networking.get("allowed_hosts") or ())
