@@ -382,6 +382,7 @@ WEB_BODY_BYTES_MAX = 10 * 1024**2  # of one page, unpacked; the largest PDFs wor
 WEB_SENT_BYTES_MAX = 64 * 1024  # of one fetch: some requests and handshakes
 WEB_HEAD_BYTES = 8192  # of what is sent to be let through
 WEB_MEMORY_BYTES = 768 * 1024**2  # address space of one fetch: a small page can be made to parse to any size
+WEB_HTML_CHARS_MAX = 2 * 1024**2  # of HTML that is read: a core does about 200,000 in a second
 WEB_HTML_DEPTH_MAX = 256  # of elements within elements; deeper ones are taken as text of the last
 WEB_TEXT_CHARS_MAX = 100_000  # of one result; source: API docs, tools "Any tool output above 100,000"
 WEB_PDF_PAGES_MAX = 500  # read of one document

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from corral.hands.providers.binary import diagnose, find_bwrap, find_python
+from corral.hands.providers.binary import PythonInside, diagnose, find_bwrap, find_python
 from corral.hands.providers.cgroup import Cgroups, Group
 from corral.hands.providers.home import HOST_UID, drops_uid
 from corral.hands.providers.launch import Blueprint, confined, system_mounts
@@ -45,10 +45,17 @@ class Places:
 
 class Confinement:
     """Of one process. `root`: a directory of ours. `authorities`: more of them (PEM), which may sign the
-    certificates of git hosts."""
+    certificates of the hosts that are asked. `python`: finds the interpreter inside."""
 
-    def __init__(self, root: Path, *, authorities: Path | None = None) -> None:
+    def __init__(
+        self,
+        root: Path,
+        *,
+        authorities: Path | None = None,
+        python: Callable[[], PythonInside] = find_python,
+    ) -> None:
         self._root = root
+        self._find_python = python
         self._authorities = authorities
         self._drops_uid = drops_uid()
         self._setting_up = asyncio.Lock()
@@ -139,7 +146,7 @@ class Confinement:
 
     def _make_blueprint(self) -> Blueprint:
         self._cgroups = Cgroups()
-        bwrap, python = find_bwrap(HOST_UID if self._drops_uid else None), find_python()
+        bwrap, python = find_bwrap(HOST_UID if self._drops_uid else None), self._find_python()
         marks, stage = [str(self._root)], None
         if self._drops_uid:
             where = Path("/run") if os.access("/run", os.W_OK) else Path(tempfile.gettempdir())

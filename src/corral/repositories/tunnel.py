@@ -16,9 +16,8 @@ import re
 import socket
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from typing import Final, Literal
+from typing import Final, Literal, Protocol
 
-from corral.catalog.repositories import RepositoryHosts
 from corral.kernel.addresses import is_public
 from corral.kernel.limits import (
     REPOSITORY_CONNECT_SECONDS,
@@ -34,23 +33,36 @@ Trouble = Literal["refused", "unreachable", "silent", "too_large", "cut_off"]
 answer. too_large: it sent more than it may. cut_off: a connection ended from its side; it may have been
 done."""
 
-_CONNECT: Final = re.compile(rb"CONNECT ([A-Za-z0-9.-]{1,255}):([0-9]{1,5}) HTTP/1\.[01]\r\n")
+_CONNECT: Final = re.compile(
+    rb"CONNECT ([A-Za-z0-9._-]{1,255}|\[[0-9A-Fa-f:.]{2,45}\]):([0-9]{1,5}) HTTP/1\.[01]\r\n"
+)
 _CHUNK_BYTES: Final = 256 * 1024
 _CONNECTIONS_MAX: Final = 16  # of one git; it uses one or two
 
 
+class Hosts(Protocol):
+    """Where a tunnel leads. host: lower case; an IPv6 address without brackets."""
+
+    def allows(self, host: str, port: int) -> bool: ...
+
+    def may_be_private(self, host: str, port: int) -> bool:
+        """Whether addresses that are not public are dialled, too."""
+
+
 class Tunnel:
-    """Of one run of git."""
+    """Of one program."""
 
     def __init__(
         self,
-        hosts: RepositoryHosts,
+        hosts: Hosts,
         *,
         bytes_max: int,
+        sent_bytes_max: int = REPOSITORY_SENT_BYTES_MAX,
         silent_seconds: float = REPOSITORY_STALL_SECONDS,
     ) -> None:
         self._hosts = hosts
         self._bytes_max = bytes_max
+        self._sent_bytes_max = sent_bytes_max
         self._silent_seconds = silent_seconds
         self.received_bytes = 0
         self._sent_bytes = 0
@@ -116,7 +128,7 @@ class Tunnel:
         if asked is None:
             writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
             return
-        host, port = asked[1].decode().lower(), int(asked[2])
+        host, port = asked[1].decode().lower().strip("[]"), int(asked[2])
         if not self._hosts.allows(host, port):
             self._note("refused", f"{host}:{port} is not an allowed host")
             writer.write(b"HTTP/1.1 403 Forbidden\r\n\r\n")
@@ -191,8 +203,8 @@ class Tunnel:
             with contextlib.suppress(OSError):
                 while chunk := await near.read(_CHUNK_BYTES):
                     self._sent_bytes += len(chunk)
-                    if self._sent_bytes > REPOSITORY_SENT_BYTES_MAX:
-                        self._note("too_large", f"git sent more than {REPOSITORY_SENT_BYTES_MAX} bytes")
+                    if self._sent_bytes > self._sent_bytes_max:
+                        self._note("too_large", f"more than {self._sent_bytes_max} bytes were sent")
                         return
                     has_asked.set()
                     far.write(chunk)

@@ -169,7 +169,7 @@ def session_routes(
     @once.per_key
     async def update_session(request: Request, session_id: SessionId) -> Response:
         parse_query(NoQuery, request.query_params)
-        changes = _changes(parse(SessionUpdate, await request.body()))
+        changes = _changes(parse(SessionUpdate, await request.body()), has_search=deps.has_search)
         if changes.budget is not None:
             record = await deps.sessions.read(session_id)
             if record.budget is not None:  # else it cannot have one, whatever it costs

@@ -12,7 +12,7 @@ from typing import Final
 
 from corral.kernel.errors import SandboxUnavailable
 
-__all__ = ["Bwrap", "CannotWork", "PythonInside", "diagnose", "find_bwrap", "find_python"]
+__all__ = ["Bwrap", "CannotWork", "PythonInside", "diagnose", "find_bwrap", "find_python", "own_python"]
 
 _PROBE_SECONDS: Final = 10.0
 _SYSTEM_PYTHONS: Final = ("/usr/bin/python3", "/usr/local/bin/python3")
@@ -126,9 +126,14 @@ def find_python() -> PythonInside:
     for path in map(Path, _SYSTEM_PYTHONS):
         if os.access(path, os.X_OK) and str(path.resolve()).startswith("/usr/"):
             return PythonInside(path=path, prefix=None)
+    return own_python()
+
+
+def own_python() -> PythonInside:
+    """The one we run on, for what needs the libraries that were installed for it."""
     prefix = Path(sys.base_prefix).resolve()
     name = f"python{sys.version_info.major}.{sys.version_info.minor}"
-    return PythonInside(path=prefix / "bin" / name, prefix=prefix)
+    return PythonInside(path=prefix / "bin" / name, prefix=None if str(prefix) == "/usr" else prefix)
 
 
 def diagnose(stderr: str, bwrap: Path) -> CannotWork:

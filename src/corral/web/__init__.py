@@ -1,0 +1,20 @@
+"""The web tools: `web_fetch` reads a page, `web_search` asks a search engine.
+
+    hands host --WebCall--> WebTools --+--> Fetcher --> one Python in a throw-away sandbox --Tunnel--> host
+                                       +--> SearchProvider (SearXNG at the operator's URL)
+
+What a web server sends is hostile, and whoever wrote a page may have the agent ask for any URL. So:
+
+* A page is fetched, unpacked and parsed by a Python that is alone in a bwrap of its own, without a network
+  device, our environment or our files, with bounds on memory and time (`runner.py`).
+* Its way out is a tunnel behind a gate (`gate.py`): only hosts that the call's rules allow, only ports of
+  the web, and only addresses that are public, which we resolve, check and dial ourselves: a name that
+  resolves differently a moment later leads nowhere else.
+* Redirects come back to us and are judged like the first URL (`fetch.py`).
+* What it hands back is bounded text, from which the result is made (`results.py`).
+
+The search engine is the operator's: its address is set by them, may be private, and what it answers is
+bounded JSON, filtered by the rules of the call (`search.py`).
+
+Nothing here needs a session's sandbox, keeps anything, or knows a secret.
+"""
