@@ -75,7 +75,7 @@ class GitHost:
     def start(cls, directory: Path) -> "Iterator[GitHost]":
         root = directory / "repositories"
         root.mkdir(parents=True)
-        authority, chain, key = _certificates(directory)
+        authority, chain, key = certificates(directory)
         host = cls(root=root, authority=authority)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(chain, key)
@@ -236,7 +236,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.flush()
 
 
-def _certificates(directory: Path) -> tuple[Path, Path, Path]:
+def certificates(directory: Path) -> tuple[Path, Path, Path]:
     """An authority, and what it signed for localhost: (authority, certificate, key)."""
     now = datetime.datetime.now(datetime.UTC)
 

@@ -14,7 +14,7 @@ import asyncio
 import contextlib
 import re
 import socket
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Final, Literal, Protocol
 
@@ -26,7 +26,7 @@ from corral.kernel.limits import (
     REPOSITORY_STALL_SECONDS,
 )
 
-__all__ = ["Trouble", "Tunnel"]
+__all__ = ["Hosts", "Resolve", "Trouble", "Tunnel", "resolved"]
 
 Trouble = Literal["refused", "unreachable", "silent", "too_large", "cut_off"]
 """refused: we do not go there. unreachable: it did not take the connection. silent: it took it, and did not
@@ -38,6 +38,16 @@ _CONNECT: Final = re.compile(
 )
 _CHUNK_BYTES: Final = 256 * 1024
 _CONNECTIONS_MAX: Final = 16  # of one git; it uses one or two
+
+
+Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
+"""Name and port to addresses, at least one. Raises OSError."""
+
+
+async def resolved(host: str, port: int) -> Sequence[str]:
+    """As the machine resolves it."""
+    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(address[0]) for *_, address in found))
 
 
 class Hosts(Protocol):
@@ -59,8 +69,10 @@ class Tunnel:
         bytes_max: int,
         sent_bytes_max: int = REPOSITORY_SENT_BYTES_MAX,
         silent_seconds: float = REPOSITORY_STALL_SECONDS,
+        resolve: Resolve = resolved,
     ) -> None:
         self._hosts = hosts
+        self._resolve = resolve
         self._bytes_max = bytes_max
         self._sent_bytes_max = sent_bytes_max
         self._silent_seconds = silent_seconds
@@ -152,11 +164,10 @@ class Tunnel:
         why = "no address"
         try:
             async with asyncio.timeout(REPOSITORY_CONNECT_SECONDS):
-                found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+                addresses = await self._resolve(host, port)
         except (OSError, TimeoutError) as error:
             self._note("unreachable", f"{host}: {error}")
             return None
-        addresses = list(dict.fromkeys(str(address[0]) for *_, address in found))
         if not self._hosts.may_be_private(host, port):
             # All of them: a name that is both inside and outside is not one to follow.
             private = [address for address in addresses if not is_public(address)]

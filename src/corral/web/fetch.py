@@ -23,7 +23,7 @@ from corral.hands.providers.process import BwrapProcess
 from corral.kernel import limits
 from corral.kernel.errors import SandboxUnavailable
 from corral.repositories.confine import Confinement, Places
-from corral.repositories.tunnel import Tunnel, Trouble
+from corral.repositories.tunnel import Resolve, Trouble, Tunnel, resolved
 from corral.web.gate import Gate
 
 __all__ = ["Fetcher", "Page", "WebFailed"]
@@ -80,11 +80,13 @@ class Fetcher:
         private: Sequence[str] = (),
         authorities: Path | None = None,
         seconds: float = limits.WEB_FETCH_SECONDS,
+        resolve: Resolve = resolved,
     ) -> None:
         self._root = root
         self._confinement = Confinement(root, authorities=authorities, python=own_python)
         self._private = private
         self._seconds = seconds
+        self._resolve = resolve
         self._slots = asyncio.Semaphore(limits.WEB_FETCHES_AT_ONCE)
 
     async def fetch(self, text: str, rules: WebRules) -> Page:
@@ -99,6 +101,7 @@ class Fetcher:
                 bytes_max=limits.WEB_WIRE_BYTES_MAX,
                 sent_bytes_max=limits.WEB_SENT_BYTES_MAX,
                 silent_seconds=limits.WEB_STALL_SECONDS,
+                resolve=self._resolve,
             )
             try:
                 async with asyncio.timeout(self._seconds), tunnel.door() as door:

@@ -1,0 +1,294 @@
+"""Pages of a real web server, read in a real sandbox: what the model gets, and everything hostile."""
+
+import asyncio
+import gzip
+import zlib
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from corral.catalog.web.rules import WebRules
+from corral.web.fetch import Fetcher, WebFailed
+from tests.web_host import Answer, WebHost
+
+PUBLIC = "93.184.215.14"
+ANY = WebRules()
+
+
+@pytest.fixture(scope="module")
+def secure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebHost]:
+    with WebHost.start(tmp_path_factory.mktemp("web")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def plain() -> Iterator[WebHost]:
+    with WebHost.start() as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def untouched(secure: WebHost, plain: WebHost) -> None:
+    for host in (secure, plain):
+        host.answers.clear()
+        host.requests.clear()
+        host.arrived.clear()
+
+
+Open = Callable[..., Fetcher]
+
+
+@pytest.fixture
+async def opened(tmp_path: Path, secure: WebHost, plain: WebHost) -> AsyncIterator[Open]:
+    made: list[Fetcher] = []
+
+    def open_fetcher(**options: object) -> Fetcher:
+        given = {"private": [secure.where, plain.where], "authorities": secure.authority, **options}
+        made.append(Fetcher(tmp_path / "web", **given))  # type: ignore[arg-type]
+        return made[-1]
+
+    yield open_fetcher
+    for fetcher in made:
+        await fetcher.aclose()
+
+
+async def refused(fetcher: Fetcher, url: str, rules: WebRules = ANY) -> WebFailed:
+    with pytest.raises(WebFailed) as failed:
+        await fetcher.fetch(url, rules)
+    return failed.value
+
+
+# -- what the model gets -----------------------------------------------------------------------------------
+
+
+async def test_html_becomes_markdown(secure: WebHost, opened: Open) -> None:
+    url = secure.page(
+        "<html><head><title>Engines &amp; <b>more</b></title><style>p{}</style></head><body>"
+        "<script>steal()</script><!-- hidden --><h1>Ada</h1><p>First <b>programmer</b>,"
+        ' <a href="/notes?x=1">notes</a> <a href="javascript:x()">bad</a></p>'
+        "<table><tr><th>a</th></tr><tr><td>1</td></tr></table></body></html>"
+    )
+    page = await opened().fetch(url, ANY)
+    assert (page.url, page.media_type, page.is_cut) == (url, "text/html", False)
+    assert page.title.startswith("Engines & ")
+    assert "# Ada" in page.text
+    assert "First **programmer**" in page.text
+    assert f"[notes]({secure.url('/notes?x=1')})" in page.text
+    for hidden in ("steal", "hidden", "p{}", "javascript:"):
+        assert hidden not in page.text
+    ((_, headers),) = secure.requests
+    assert headers["Host"] == secure.where
+    assert not {"Cookie", "Authorization", "Referer"} & set(headers)
+
+
+@pytest.mark.parametrize(
+    ("body", "type_", "text"),
+    [
+        ("grüße".encode(), "text/plain; charset=utf-8", "grüße"),
+        ("grüße".encode("latin-1"), "text/plain; charset=ISO-8859-1", "grüße"),
+        ("grüße “x”".encode("cp1252"), "text/plain", "grüße “x”"),
+        ("日本語".encode("shift_jis"), "text/plain; charset=shift_jis", "日本語"),
+        (b'<meta charset="euc-jp">' + "日本語".encode("euc-jp"), "text/html", "日本語"),
+        ("x".encode("utf-16"), "text/plain", "x"),
+        (b'{"a": 1}', "application/json", '{"a": 1}'),
+        (b"a,b", "text/csv; charset=zlib", "a,b"),
+        (b"a,b", "text/csv; charset=unicode_escape", "a,b"),
+        (b"plain", "", "plain"),
+        (b"<!DOCTYPE html><h1>x</h1>", "application/octet-stream", "# x"),
+    ],
+)
+async def test_text_is_decoded(plain: WebHost, opened: Open, body: bytes, type_: str, text: str) -> None:
+    assert (await opened().fetch(plain.page(body, type_=type_), ANY)).text == text
+
+
+async def test_packed_content_is_unpacked(plain: WebHost, opened: Open) -> None:
+    fetcher = opened()
+    for packed, name in (
+        (gzip.compress(b"hello"), "gzip"),
+        (zlib.compress(b"hello"), "deflate"),
+        (zlib.compress(b"hello")[2:-4], "deflate"),
+    ):
+        url = plain.page(packed, type_="text/plain", Content_Encoding=name)
+        assert (await fetcher.fetch(url, ANY)).text == "hello"
+
+
+async def test_the_text_of_a_page_is_bounded_in_tokens(plain: WebHost, opened: Open) -> None:
+    url = plain.page("word " * 50_000, type_="text/plain")
+    short = await opened().fetch(url, WebRules(max_content_tokens=10))
+    assert (len(short.text), short.is_cut) == (40, True)
+    whole = await opened().fetch(url, ANY)
+    assert (len(whole.text), whole.is_cut) == (100_000, True)
+
+
+async def test_redirects_are_followed_and_judged_each_time(
+    secure: WebHost, plain: WebHost, opened: Open
+) -> None:
+    fetcher = opened()
+    end = secure.page("<p>here</p>", path="/end")
+    plain.redirect(end, path="/far", status=301)
+    start = plain.redirect("/far", status=307)
+    page = await fetcher.fetch(start, ANY)
+    assert (page.url, page.text) == (end, "here")
+    loop = plain.redirect("/loop", path="/loop")
+    assert (await refused(fetcher, loop)).code == "url_not_accessible"
+    assert [path for path, _ in plain.requests].count("/loop") == 6
+
+
+# -- where it does not go ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://127.0.0.1/",
+        "http://localhost/",
+        "http://10.0.0.1/",
+        "http://192.168.1.1/",
+        "http://169.254.169.254/latest/meta-data/",
+        "http://100.64.0.1/",
+        "http://0.0.0.0/",
+        "http://2130706433/",
+        "http://0x7f000001/",
+        "http://0177.0.0.1/",
+        "http://127.1/",
+        "http://[::1]/",
+        "http://[::ffff:127.0.0.1]/",
+        "http://[fe80::1]/",
+        "http://[64:ff9b::7f00:1]/",
+        "http://metadata.google.internal/",
+        "http://printer.local/",
+        "http://93.184.215.14:22/",
+    ],
+)
+async def test_what_is_not_public_is_not_reached(opened: Open, url: str) -> None:
+    assert (await refused(opened(private=[]), url)).code == "url_not_allowed"
+
+
+async def test_no_redirect_leads_inside(plain: WebHost, opened: Open) -> None:
+    fetcher = opened()
+    for location in (
+        "http://127.0.0.1:1/",
+        "http://169.254.169.254/latest/meta-data/",
+        "//10.0.0.1/",
+        "http://[::1]/",
+    ):
+        assert (await refused(fetcher, plain.redirect(location))).code == "url_not_allowed"
+    for location in ("file:///etc/passwd", "ftp://example.com/", "http://user:pw@example.com/"):
+        assert (await refused(fetcher, plain.redirect(location))).code == "url_not_accessible"
+
+
+async def test_a_name_is_resolved_once_and_what_was_checked_is_dialled(
+    plain: WebHost, opened: Open
+) -> None:
+    answers = [[PUBLIC], ["127.0.0.1"]]
+    asked: list[str] = []
+
+    async def rebinding(host: str, port: int) -> list[str]:
+        asked.append(host)
+        return answers[len(asked) - 1]
+
+    fetcher = opened(private=[], resolve=rebinding, seconds=2)
+    plain.page("inside")
+    first = await refused(fetcher, "http://rebind.example/")
+    assert (first.code, asked) == ("url_not_accessible", ["rebind.example"])
+    second = await refused(fetcher, "http://rebind.example/")
+    assert (second.code, asked) == ("url_not_allowed", ["rebind.example"] * 2)
+    assert plain.requests == []
+
+
+async def test_a_name_that_is_both_inside_and_outside_is_refused(opened: Open) -> None:
+    async def mixed(host: str, port: int) -> list[str]:
+        return [PUBLIC, "10.0.0.1"]
+
+    failed = await refused(opened(private=[], resolve=mixed), "http://mixed.example/")
+    assert failed.code == "url_not_allowed"
+
+
+async def test_the_rules_of_the_call_bind_redirects_too(
+    secure: WebHost, plain: WebHost, opened: Open
+) -> None:
+    start = plain.redirect("https://example.com/")
+    allowed = WebRules(allowed_domains=("localhost",))
+    assert (await refused(opened(), start, allowed)).code == "url_not_allowed"
+    blocked = WebRules(blocked_domains=("localhost",))
+    assert (await refused(opened(), plain.page("x"), blocked)).code == "url_not_allowed"
+    limited = WebRules(allowed_hosts=())
+    assert (await refused(opened(), plain.page("x"), limited)).code == "url_not_allowed"
+
+
+async def test_a_certificate_that_nobody_signed_is_refused(secure: WebHost, opened: Open) -> None:
+    failed = await refused(opened(authorities=None), secure.page("x"))
+    assert failed.code == "url_not_accessible"
+    assert "certificate" in failed.message
+    assert secure.requests == []
+
+
+# -- hostile answers ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("answer", "code"),
+    [
+        (Answer(status=404), "url_not_accessible"),
+        (Answer(status=500), "url_not_accessible"),
+        (Answer(headers={"Content-Type": "image/png"}), "unsupported_content_type"),
+        (Answer(headers={"Content-Type": "text/html", "Content-Encoding": "br"}), "unsupported_content_type"),
+        (Answer(body=b"a\0b", headers={}), "unsupported_content_type"),
+        (
+            Answer(body=b"%PDF-1.7 broken", headers={"Content-Type": "application/pdf"}),
+            "unsupported_content_type",
+        ),
+        (
+            Answer(headers={"Content-Type": "text/plain", "Content-Length": str(2**40)}),
+            "content_too_large",
+        ),
+        (
+            Answer(
+                body=gzip.compress(b"0" * 50_000_000),
+                headers={"Content-Type": "text/plain", "Content-Encoding": "gzip"},
+            ),
+            "content_too_large",
+        ),
+        (
+            Answer(body=b"not gzip", headers={"Content-Type": "text/plain", "Content-Encoding": "gzip"}),
+            "url_not_accessible",
+        ),
+        (
+            Answer(headers={"X-Long": "x" * 70_000}),
+            "url_not_accessible",
+        ),
+    ],
+)
+async def test_an_answer_that_is_no_page(plain: WebHost, opened: Open, answer: Answer, code: str) -> None:
+    plain.answers["/"] = answer
+    assert (await refused(opened(), plain.url())).code == code
+
+
+async def test_hostile_html_is_read_as_far_as_it_goes(plain: WebHost, opened: Open) -> None:
+    fetcher = opened()
+    for body in (
+        "<div>" * 20_000 + "words",
+        "<b><i>" * 20_000 + "words",
+        f'<p a="{"x" * 1_500_000}">words</p>',
+        "<p " + "a=1 " * 50_000 + ">words</p>",
+        "<table>" * 5_000 + "words",
+        "words" + "&amp;" * 100_000,
+        "words<!--" + "x" * 100_000,
+    ):
+        assert "words" in (await fetcher.fetch(plain.page(body), ANY)).text
+
+
+async def test_a_slow_drip_ends_at_the_bound_and_a_cancel_ends_it_at_once(
+    plain: WebHost, opened: Open
+) -> None:
+    plain.answers["/"] = Answer(body=b"x", headers={"Content-Type": "text/plain"}, drip=0.1)
+    failed = await refused(opened(seconds=2), plain.url())
+    assert (failed.code, "2 s" in failed.message) == ("url_not_accessible", True)
+    plain.arrived.clear()
+    fetching = asyncio.ensure_future(opened().fetch(plain.url(), ANY))
+    assert await asyncio.to_thread(plain.arrived.wait, 10)
+    fetching.cancel()
+    async with asyncio.timeout(5):
+        with pytest.raises(asyncio.CancelledError):
+            await fetching
