@@ -47,9 +47,7 @@ class WebHost:
                 server.socket, server_side=True, do_handshake_on_connect=False
             )
         server.host, host.port = host, server.server_address[1]
-        thread = threading.Thread(
-            target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True
-        )
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
         thread.start()
         try:
             yield host

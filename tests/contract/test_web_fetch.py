@@ -233,7 +233,10 @@ async def test_a_certificate_that_nobody_signed_is_refused(secure: WebHost, open
         (Answer(status=404), "url_not_accessible"),
         (Answer(status=500), "url_not_accessible"),
         (Answer(headers={"Content-Type": "image/png"}), "unsupported_content_type"),
-        (Answer(headers={"Content-Type": "text/html", "Content-Encoding": "br"}), "unsupported_content_type"),
+        (
+            Answer(headers={"Content-Type": "text/html", "Content-Encoding": "br"}),
+            "unsupported_content_type",
+        ),
         (Answer(body=b"a\0b", headers={}), "unsupported_content_type"),
         (
             Answer(body=b"%PDF-1.7 broken", headers={"Content-Type": "application/pdf"}),

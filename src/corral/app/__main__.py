@@ -10,6 +10,7 @@ from corral.process import Role, Start, report_ready, run
 
 
 async def _hands(start: Start) -> None:
+    from corral.app.web import open_web
     from corral.hands.process import serve_hands
     from corral.hands.providers.bwrap import BwrapProvider
     from corral.hands.tls import ClusterTls
@@ -22,6 +23,7 @@ async def _hands(start: Start) -> None:
     await serve_hands(
         data_dir=config.data_dir,
         provider=lambda state_dir: BwrapProvider(state_dir=state_dir),
+        web=lambda state_dir: open_web(config, state_dir),
         on_ready=report_ready,
         sandboxes_max=config.sandboxes_max,
         listen=config.hands_listen,

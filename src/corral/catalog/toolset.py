@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from corral.catalog.records import Wire
+from corral.catalog.web.domains import split_domain
+from corral.catalog.web.rules import host_allowed, limited_to
 from corral.catalog.web.settings import NO_SEARCH, WEB_SETTINGS, WEB_TOOLS, resolve_web_tool
 from corral.kernel.errors import InvalidRequest
 from corral.kernel.limits import INPUT_SCHEMA_DEPTH_MAX, TOOLS_PER_AGENT_MAX
@@ -76,6 +78,26 @@ def built_in(tools: Sequence[Wire], name: str) -> FoundTool | None:
             at = f"configs.{names.index(name)}" if name in names else "default_config"
             return FoundTool(path=f"tools.{number}.{at}", config=_configured(tool, name))
     return None
+
+
+def check_web_networking(tools: Sequence[Wire], environment: Wire, *, where: str = "agent.") -> None:
+    """Whether the lists of these stored tools can be kept in this environment (its stored config).
+
+    Raises InvalidRequest for an enabled web tool that allows a domain outside of `allowed_hosts`.
+    """
+    hosts = limited_to(environment)
+    if hosts is None:
+        return
+    for name in WEB_TOOLS:
+        found = built_in(tools, name)
+        if found is None or not found.config["enabled"]:
+            continue
+        for number, entry in enumerate(found.config.get("allowed_domains") or ()):
+            if not host_allowed(hosts, split_domain(entry)[0]):
+                raise InvalidRequest(
+                    f"{where}{found.path}.allowed_domains.{number}: {entry!r} is not among the"
+                    " networking.allowed_hosts of the environment, which is limited to those"
+                )
 
 
 def _configured(toolset: Wire, name: str) -> Wire:

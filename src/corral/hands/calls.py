@@ -14,10 +14,10 @@ from typing import Literal
 from corral.hands.journal import Journal
 from corral.hands.lifecycle import Sandboxes
 from corral.hands.news import NEWS_KEPT, SANDBOX_STOPPED
-from corral.hands.ports import Sandbox, SandboxLost
+from corral.hands.ports import Sandbox, SandboxLost, Web
 from corral.hands.wire import decode_result, encode_result
 from corral.kernel.crash import crash_point
-from corral.kernel.errors import HandsUnavailable, WorldError
+from corral.kernel.errors import HandsUnavailable, SandboxUnavailable, WorldError
 from corral.kernel.ids import EventId, SessionId
 from corral.kernel.limits import CANCEL_GRACE_SECONDS, HANDS_DRAIN_SECONDS, TOOL_RESULT_BYTES_MAX
 from corral.session.call import INTERRUPTED, ToolCall
@@ -32,14 +32,14 @@ class Call:
 
     new:     its task has not run yet; cancelling that would skip its clean-up, so it looks for itself.
     waiting: for its sandbox and its `started`; its task may be cancelled, nothing happened yet.
-    acting:  in `sandbox`. ending: its result is being recorded, and nothing may disturb that.
+    acting:  in `sandbox`, or on the web. ending: its result is being recorded; nothing may disturb that.
     """
 
     call: ToolCall
     done: "asyncio.Future[bytes]"
     task: "asyncio.Task[None] | None" = None
     stage: Literal["new", "waiting", "acting", "ending"] = "new"
-    sandbox: Sandbox | None = None
+    sandbox: Sandbox | Web | None = None
     is_interrupted: bool = False
     is_settled: bool = False
     told: bool | None = None  # as `Journal.finish`
@@ -49,10 +49,18 @@ class Call:
 class Calls:
     """Those of one host."""
 
-    def __init__(self, tasks: asyncio.TaskGroup, *, journal: Journal, sandboxes: Sandboxes) -> None:
+    def __init__(
+        self,
+        tasks: asyncio.TaskGroup,
+        *,
+        journal: Journal,
+        sandboxes: Sandboxes,
+        web: Web | None = None,
+    ) -> None:
         self._tasks = tasks
         self._journal = journal
         self._sandboxes = sandboxes
+        self._web = web
         self._calls: dict[EventId, Call] = {}
         self.is_stopping = False
 
@@ -100,7 +108,8 @@ class Calls:
                 running.is_interrupted = True
                 asking.create_task(_ask_to_stop(running))
         if stubborn := [running for running in calls if running.stage == "acting"]:
-            self._tasks.create_task(self._sandboxes.destroy(session_id))
+            if any(running.call.web is None for running in stubborn):
+                self._tasks.create_task(self._sandboxes.destroy(session_id))
             await self._wait_for(stubborn, seconds=CANCEL_GRACE_SECONDS / 4)
             for running in stubborn:
                 if running.stage == "acting" and running.task:
@@ -151,6 +160,8 @@ class Calls:
         self.require_running()
         running.stage = "waiting"
         try:
+            if call.web is not None:
+                return await self._reach_out(running)
             async with self._sandboxes.use(call.session_id, recipe=call.recipe) as sandbox:
                 crash_point("hands.before_started")
                 await self._look_for_news(call.session_id)
@@ -171,6 +182,22 @@ class Calls:
             if self.is_stopping and running.stage == "waiting":
                 raise HandsUnavailable("the hands host is stopping") from None
             raise
+
+    async def _reach_out(self, running: Call) -> ToolResult:
+        """A call of a web tool: no sandbox is made for it, and none of the session's takes notice."""
+        call, web = running.call, self._web
+        if web is None:
+            return ToolResult.text("unavailable: this host has no web tools", is_error=True)
+        crash_point("hands.before_started")
+        kept = await self._journal.start(call.session_id, call.call_id)
+        if kept is not None:  # cancelled in the moment that it came
+            return decode_result(kept)
+        crash_point("hands.after_started")
+        running.stage, running.sandbox = "acting", web
+        try:
+            return await web.run(call)
+        except SandboxUnavailable as error:
+            return ToolResult.text(f"unavailable: {error.message}", is_error=True)
 
     async def _act(self, running: Call, sandbox: Sandbox) -> ToolResult:
         session_id = running.call.session_id

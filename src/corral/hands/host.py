@@ -23,7 +23,7 @@ from corral.hands.held import HeldWorkspaces
 from corral.hands.journal import Journal
 from corral.hands.lifecycle import Sandboxes
 from corral.hands.news import OUTCOME_UNKNOWN
-from corral.hands.ports import Probe, Provider, WorkspaceMissing
+from corral.hands.ports import Probe, Provider, Web, WorkspaceMissing
 from corral.hands.wire import LiveSandbox, decode_result, encode_result
 from corral.hands.workspace import Workspaces
 from corral.kernel.clock import Clock, SystemClock
@@ -60,8 +60,10 @@ class HandsHost:
         sandboxes_max: int = SANDBOXES_MAX,
         idle_seconds: float = SANDBOX_IDLE_SECONDS,
         disk_free_bytes_min: int = DISK_FREE_BYTES_MIN,
+        web: Web | None = None,
     ) -> None:
-        """`state_dir`: exists, on a disk that outlives the host; workspaces go below it."""
+        """`state_dir`: exists, on a disk that outlives the host; workspaces go below it. web: None on a
+        host without web tools."""
         self._clock = clock or SystemClock()
         self._provider = provider
         self._journal = journal
@@ -78,7 +80,8 @@ class HandsHost:
             on_evicted=journal.settle_old,
         )
         self._tasks = asyncio.TaskGroup()
-        self._calls = Calls(self._tasks, journal=journal, sandboxes=self._sandboxes)
+        self._web = web
+        self._calls = Calls(self._tasks, journal=journal, sandboxes=self._sandboxes, web=web)
         self.held = HeldWorkspaces(
             host_id=host_id,
             journal=journal,
@@ -107,6 +110,8 @@ class HandsHost:
             self._reaper.cancel()
             await self._tasks.__aexit__(kind, error, trace)
         finally:
+            if self._web is not None:
+                await self._web.aclose()
             await self._provider.aclose()
 
     async def stop(self) -> None:

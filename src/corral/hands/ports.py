@@ -95,6 +95,20 @@ class Sandbox(Protocol):
         """Kill everything inside. Repeat: safe. The workspace is not touched."""
 
 
+class Web(Protocol):
+    """The web tools of a host: they need no sandbox of a session, and keep nothing."""
+
+    async def run(self, call: ToolCall) -> ToolResult:
+        """Carry out one call of `web_fetch` or `web_search`. What the web does wrong is an error result.
+        Raises SandboxUnavailable where no page can be read at all."""
+
+    async def cancel(self, call_id: str) -> None:
+        """End this call; `run` then returns an error result that says so. Unknown ids are ignored."""
+
+    async def aclose(self) -> None:
+        """End what still runs. Repeat: safe."""
+
+
 class Provider(Protocol):
     """A factory of sandboxes."""
 

@@ -11,6 +11,7 @@ from typing import Final, Literal, TypeVar, get_args
 
 import orjson
 
+from corral.catalog.web.rules import WebRules
 from corral.hands.ports import Probe, WorkspaceMissing
 from corral.hands.trees import Tree, TreeEntry
 from corral.kernel.errors import (
@@ -170,7 +171,24 @@ def decode_call(body: dict[str, Json]) -> tuple[ToolCall, int]:
         input=dict(call["input"]),
         recipe=decode_recipe(call["recipe"]),
         placement=decode_placement(call["placement"]),
+        web=decode_web(call.get("web")),
     ), decode_epoch(body)
+
+
+def decode_web(body: dict[str, Json] | None) -> WebRules | None:
+    """None from brains that know no web tools. A rule that we do not know is one that we cannot keep:
+    raises TypeError."""
+    if body is None:
+        return None
+    allowed, hosts = body["allowed_domains"], body["allowed_hosts"]
+    return WebRules(
+        **{
+            **body,
+            "allowed_domains": None if allowed is None else tuple(map(_text, allowed)),
+            "blocked_domains": tuple(map(_text, body["blocked_domains"])),
+            "allowed_hosts": None if hosts is None else tuple(map(_text, hosts)),
+        }
+    )
 
 
 def decode_session_id(body: dict[str, Json]) -> SessionId:

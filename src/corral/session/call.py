@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
+from corral.catalog.web.rules import WebRules
 from corral.kernel.ids import EventId, SessionId, ThreadId
 from corral.session.content import Json
 
@@ -72,7 +73,10 @@ class Recipe:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ToolCall:
-    """One call. `call_id` is the id of its tool-use event and names the call for ever."""
+    """One call. `call_id` is the id of its tool-use event and names the call for ever.
+
+    web: what a call of a web tool may reach; None for what runs in the sandbox.
+    """
 
     session_id: SessionId
     thread_id: ThreadId
@@ -81,3 +85,4 @@ class ToolCall:
     input: Mapping[str, Json]
     recipe: Recipe
     placement: Placement
+    web: WebRules | None = None

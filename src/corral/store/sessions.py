@@ -8,7 +8,7 @@ from sqlalchemy import Connection, bindparam, delete, func, insert, select, unio
 
 from corral.catalog.metadata import merged
 from corral.catalog.skills.attached import check_readable
-from corral.catalog.web.rules import check_web_networking
+from corral.catalog.toolset import check_web_networking
 from corral.kernel.clock import Clock
 from corral.kernel.errors import Conflict, InvalidRequest
 from corral.kernel.ids import Ids, SessionId, WorkspaceId

@@ -1,8 +1,8 @@
 """One page, fetched and read by a program that is alone in a throw-away sandbox.
 
 Rules of this file:
-- Every URL, the first one and where it redirects to, is parsed and judged here; the program inside only gets
-  what to connect to. What it then connects to is judged again by the tunnel, as an address.
+- Every URL, the first one and where it redirects to, is parsed and judged here; the program inside only
+  gets what to connect to. What it then connects to is judged again by the tunnel, as an address.
 - Whatever it hands back is hostile, too: bounded, parsed, and taken for text.
 - Cancelling a fetch ends the program and all of its connections.
 """
@@ -129,7 +129,9 @@ class Fetcher:
                 if "failed" in said:
                     raise _failed(said, url, tunnel)
                 return _page(said, url)
-        raise WebFailed("url_not_accessible", f"{url.text} redirects more than {limits.WEB_REDIRECTS_MAX} times")
+        raise WebFailed(
+            "url_not_accessible", f"{url.text} redirects more than {limits.WEB_REDIRECTS_MAX} times"
+        )
 
     async def _ended(self, process: BwrapProcess, url: WebUrl) -> Exception:
         """Why the program stopped talking: it was never started, or it came to one of its bounds."""
@@ -230,5 +232,3 @@ def _libraries() -> tuple[list[str], Places]:
         folders[origin.parent.parent if origin.name == "__init__.py" else origin.parent] = None
     places = {f"{_PLACE}/{number}": folder for number, folder in enumerate(folders)}
     return list(places), Places(read_only=places)
-
-

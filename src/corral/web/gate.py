@@ -22,7 +22,9 @@ class Gate:
         self._private = RepositoryHosts(private=private)
 
     def allows(self, host: str, port: int) -> bool:
-        if ":" in host or not self._rules.allows(host):  # no page worth reading has an IPv6 address for name
+        if ":" in host or not self._rules.allows(
+            host
+        ):  # no page worth reading has an IPv6 address for name
             return False
         return self.may_be_private(host, port) or (port in _PORTS and not is_inside(host))
 

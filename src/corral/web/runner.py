@@ -1,8 +1,8 @@
 """What fetches and reads pages inside a throw-away sandbox. Its source is handed to the sandbox's Python:
 standard library, the libraries bound for it, and nothing of ours.
 
-One argument, JSON: {"door": fd, "libraries": [directory, ...], "bounds": {...}}. Then on stdin, a line each,
-{"url", "scheme", "host", "port", "target"}: what to get next. Each is answered by one line on stdout:
+One argument, JSON: {"door": fd, "libraries": [directory, ...], "bounds": {...}}. Then on stdin, a line
+each, {"url", "scheme", "host", "port", "target"}: what to get next. Each is answered by one line on stdout:
 
 {"redirect": location}                                    whoever asked decides whether to go there
 {"type", "kind", "title", "text", "is_cut"}               the page; kind: "html", "pdf" or "text"
@@ -110,7 +110,9 @@ def get(asked: dict[str, Any], proxy: int, bounds: dict[str, Any]) -> dict[str, 
         kind, media_type = sniffed(body)
     page: dict[str, Any] = {"type": media_type, "kind": kind, "title": "", "is_cut": False}
     if kind == "html":
-        page["title"], page["text"], page["is_cut"] = markdown(decoded(body, declared), asked["url"], bounds)
+        page["title"], page["text"], page["is_cut"] = markdown(
+            decoded(body, declared), asked["url"], bounds
+        )
     elif kind == "pdf":
         page["title"], page["text"], page["is_cut"] = pdf(body, bounds)
     else:
@@ -131,7 +133,7 @@ def kind_of(declared: str) -> tuple[str, str]:
     if media_type in ("", "application/octet-stream", "binary/octet-stream"):
         return "unknown", media_type
     if media_type.startswith("text/") or media_type in TEXTUAL or media_type.endswith(("+json", "+xml")):
-        return ("text", media_type) if media_type != "image/svg+xml" else ("text", media_type)
+        return "text", media_type
     raise Failed("unsupported_content_type", f"the content is {media_type[:100]!r}: neither text nor PDF")
 
 
@@ -187,7 +189,7 @@ def read(response: http.client.HTTPResponse, bounds: dict[str, Any]) -> bytes:
 
 
 def decoded(body: bytes, declared: str) -> str:
-    """As browsers do: a mark at the begin, what the header says, what the page says, UTF-8, Windows-1252."""
+    """As browsers do: a mark at the begin, what the header and the page say, UTF-8, Windows-1252."""
     for mark, encoding in MARKS:
         if body.startswith(mark):
             return body.decode(encoding, "replace")
@@ -240,7 +242,9 @@ def markdown(source: str, url: str, bounds: dict[str, Any]) -> tuple[str, str, b
         element.extract()
     for comment in soup.find_all(string=lambda text: isinstance(text, Comment)):
         comment.extract()
-    for element, name in [(e, "href") for e in soup.find_all("a")] + [(e, "src") for e in soup.find_all("img")]:
+    for element, name in [(e, "href") for e in soup.find_all("a")] + [
+        (e, "src") for e in soup.find_all("img")
+    ]:
         element[name] = absolute(here, element.get(name))
     if is_deep(soup, bounds["depth"]):
         text = soup.get_text("\n", strip=True)
@@ -288,7 +292,9 @@ def pdf(body: bytes, bounds: dict[str, Any]) -> tuple[str, str, bool]:
     except (MemoryError, RecursionError):
         raise
     except Exception as error:  # a broken PDF breaks its reader in every way there is
-        raise Failed("unsupported_content_type", f"the PDF cannot be read: {type(error).__name__}") from None
+        raise Failed(
+            "unsupported_content_type", f"the PDF cannot be read: {type(error).__name__}"
+        ) from None
 
 
 def title_of(reader: Any) -> str:

@@ -29,7 +29,7 @@ from corral.catalog.environments import check_session_environment
 from corral.catalog.idempotency import Answer
 from corral.catalog.resources import check_self_hosted
 from corral.catalog.skills.attached import attach
-from corral.catalog.web.rules import check_web_networking
+from corral.catalog.toolset import check_web_networking
 from corral.kernel.clock import parse_rfc3339, rfc3339
 from corral.kernel.cursor import BAD_CURSOR
 from corral.kernel.errors import InvalidRequest

@@ -10,12 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from corral.catalog.records import Wire
-from corral.catalog.toolset import built_in
-from corral.catalog.web.domains import covers, split_domain
-from corral.catalog.web.settings import WEB_TOOLS
-from corral.kernel.errors import InvalidRequest
+from corral.catalog.web.domains import covers
 
-__all__ = ["WebRules", "check_web_networking"]
+__all__ = ["WebRules", "host_allowed", "limited_to"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,7 +37,7 @@ class WebRules:
         return cls(
             allowed_domains=None if allowed is None else tuple(allowed),
             blocked_domains=tuple(tool.get("blocked_domains") or ()),
-            allowed_hosts=_limits(environment),
+            allowed_hosts=limited_to(environment),
             max_content_tokens=tool.get("max_content_tokens"),
             user_location=dict(tool.get("user_location") or {}),
         )
@@ -64,27 +61,8 @@ def host_allowed(allowed_hosts: Sequence[str], host: str) -> bool:
     )
 
 
-def check_web_networking(tools: Sequence[Wire], environment: Wire, *, where: str = "agent.") -> None:
-    """Whether the lists of these stored tools can be kept in this environment (its stored config).
-
-    Raises InvalidRequest for an enabled web tool that allows a domain outside of `allowed_hosts`.
-    """
-    hosts = _limits(environment)
-    if hosts is None:
-        return
-    for name in WEB_TOOLS:
-        found = built_in(tools, name)
-        if found is None or not found.config["enabled"]:
-            continue
-        for number, entry in enumerate(found.config.get("allowed_domains") or ()):
-            if not host_allowed(hosts, split_domain(entry)[0]):
-                raise InvalidRequest(
-                    f"{where}{found.path}.allowed_domains.{number}: {entry!r} is not among the"
-                    " networking.allowed_hosts of the environment, which is limited to those"
-                )
-
-
-def _limits(environment: Wire) -> tuple[str, ...] | None:
+def limited_to(environment: Wire) -> tuple[str, ...] | None:
+    """The hosts that an environment (its stored config) is limited to; None if it is not."""
     networking = environment.get("networking") or {}
     if environment.get("type") != "cloud" or networking.get("type") != "limited":
         return None

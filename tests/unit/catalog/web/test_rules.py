@@ -2,8 +2,8 @@
 
 import pytest
 
-from corral.catalog.toolset import resolve_tools
-from corral.catalog.web.rules import WebRules, check_web_networking
+from corral.catalog.toolset import check_web_networking, resolve_tools
+from corral.catalog.web.rules import WebRules
 from corral.kernel.errors import InvalidRequest
 
 UNRESTRICTED = {"type": "cloud", "networking": {"type": "unrestricted"}}

@@ -1,0 +1,72 @@
+"""`web_fetch` and `web_search` as a hands host calls them."""
+
+import asyncio
+from collections.abc import Mapping
+
+from corral.catalog.web.rules import WebRules
+from corral.catalog.web.settings import NO_SEARCH
+from corral.kernel.clock import Clock
+from corral.kernel.limits import WEB_QUERY_CHARS_MAX
+from corral.session.call import INTERRUPTED, ToolCall
+from corral.session.content import Json, ToolResult
+from corral.web.fetch import Fetcher, WebFailed
+from corral.web.results import failure, page_result, search_results
+from corral.web.search import SearchProvider
+
+__all__ = ["WebTools"]
+
+
+class WebTools:
+    """`corral.hands.ports.Web`. search: None where the operator has set none."""
+
+    def __init__(self, fetcher: Fetcher, search: SearchProvider | None, *, clock: Clock) -> None:
+        self._fetcher = fetcher
+        self._search = search
+        self._clock = clock
+        self._running: dict[str, asyncio.Task[ToolResult]] = {}
+
+    async def run(self, call: ToolCall) -> ToolResult:
+        """Never raises for what the web does: that is an error result. Raises SandboxUnavailable where no
+        sandbox can be made."""
+        task = asyncio.ensure_future(self._act(call.name, call.input, call.web or WebRules()))
+        self._running[call.call_id] = task
+        try:
+            await asyncio.wait({task})
+            if task.cancelled():
+                return ToolResult.text(INTERRUPTED, is_error=True)
+            return task.result()
+        finally:
+            del self._running[call.call_id]
+            task.cancel()
+
+    async def cancel(self, call_id: str) -> None:
+        """`run` then returns a result that says so. Repeat: safe."""
+        if task := self._running.get(call_id):
+            task.cancel()
+
+    async def aclose(self) -> None:
+        """Repeat: safe."""
+        await self._fetcher.aclose()
+        if self._search is not None:
+            await self._search.aclose()
+
+    async def _act(self, name: str, given: Mapping[str, Json], rules: WebRules) -> ToolResult:
+        try:
+            if name == "web_fetch":
+                page = await self._fetcher.fetch(_string(given, "url"), rules)
+                return page_result(page, now=self._clock.now())
+            query = _string(given, "query").strip()
+            if len(query) > WEB_QUERY_CHARS_MAX:
+                raise WebFailed("query_too_long", f"at most {WEB_QUERY_CHARS_MAX} characters")
+            if self._search is None:
+                raise WebFailed("unavailable", NO_SEARCH)
+            return search_results(await self._search.search(query, rules))
+        except WebFailed as error:
+            return failure(error)
+
+
+def _string(given: Mapping[str, Json], name: str) -> str:
+    value = given.get(name)
+    if not isinstance(value, str) or not value.strip():
+        raise WebFailed("invalid_tool_input", f"{name} must be a string that is not empty")
+    return value
