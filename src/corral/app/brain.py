@@ -86,6 +86,7 @@ def open_worker(
         models=models,
         dispatch=dispatch,
         repository_skills=repository_skills,
+        has_search=config.search_url is not None,
         judge=ModelJudge(model, models, name=_judge_model(config, models)),
         clock=ground.clock,
         ids=ground.ids,

@@ -32,13 +32,19 @@ ENVIRONMENT_NOTE = (
 
 
 def build(
-    session_id: SessionId, thread: Thread, info: ModelInfo, *, is_self_hosted: bool = False
+    session_id: SessionId,
+    thread: Thread,
+    info: ModelInfo,
+    *,
+    is_self_hosted: bool = False,
+    has_search: bool = False,
 ) -> ModelRequest:
     """The next request of a thread, from everything it has folded; for a summary, if it came to that.
 
     is_self_hosted: its tools act on a machine that we know nothing about, so nothing is said of it.
+    has_search: as for `policy.offered`.
     """
-    tools, system, entries = _fixed(thread, is_self_hosted=is_self_hosted)
+    tools, system, entries = _fixed(thread, is_self_hosted=is_self_hosted, has_search=has_search)
     messages = _messages(entries)
     if thread.compacts is not None:
         transcript_bytes = thread.compacts["transcript_bytes"]
@@ -62,18 +68,18 @@ def build(
     )
 
 
-def fixed_weight(thread: Thread, *, is_self_hosted: bool = False) -> int:
+def fixed_weight(thread: Thread, *, is_self_hosted: bool = False, has_search: bool = False) -> int:
     """Of what is sent with every request: tools and system prompt. What the system said before the user is
     counted with the conversation."""
-    tools = policy.offered(thread.agent)
+    tools = policy.offered(thread.agent, has_search=has_search)
     return weight(tools) + weight(_system(thread, tools, is_self_hosted=is_self_hosted))
 
 
 def _fixed(
-    thread: Thread, *, is_self_hosted: bool
+    thread: Thread, *, is_self_hosted: bool, has_search: bool
 ) -> tuple[Sequence[Mapping[str, Json]], list[Block], list[Entry]]:
     """Tools, system prompt, and the conversation behind them."""
-    tools = policy.offered(thread.agent)
+    tools = policy.offered(thread.agent, has_search=has_search)
     # A conversation begins with the user: what was said before is part of the system prompt.
     early = list(takewhile(lambda entry: entry.role == "system", thread.entries))
     system = _system(thread, tools, is_self_hosted=is_self_hosted)

@@ -10,6 +10,7 @@ from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 
 from corral.brain.ports import Hands, Mounts, NeverStarted, NoMounts
+from corral.brain.web import rules_of
 from corral.kernel.errors import (
     CallerError,
     HandsUnavailable,
@@ -92,14 +93,16 @@ class Dispatch:
         StoreUnavailable.
         """
         assert pending.placement is not None
+        web = rules_of(state, pending)
         call = ToolCall(
             session_id=state.session_id,
             thread_id=pending.thread_id,
             call_id=pending.call_id,
             name=pending.name,
             input=pending.input,
-            recipe=await self._recipe(state),
+            recipe=Recipe() if web is not None else await self._recipe(state),  # no sandbox, no mounts
             placement=pending.placement,
+            web=web,
         )
         asked_at = asyncio.get_running_loop().time()
         is_restored = epoch - pending.epoch >= RESTORE_EPOCH_STEP

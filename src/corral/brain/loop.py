@@ -43,9 +43,11 @@ from corral.brain.judge import Judge, NoJudge, judge_calls
 from corral.brain.own_log import read_own_log
 from corral.brain.ports import BlockStarted, Model, ModelFailed, ModelReply, RepositorySkills
 from corral.brain.preview import Previews
-from corral.brain.toolset import BUILT_IN
 from corral.brain.turn import Terms, advance
+from corral.brain.web import refuse_unseen
 from corral.catalog.models import ModelTable
+from corral.catalog.toolset import SANDBOX_TOOLS
+from corral.catalog.web.settings import WEB_TOOLS
 from corral.kernel.clock import Clock
 from corral.kernel.crash import crash_point
 from corral.kernel.errors import LeaseLost, Stale
@@ -63,7 +65,7 @@ from corral.kernel.limits import (
     TURN_OVER_SECONDS,
 )
 from corral.session.bus import Bus
-from corral.session.events import UserToolConfirmation
+from corral.session.events import AgentToolResult, UserToolConfirmation
 from corral.session.fold import fold_stored, receive
 from corral.session.lease import Claim, Lease
 from corral.session.log import Append, SessionLog, Snapshot
@@ -89,6 +91,7 @@ class Gear:
     ids: Ids
     judge: Judge = field(default_factory=NoJudge)
     repository_skills: RepositorySkills | None = None
+    has_search: bool = False
     limits: TurnLimits = field(default_factory=TurnLimits)
     slots: FairSlots = field(default_factory=lambda: FairSlots(MODEL_REQUESTS_MAX))
 
@@ -199,8 +202,10 @@ class Loop:
                     raise LeaseLost(f"another brain runs {self.session_id}")
                 self.hold(lease, asked_at=asked_at)
                 state = await self._fold_news()
-            is_tried_again = self._failures < SESSION_FAILURES_MAX and not state.is_self_hosted
-            if is_tried_again and any(thread.calls for thread in state.threads.values()):
+            calls = [call for thread in state.threads.values() for call in thread.calls.values()]
+            if state.is_self_hosted:
+                calls = [call for call in calls if call.placement is not None]
+            if calls and self._failures < SESSION_FAILURES_MAX:
                 assert self.lease is not None
                 await self._gear.dispatch.announce(self.session_id, epoch=self.lease.epoch)
         return state
@@ -246,18 +251,20 @@ class Loop:
         lease = self.lease or Claim(
             session_id=self.session_id, owner=gear.owner, epoch=self._stored_epoch + 1
         )
-        has_confirmations = any(isinstance(w.event, UserToolConfirmation) for w in state.inbox.values())
+        confirmed = [w.event for w in state.inbox.values() if isinstance(w.event, UserToolConfirmation)]
+        calls = [state.call(event.tool_use_id) for event in confirmed]
         terms = Terms(
             epoch=lease.epoch,
             placement=await gear.dispatch.placement(
                 self.session_id, patience_seconds=HANDS_PATIENCE_SECONDS
             )
-            if has_confirmations and not state.is_self_hosted
+            if any(call is not None and not call.is_remote for call in calls)
             else None,
             models=gear.models,
             limits=gear.limits,
             failures=self._failures,
             starts_requests=not self._is_handing_over,
+            has_search=gear.has_search,
         )
         draft = Draft(state, clock=gear.clock, ids=gear.ids)
         advance(draft, terms, completions=finished, in_flight=frozenset(self._tasks))
@@ -298,7 +305,7 @@ class Loop:
             self.lease = None
         if append.gets_on:
             self._failures, self.got_on = 0, True
-        if not after.is_self_hosted:
+        if not after.is_self_hosted or any(isinstance(n.event, AgentToolResult) for n in draft.events):
             gear.dispatch.settled(self.session_id, draft.events, epoch=lease.epoch)
         return after
 
@@ -369,6 +376,7 @@ class Loop:
                 crash_point("brain.before_tool")
                 try:
                     result = await read_own_log(self._gear.log, state, call)
+                    result = result or await refuse_unseen(self._gear.log, state, call)
                     result = result or await self._gear.dispatch.run(
                         state, call, epoch=epoch, attach=attach, stop=self._stops[action]
                     )
@@ -391,13 +399,14 @@ class Loop:
             thread,
             gear.models.resolve(thread.model),
             is_self_hosted=state.is_self_hosted,
+            has_search=gear.has_search,
         )
         previews = Previews(
             bus=gear.bus, ids=gear.ids, session_id=self.session_id, thread_id=thread.thread_id
         )
         is_shown = thread.compacts is None  # a summary is for the model alone
         has_hands = not state.is_self_hosted
-        warms_up = is_shown and has_hands and any(tool["name"] in BUILT_IN for tool in request.tools)
+        warms_up = is_shown and has_hands and any(tool["name"] in SANDBOX_TOOLS for tool in request.tools)
         crash_point("brain.before_model")
         try:
             async with (
@@ -431,9 +440,14 @@ class Loop:
             placement=await gear.dispatch.placement(
                 self.session_id, patience_seconds=HANDS_AWAY_SECONDS_MAX
             )
-            if has_calls and has_hands
+            if has_calls and (has_hands or _goes_out(reply))
             else None,
         )
+
+
+def _goes_out(reply: ModelReply) -> bool:
+    """Whether it calls a web tool: those run here, wherever the session's sandbox is."""
+    return any(block["type"] == "tool_use" and block["name"] in WEB_TOOLS for block in reply.content)
 
 
 def backoff_seconds(thread: Thread) -> float:

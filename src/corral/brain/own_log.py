@@ -25,7 +25,7 @@ from corral.session.content import Json, ToolResult
 from corral.session.log import EventFilter, Position, SessionLog, StoredEvent
 from corral.session.state import PendingCall, State
 
-__all__ = ["LOG_DIRECTORY", "LOG_NOTE", "read_own_log"]
+__all__ = ["LOG_DIRECTORY", "LOG_NOTE", "read_own_log", "stored_events"]
 
 LOG_DIRECTORY: Final = "/mnt/session/log"
 LOG_NOTE: Final = (
@@ -76,7 +76,7 @@ async def _events(
 ) -> ToolResult:
     lines: list[str] = []
     room = LOG_SLICE_CHARS_MAX
-    async for event in _stored(log, state.session_id, thread_id, after=first - 1):
+    async for event in stored_events(log, state.session_id, thread_id, after=first - 1):
         if last is not None and event.seq > last:
             break
         line = _line(event)
@@ -91,14 +91,14 @@ async def _events(
 async def _event(
     log: SessionLog, state: State, thread_id: ThreadId, seq: int, first: int, last: int | None
 ) -> ToolResult:
-    async for event in _stored(log, state.session_id, thread_id, after=seq - 1):
+    async for event in stored_events(log, state.session_id, thread_id, after=seq - 1):
         if event.seq == seq:
             return ToolResult.text(_lines(_words(orjson.loads(event.body)), first, last))
         break
     return ToolResult.text(f"read: {LOG_DIRECTORY}/{seq}.txt: no such event in the log", is_error=True)
 
 
-async def _stored(
+async def stored_events(
     log: SessionLog, session_id: SessionId, thread_id: ThreadId, *, after: int
 ) -> AsyncIterator[StoredEvent]:
     """The thread's events after this seq, in order, as of now."""

@@ -21,14 +21,19 @@ class Verdict:
     refusal: str | None = None
 
 
-def offered(agent: Mapping[str, Json]) -> Sequence[Mapping[str, Json]]:
+def offered(agent: Mapping[str, Json], *, has_search: bool = False) -> Sequence[Mapping[str, Json]]:
     """The tool definitions shown to the model: enabled built-in tools, then custom tools, in the order
-    of the agent's `tools`. Stable for equal agents, so that prompts share their prefix."""
+    of the agent's `tools`. Stable for equal agents, so that prompts share their prefix.
+
+    has_search: there is a search engine to ask; else nobody is told of `web_search`.
+    """
     definitions: list[Mapping[str, Json]] = []
     for entry in agent["tools"]:
         if entry["type"] == "agent_toolset_20260401":
             definitions += [
-                definition for name, definition in BUILT_IN.items() if _config(entry, name)["enabled"]
+                definition
+                for name, definition in BUILT_IN.items()
+                if _config(entry, name)["enabled"] and (has_search or name != "web_search")
             ]
         elif entry["type"] == "custom":
             definitions.append(

@@ -72,6 +72,7 @@ class Terms:
     placement: where a call confirmed now will go; None if no hands host could be found.
     failures:  of the session, when the lease was granted.
     starts_requests: False while the session is handed over: no message is taken, no request begun.
+    has_search: as for `policy.offered`.
     """
 
     epoch: int
@@ -80,6 +81,7 @@ class Terms:
     limits: TurnLimits = field(default_factory=TurnLimits)
     failures: int = 0
     starts_requests: bool = True
+    has_search: bool = False
 
 
 def advance(
@@ -102,7 +104,8 @@ def _finish(draft: Draft, terms: Terms, completion: Completion) -> None:
         case Ran(action=action, result=result):
             call = draft.state.call(action.call_id)
             if call is not None:
-                _answer(draft, call, result.content, is_error=result.is_error)
+                private = None if result.is_error else _used(call, terms.models)
+                _answer(draft, call, result.content, is_error=result.is_error, private=private)
         case Unmounted(action=action, mount_id=mount_id, error=error):
             call = draft.state.call(action.call_id)
             if mount_id not in draft.state.failed_mounts:
@@ -133,10 +136,25 @@ def _finish(draft: Draft, terms: Terms, completion: Completion) -> None:
             pass  # an aborted backoff, or an answer to a request that was closed already
 
 
-def _answer(draft: Draft, call: PendingCall, content: Sequence[Block], *, is_error: bool) -> None:
+def _used(call: PendingCall, models: ModelTable) -> Mapping[str, Json] | None:
+    """What a call that did its work counts for; one that failed is free."""
+    if call.name == "web_search":
+        return {"usage": {"web_search_requests": 1, "cost_microcents": str(models.search_cost(1))}}
+    return {"usage": {"web_fetch_requests": 1}} if call.name == "web_fetch" else None
+
+
+def _answer(
+    draft: Draft,
+    call: PendingCall,
+    content: Sequence[Block],
+    *,
+    is_error: bool,
+    private: Mapping[str, Json] | None = None,
+) -> None:
     draft.add(
         ev.AgentToolResult,
         call.thread_id,
+        private=private,
         answers=call.call_id,
         tool_use_id=call.call_id,
         content=list(content),
@@ -230,7 +248,11 @@ class _Thread:
         self.draft.add(ev.SpanModelRequestStart, self.thread_id, private=private)
 
     def _fixed_weight(self) -> int:
-        return fixed_weight(self.thread, is_self_hosted=self.draft.state.is_self_hosted)
+        return fixed_weight(
+            self.thread,
+            is_self_hosted=self.draft.state.is_self_hosted,
+            has_search=self.terms.has_search,
+        )
 
     def _is_at_cap(self) -> bool:
         """The gate before each model request. What is in flight when it closes goes on."""

@@ -30,8 +30,16 @@ from urllib.parse import urljoin
 AUTHORITIES = "/run/corral/authorities.pem"
 ACCEPT = "text/html,application/xhtml+xml,application/pdf;q=0.9,text/*;q=0.8,*/*;q=0.5"
 HTML = ("text/html", "application/xhtml+xml")
-TEXTUAL = ("application/json", "application/xml", "application/javascript", "application/x-ndjson")
-TEXTUAL += ("application/yaml", "application/x-yaml", "application/toml", "application/sql")
+TEXTUAL = (
+    "application/json",
+    "application/javascript",
+    "application/sql",
+    "application/toml",
+    "application/x-ndjson",
+    "application/x-yaml",
+    "application/xml",
+    "application/yaml",
+)
 REDIRECTS = (301, 302, 303, 307, 308)
 UNSHOWN = ("script", "style", "noscript", "template", "svg", "iframe", "object", "canvas", "head")
 NO_TEXT_CODECS = ("idna", "punycode", "unicode_escape", "raw_unicode_escape", "undefined", "unicode-escape")
@@ -76,7 +84,7 @@ def let_in(door: int) -> int:
     with socket.socket(fileno=door) as host:
         socket.send_fds(host, [b"listen"], [listener.fileno()])
         host.recv(1)
-    return listener.getsockname()[1]
+    return int(listener.getsockname()[1])
 
 
 def get(asked: dict[str, Any], proxy: int, bounds: dict[str, Any]) -> dict[str, Any]:
