@@ -23,7 +23,7 @@ class Answer:
 
 @dataclass(kw_only=True, slots=True)
 class WebHost:
-    """answers: by path. requests: (path, headers) of those that came."""
+    """answers: by path, with its query or without. requests: (path, headers) of those that came."""
 
     scheme: str
     port: int = 0
@@ -98,7 +98,8 @@ class _Handler(BaseHTTPRequestHandler):
         host = self.server.host
         host.requests.append((self.path, dict(self.headers)))
         host.arrived.set()
-        answer = host.answers.get(self.path) or Answer(status=404)
+        path = self.path.partition("?")[0]
+        answer = host.answers.get(self.path) or host.answers.get(path) or Answer(status=404)
         self.send_response(answer.status)
         for name, value in answer.headers.items():
             self.send_header(name, value)

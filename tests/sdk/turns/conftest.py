@@ -1,12 +1,14 @@
 """One server for all turns: unmodified SDK -> real processes -> fake Messages API -> real sandboxes."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
+import pytest
 import pytest_asyncio
 
 from corral.testing.messages_api import MessagesApi
 from tests.served import Served, served
 from tests.stage import NARROW, NARROW_TOKENS, Stage, Stages
+from tests.web_host import WebHost
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
@@ -15,12 +17,31 @@ async def upstream() -> AsyncIterator[MessagesApi]:
         yield api
 
 
+@pytest.fixture(scope="session")
+def web(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebHost]:
+    """A web server that `web_fetch` may reach."""
+    with WebHost.start(tmp_path_factory.mktemp("web")) as host:
+        yield host
+
+
+@pytest.fixture(scope="session")
+def searxng() -> Iterator[WebHost]:
+    """Where the server's search engine would be."""
+    with WebHost.start() as host:
+        yield host
+
+
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def corral(upstream: MessagesApi) -> AsyncIterator[Served]:
+async def corral(upstream: MessagesApi, web: WebHost, searxng: WebHost) -> AsyncIterator[Served]:
     narrow = {"ids": [NARROW], "context_window": NARROW_TOKENS, "max_output": 2_000}
     async with served(
         messages_url=upstream.url,
-        settings={"models": {"model": [narrow]}},
+        settings={
+            "models": {"model": [narrow]},
+            "web_private_hosts": (web.where,),
+            "web_ca": web.authority,
+            "search_url": searxng.url(""),
+        },
         AWS_SECRET_ACCESS_KEY="canary-5f2d9c",
     ) as server:
         yield server
