@@ -24,6 +24,7 @@ from rich.text import Text
 from corral import __version__
 from corral.brain.models.local_install import is_installed
 from corral.cli.doctor_cluster import examine_cluster
+from corral.cli.doctor_web import examine_search
 from corral.cli.finding import Finding
 from corral.cli.models import directory_of
 from corral.cli.outcome import Exit
@@ -72,6 +73,7 @@ def examine(config: Config) -> Iterator[Finding]:
     """Every check, as it is made."""
     checks: tuple[Callable[[Config], Finding], ...] = (
         _versions, _sandbox, _store, _disk, _open_files, _port, _claude, _local, _git,
+        examine_search,
     )  # fmt: skip
     for check in checks:
         yield check(config)

@@ -30,6 +30,32 @@ async def a_created_agent_is_found_as_it_was_sent(to: Target) -> None:
     same(found.model.id, to.model, "model.id")
 
 
+@case("agents", "POST /v1/agents")
+async def web_tools_keep_their_limits(to: Target) -> None:
+    def fetching(**settings: object) -> list[dict[str, object]]:
+        return [{**TOOLSET, "configs": [{"name": "web_fetch", **settings}]}]
+
+    seen = {"user_input": "none", "server_tool_results": {"type": "all"}}
+    agent = await to.agent(
+        tools=fetching(allowed_domains=["example.com"], url_sources=seen, max_content_tokens=9)
+    )
+    config = agent.to_dict()["tools"][0]["configs"][0]
+    same(config["allowed_domains"], ["example.com"], "allowed_domains")
+    same(config["max_content_tokens"], 9, "max_content_tokens")
+    same(config["url_sources"]["user_input"], {"type": "none"}, "a source in its short form")
+    same(config["url_sources"]["server_tool_results"], {"type": "all"}, "a source in its long form")
+    for wrong in ("127.0.0.1", "https://example.com", "*.example.com", "com", "localhost", "example.com/a"):
+        with refused(400, naming="allowed_domains.1"):
+            await to.agent(tools=fetching(allowed_domains=["example.org", wrong]))
+    with refused(400, naming="blocked_domains"):
+        await to.agent(tools=fetching(blocked_domains=[]))
+    with refused(400, naming="Only one of allowed_domains or blocked_domains may be set"):
+        await to.agent(tools=fetching(allowed_domains=["a.example.com"], blocked_domains=["example.com"]))
+    with refused(400, naming="url_sources"):
+        sources = ("user_input", "client_tool_results", "server_tool_results")
+        await to.agent(tools=fetching(url_sources=dict.fromkeys(sources, "none")))
+
+
 @case("agents", "POST /v1/agents/{agent_id}", "GET /v1/agents/{agent_id}/versions")
 async def an_update_makes_a_version_and_a_repeat_makes_none(to: Target) -> None:
     agent = await to.agent(system="one")
