@@ -53,6 +53,25 @@ async def opened(tmp_path: Path, secure: WebHost, plain: WebHost) -> AsyncIterat
         await fetcher.aclose()
 
 
+def pdf(content: str | bytes, *, filter_: bytes = b"") -> bytes:
+    """One page with this content stream. It has no table of its objects: readers have to look."""
+    drawn = content if isinstance(content, bytes) else f"BT /F1 12 Tf 10 50 Td {content} ET".encode()
+    return b"\n".join(
+        (
+            b"%PDF-1.4",
+            b"1 0 obj <</Type/Catalog/Pages 2 0 R>> endobj",
+            b"2 0 obj <</Type/Pages/Kids[3 0 R]/Count 1>> endobj",
+            b"3 0 obj <</Type/Page/Parent 2 0 R/MediaBox[0 0 300 100]/Contents 4 0 R"
+            b"/Resources<</Font<</F1 5 0 R>>>>>> endobj",
+            b"4 0 obj <</Length %d%s>> stream\n%s\nendstream endobj" % (len(drawn), filter_, drawn),
+            b"5 0 obj <</Type/Font/Subtype/Type1/BaseFont/Helvetica>> endobj",
+            b"6 0 obj <</Title(Notes)>> endobj",
+            b"trailer <</Root 1 0 R/Info 6 0 R/Size 7>>",
+            b"%%EOF",
+        )
+    )
+
+
 async def refused(fetcher: Fetcher, url: str, rules: WebRules = ANY) -> WebFailed:
     with pytest.raises(WebFailed) as failed:
         await fetcher.fetch(url, rules)
@@ -119,6 +138,16 @@ async def test_the_text_of_a_page_is_bounded_in_tokens(plain: WebHost, opened: O
     assert (len(short.text), short.is_cut) == (40, True)
     whole = await opened().fetch(url, ANY)
     assert (len(whole.text), whole.is_cut) == (100_000, True)
+
+
+async def test_a_pdf_comes_as_its_text(plain: WebHost, opened: Open) -> None:
+    url = plain.page(pdf("(Note G) Tj 0 -20 Td (by Ada) Tj"), type_="application/pdf")
+    fetcher = opened()
+    page = await fetcher.fetch(url, WebRules(max_content_tokens=1))  # not for what is no text
+    assert (page.media_type, page.title) == ("application/pdf", "Notes")
+    assert page.text.split() == ["Note", "G", "by", "Ada"]
+    untold = plain.page(pdf("(x) Tj"), type_="application/octet-stream")
+    assert (await fetcher.fetch(untold, ANY)).text == "x"
 
 
 async def test_redirects_are_followed_and_judged_each_time(
@@ -280,6 +309,29 @@ async def test_hostile_html_is_read_as_far_as_it_goes(plain: WebHost, opened: Op
         "words<!--" + "x" * 100_000,
     ):
         assert "words" in (await fetcher.fetch(plain.page(body), ANY)).text
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"%PDF-1.7",
+        b"%PDF-1.7" + b"\xff" * 50_000,
+        b"%PDF-1.7\n" + b"1 0 obj<</Type/Catalog/Pages 1 0 R/Kids[1 0 R]>>endobj trailer<</Root 1 0 R>>",
+        b"%PDF-1.7\n" + b"1 0 obj" + b"[" * 50_000,
+        b"%PDF-1.7\n1 0 obj<</Type/Catalog/Pages 2 0 R>>endobj 2 0 obj<</Type/Pages/Kids[2 0 R]/Count 9>>endobj"
+        b" trailer<</Root 1 0 R>>",
+    ],
+)
+async def test_a_broken_pdf_is_an_error(plain: WebHost, opened: Open, body: bytes) -> None:
+    failed = await refused(opened(seconds=10), plain.page(body, type_="application/pdf"))
+    assert failed.code in ("unsupported_content_type", "content_too_large")
+
+
+async def test_a_pdf_that_unpacks_without_end_is_given_up(plain: WebHost, opened: Open) -> None:
+    endless = zlib.compress(b"BT (x) Tj ET " * 4_000_000, 9)
+    body = pdf(endless, filter_=b"/Filter/FlateDecode")
+    failed = await refused(opened(seconds=3), plain.page(body, type_="application/pdf"))
+    assert failed.code in ("content_too_large", "url_not_accessible", "unsupported_content_type")
 
 
 async def test_a_slow_drip_ends_at_the_bound_and_a_cancel_ends_it_at_once(

@@ -4,12 +4,15 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
 from corral.catalog.web.rules import WebRules
+from corral.cli.doctor_web import examine_search
+from corral.config import Config
 from corral.web.fetch import WebFailed
 from corral.web.search import SearXNG
 from tests.web_host import Answer, WebHost
@@ -184,6 +187,29 @@ async def test_an_engine_that_drips_is_given_up(searxng: WebHost, opened) -> Non
     async with asyncio.timeout(5):
         with pytest.raises(WebFailed, match="cannot be reached"):
             await opened(seconds=0.5).search("q", ANY)
+
+
+@pytest.mark.parametrize(
+    ("said", "state", "named"),
+    [
+        (answer(result("https://example.com/")), "ok", "1 results"),
+        (Answer(status=403), "failed", "JSON"),
+        (Answer(body=b"<html>", headers={"Content-Type": "text/html"}), "failed", "as SearXNG does"),
+    ],
+)
+def test_the_doctor_searches_once(
+    searxng: WebHost, tmp_path: Path, said: Answer, state: str, named: str
+) -> None:
+    searxng.answers["/search"] = said
+    finding = examine_search(Config(data_dir=tmp_path, search_url=searxng.url("/")))
+    assert (finding.state, named in finding.detail) == (state, True)
+    assert (finding.remedy is None) is (state == "ok")
+
+
+def test_the_doctor_says_how_to_get_a_search_engine(tmp_path: Path) -> None:
+    finding = examine_search(Config(data_dir=tmp_path))
+    assert finding.state == "warning"
+    assert "CORRAL_SEARCH_URL" in (finding.remedy or "")
 
 
 async def test_an_engine_that_is_not_there() -> None:

@@ -123,6 +123,9 @@ class Calls:
         for running in self._calls.values():
             if running.stage == "waiting" and running.task:
                 running.task.cancel()
+        for running in list(self._calls.values()):
+            if running.stage == "acting" and running.call.web is not None and running.sandbox:
+                await running.sandbox.cancel(running.call.call_id)
         await self._sandboxes.destroy_all()
         await self._wait_for(list(self._calls.values()), seconds=CANCEL_GRACE_SECONDS)
 

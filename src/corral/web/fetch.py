@@ -11,6 +11,7 @@ import asyncio
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
@@ -220,6 +221,7 @@ def _bounds(rules: WebRules, seconds: float) -> dict[str, Any]:
     }
 
 
+@cache
 def _libraries() -> tuple[list[str], Places]:
     """Where the program inside finds its libraries, and what is bound for that: the directories that ours
     lie in, which have public packages and nothing else."""

@@ -18,6 +18,7 @@ import codecs
 import http.client
 import io
 import json
+import os
 import re
 import resource
 import socket
@@ -61,6 +62,7 @@ def main(asked: dict[str, Any]) -> None:
         (resource.RLIMIT_CORE, 0),
     ):
         resource.setrlimit(limit, (value, value))
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what stands there is bwrap's: why it did not start
     sys.path += asked["libraries"]
     proxy = let_in(asked["door"])
     for line in sys.stdin:
@@ -75,6 +77,9 @@ def main(asked: dict[str, Any]) -> None:
             answer = {"failed": "url_not_accessible", "detail": f"{type(error).__name__}: {error}"[:200]}
         except (MemoryError, RecursionError):
             answer = {"failed": "content_too_large", "detail": "the page takes too much memory to read"}
+        except Exception as error:  # parsers break on hostile pages in ways that they do not document
+            detail = f"the page cannot be read: {type(error).__name__}"
+            answer = {"failed": "unsupported_content_type", "detail": detail}
         print(json.dumps(answer), flush=True)
 
 

@@ -37,7 +37,8 @@ class WebTools:
             return task.result()
         finally:
             del self._running[call.call_id]
-            task.cancel()
+            task.cancel()  # if we were cancelled ourselves
+            await asyncio.gather(task, return_exceptions=True)
 
     async def cancel(self, call_id: str) -> None:
         """`run` then returns a result that says so. Repeat: safe."""
