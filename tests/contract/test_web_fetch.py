@@ -318,8 +318,8 @@ async def test_hostile_html_is_read_as_far_as_it_goes(plain: WebHost, opened: Op
         b"%PDF-1.7" + b"\xff" * 50_000,
         b"%PDF-1.7\n" + b"1 0 obj<</Type/Catalog/Pages 1 0 R/Kids[1 0 R]>>endobj trailer<</Root 1 0 R>>",
         b"%PDF-1.7\n" + b"1 0 obj" + b"[" * 50_000,
-        b"%PDF-1.7\n1 0 obj<</Type/Catalog/Pages 2 0 R>>endobj 2 0 obj<</Type/Pages/Kids[2 0 R]/Count 9>>endobj"
-        b" trailer<</Root 1 0 R>>",
+        b"%PDF-1.7\n1 0 obj<</Type/Catalog/Pages 2 0 R>>endobj"
+        b" 2 0 obj<</Type/Pages/Kids[2 0 R]/Count 9>>endobj trailer<</Root 1 0 R>>",
     ],
 )
 async def test_a_broken_pdf_is_an_error(plain: WebHost, opened: Open, body: bytes) -> None:

@@ -203,13 +203,13 @@ def test_the_doctor_searches_once(
     searxng.answers["/search"] = said
     finding = examine_search(Config(data_dir=tmp_path, search_url=searxng.url("/")))
     assert (finding.state, named in finding.detail) == (state, True)
-    assert (finding.remedy is None) is (state == "ok")
+    assert (finding.remedy == "") is (state == "ok")
 
 
 def test_the_doctor_says_how_to_get_a_search_engine(tmp_path: Path) -> None:
     finding = examine_search(Config(data_dir=tmp_path))
     assert finding.state == "warning"
-    assert "CORRAL_SEARCH_URL" in (finding.remedy or "")
+    assert "CORRAL_SEARCH_URL" in finding.remedy
 
 
 async def test_an_engine_that_is_not_there() -> None:
