@@ -241,6 +241,7 @@ _PORT_MODULES = (
     "corral.catalog.idempotency",
     "corral.brain.ports",
     "corral.hands.ports",
+    "corral.web.search",
     "corral.kernel.clock",
 )
 

@@ -139,7 +139,13 @@ class Calls:
             running.stage = "ending"
             result = _encode_bounded(outcome)
             crash_point("hands.before_result")
-            result = await self._journal.finish(call.session_id, call.call_id, result, told=running.told)
+            result = await self._journal.finish(
+                call.session_id,
+                call.call_id,
+                result,
+                told=running.told,
+                in_workspace=call.web is None,
+            )
             crash_point("hands.after_result")
             running.done.set_result(result)
         except Exception as error:
@@ -192,7 +198,7 @@ class Calls:
         if web is None:
             return ToolResult.text("unavailable: this host has no web tools", is_error=True)
         crash_point("hands.before_started")
-        kept = await self._journal.start(call.session_id, call.call_id)
+        kept = await self._journal.start(call.session_id, call.call_id, in_workspace=False)
         if kept is not None:  # cancelled in the moment that it came
             return decode_result(kept)
         crash_point("hands.after_started")

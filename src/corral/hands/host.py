@@ -255,7 +255,9 @@ class HandsHost:
                 # this; or the log was restored from a backup that is older than the answer.
                 return unknown
             if row is not None:
-                return await self._journal.finish(call.session_id, call.call_id, unknown)
+                return await self._journal.finish(
+                    call.session_id, call.call_id, unknown, in_workspace=call.web is None
+                )
             if not may_start:
                 raise NeverStarted(call.call_id)
             self._calls.require_running()

@@ -123,8 +123,11 @@ class Journal:
 
         return await self._do(apply)
 
-    async def start(self, session_id: SessionId, call_id: EventId) -> bytes | None:
+    async def start(
+        self, session_id: SessionId, call_id: EventId, *, in_workspace: bool = True
+    ) -> bytes | None:
         """None: the effect may happen from now on. Else it must not: the result was there before it.
+        in_workspace: False for a call that has nothing to do with the session's files, nor its sandbox.
 
         Raises LeaseLost (the call was settled in this moment), SandboxUnavailable (too many calls),
         WorkspaceMissing (it was evicted in this moment), HandsUnavailable: nothing written, do not act.
@@ -141,7 +144,8 @@ class Journal:
                 raise SandboxUnavailable(
                     f"the hands host already holds {JOURNAL_CALLS_MAX} unsettled tool calls"
                 )
-            begin_call(db, session_id)
+            if in_workspace:
+                begin_call(db, session_id)
             db.execute("INSERT INTO calls VALUES (?, ?, NULL, NULL)", (call_id, session_id))
             self._calls += 1
             return None
@@ -161,12 +165,18 @@ class Journal:
         return await self._do(apply)
 
     async def finish(
-        self, session_id: SessionId, call_id: EventId, result: bytes, *, told: bool | None = None
+        self,
+        session_id: SessionId,
+        call_id: EventId,
+        result: bytes,
+        *,
+        told: bool | None = None,
+        in_workspace: bool = True,
     ) -> bytes:
         """Record the result of a call, also of one that ended before it started, and return what is kept.
 
         told: the result holds the news of its sandbox, so they need not be told again; True if that sandbox
-        lives on, False if the result also says that it is gone.
+        lives on, False if the result also says that it is gone. in_workspace: as for `start`.
         Repeat: the first result wins, whatever comes later.
         """
 
@@ -185,7 +195,8 @@ class Journal:
             else:
                 kept: bytes = row[0]
                 return kept
-            end_call(db, session_id, told=told)
+            if in_workspace:
+                end_call(db, session_id, told=told)
             return result
 
         return await self._do(apply)

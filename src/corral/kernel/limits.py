@@ -380,7 +380,6 @@ WEB_STALL_SECONDS = 15.0  # without a byte of an answer: given up
 WEB_WIRE_BYTES_MAX = 12 * 1024**2  # of one fetch as it comes, TLS, redirects and all
 WEB_BODY_BYTES_MAX = 10 * 1024**2  # of one page, unpacked; the largest PDFs worth reading
 WEB_SENT_BYTES_MAX = 64 * 1024  # of one fetch: some requests and handshakes
-WEB_HEAD_BYTES = 8192  # of what is sent to be let through
 WEB_MEMORY_BYTES = 768 * 1024**2  # address space of one fetch: a small page can parse to any size
 WEB_HTML_CHARS_MAX = 2 * 1024**2  # of HTML that is read: a core does about 200,000 in a second
 WEB_HTML_DEPTH_MAX = 256  # of elements within elements; deeper ones are taken as text of the last

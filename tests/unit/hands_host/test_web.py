@@ -76,6 +76,16 @@ async def test_a_fetch_happens_once_and_needs_no_sandbox(host, fetch, web, provi
     assert (web.asked, provider.created) == (1, [])
 
 
+async def test_a_fetch_is_no_news_for_the_sandbox(host, fetch, bash, journal) -> None:
+    await host.execute(fetch("c1"), epoch=1)
+    assert await journal.held.rows(SESSION) == [], "nothing lies here yet"
+    first = await host.execute(bash("c2", "echo shell"), epoch=1)
+    assert text(first) == "shell\n", "the model is not told that an earlier sandbox is gone"
+    (before,) = await journal.held.rows(SESSION)
+    await host.execute(fetch("c3"), epoch=1)
+    assert await journal.held.rows(SESSION) == [before], "and there is nothing to copy"
+
+
 async def test_a_fetch_goes_on_while_the_shell_works(host, fetch, bash, web, provider) -> None:
     waiting = asyncio.create_task(host.execute(fetch("c1", "wait"), epoch=1))
     await web.arrived.wait()
