@@ -3,9 +3,11 @@
 The shapes were checked at the edge. Source: API docs, tools "Web tool restrictions".
 """
 
+import re
 from collections.abc import Collection, Mapping
+from functools import lru_cache
 from typing import Any, Final
-from zoneinfo import available_timezones
+from zoneinfo import ZoneInfo
 
 from corral.catalog.records import Wire
 from corral.catalog.web.domains import resolve_domains
@@ -23,6 +25,7 @@ NO_SEARCH: Final = (
     "web_search needs a search engine, and this server has none; leave it out, set enabled to false, or let"
     " the operator set CORRAL_SEARCH_URL to a SearXNG"
 )
+_TIMEZONE: Final = re.compile(r"[A-Za-z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+){0,2}")
 _LOCATION: Final = ("city", "region", "country", "timezone")
 
 
@@ -57,9 +60,23 @@ def _location(given: Mapping[str, Any], at: str) -> Wire:
     country, timezone = given.get("country"), given.get("timezone")
     if country is not None and not (len(country) == 2 and country.isascii() and country.isupper()):
         raise InvalidRequest(f"{at}.country: {country!r} is not a two-letter ISO 3166-1 code in upper case")
-    if timezone is not None and timezone not in available_timezones():
+    if timezone is not None and not _is_timezone(timezone):
         raise InvalidRequest(f"{at}.timezone: {timezone!r} is not an IANA time zone, as Europe/Berlin")
     return {"type": "approximate", **{name: given.get(name) for name in _LOCATION}}
+
+
+def _is_timezone(name: str) -> bool:
+    """On a machine without the time zone database, whether it looks like one."""
+    return _TIMEZONE.fullmatch(name) is not None and (_exists(name) or not _exists("Europe/London"))
+
+
+@lru_cache(maxsize=1024)
+def _exists(timezone: str) -> bool:
+    try:
+        ZoneInfo(timezone)
+    except (KeyError, ValueError, OSError):  # OSError: a directory of zones
+        return False
+    return True
 
 
 def _sources(given: Mapping[str, Any], at: str, *, custom_tools: Collection[str]) -> Wire:

@@ -19,6 +19,7 @@ _HOST: Final = re.compile(r"[a-z0-9._-]{1,253}|\[[0-9a-f:.]{2,45}\]")
 _MENTIONED: Final = re.compile(rf"https?://[^\s<>\"`{{}}|\\^]{{1,{WEB_URL_CHARS_MAX}}}", re.IGNORECASE)
 _PUNCTUATION: Final = ".,;:!?'*_)]"  # what text puts after a URL; it may belong to it, too
 _TRIMMED_MAX: Final = 4
+_ASCII: Final = re.compile(r"[!-~]+")
 
 
 class BadUrl(ValueError):
@@ -86,7 +87,18 @@ def _host(name: str) -> str:
 
 def mentions(text: str, wanted: WebUrl) -> bool:
     """Whether a text has this URL in it."""
-    return any(_is(seen, wanted) for match in _MENTIONED.finditer(text) for seen in _readings(match[0]))
+    return any(
+        _is(seen, wanted)
+        for match in _MENTIONED.finditer(text)
+        if _may_be(match[0], wanted)
+        for seen in _readings(match[0])
+    )
+
+
+def _may_be(seen: str, wanted: WebUrl) -> bool:
+    """Cheap: a page has thousands of links, and nearly all lead elsewhere. What is not ASCII has many
+    spellings, so it is looked at."""
+    return wanted.host in seen.lower() or not seen.isascii()
 
 
 def _is(seen: str, wanted: WebUrl) -> bool:
@@ -97,14 +109,15 @@ def _is(seen: str, wanted: WebUrl) -> bool:
 
 
 def _readings(seen: str) -> Iterator[str]:
-    """Where a URL in a text may end: punctuation after it may be the text's, and it may stand in brackets,
-    as `[text](https://a.example/b)`."""
-    yield seen
-    for end in range(1, _TRIMMED_MAX + 1):
-        if seen[-end] not in _PUNCTUATION:
-            break
-        yield seen[:-end]
-    for bracket in ")]":
-        head, found, _ = seen.partition(bracket)
-        if found:
-            yield head
+    """Where a URL in a text may end: punctuation after it may be the text's, it may stand in brackets, as
+    `[text](https://a.example/b)`, and where words have no spaces between them, they go on behind it."""
+    for whole in dict.fromkeys((seen, _ASCII.findall(seen)[0])):
+        yield whole
+        for end in range(1, _TRIMMED_MAX + 1):
+            if whole[-end] not in _PUNCTUATION:
+                break
+            yield whole[:-end]
+        for bracket in ")]":
+            head, found, _ = whole.partition(bracket)
+            if found:
+                yield head

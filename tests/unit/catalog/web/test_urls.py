@@ -59,6 +59,9 @@ def test_what_cannot_be_fetched(given: str, code: str) -> None:
         "<https://EXAMPLE.com/a_(b)>",
         '"https://example.com:443/a_(b)#part"',
         "https://example.com/a_(b)!?",
+        "https://example.com/other https://EXAMPLE.COM/a_(b)",
+        "see https://ｅｘａｍｐｌｅ.com/a_(b) please",
+        "请看https://example.com/a_(b)。谢谢",
     ],
 )
 def test_a_url_is_found_in_a_text(text: str) -> None:
