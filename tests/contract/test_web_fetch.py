@@ -102,6 +102,24 @@ async def test_html_becomes_markdown(secure: WebHost, opened: Open) -> None:
 
 
 @pytest.mark.parametrize(
+    ("html", "text"),
+    [
+        ("<html><head><title>t</title><body><p>one<p>two", "one\n\ntwo"),
+        ("<ul><li>a<li>b<ul><li>c</ul><li>d</ul>", "- a\n- b\n  - c\n- d"),
+        ("<p>before<table><tr><th>h<th>i<tr><td>1<td>2</table>", "| h | i |\n| --- | --- |\n| 1 | 2 |"),
+        ("<dl><dt>term<dd>what it is</dl>", "what it is"),
+        ("<b>bold<i>both</b>plain</i>", "**bold*both***plain"),
+        ("<![if IE]>x<![endif]><!DOCTYPE y><?pi?>z", "z"),
+        ("<base href='https://docs.example/v2/'><a href='../a'>a</a>", "[a](https://docs.example/a)"),
+        ("<a href='data:text/html,x'>a</a><img src='data:image/png;base64,AAAA' alt='pic'>", "pic"),
+        ("a &lt;script&gt; &amp; b", "<script>"),
+    ],
+)
+async def test_html_is_read_as_browsers_do(plain: WebHost, opened: Open, html: str, text: str) -> None:
+    assert text in (await opened().fetch(plain.page(html), ANY)).text
+
+
+@pytest.mark.parametrize(
     ("body", "type_", "text"),
     [
         ("grüße".encode(), "text/plain; charset=utf-8", "grüße"),

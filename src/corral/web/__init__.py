@@ -6,7 +6,7 @@
 What a web server sends is hostile, and whoever wrote a page may have the agent ask for any URL. So:
 
 * A page is fetched, unpacked and parsed by a Python that is alone in a bwrap of its own, without a network
-  device, our environment or our files, with bounds on memory and time (`runner.py`).
+  device, our environment or our files, with bounds on memory and time (`inside/`).
 * Its way out is a tunnel behind a gate (`gate.py`): only hosts that the call's rules allow, only ports of
   the web, and only addresses that are public, which we resolve, check and dial ourselves: a name that
   resolves differently a moment later leads nowhere else.

@@ -29,9 +29,16 @@ from corral.web.gate import Gate
 
 __all__ = ["Fetcher", "Page", "WebFailed"]
 
-_RUNNER: Final = Path(__file__).with_name("runner.py").read_text()
+_PROGRAM: Final = """
+import json, sys
+asked = json.loads(sys.argv[1])
+sys.path[:0] = asked["paths"]
+from inside.fetch import main
+main(asked)
+"""
+_INSIDE: Final = "/run/corral/web"
 _LIBRARIES: Final = ("markdownify", "bs4", "soupsieve", "six", "typing_extensions", "pypdf")
-_PLACE: Final = "/run/corral/libraries"
+_LIBRARIES_AT: Final = "/run/corral/libraries"
 _USER_AGENT: Final = "Mozilla/5.0 (compatible; Corral web_fetch)"
 _CHARS_PER_TOKEN: Final = 4
 _FAILURES: Final = (
@@ -117,9 +124,9 @@ class Fetcher:
         await self._confinement.aclose()
 
     async def _read(self, url: WebUrl, gate: Gate, rules: WebRules, tunnel: Tunnel, door: int) -> Page:
-        libraries, places = _libraries()
-        words = json.dumps({"door": door, "libraries": libraries, "bounds": _bounds(rules, self._seconds)})
-        async with self._confinement.python(_RUNNER, words, places=places, gives=(door,)) as process:
+        paths, places = _places()
+        words = json.dumps({"door": door, "paths": paths, "bounds": _bounds(rules, self._seconds)})
+        async with self._confinement.python(_PROGRAM, words, places=places, gives=(door,)) as process:
             for _ in range(limits.WEB_REDIRECTS_MAX + 1):
                 said = await _asked(process, url)
                 if said is None:
@@ -222,9 +229,9 @@ def _bounds(rules: WebRules, seconds: float) -> dict[str, Any]:
 
 
 @cache
-def _libraries() -> tuple[list[str], Places]:
-    """Where the program inside finds its libraries, and what is bound for that: the directories that ours
-    lie in, which have public packages and nothing else."""
+def _places() -> tuple[list[str], Places]:
+    """Where the program inside finds its modules, and what is bound for that: its own, and the directories
+    that the libraries lie in, which have public packages and nothing else."""
     folders: dict[Path, None] = {}
     for name in _LIBRARIES:
         spec = find_spec(name)
@@ -232,5 +239,6 @@ def _libraries() -> tuple[list[str], Places]:
         assert spec.origin is not None
         origin = Path(spec.origin).resolve()
         folders[origin.parent.parent if origin.name == "__init__.py" else origin.parent] = None
-    places = {f"{_PLACE}/{number}": folder for number, folder in enumerate(folders)}
-    return list(places), Places(read_only=places)
+    places = {f"{_LIBRARIES_AT}/{number}": folder for number, folder in enumerate(folders)}
+    own = {f"{_INSIDE}/inside": Path(__file__).with_name("inside")}
+    return [_INSIDE, *places], Places(read_only={**places, **own})

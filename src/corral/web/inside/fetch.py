@@ -1,25 +1,18 @@
-"""What fetches and reads pages inside a throw-away sandbox. Its source is handed to the sandbox's Python:
-standard library, the libraries bound for it, and nothing of ours.
+"""Gets what it is told to get, and answers with what can be read there.
 
-One argument, JSON: {"door": fd, "libraries": [directory, ...], "bounds": {...}}. Then on stdin, a line
-each, {"url", "scheme", "host", "port", "target"}: what to get next. Each is answered by one line on stdout:
+Its argument, JSON: {"door": fd, "bounds": {...}}. Then on stdin, a line each, {"url", "scheme", "host",
+"port", "target"}: what to get next. Each is answered by one line on stdout:
 
 {"redirect": location}                                    whoever asked decides whether to go there
 {"type", "kind", "title", "text", "is_cut"}               the page; kind: "html", "pdf" or "text"
 {"failed": one of the tool's error codes, "detail": text}
-
-Everything that comes from the network is hostile. What keeps it in is the sandbox: this file only has to be
-bounded, and to fail with a sentence.
 """
 
 from __future__ import annotations
 
-import codecs
 import http.client
-import io
 import json
 import os
-import re
 import resource
 import socket
 import ssl
@@ -27,6 +20,9 @@ import sys
 import zlib
 from typing import Any
 from urllib.parse import urljoin
+
+from .failed import Failed
+from .read import clean, decoded, markdown, pdf
 
 AUTHORITIES = "/run/corral/authorities.pem"
 ACCEPT = "text/html,application/xhtml+xml,application/pdf;q=0.9,text/*;q=0.8,*/*;q=0.5"
@@ -42,16 +38,7 @@ TEXTUAL = (
     "application/yaml",
 )
 REDIRECTS = (301, 302, 303, 307, 308)
-UNSHOWN = ("script", "style", "noscript", "template", "svg", "iframe", "object", "canvas", "head")
-NO_TEXT_CODECS = ("idna", "punycode", "unicode_escape", "raw_unicode_escape", "undefined", "unicode-escape")
 CHUNK = 64 * 1024
-MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
-
-
-class Failed(Exception):
-    def __init__(self, code: str, detail: str) -> None:
-        super().__init__(detail)
-        self.code = code
 
 
 def main(asked: dict[str, Any]) -> None:
@@ -62,8 +49,8 @@ def main(asked: dict[str, Any]) -> None:
         (resource.RLIMIT_CORE, 0),
     ):
         resource.setrlimit(limit, (value, value))
+    sys.setrecursionlimit(20 * bounds["depth"])  # converters call themselves some times per element
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what stands there is bwrap's: why it did not start
-    sys.path += asked["libraries"]
     proxy = let_in(asked["door"])
     for line in sys.stdin:
         try:
@@ -196,126 +183,3 @@ def read(response: http.client.HTTPResponse, bounds: dict[str, Any]) -> bytes:
         if len(body) > most:
             raise too_large
     return bytes(body)
-
-
-# -- characters ---------------------------------------------------------------------------------------
-
-
-def decoded(body: bytes, declared: str) -> str:
-    """As browsers do: a mark at the begin, what the header and the page say, UTF-8, Windows-1252."""
-    for mark, encoding in MARKS:
-        if body.startswith(mark):
-            return body.decode(encoding, "replace")
-    said = re.search(r"charset\s*=\s*[\"']?([A-Za-z0-9_.:-]{1,40})", declared, re.IGNORECASE)
-    told = re.search(rb"<meta[^>]{0,200}?charset\s*=\s*[\"']?\s*([A-Za-z0-9_.:-]{1,40})", body[:4096], re.I)
-    told = told or re.match(rb"<\?xml[^>]{0,100}?encoding=[\"']([A-Za-z0-9_.:-]{1,40})", body)
-    for name in (said and said[1], told and told[1].decode()):
-        codec = known(name)
-        if codec is not None:
-            return body.decode(codec, "replace")
-    try:
-        return body.decode("utf-8")
-    except UnicodeDecodeError as error:
-        # Cut in the middle of a letter is no other encoding.
-        return body.decode("utf-8" if error.start > len(body) - 4 else "cp1252", "replace")
-
-
-def known(name: str | None) -> str | None:
-    """A codec of text by the name that a page gave it."""
-    if not name or name.lower() in NO_TEXT_CODECS:
-        return None
-    try:
-        found = codecs.lookup(name)
-    except (LookupError, ValueError):
-        return None
-    if not found._is_text_encoding or found.name.replace("_", "-") in NO_TEXT_CODECS:
-        return None
-    return "cp1252" if found.name in ("iso8859-1", "ascii") else found.name
-
-
-def clean(text: str) -> str:
-    """Without what no text has: NUL, and halves of pairs."""
-    return text.replace("\0", "").encode("utf-8", "replace").decode()
-
-
-# -- pages --------------------------------------------------------------------------------------------
-
-
-def markdown(source: str, url: str, bounds: dict[str, Any]) -> tuple[str, str, bool]:
-    """(title, text, whether something is missing)."""
-    from bs4 import BeautifulSoup, Comment
-    from markdownify import MarkdownConverter
-
-    is_cut = len(source) > bounds["html_chars"]
-    soup = BeautifulSoup(source[: bounds["html_chars"]], "html.parser")
-    title = soup.title.get_text() if soup.title else ""
-    base = soup.find("base", href=True)
-    here = urljoin(url, str(base["href"])) if base else url
-    for element in soup.find_all(UNSHOWN):
-        element.extract()
-    for comment in soup.find_all(string=lambda text: isinstance(text, Comment)):
-        comment.extract()
-    for element, name in [(e, "href") for e in soup.find_all("a")] + [
-        (e, "src") for e in soup.find_all("img")
-    ]:
-        element[name] = absolute(here, element.get(name))
-    if is_deep(soup, bounds["depth"]):
-        text = soup.get_text("\n", strip=True)
-    else:
-        text = MarkdownConverter(heading_style="ATX", bullets="-").convert_soup(soup)
-    text = re.sub(r"[ \t]+\n", "\n", text)
-    return title, re.sub(r"\n{3,}", "\n\n", text).strip(), is_cut
-
-
-def absolute(base: str, link: Any) -> str:
-    try:
-        whole = urljoin(base, str(link or ""))
-    except ValueError:
-        return ""
-    return whole if whole.startswith(("http://", "https://", "mailto:")) else ""
-
-
-def is_deep(soup: Any, depth_max: int) -> bool:
-    """Whether elements lie deeper in each other than a converter that calls itself can go."""
-    level, depth = [soup], 0
-    while level:
-        level = [child for node in level for child in getattr(node, "contents", ()) if child.name]
-        depth += 1
-        if depth > depth_max:
-            return True
-    return False
-
-
-def pdf(body: bytes, bounds: dict[str, Any]) -> tuple[str, str, bool]:
-    import logging
-
-    from pypdf import PdfReader
-
-    logging.disable(logging.CRITICAL)
-    try:
-        reader = PdfReader(io.BytesIO(body), strict=False)
-        pages: list[str] = []
-        room = bounds["pdf_chars"]
-        for page in reader.pages:
-            if room < 0 or len(pages) == bounds["pdf_pages"]:
-                return title_of(reader), "\n\n".join(pages), True
-            pages.append(page.extract_text())
-            room -= len(pages[-1])
-        return title_of(reader), "\n\n".join(pages), False
-    except (MemoryError, RecursionError):
-        raise
-    except Exception as error:  # a broken PDF breaks its reader in every way there is
-        raise Failed(
-            "unsupported_content_type", f"the PDF cannot be read: {type(error).__name__}"
-        ) from None
-
-
-def title_of(reader: Any) -> str:
-    try:
-        return str((reader.metadata and reader.metadata.title) or "")
-    except Exception:  # as above; it is only a title
-        return ""
-
-
-if __name__ == "__main__":
-    main(json.loads(sys.argv[1]))
