@@ -113,6 +113,7 @@ async def test_html_becomes_markdown(secure: WebHost, opened: Open) -> None:
         ("<base href='https://docs.example/v2/'><a href='../a'>a</a>", "[a](https://docs.example/a)"),
         ("<a href='data:text/html,x'>a</a><img src='data:image/png;base64,AAAA' alt='pic'>", "pic"),
         ("a &lt;script&gt; &amp; b", "<script>"),
+        ("<svg/><div/>shown<title>t<body>all", "shownall"),
     ],
 )
 async def test_html_is_read_as_browsers_do(plain: WebHost, opened: Open, html: str, text: str) -> None:

@@ -200,7 +200,7 @@ SETTINGS: Final[Mapping[str, Setting]] = {
         ("env",),
     ),
     "search_url": Setting(
-        values.url,
+        values.base_url,
         "a SearXNG that web_search asks, as http://127.0.0.1:8888; it may be private, and must answer in"
         " JSON; web_search is off unless set",
         ("env",),
@@ -265,7 +265,7 @@ SETTINGS: Final[Mapping[str, Setting]] = {
 
 
 # Values that no message repeats: people put keys into URLs.
-_HIDDEN: Final = (values.secret, values.api_key, values.database_url, values.blob_url)
+_HIDDEN: Final = (values.secret, values.api_key, values.database_url, values.blob_url, values.base_url)
 
 
 def flag_of(name: str) -> str:

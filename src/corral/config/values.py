@@ -70,6 +70,15 @@ def url(value: object) -> str:
     raise ValueError("not a URL (http://... or https://...)")
 
 
+def base_url(value: object) -> str:
+    """Without user, password and query: it is shown in messages."""
+    given = url(value)
+    parts = urlsplit(given)
+    if "@" in parts.netloc or parts.query or parts.fragment:
+        raise ValueError("not the URL of a server: leave out user, password and query")
+    return given
+
+
 def database_url(value: object) -> Secret:
     text = value if isinstance(value, str) else ""
     scheme = urlsplit(text).scheme

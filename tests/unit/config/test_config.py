@@ -192,3 +192,11 @@ def test_secrets_show_nowhere_and_travel_by_pipe_only(tmp_path: Path) -> None:
 def test_a_newer_versions_settings_are_read(tmp_path: Path) -> None:
     config = resolve(tmp_path)
     assert Config.from_json({**config.to_json(), "from_the_future": 1}) == config
+
+
+@pytest.mark.parametrize("tail", ["user:hunter2@searx.example", "searx.example/?key=hunter2"])
+def test_the_url_of_a_search_engine_holds_no_secret(tail: str, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="leave out user, password") as refused:
+        resolve(tmp_path, CORRAL_SEARCH_URL=f"http://{tail}")
+    assert "hunter2" not in str(refused.value)
+    assert resolve(tmp_path, CORRAL_SEARCH_URL="http://127.0.0.1:8888/").search_url is not None

@@ -54,6 +54,8 @@ class Tidy(HTMLParser):
         return "".join([*self._written, *(f"</{name}>" for name in reversed(self._open))])
 
     def handle_starttag(self, name: str, attributes: list[tuple[str, str | None]]) -> None:
+        if self._hidden == "title" and name == "body":  # it has no end
+            self._hidden = ""
         if self._hidden:
             self._hidden_depth += name == self._hidden
             return
@@ -72,7 +74,9 @@ class Tidy(HTMLParser):
         self._written.append(f"<{name}{self._kept(given)}>")
 
     def handle_startendtag(self, name: str, attributes: list[tuple[str, str | None]]) -> None:
-        self.handle_starttag(name, attributes)  # a slash there means nothing in HTML
+        self.handle_starttag(name, attributes)
+        if name not in VOID:
+            self.handle_endtag(name)
 
     def handle_endtag(self, name: str) -> None:
         if self._hidden:
