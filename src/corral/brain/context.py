@@ -30,6 +30,8 @@ ENVIRONMENT_NOTE = (
 """Said when the agent has tools that act in the sandbox. The network arrives later; until then an
 `unrestricted` environment runs without, and the model is told. Source: docs/DIVERGENCES.md."""
 
+WEB_NOTE = "The web can be reached with web_fetch, which does not run in the sandbox."
+
 
 def build(
     session_id: SessionId,
@@ -98,6 +100,7 @@ def _system(thread: Thread, tools: Sequence[Mapping[str, Json]], *, is_self_host
     texts = [
         thread.agent.get("system"),
         ENVIRONMENT_NOTE if has_sandbox and "bash" in names else None,
+        WEB_NOTE if has_sandbox and {"bash", "web_fetch"} <= names else None,
         thread.memory_note if names & {"bash", "read"} else None,
         LOG_NOTE if has_sandbox and "read" in names else None,
         skills_note(_found_in_working_directory(thread.skills) if is_self_hosted else thread.skills),

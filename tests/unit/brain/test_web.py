@@ -5,11 +5,12 @@ from decimal import Decimal
 
 import pytest
 
+from corral.brain.context import WEB_NOTE, build
 from corral.brain.policy import offered
 from corral.brain.web import rules_of
 from corral.catalog.toolset import resolve_tools
 from corral.catalog.web.rules import WebRules
-from tests.unit.brain.scene import Scene, agent
+from tests.unit.brain.scene import MODELS, Scene, agent
 
 
 def snapshot(*configs):
@@ -28,6 +29,21 @@ def test_a_search_is_offered_where_there_is_an_engine_to_ask() -> None:
     assert names(default, has_search=True) == [*six, "web_fetch", "web_search"]
     off = snapshot({"name": "web_fetch", "enabled": False}, {"name": "web_search", "enabled": False})
     assert names(off, has_search=True) == six
+
+
+def test_the_model_is_told_that_the_web_is_not_in_the_sandbox() -> None:
+    def told(*configs: dict[str, object]) -> bool:
+        scene = Scene(snapshot(*configs))
+        scene.say("go")
+        scene.step()
+        scene.asked()
+        thread = scene.state.threads[scene.record.primary_thread_id]
+        request = build(scene.record.session_id, thread, MODELS.resolve(thread.model))
+        return WEB_NOTE in [block["text"] for block in request.system]
+
+    assert told()
+    assert not told({"name": "web_fetch", "enabled": False})
+    assert not told({"name": "bash", "enabled": False})
 
 
 def use(name: str, **fields: object) -> dict[str, object]:
