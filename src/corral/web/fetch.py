@@ -32,7 +32,7 @@ __all__ = ["Fetcher", "Page", "WebFailed"]
 _PROGRAM: Final = """
 import json, sys
 asked = json.loads(sys.argv[1])
-sys.path[:0] = asked["paths"]
+sys.path += asked["paths"]
 from inside.fetch import main
 main(asked)
 """
