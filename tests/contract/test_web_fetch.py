@@ -54,22 +54,22 @@ async def opened(tmp_path: Path, secure: WebHost, plain: WebHost) -> AsyncIterat
 
 
 def pdf(content: str | bytes, *, filter_: bytes = b"") -> bytes:
-    """One page with this content stream. It has no table of its objects: readers have to look."""
+    """One page with this content stream."""
     drawn = content if isinstance(content, bytes) else f"BT /F1 12 Tf 10 50 Td {content} ET".encode()
-    return b"\n".join(
-        (
-            b"%PDF-1.4",
-            b"1 0 obj <</Type/Catalog/Pages 2 0 R>> endobj",
-            b"2 0 obj <</Type/Pages/Kids[3 0 R]/Count 1>> endobj",
-            b"3 0 obj <</Type/Page/Parent 2 0 R/MediaBox[0 0 300 100]/Contents 4 0 R"
-            b"/Resources<</Font<</F1 5 0 R>>>>>> endobj",
-            b"4 0 obj <</Length %d%s>> stream\n%s\nendstream endobj" % (len(drawn), filter_, drawn),
-            b"5 0 obj <</Type/Font/Subtype/Type1/BaseFont/Helvetica>> endobj",
-            b"6 0 obj <</Title(Notes)>> endobj",
-            b"trailer <</Root 1 0 R/Info 6 0 R/Size 7>>",
-            b"%%EOF",
-        )
+    objects = (
+        b"<</Type/Catalog/Pages 2 0 R>>",
+        b"<</Type/Pages/Kids[3 0 R]/Count 1>>",
+        b"<</Type/Page/Parent 2 0 R/MediaBox[0 0 300 100]/Contents 4 0 R/Resources<</Font<</F1 5 0 R>>>>>>",
+        b"<</Length %d%s>> stream\n%s\nendstream" % (len(drawn), filter_, drawn),
+        b"<</Type/Font/Subtype/Type1/BaseFont/Helvetica>>",
+        b"<</Title(Notes)>>",
     )
+    written, table = bytearray(b"%PDF-1.4\n"), b"0000000000 65535 f \n"
+    for number, each in enumerate(objects, 1):
+        table += b"%010d 00000 n \n" % len(written)
+        written += b"%d 0 obj %s endobj\n" % (number, each)
+    ends = b"xref\n0 %d\n%strailer <</Root 1 0 R/Info 6 0 R/Size %d>>\nstartxref\n%d\n%%%%EOF"
+    return bytes(written) + ends % (len(objects) + 1, table, len(objects) + 1, len(written))
 
 
 async def refused(fetcher: Fetcher, url: str, rules: WebRules = ANY) -> WebFailed:
