@@ -144,7 +144,9 @@ class _LogThatForgetsInputs(SimulatedLog):
 class _JournalThatStartsLate(MemoryJournal):
     """Does not write down that a call starts: a host that dies meanwhile does not know of it."""
 
-    async def start(self, session_id: SessionId, call_id: EventId) -> bytes | None:
+    async def start(
+        self, session_id: SessionId, call_id: EventId, *, in_workspace: bool = True
+    ) -> bytes | None:
         return None
 
 
