@@ -16,8 +16,8 @@ from corral.catalog.web.rules import WebRules
 from corral.catalog.web.settings import WEB_TOOLS
 from corral.catalog.web.urls import BadUrl, WebUrl, mentions, web_url
 from corral.session.content import Block, Json, ToolResult
-from corral.session.fold import PendingCall, State
 from corral.session.log import SessionLog
+from corral.session.state import PendingCall, State
 
 __all__ = ["refuse_unseen", "rules_of"]
 
