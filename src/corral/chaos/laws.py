@@ -16,6 +16,7 @@ from corral.catalog.models import ModelTable
 from corral.chaos.grammar import breaches
 from corral.chaos.history import History
 from corral.chaos.plan import Call, expected
+from corral.hands.news import NEWS_LOST, NEWS_RESTORED
 from corral.session.call import INTERRUPTED
 from corral.session.closing import LEFT_BEHIND
 from corral.session.content import Json
@@ -27,6 +28,7 @@ from corral.session.state import begin
 __all__ = ["LAWS", "Broken", "judge"]
 
 UNKNOWN: Final = "outcome is unknown"
+_SET_BACK: Final = (NEWS_RESTORED.partition("{")[0], NEWS_LOST)
 _USES: Final = ("agent.tool_use", "agent.custom_tool_use")
 
 
@@ -157,7 +159,7 @@ def _result(
     said: Mapping[str, Json],
     times: int | None,
 ) -> Iterator[str]:
-    text = "".join(block.get("text", "") for block in said.get("content") or ())
+    text = _text(said)
     if not said.get("is_error"):
         if call.denied and history.asks:
             yield "it was denied, and has a result"
@@ -198,21 +200,28 @@ def _was_given_up(history: History, result: StoredEvent) -> bool:
 
 
 def _was_set_back(history: History, use: StoredEvent, result: StoredEvent) -> bool:
-    """Its workspace is not the one it ran in: its host went away, and another one went on from the last
+    """Its workspace is not the one it ran in: its host went away, and the session went on from the last
     checkpoint. What was done since is gone, as documented; the log still tells it."""
     host_id = _host(history, use)
     return any(
-        _host(history, later) not in (None, host_id)
-        and any(
-            trouble.host_id == host_id
-            and not trouble.is_silent
-            and trouble.begin <= history.between(later)[1]
-            and trouble.end >= history.between(result)[0]
-            for trouble in history.troubles
-        )
-        for later, _ in history.of("agent.tool_use")
-        if later.seq > use.seq
+        trouble.host_id == host_id
+        and not trouble.is_silent
+        and trouble.begin <= history.between(at)[1]
+        and trouble.end >= history.between(result)[0]
+        for at in _moves(history, after=result, host_id=host_id)
+        for trouble in history.troubles
     )
+
+
+def _moves(history: History, *, after: StoredEvent, host_id: str | None) -> Iterator[StoredEvent]:
+    """What says that the session has been elsewhere since: a call placed on another host, or a result that
+    tells of older files. A session that comes back before any call has run there leaves only the latter."""
+    for use, _ in history.of("agent.tool_use"):
+        if use.seq > after.seq and _host(history, use) not in (None, host_id):
+            yield use
+    for result, body in history.of("agent.tool_result"):
+        if result.seq > after.seq and _text(body).startswith(_SET_BACK):
+            yield result
 
 
 def _host(history: History, use: StoredEvent) -> str | None:
@@ -232,6 +241,10 @@ def _in_trouble(history: History, use: StoredEvent, result: StoredEvent, *, coun
         and host_id in (None, trouble.host_id)
         for trouble in history.troubles
     )
+
+
+def _text(result: Mapping[str, Json]) -> str:
+    return "".join(block.get("text", "") for block in result.get("content") or ())
 
 
 def _token(use: Mapping[str, Json]) -> str | None:

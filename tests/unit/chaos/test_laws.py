@@ -14,6 +14,7 @@ from corral.catalog.models import ModelTable
 from corral.chaos.history import Frame, History, Sent, Trouble
 from corral.chaos.laws import LAWS, judge
 from corral.chaos.plan import Call, command
+from corral.hands.news import NEWS_KEPT, NEWS_LOST, NEWS_RESTORED
 from corral.kernel.ids import EventId, Ids
 from corral.session.fold import fold_stored
 from corral.session.log import InboxEntry, Snapshot, StoredEvent
@@ -153,6 +154,28 @@ def test_what_ran_since_the_checkpoint_may_be_gone_with_its_host() -> None:
     later = use._replace(seq=99, event_id=EventId("c2"), private=moved)
     history = with_events(history, lambda log: [*log, later])
     assert "results are true" not in {each.law for each in judge(history)}
+
+
+def test_a_session_that_came_back_with_older_files_says_so() -> None:
+    """It was on another host, where no call of it ran, and is on the first one again."""
+    trouble = Trouble(host_id="host_1", begin=BEGAN, end=BEGAN + timedelta(seconds=60))
+    history = replace(good(), ran=[], troubles=[trouble])
+    first = next(event for event in history.events if event.event_id == "a1")
+
+    def told(news: str) -> History:
+        body = {**json.loads(first.body), "id": "a2", "content": [{"type": "text", "text": news}]}
+        later = first._replace(
+            seq=99, event_id=EventId("a2"), answers=EventId("c2"), body=json.dumps(body).encode()
+        )
+        return with_events(history, lambda log: [*log, later])
+
+    laws = {
+        news: {each.law for each in judge(told(news))} for news in (NEWS_KEPT, NEWS_RESTORED, NEWS_LOST)
+    }
+    assert "results are true" in laws[NEWS_KEPT]
+    assert "results are true" not in laws[NEWS_RESTORED] | laws[NEWS_LOST]
+    at_peace = replace(told(NEWS_LOST), troubles=[])
+    assert "results are true" in {each.law for each in judge(at_peace)}
 
 
 def test_unknown_is_true_when_the_host_was_in_trouble() -> None:
