@@ -22,7 +22,7 @@ from corral.catalog.repositories import (
     repository_url,
 )
 from corral.hands.providers.process import BwrapProcess
-from corral.kernel.ids import SessionId
+from corral.kernel.ids import DEFAULT_WORKSPACE, SessionId, WorkspaceId
 from corral.repositories.confine import Confinement, Places
 from corral.repositories.failures import RepositoryFailed
 from corral.repositories.mirrors import Bounds, Mirrors, Resolved
@@ -391,6 +391,32 @@ async def test_a_copy_that_git_cannot_work_with_is_replaced(
     assert list((repositories / "scratch").iterdir()) == []
 
 
+async def test_who_waits_for_its_turn_loses_no_time_and_holds_up_nobody(
+    host: GitHost, opened: Open, tmp_path: Path
+) -> None:
+    host.push("ada/engine", {"n": "there"})
+    host.push("ada/slow", {"large": BIG})
+    engine = at(host, "ada/engine")
+    mirrors = opened(at_once=2, seconds=6, stall_seconds=60)
+    resolved = await mirrors.fetch(engine)
+    host.stalls.add("ada/slow")
+    slow = asyncio.create_task(refused(mirrors, at(host, "ada/slow")))
+    await _until(lambda: any("slow/git-upload-pack" in request for request in host.requests))
+    waits = asyncio.create_task(mirrors.fetch(engine))
+    await asyncio.sleep(0.1)
+    await unpacked(mirrors, engine, resolved, tmp_path / "tree")  # the mirror is there all the same
+    assert (await mirrors.fetch(engine, workspace_id=WorkspaceId("wrkspc_other"))).commit
+    assert not slow.done() and not waits.done(), "half of this node is for others"
+    assert "too slow" in (await slow).message
+    assert (await waits).commit == resolved.commit
+
+
+async def _until(fact: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not fact():  # noqa: ASYNC110  (requests come in a thread)
+            await asyncio.sleep(0.02)
+
+
 # -- as a mount -----------------------------------------------------------------------------------------
 
 
@@ -408,7 +434,11 @@ async def test_a_source_of_mounts(host: GitHost, opened: Open, repositories: Pat
     async def resources(session_id: SessionId) -> list[dict[str, object]]:
         return attached
 
-    source, session_id = RepositorySource(opened(), resources=resources), SessionId("sesn_1")
+    async def workspace(session_id: SessionId) -> WorkspaceId:
+        return DEFAULT_WORKSPACE
+
+    source = RepositorySource(opened(), resources=resources, workspace=workspace)
+    session_id = SessionId("sesn_1")
     [mount] = source.mounts(Attached(session_id=session_id, resources=attached))
     assert (mount.mount_id, mount.kind, mount.path, mount.mode) == (
         *("sesrsc_1", "repository", "/workspace/mounted", "copy"),

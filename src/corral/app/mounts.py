@@ -12,7 +12,8 @@ from corral.hands.memory_sync import MemorySync
 from corral.hands.mount_files import FileSource
 from corral.hands.mount_skills import SkillSource
 from corral.hands.mounting import Mounting
-from corral.kernel.ids import SessionId
+from corral.kernel.errors import NotFound
+from corral.kernel.ids import SessionId, WorkspaceId
 from corral.orchestrator.outputs import OutputsCollector
 from corral.repositories.mirrors import Mirrors
 from corral.repositories.skills import SkillsOfRepositories
@@ -21,6 +22,7 @@ from corral.session.content import Json
 from corral.session.mounts import Attached, MountSource
 from corral.store.memory.mounts import MemoryMountTable
 from corral.store.session_resources import Resources
+from corral.store.sessions import Sessions
 
 __all__ = ["open_collector", "open_mounting", "open_repositories"]
 
@@ -40,7 +42,7 @@ def open_mounting(
 
 def open_repositories(ground: Ground, mirrors: Mirrors) -> tuple[RepositorySource, SkillsOfRepositories]:
     """One source for both: what a checkout was resolved to for the skills is what the copy gets."""
-    source = RepositorySource(mirrors, resources=_resources(ground))
+    source = RepositorySource(mirrors, resources=_resources(ground), workspace=_workspace(ground))
     return source, SkillsOfRepositories(source, resources=_resources(ground))
 
 
@@ -55,6 +57,18 @@ def open_collector(ground: Ground, hands: HandsClient, blobs: BlobStore) -> Outp
             await memory.push(session_id, mounts, tells=False)
 
     return OutputsCollector(files_of(ground, blobs), save_memory=save_memory)
+
+
+def _workspace(ground: Ground) -> Callable[[SessionId], Awaitable[WorkspaceId]]:
+    sessions = Sessions(ground.database, ground.bus, ground.clock)
+
+    async def workspace(session_id: SessionId) -> WorkspaceId:
+        owner = await sessions.owner_of(session_id)
+        if owner is None:
+            raise NotFound(f"Session {session_id!r} was not found.")
+        return owner.workspace_id
+
+    return workspace
 
 
 def _resources(ground: Ground) -> Callable[[SessionId], Awaitable[Sequence[Mapping[str, Json]]]]:

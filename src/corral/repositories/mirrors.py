@@ -26,6 +26,8 @@ from corral.catalog.repositories import (
 from corral.hands.providers.process import BwrapProcess
 from corral.kernel import limits
 from corral.kernel.errors import InvalidRequest, SandboxUnavailable
+from corral.kernel.ids import DEFAULT_WORKSPACE, WorkspaceId
+from corral.kernel.shares import Shares
 from corral.repositories.confine import Confinement, Places
 from corral.repositories.failures import RepositoryFailed, fetch_failed, tree_too_large
 from corral.repositories.shelf import MirrorPlace, Shelf, ShelfBounds
@@ -97,43 +99,42 @@ class Mirrors:
         self._bounds = bounds or Bounds()
         self._confinement = Confinement(root, authorities=authorities)
         self._shelf = Shelf(root, make=self._confinement.make_writable, bounds=self._bounds.of_shelf)
-        self._fetches = asyncio.Semaphore(self._bounds.at_once)
-        self._archives = asyncio.Semaphore(self._bounds.at_once)
-        self._listings = asyncio.Semaphore(self._bounds.at_once)
+        self._fetches, self._archives, self._listings = (Shares(self._bounds.at_once) for _ in range(3))
         self._known: dict[str, _Known] = {}
         self._suspect: set[str] = set()  # keys of mirrors that git may not be able to work with
 
-    async def fetch(self, repository: Repository) -> Resolved:
+    async def fetch(
+        self, repository: Repository, *, workspace_id: WorkspaceId = DEFAULT_WORKSPACE
+    ) -> Resolved:
         """Bring the mirror up to date, or make it, and find the checkout in it. Raises RepositoryFailed.
 
-        Repeat: one fetch each; those that wait for the same mirror share the next one.
+        workspace_id: for whom; no workspace takes all of this node, and what is waited for until it is its
+        turn does not count. Repeat: one fetch each; those that wait for the same mirror share the next one.
         """
         url, asked_at = repository.url, time.monotonic()
         if not self._hosts.allows(url.host, url.port):
             raise RepositoryFailed("clone", f"This server clones no repositories of {url.host!r}.")
-        try:
-            async with asyncio.timeout(self._bounds.seconds):
-                async with self._shelf.held(url, shared=False) as place:
-                    known = self._known.get(place.key)
-                    wanted = repository.checkout
-                    if known is not None and known.began_at >= asked_at and not isinstance(wanted, Commit):
-                        found = known.resolved.get(wanted.name if wanted else None)
-                        if found is not None:
-                            return found
-                    async with self._fetches:
-                        return await self._fetch(repository, place)
-        except TimeoutError:
-            raise RepositoryFailed(
-                "clone",
-                f"The repository host {url.host!r} is too slow: more than {self._bounds.seconds:g} s.",
-            ) from None
+        while (found := self._found_since(asked_at, repository)) is None:
+            # The slot first: while one waits for it, the mirror is there for others.
+            async with self._fetches.one(workspace_id), self._shelf.held_now(url, shared=False) as place:
+                if place is not None:
+                    found = self._found_since(asked_at, repository)
+                    return found or await self._fetch_in_time(repository, place)
+            await asyncio.sleep(limits.REPOSITORY_LOCK_SECONDS)
+        return found
 
-    async def archive(self, repository: Repository, resolved: Resolved) -> AsyncGenerator[bytes, None]:
+    async def archive(
+        self, repository: Repository, resolved: Resolved, *, workspace_id: WorkspaceId = DEFAULT_WORKSPACE
+    ) -> AsyncGenerator[bytes, None]:
         """The working tree with its .git as a tar, relative to its own top. Close it if it is left early.
 
         Raises RepositoryFailed, also in its middle: then it is not whole.
         """
-        async with self._archives, self._shelf.scratch() as scratch, contextlib.AsyncExitStack() as lock:
+        async with (
+            self._archives.one(workspace_id),
+            self._shelf.scratch() as scratch,
+            contextlib.AsyncExitStack() as lock,
+        ):
             place = await lock.enter_async_context(self._shelf.held(repository.url, shared=True))
             mirror = _there(place)
             room = self._room() - await asyncio.to_thread(place.size_bytes)
@@ -155,12 +156,14 @@ class Mirrors:
                 if (code := await process.exit_code()) != 0:
                     raise self._not_read(process, code, place)
 
-    async def skills(self, repository: Repository, resolved: Resolved) -> Sequence[RepositorySkill]:
+    async def skills(
+        self, repository: Repository, resolved: Resolved, *, workspace_id: WorkspaceId = DEFAULT_WORKSPACE
+    ) -> Sequence[RepositorySkill]:
         """The skills that the repository brings at this commit; their text is anybody's. Raises
         RepositoryFailed."""
         if resolved.commit is None:
             return ()
-        async with self._listings, self._shelf.held(repository.url, shared=True) as place:
+        async with self._listings.one(workspace_id), self._shelf.held(repository.url, shared=True) as place:
             asked = {"do": "skills", "commit": resolved.commit}
             async with self._running(asked, Places(read_only={_MIRROR: _there(place)})) as process:
                 bytes_max = limits.REPOSITORY_SKILLS_MAX * 2 * limits.REPOSITORY_SKILL_BYTES_MAX
@@ -183,6 +186,24 @@ class Mirrors:
         await self._confinement.aclose()
 
     # -- one fetch ----------------------------------------------------------------------------------
+
+    def _found_since(self, asked_at: float, repository: Repository) -> Resolved | None:
+        """What a fetch has found that began after it was asked for; a commit is looked for each time."""
+        known, wanted = self._known.get(self._shelf.key(repository.url)), repository.checkout
+        if known is None or known.began_at < asked_at or isinstance(wanted, Commit):
+            return None
+        return known.resolved.get(wanted.name if wanted else None)
+
+    async def _fetch_in_time(self, repository: Repository, place: MirrorPlace) -> Resolved:
+        try:
+            async with asyncio.timeout(self._bounds.seconds):
+                return await self._fetch(repository, place)
+        except TimeoutError:
+            raise RepositoryFailed(
+                "clone",
+                f"The repository host {repository.url.host!r} is too slow: more than"
+                f" {self._bounds.seconds:g} s.",
+            ) from None
 
     async def _fetch(self, repository: Repository, place: MirrorPlace) -> Resolved:
         is_new = place.key in self._suspect or not place.has_mirror

@@ -101,27 +101,36 @@ class Shelf:
     @asynccontextmanager
     async def held(self, url: RepositoryUrl, *, shared: bool) -> AsyncGenerator[MirrorPlace, None]:
         """The place of a URL's mirror, held against other tasks and processes; there may be no mirror."""
-        self._lay_out()
-        folder = self._mirrors / hashlib.sha256(url.canonical.encode()).hexdigest()[:32]
         while True:
-            folder.mkdir(mode=0o711, exist_ok=True)
-            try:
-                fd = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            except FileNotFoundError:  # it was tidied away in this moment
-                continue
-            try:
-                while not _flock(fd, fcntl.LOCK_SH if shared else fcntl.LOCK_EX):  # noqa: ASYNC110  (a file)
-                    await asyncio.sleep(REPOSITORY_LOCK_SECONDS)
-                if not _is_at(fd, folder / "lock"):  # or while we waited
-                    continue
-                os.utime(fd)
-                place = MirrorPlace(folder, self._make)
-                if not shared:
-                    await place.clear()  # of a killed process
-                yield place
-                return
-            finally:
-                os.close(fd)
+            async with self.held_now(url, shared=shared) as place:
+                if place is not None:
+                    yield place
+                    return
+            await asyncio.sleep(REPOSITORY_LOCK_SECONDS)
+
+    @asynccontextmanager
+    async def held_now(
+        self, url: RepositoryUrl, *, shared: bool
+    ) -> AsyncGenerator[MirrorPlace | None, None]:
+        """As `held`, but None if somebody else has it."""
+        self._lay_out()
+        folder = self._mirrors / self.key(url)
+        fd = _locked(folder, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+        if fd is None:
+            yield None
+            return
+        try:
+            os.utime(fd)
+            place = MirrorPlace(folder, self._make)
+            if not shared:
+                await place.clear()  # of a killed process
+            yield place
+        finally:
+            os.close(fd)
+
+    def key(self, url: RepositoryUrl) -> str:
+        """Of its place."""
+        return hashlib.sha256(url.canonical.encode()).hexdigest()[:32]
 
     @asynccontextmanager
     async def scratch(self) -> AsyncGenerator[Path, None]:
@@ -192,6 +201,22 @@ class Shelf:
             if not Path("/proc", left.name.partition("-")[0]).exists():
                 remove_tree(left)
         self._is_laid_out = True
+
+
+def _locked(folder: Path, kind: int) -> int | None:
+    """A descriptor that holds the folder's lock; None if somebody else has it."""
+    while True:
+        folder.mkdir(mode=0o711, exist_ok=True)
+        try:
+            fd = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except FileNotFoundError:  # it was tidied away in this moment
+            continue
+        is_ours = _flock(fd, kind)
+        if is_ours and _is_at(fd, folder / "lock"):  # or in that one
+            return fd
+        os.close(fd)
+        if not is_ours:
+            return None
 
 
 def _flock(fd: int, kind: int) -> bool:

@@ -16,7 +16,7 @@ from corral.catalog.repositories import (
     repository_url,
 )
 from corral.kernel.errors import InvalidRequest
-from corral.kernel.ids import SessionId
+from corral.kernel.ids import SessionId, WorkspaceId
 from corral.kernel.limits import REPOSITORIES_RESOLVED_MAX, REPOSITORY_RESOLVED_SECONDS
 from corral.repositories.failures import RepositoryFailed
 from corral.repositories.mirrors import Mirrors, Resolved
@@ -35,10 +35,13 @@ class RepositorySource:
         mirrors: Mirrors,
         *,
         resources: Callable[[SessionId], Awaitable[Sequence[Mapping[str, Json]]]],
+        workspace: Callable[[SessionId], Awaitable[WorkspaceId]],
     ) -> None:
-        """resources: what is attached to a session now, as the store keeps it; raises NotFound."""
+        """resources: what is attached to a session now, as the store keeps it. workspace: whose it is. Both
+        raise NotFound."""
         self._mirrors = mirrors
         self._resources = resources
+        self._workspace = workspace
         self._resolved: OrderedDict[tuple[SessionId, str], tuple[float, Resolved]] = OrderedDict()
 
     def mounts(self, attached: Attached) -> Sequence[Mount]:
@@ -46,12 +49,16 @@ class RepositorySource:
 
     async def open(self, session_id: SessionId, mount: Mount) -> AsyncGenerator[bytes, None]:
         resource = await self._resource(session_id, mount)
-        repository = _repository(resource)
+        repository, whose = _repository(resource), await self._workspace(session_id)
+
+        def archive_of(resolved: Resolved) -> AsyncGenerator[bytes, None]:
+            return self._mirrors.archive(repository, resolved, workspace_id=whose)
+
         try:
             resolved, is_fresh = await self._resolve(session_id, mount.mount_id, repository)
             has_begun = False
             try:
-                async with aclosing(self._mirrors.archive(repository, resolved)) as archive:
+                async with aclosing(archive_of(resolved)) as archive:
                     async for chunk in archive:
                         has_begun = True
                         yield chunk
@@ -61,7 +68,7 @@ class RepositorySource:
                     raise
             # What it was resolved to a while ago is gone from the mirror, or the mirror is.
             resolved, _ = await self._resolve(session_id, mount.mount_id, repository, again=True)
-            async with aclosing(self._mirrors.archive(repository, resolved)) as archive:
+            async with aclosing(archive_of(resolved)) as archive:
                 async for chunk in archive:
                     yield chunk
         except RepositoryFailed as failed:
@@ -87,7 +94,8 @@ class RepositorySource:
         mount_id = str(resource["id"])
         try:
             resolved, _ = await self._resolve(session_id, mount_id, repository)
-            return await self._mirrors.skills(repository, resolved)
+            whose = await self._workspace(session_id)
+            return await self._mirrors.skills(repository, resolved, workspace_id=whose)
         except RepositoryFailed as failed:
             raise _mount_failed(failed, repository, mount_id) from failed
 
@@ -106,7 +114,8 @@ class RepositorySource:
         if known is not None and now - known[0] < REPOSITORY_RESOLVED_SECONDS and not again:
             self._resolved[key] = known
             return known[1], False
-        resolved = await self._mirrors.fetch(repository)
+        whose = await self._workspace(session_id)
+        resolved = await self._mirrors.fetch(repository, workspace_id=whose)
         self._resolved[key] = (now, resolved)
         if len(self._resolved) > REPOSITORIES_RESOLVED_MAX:
             self._resolved.popitem(last=False)
