@@ -596,6 +596,36 @@ async def test_names_and_trees_too_deep_are_refused_and_stop_nobody_else(
     assert list((repositories / "scratch").iterdir()) == []
 
 
+async def test_a_repository_of_too_many_branches(host: GitHost, opened: Open) -> None:
+    tip = host.push("ada/branches", {"n": "1"})
+    repository = at(host, "ada/branches")
+    mirrors = opened(refs_max=50, mirror_entries_max=40)
+    await mirrors.fetch(repository)
+    branch = "create refs/heads/b{0} {1}\n"
+    more = [branch.format(number, tip) for number in range(60)]
+    git("update-ref", "--stdin", at=host.bare("ada/branches"), given="".join(more[:40]))
+    assert "is larger" in (await refused(mirrors, repository)).message  # each is a file of our copy
+    assert (await mirrors.fetch(repository)).commit == tip  # but not of a new one
+    git("update-ref", "--stdin", at=host.bare("ada/branches"), given="".join(more[40:]))
+    failed = await refused(opened(refs_max=50), repository)
+    assert failed.kind == "clone" and "too many branches" in failed.message
+
+
+async def test_a_mirror_that_has_outgrown_its_repository_is_cloned_anew(
+    host: GitHost, opened: Open, repositories: Path
+) -> None:
+    tip = host.push("ada/grown", {"n": "1"})
+    mirrors, repository = opened(bytes_max=200_000), at(host, "ada/grown")
+    await mirrors.fetch(repository)
+    (mirror,) = repositories.glob("mirrors/*/repository.git")
+    (mirror / "left-behind").write_bytes(BIG)
+    await mirrors.fetch(repository)
+    assert (mirror / "left-behind").exists()
+    (mirror / "more-of-it").write_bytes(BIG)
+    assert (await mirrors.fetch(repository)).commit == tip
+    assert not (mirror / "left-behind").exists()
+
+
 async def test_a_mirror_that_is_a_link_is_none(
     host: GitHost, opened: Open, repositories: Path, tmp_path: Path
 ) -> None:

@@ -7,11 +7,13 @@ some hundred levels deep ends them. Here one directory is open at a time, and no
 import contextlib
 import os
 import secrets
+from collections.abc import Generator
+from contextlib import closing
 from itertools import islice
 from pathlib import Path
 from typing import Final
 
-__all__ = ["disk_bytes", "is_real_directory", "remove_tree"]
+__all__ = ["disk_bytes", "is_larger", "is_real_directory", "remove_tree"]
 
 _OPEN: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _BLOCK_BYTES: Final = 512  # unit of st_blocks
@@ -34,18 +36,37 @@ def disk_bytes(top: Path, *, entries_max: int | None = None) -> int:
     meanwhile may be counted in part.
     """
     total = entries = 0
-    try:
-        here = os.open(top, _OPEN)
-    except OSError:
-        return 0
-    above: list[tuple[tuple[int, int], list[str]]] = []  # which directory, and what of it is still to do
-    try:
-        size, todo, count = _listed(here, entries_max)
-        while True:
+    with closing(_folders(top, entries_max)) as folders:
+        for size, count in folders:
             total, entries = total + size, entries + count
             if entries_max is not None and entries > entries_max:
                 break
-            size = count = 0
+    return total
+
+
+def is_larger(top: Path, *, bytes_max: int, entries_max: int) -> bool:
+    """Whether a tree takes more on disk, or has more in it; counted no further than that. As `disk_bytes`
+    else."""
+    total = entries = 0
+    with closing(_folders(top, entries_max + 1)) as folders:
+        for size, count in folders:
+            total, entries = total + size, entries + count
+            if total > bytes_max or entries > entries_max:
+                return True
+    return False
+
+
+def _folders(top: Path, most: int | None) -> Generator[tuple[int, int], None, None]:
+    """Bytes and number of what is directly in each directory of the tree, of one at most so many."""
+    try:
+        here = os.open(top, _OPEN)
+    except OSError:
+        return
+    above: list[tuple[tuple[int, int], list[str]]] = []  # which directory, and what of it is still to do
+    try:
+        size, todo, count = _listed(here, most)
+        yield size, count
+        while True:
             if todo:
                 try:
                     inner = os.open(todo.pop(), _OPEN, dir_fd=here)
@@ -54,7 +75,8 @@ def disk_bytes(top: Path, *, entries_max: int | None = None) -> int:
                 above.append((_identity(here), todo))
                 os.close(here)
                 here = inner
-                size, todo, count = _listed(here, entries_max)
+                size, todo, count = _listed(here, most)
+                yield size, count
             elif above:
                 outer = os.open("..", _OPEN, dir_fd=here)
                 os.close(here)
@@ -68,7 +90,6 @@ def disk_bytes(top: Path, *, entries_max: int | None = None) -> int:
         pass
     finally:
         os.close(here)
-    return total
 
 
 def remove_tree(top: Path) -> None:

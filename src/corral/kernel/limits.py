@@ -347,6 +347,9 @@ REPOSITORY_TREE_BYTES_MAX, REPOSITORY_TREE_FILES_MAX = (
 )
 # Directories within each other: what walks a tree may recurse, and a path has at most 4,096 bytes.
 REPOSITORY_REF_DEPTH_MAX, REPOSITORY_TREE_DEPTH_MAX = 50, 200  # names of branches and tags; working trees
+REPOSITORY_REFS_MAX = 100_000  # branches and tags; each may be a file of our copy
+REPOSITORY_MIRROR_ENTRIES_MAX = 250_000  # files and directories of a copy: those, and a few more
+REPOSITORY_WATCH_SECONDS = 1.0  # between looks at how much a git has written; a disk takes 1 GB in it
 REPOSITORY_MEMORY_BYTES = 3 * 1024**3  # address space of one git: a pack can be made to unpack to any size
 REPOSITORIES_PER_SESSION_MAX = 20  # each is a clone before the first turn, and a program or two
 REPOSITORY_CLONES_AT_ONCE = 4  # per node, shared by workspaces: each may keep a core and a disk busy

@@ -7,7 +7,8 @@
 What a git server sends is hostile, and so is what lies in a repository. So no git ever runs on the host:
 
 * Each git runs in a bwrap of its own (`confine.py`): no network device, no file of ours but the one copy
-  that it works on, a system call filter, bounds on memory, time and bytes, low priority. Its environment
+  that it works on, a system call filter, bounds on memory and time, low priority; what it writes is watched
+  (`watch.py`). Its environment
   and configuration are fixed (`runner.py`): HTTPS only, no hooks, no submodules, no filters (so no LFS),
   objects checked as they arrive, nobody is asked for a password.
 * Its way out is a listening socket that it hands to us. Behind it we let it through to the hosts that the

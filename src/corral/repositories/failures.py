@@ -9,7 +9,7 @@ from corral.kernel.limits import REPOSITORY_REF_DEPTH_MAX
 from corral.repositories.tunnel import Trouble, Tunnel
 from corral.session.content import Json
 
-__all__ = ["RepositoryFailed", "fetch_failed", "tree_too_large"]
+__all__ = ["TOO_LARGE", "RepositoryFailed", "fetch_failed", "tree_too_large"]
 
 Kind = Literal["authentication", "forbidden", "not_found", "checkout", "clone"]
 
@@ -27,11 +27,12 @@ _MESSAGES: Final[dict[Kind, str]] = {
     "clone": "The repository could not be cloned.",
 }
 
+TOO_LARGE: Final = "The repository is larger than this server clones."
 _OF_THE_WAY: Final[dict[Trouble | None, str]] = {
     "refused": "This server does not go where the repository host {host} leads; its operator can see why.",
     "unreachable": "The repository host {host} cannot be reached.",
     "silent": "The repository host {host} does not answer.",
-    "too_large": "The repository is larger than this server clones.",
+    "too_large": TOO_LARGE,
 }
 
 
@@ -62,7 +63,7 @@ def fetch_failed(repository: Repository, step: str, stderr: str, tunnel: Tunnel)
     if step == "refs":  # our copy has them now
         return RepositoryFailed(
             "clone",
-            "The repository has a branch or tag with more than"
+            "The repository has too many branches and tags, or one with more than"
             f" {REPOSITORY_REF_DEPTH_MAX} parts in its name.",
             blames_mirror=True,
         )

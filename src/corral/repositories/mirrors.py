@@ -25,13 +25,15 @@ from corral.catalog.repositories import (
 )
 from corral.hands.providers.process import BwrapProcess
 from corral.kernel import limits
+from corral.kernel.disk_trees import is_larger
 from corral.kernel.errors import InvalidRequest, SandboxUnavailable
 from corral.kernel.ids import DEFAULT_WORKSPACE, WorkspaceId
 from corral.kernel.shares import Shares
 from corral.repositories.confine import Confinement, Places
-from corral.repositories.failures import RepositoryFailed, fetch_failed, tree_too_large
+from corral.repositories.failures import TOO_LARGE, RepositoryFailed, fetch_failed, tree_too_large
 from corral.repositories.shelf import MirrorPlace, Shelf, ShelfBounds
 from corral.repositories.tunnel import Tunnel
+from corral.repositories.watch import DiskWatch
 
 __all__ = ["Bounds", "Mirrors", "Resolved"]
 
@@ -52,6 +54,8 @@ class Bounds:
 
     seconds: float = limits.REPOSITORY_SECONDS_MAX
     bytes_max: int = limits.REPOSITORY_BYTES_MAX
+    mirror_entries_max: int = limits.REPOSITORY_MIRROR_ENTRIES_MAX
+    refs_max: int = limits.REPOSITORY_REFS_MAX
     tree_bytes_max: int = limits.REPOSITORY_TREE_BYTES_MAX
     tree_files_max: int = limits.REPOSITORY_TREE_FILES_MAX
     stall_seconds: int = limits.REPOSITORY_STALL_SECONDS
@@ -60,6 +64,11 @@ class Bounds:
     cache_count_max: int = limits.REPOSITORY_CACHE_COUNT_MAX
     cache_seconds: float = limits.REPOSITORY_CACHE_SECONDS
     disk_free_bytes_min: int = limits.DISK_FREE_BYTES_MIN
+
+    @property
+    def mirror_bytes_max(self) -> int:
+        """Of a mirror on disk: what was received, as much again beside it (indexes, what fetches add)."""
+        return 2 * self.bytes_max
 
     @property
     def of_shelf(self) -> ShelfBounds:
@@ -206,13 +215,13 @@ class Mirrors:
             ) from None
 
     async def _fetch(self, repository: Repository, place: MirrorPlace) -> Resolved:
-        is_new = place.key in self._suspect or not place.has_mirror
+        is_new = place.key in self._suspect or not place.has_mirror or await self._has_outgrown(place)
         known = _Known(time.monotonic())
         if is_new:
             resolved = await self._clone(repository, place)
         else:
             try:
-                resolved = await self._ask(repository, {_MIRROR: place.mirror}, is_new=False)
+                resolved = await self._ask(repository, _MIRROR, place.mirror, is_new=False)
             except RepositoryFailed as error:
                 if error.blames_mirror:
                     self._suspect.add(place.key)
@@ -222,6 +231,13 @@ class Mirrors:
         self._known[place.key] = known
         await self._tidy(place)
         return resolved
+
+    async def _has_outgrown(self, place: MirrorPlace) -> bool:
+        """Whether fetches have left so much behind that a clone, which is bounded, takes less."""
+        bytes_max, entries_max = self._bounds.mirror_bytes_max, self._bounds.mirror_entries_max
+        return await asyncio.to_thread(
+            is_larger, place.mirror, bytes_max=bytes_max, entries_max=entries_max
+        )
 
     async def _tidy(self, place: MirrorPlace) -> None:
         """Whoever fetched has what it wanted, whatever becomes of the mirrors of others."""
@@ -246,7 +262,7 @@ class Mirrors:
                 self._suspect.discard(place.key)
 
             try:
-                resolved = await self._ask(repository, {"/fresh": fresh}, is_new=True)
+                resolved = await self._ask(repository, "/fresh", fresh, is_new=True)
             except RepositoryFailed as error:
                 if error.kind == "checkout":  # the mirror is whole, and the next may ask for what is there
                     keep()
@@ -254,7 +270,8 @@ class Mirrors:
             keep()
             return resolved
 
-    async def _ask(self, repository: Repository, writable: Mapping[str, Path], *, is_new: bool) -> Resolved:
+    async def _ask(self, repository: Repository, where: str, folder: Path, *, is_new: bool) -> Resolved:
+        """One fetch into `folder`, which the sandbox sees at `where`."""
         checkout = repository.checkout
         asked: dict[str, Any] = {
             "do": "fetch",
@@ -270,13 +287,28 @@ class Mirrors:
             bytes_max=min(room, self._bounds.bytes_max),
             silent_seconds=self._bounds.stall_seconds,
         )
+        watch = DiskWatch(
+            folder,
+            # A mirror may be packed anew while it is fetched into: for a while there are two.
+            bytes_max=self._bounds.mirror_bytes_max * (1 if is_new else 2),
+            entries_max=self._bounds.mirror_entries_max,
+            has_room=lambda: self._room() > 0,
+        )
         async with (
             tunnel.door() as door,
-            self._running(asked, Places(writable=writable), door=door) as process,
+            self._running(asked, Places(writable={where: folder}), door=door) as process,
+            watch.over(process),
         ):
             said = await _read(process, _ANSWER_BYTES_MAX)
             code = await process.exit_code()
             unstarted = self._confinement.explain(process) if code != 0 else None
+        if watch.trouble is not None:
+            raise RepositoryFailed(
+                "clone",
+                _NO_ROOM if watch.trouble == "no_room" else TOO_LARGE,
+                detail="what git wrote was too much",
+                blames_mirror=watch.trouble == "too_large",
+            )
         if unstarted is not None:
             raise _unavailable(unstarted)
         try:
@@ -310,6 +342,7 @@ class Mirrors:
             "stderr_bytes": limits.REPOSITORY_STDERR_BYTES,
             "tree_files": self._bounds.tree_files_max,
             "tree_bytes": min(self._bounds.tree_bytes_max, tree_bytes_max or self._bounds.tree_bytes_max),
+            "refs": self._bounds.refs_max,
             "ref_depth": limits.REPOSITORY_REF_DEPTH_MAX,
             "tree_depth": limits.REPOSITORY_TREE_DEPTH_MAX,
             "skills": limits.REPOSITORY_SKILLS_MAX,

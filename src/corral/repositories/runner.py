@@ -180,12 +180,12 @@ def fetch(asked: dict[str, Any], bounds: dict[str, Any]) -> dict[str, Any]:
         if done.returncode != 0:
             raise Failed("fetch", said(done, bounds))
         follow_default(mirror)
-    require_shallow(mirror, bounds)
+    require_few_refs(mirror, bounds)
     return checked_out(mirror, asked, bounds)
 
 
-def require_shallow(mirror: str, bounds: dict[str, Any]) -> None:
-    """Of names of branches and tags: each of their parts is a directory of the mirror."""
+def require_few_refs(mirror: str, bounds: dict[str, Any]) -> None:
+    """Branches and tags, and parts of their names: each is a file or a directory of the mirror."""
     listing = subprocess.Popen(
         ["git", "-C", mirror, "for-each-ref", "--format=%(refname)"],
         stdin=subprocess.DEVNULL,
@@ -193,8 +193,8 @@ def require_shallow(mirror: str, bounds: dict[str, Any]) -> None:
         stderr=subprocess.DEVNULL,
     )
     with listing:
-        for name in listing.stdout or ():
-            if name.count(b"/") > bounds["ref_depth"]:
+        for number, name in enumerate(listing.stdout or (), start=1):
+            if number > bounds["refs"] or name.count(b"/") > bounds["ref_depth"]:
                 listing.kill()
                 raise Failed("refs")
 

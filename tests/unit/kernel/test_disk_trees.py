@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from corral.kernel.disk_trees import disk_bytes, is_real_directory, remove_tree
+from corral.kernel.disk_trees import disk_bytes, is_larger, is_real_directory, remove_tree
 
 LEVELS = 1_500  # more than Python recurses, and than fit into a path
 
@@ -70,3 +70,13 @@ def test_links_are_never_followed(tree: Path, tmp_path: Path) -> None:
     remove_tree(tree / "link")
     remove_tree(tree)
     assert not tree.exists() and (outside / "kept").exists()
+
+
+def test_a_tree_is_larger_by_what_it_takes_or_by_what_is_in_it(tree: Path) -> None:
+    deepen(tree, levels=3)
+    size = disk_bytes(tree)
+    assert size >= 4096
+    assert not is_larger(tree, bytes_max=size, entries_max=4)
+    assert is_larger(tree, bytes_max=size - 1, entries_max=4)
+    assert is_larger(tree, bytes_max=size, entries_max=3)
+    assert not is_larger(tree / "nothing", bytes_max=0, entries_max=0)
