@@ -279,4 +279,4 @@ def certificates(directory: Path) -> tuple[Path, Path, Path]:
     return paths
 
 
-__all__ = ["GitHost", "git"]
+__all__ = ["GitHost", "certificates", "git"]

@@ -10,6 +10,7 @@ from corral.app.ground import Ground
 from corral.app.hands import Reach, SessionHands
 from corral.app.models import anthropic_model, model_table
 from corral.app.mounts import open_mounting, open_repositories
+from corral.app.packages import open_layers
 from corral.app.part import Part
 from corral.app.repositories import open_mirrors
 from corral.brain.dispatch import Dispatch
@@ -34,6 +35,7 @@ from corral.orchestrator.routing import Routing
 from corral.orchestrator.skills import forget_skills
 from corral.orchestrator.sweep import Sweep
 from corral.orchestrator.worker import Worker
+from corral.packages.layers import forget_layers
 from corral.session.lease import Lease
 from corral.store.cleanup import Cleanup
 from corral.store.files import UnneededBlobRows
@@ -68,7 +70,9 @@ def open_worker(
     stack.push_async_callback(mirrors.aclose)
     repositories, repository_skills = open_repositories(ground, mirrors)
     stack.push_async_callback(repository_skills.aclose)
-    mounting = open_mounting(ground, hands, blobs=blobs, repositories=repositories)
+    layers = open_layers(config, blobs)
+    stack.push_async_callback(layers.aclose)
+    mounting = open_mounting(ground, hands, blobs=blobs, repositories=repositories, layers=layers)
     stack.push_async_callback(mounting.aclose)
     dispatch = Dispatch(hands, mounting)
     stack.push_async_callback(dispatch.aclose)
@@ -133,6 +137,7 @@ def brain_part(
             lambda: clean_up(cleanup, reach.hands, forget_blobs=reach.forget_blobs),
             lambda: forget_memories(MemoryForgetTable(ground.database)),
             lambda: forget_skills(SkillForgetTable(ground.database), blobs),
+            lambda: forget_layers(blobs),
             lambda: clean_files(UnneededBlobRows(ground.database), blobs),
         ],
         later=[anthropic.warm],  # a second of imports, not before readiness

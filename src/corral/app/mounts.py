@@ -15,6 +15,8 @@ from corral.hands.mounting import Mounting
 from corral.kernel.errors import NotFound
 from corral.kernel.ids import SessionId, WorkspaceId
 from corral.orchestrator.outputs import OutputsCollector
+from corral.packages.layers import Layers
+from corral.packages.source import PackageSource
 from corral.repositories.mirrors import Mirrors
 from corral.repositories.skills import SkillsOfRepositories
 from corral.repositories.source import RepositorySource
@@ -28,13 +30,19 @@ __all__ = ["open_collector", "open_mounting", "open_repositories"]
 
 
 def open_mounting(
-    ground: Ground, hands: SessionHands, *, blobs: BlobStore, repositories: RepositorySource
+    ground: Ground,
+    hands: SessionHands,
+    *,
+    blobs: BlobStore,
+    repositories: RepositorySource,
+    layers: Layers,
 ) -> Mounting:
     """To add a kind: one line in `sources`."""
     sources: Mapping[str, MountSource] = {
         "file": FileSource(files_of(ground, blobs)),
         "skill": SkillSource(blobs),
         "repository": repositories,
+        "packages": PackageSource(layers),
     }
     memory = MemorySync(hands, MemoryMountTable(ground.database, ground.ids))
     return Mounting(hands, resources=_resources(ground), sources=sources, memory=memory)

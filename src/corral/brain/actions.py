@@ -91,11 +91,13 @@ class Ran:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Unmounted:
     """A mount cannot be had, so the call has not started. It does once that is in the log, without it.
-    error: of the `session.error`, without `retry_status`."""
+    error: of the `session.error`, without `retry_status`. needed_failures: of a mount that the session
+    needs, how many it had been told of when the call was tried; the call is tried again."""
 
     action: RunTool
     mount_id: str
     error: Mapping[str, Json]
+    needed_failures: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

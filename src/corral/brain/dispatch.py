@@ -197,7 +197,7 @@ class Dispatch:
     async def _recipe(self, state: State) -> Recipe:
         """With all that is mounted, but what has failed since the session last went running."""
         agent = {**state.primary.agent, "skills": state.primary.skills}
-        mounts = await self._mounts.of(state.session_id, agent)
+        mounts = await self._mounts.of(state.session_id, agent, state.environment)
         return Recipe(
             environment=state.environment,
             mounts=tuple(mount for mount in mounts if mount.mount_id not in state.failed_mounts),

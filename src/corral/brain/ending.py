@@ -11,6 +11,7 @@ from datetime import datetime
 
 from corral.kernel.ids import ThreadId
 from corral.kernel.limits import (
+    MOUNT_FAILURES_MAX,
     SESSION_FAILURES_MAX,
     TOOL_ROUNDS_PER_TURN_MAX,
     TURN_SECONDS_MAX,
@@ -100,6 +101,11 @@ def poisoned(failures: int) -> str:
         " waited were dropped. Send a message to try again; if it fails again, start a new session, and"
         " look into the server's log for why."
     )
+
+
+def lacks(state: State) -> bool:
+    """A mount that the session needs could not be had, again and again: its turn ends, as has been said."""
+    return state.needed_failures >= MOUNT_FAILURES_MAX
 
 
 def of_kill(state: State, thread_id: ThreadId) -> Ending | None:

@@ -381,7 +381,12 @@ class Loop:
                         state, call, epoch=epoch, attach=attach, stop=self._stops[action]
                     )
                 except MountFailed as failed:
-                    return Unmounted(action=action, mount_id=failed.mount_id, error=failed.error)
+                    return Unmounted(
+                        action=action,
+                        mount_id=failed.mount_id,
+                        error=failed.error,
+                        needed_failures=state.needed_failures if failed.is_needed else None,
+                    )
                 crash_point("brain.after_tool")
                 return Ran(action=action, result=result)
             case SeekSkills(waits=waits):

@@ -60,9 +60,11 @@ class Mounts(Protocol):
         """What its record says, which was asked for at this time of the event loop: it is believed for
         RESOURCES_FRESH_SECONDS, so that not each call has to ask."""
 
-    async def of(self, session_id: SessionId, agent: Mapping[str, Json]) -> Sequence[Mount]:
-        """All that the session has now; `agent` is the snapshot of its primary thread. Raises NotFound,
-        StoreUnavailable."""
+    async def of(
+        self, session_id: SessionId, agent: Mapping[str, Json], environment: Mapping[str, Json]
+    ) -> Sequence[Mount]:
+        """All that the session has now; `agent` is the snapshot of its primary thread, `environment` the
+        config of its environment. Raises NotFound, StoreUnavailable."""
 
     async def bring(self, session_id: SessionId, mounts: Sequence[Mount], *, epoch: int) -> None:
         """Bring these to where the session is. Cancelling it leaves what is on its way. Repeat: safe.
@@ -100,7 +102,9 @@ class NoMounts:
     def learn(self, session_id: SessionId, resources: Sequence[Resource], *, asked_at: float) -> None:
         return
 
-    async def of(self, session_id: SessionId, agent: Mapping[str, Json]) -> Sequence[Mount]:
+    async def of(
+        self, session_id: SessionId, agent: Mapping[str, Json], environment: Mapping[str, Json]
+    ) -> Sequence[Mount]:
         return ()
 
     async def bring(self, session_id: SessionId, mounts: Sequence[Mount], *, epoch: int) -> None:

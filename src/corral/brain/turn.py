@@ -106,6 +106,8 @@ def _finish(draft: Draft, terms: Terms, completion: Completion) -> None:
             if call is not None:
                 private = None if result.is_error else _used(call, terms.models)
                 _answer(draft, call, result.content, is_error=result.is_error, private=private)
+        case Unmounted(needed_failures=int()):
+            _lack(draft, completion)
         case Unmounted(action=action, mount_id=mount_id, error=error):
             call = draft.state.call(action.call_id)
             if mount_id not in draft.state.failed_mounts:
@@ -134,6 +136,26 @@ def _finish(draft: Draft, terms: Terms, completion: Completion) -> None:
                 _Thread(draft, terms, thread).fail(error)
         case _:
             pass  # an aborted backoff, or an answer to a request that was closed already
+
+
+def _lack(draft: Draft, completion: Unmounted) -> None:
+    """A mount that the session needs failed. Calls side by side find the same failure: it is said once. The
+    last one is the end of the turn (`advance`), for which its calls are answered."""
+    state = draft.state
+    call = state.call(completion.action.call_id)
+    if call is None:
+        return
+    is_over = state.needed_failures >= limits.MOUNT_FAILURES_MAX
+    if completion.needed_failures == state.needed_failures and not is_over:
+        is_over = state.needed_failures + 1 == limits.MOUNT_FAILURES_MAX
+        draft.add(
+            ev.SessionError,
+            call.thread_id,
+            private={"needed_mount": completion.mount_id},
+            error={**completion.error, "retry_status": {"type": "exhausted" if is_over else "retrying"}},
+        )
+    if is_over:
+        _answer_for(draft, call, ending.NEVER_RAN)
 
 
 def _used(call: PendingCall, models: ModelTable) -> Mapping[str, Json] | None:
@@ -215,6 +237,9 @@ class _Thread:
         self._answer_refused_calls()
         if thread.calls:
             self._wait_for_calls(is_busy=is_busy)
+            return
+        if thread.status == "running" and ending.lacks(self.draft.state):
+            self._stop()
             return
         if (thread.wants_model or self._waiting(ev.UserMessage)) and not self.terms.starts_requests:
             return
@@ -418,6 +443,10 @@ class _Thread:
     def _give_up(self, error_type: str, message: str, private: Mapping[str, Json] | None = None) -> None:
         """The turn is dead: say why, flush what is queued, go idle."""
         self._error(error_type, message, retry="exhausted", private=private)
+        self._stop()
+
+    def _stop(self) -> None:
+        """The turn is dead, and why has been said."""
         for waiting in self._waiting(*_FLUSHED):
             self.draft.take(waiting, private={"moot": True})
         self._idle(RETRIES_EXHAUSTED)

@@ -9,15 +9,13 @@ from datetime import datetime
 from typing import Any
 
 from corral.catalog.metadata import merged
+from corral.catalog.packages import INSTALLABLE, PACKAGE_MANAGERS, wanted
 from corral.catalog.records import Wire
 from corral.kernel.clock import rfc3339
 from corral.kernel.errors import InvalidRequest
 from corral.kernel.ids import EnvironmentId
 
 Fields = Mapping[str, Any]
-
-PACKAGE_MANAGERS = ("apt", "cargo", "gem", "go", "npm", "pip")
-"""In the order in which they install."""
 
 _UNRESTRICTED = {"type": "unrestricted"}
 _NO_HOST = {"allowed_hosts": [], "allow_mcp_servers": False, "allow_package_managers": False}
@@ -70,14 +68,16 @@ def check_session_environment(environment: Wire) -> None:
     config = environment["config"]
     if config["type"] == "self_hosted":  # its workers' machines are what they are
         return
-    managers = [name for name in PACKAGE_MANAGERS if config["packages"][name]]
-    if managers:
+    packages = wanted(config)
+    if unknown := [name for name in packages if name not in INSTALLABLE]:
         raise InvalidRequest(
-            f"{where} lists packages ({', '.join(managers)}), which this server cannot install yet;"
-            " use an environment without packages"
+            f"{where} lists config.packages.{unknown[0]}, which this server cannot install yet; it can"
+            f" install with {', '.join(sorted(INSTALLABLE))}"
         )
     networking = config["networking"]
     open_ways = [name for name in _NO_HOST if networking.get(name)]
+    if packages and "allow_package_managers" in open_ways:  # they install before the sandbox is there
+        open_ways.remove("allow_package_managers")
     if open_ways:
         raise InvalidRequest(
             f"{where} sets networking.{open_ways[0]}, but sandboxes have no network on this server yet;"
@@ -106,8 +106,8 @@ def _config(current: Fields, given: Fields) -> Wire:
         current.get("packages") or {"type": "packages", **{name: [] for name in PACKAGE_MANAGERS}}
     )
     if "packages" in given:
-        wanted = given["packages"] or dict.fromkeys(PACKAGE_MANAGERS)
-        packages |= {name: wanted[name] or [] for name in PACKAGE_MANAGERS if name in wanted}
+        asked = given["packages"] or dict.fromkeys(PACKAGE_MANAGERS)
+        packages |= {name: asked[name] or [] for name in PACKAGE_MANAGERS if name in asked}
     if (
         networking["type"] == "limited"
         and not networking["allow_package_managers"]

@@ -57,6 +57,10 @@ class Config:
     web_private_hosts: tuple[str, ...] = ()
     web_ca: Path | None = None
     search_url: str | None = None
+    packages_hosts: tuple[str, ...] = ("*", "*:80")
+    packages_private_hosts: tuple[str, ...] = ()
+    packages_ca: Path | None = None
+    packages_config: Path | None = None
     turn_rounds_max: int = TOOL_ROUNDS_PER_TURN_MAX
     turn_seconds_max: int = TURN_SECONDS_MAX
     turn_tokens_max: int = TURN_TOKENS_MAX
@@ -203,6 +207,26 @@ SETTINGS: Final[Mapping[str, Setting]] = {
         values.base_url,
         "a SearXNG that web_search asks, as http://127.0.0.1:8888; it may be private, and must answer in"
         " JSON; web_search is off unless set",
+        ("env",),
+    ),
+    # Likewise.
+    "packages_hosts": Setting(
+        values.hosts,
+        "hosts that packages of environments are installed from: host, host:port, *.domain or *; all public"
+        " ones unless set",
+        ("env",),
+    ),
+    "packages_private_hosts": Setting(
+        values.hosts, "more of them, which may be at private or loopback addresses", ("env",)
+    ),
+    "packages_ca": Setting(
+        values.path,
+        "authorities (PEM) that may sign their certificates, beside the system's",
+        ("env",),
+    ),
+    "packages_config": Setting(
+        values.path,
+        "directory with the package managers' own settings (pip.conf, npmrc ...), without credentials",
         ("env",),
     ),
     "turn_rounds_max": Setting(values.count, "model replies of one turn; then it ends with an error"),

@@ -1,4 +1,4 @@
-"""A workspace on its way to the blob store and back: tar, packed with zstd, checked by sha256.
+"""A tree on its way to the blob store and back: tar, packed with zstd; of a workspace, checked by sha256.
 
 The tar is cut into pieces of BLOB_CHUNK_BYTES and each is a zstd frame of its own, which says how large it
 is unpacked. So neither way holds more than a piece in memory, however well the files pack, and
@@ -14,12 +14,16 @@ from corral.catalog.blobs import BlobStore
 from corral.kernel.limits import BLOB_CHUNK_BYTES
 from corral.session.checkpoint import Checkpoint
 
-__all__ = ["BrokenCheckpoint", "packed", "unpacked"]
+__all__ = ["BrokenArchive", "BrokenCheckpoint", "packed", "unframed", "unpacked"]
 
 _HEADER_BYTES = 18  # of a frame, at most
 
 
-class BrokenCheckpoint(Exception):
+class BrokenArchive(Exception):
+    """What was read is not frames, or not all of them."""
+
+
+class BrokenCheckpoint(BrokenArchive):
     """The blob is not what was stored."""
 
 
@@ -42,30 +46,48 @@ async def packed(archive: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
 async def unpacked(blobs: BlobStore, checkpoint: Checkpoint) -> AsyncGenerator[bytes, None]:
     """What was packed. Raises BrokenCheckpoint, at its end at the latest: what came before is then not to
     be believed. NotFound and BlobUnavailable as `BlobStore.get`."""
+    sha256 = hashlib.sha256()
+
+    async def hashed() -> AsyncGenerator[bytes, None]:
+        async with aclosing(blobs.get(checkpoint.blob_key)) as blob:
+            async for chunk in blob:
+                sha256.update(chunk)
+                yield chunk
+
+    try:
+        async with aclosing(hashed()) as chunks, aclosing(unframed(chunks)) as pieces:
+            async for piece in pieces:
+                yield piece
+    except BrokenArchive as error:
+        raise BrokenCheckpoint(str(error)) from error
+    if sha256.hexdigest() != checkpoint.sha256:
+        raise BrokenCheckpoint("it is not what was stored")
+
+
+async def unframed(chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
+    """What was packed, from its frames. Raises BrokenArchive, at its end at the latest."""
     import zstandard
 
-    sha256, unread = hashlib.sha256(), b""
+    unread = b""
     frame: zstandard.ZstdDecompressionObj | None = None
-    async with aclosing(blobs.get(checkpoint.blob_key)) as blob:
-        async for chunk in blob:
-            sha256.update(chunk)
-            unread += chunk
-            while len(unread) >= _HEADER_BYTES or (unread and frame):
-                try:
-                    if frame is None:
-                        if not 0 <= zstandard.frame_content_size(unread) <= BLOB_CHUNK_BYTES:
-                            raise BrokenCheckpoint("a piece of a wrong size")
-                        frame = zstandard.ZstdDecompressor().decompressobj()
-                    piece = await asyncio.to_thread(frame.decompress, unread)
-                except zstandard.ZstdError as error:
-                    raise BrokenCheckpoint(str(error)) from error
-                unread, frame = (frame.unused_data, None) if frame.eof else (b"", frame)
-                if piece:
-                    yield piece
+    async for chunk in chunks:
+        unread += chunk
+        while len(unread) >= _HEADER_BYTES or (unread and frame):
+            try:
+                if frame is None:
+                    if not 0 <= zstandard.frame_content_size(unread) <= BLOB_CHUNK_BYTES:
+                        raise BrokenArchive("a piece of a wrong size")
+                    frame = zstandard.ZstdDecompressor().decompressobj()
+                piece = await asyncio.to_thread(frame.decompress, unread)
+            except zstandard.ZstdError as error:
+                raise BrokenArchive(str(error)) from error
+            unread, frame = (frame.unused_data, None) if frame.eof else (b"", frame)
+            if piece:
+                yield piece
     if unread:  # a frame that is shorter than a header may be
         try:
             yield zstandard.ZstdDecompressor().decompress(unread, max_output_size=BLOB_CHUNK_BYTES)
         except zstandard.ZstdError as error:
-            raise BrokenCheckpoint(str(error)) from error
-    if frame is not None or sha256.hexdigest() != checkpoint.sha256:
-        raise BrokenCheckpoint("it is not what was stored")
+            raise BrokenArchive(str(error)) from error
+    if frame is not None:
+        raise BrokenArchive("its end is missing")

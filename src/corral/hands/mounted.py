@@ -25,7 +25,7 @@ from weakref import WeakValueDictionary
 from corral.hands.ports import Provider
 from corral.kernel.errors import InvalidRequest, RequestTooLarge
 from corral.kernel.ids import SessionId
-from corral.kernel.limits import MOUNT_BYTES_MAX, MOUNTS_PER_RECIPE_MAX
+from corral.kernel.limits import LAYER_BYTES_MAX, MOUNT_BYTES_MAX, MOUNTS_PER_RECIPE_MAX
 from corral.session.call import Mount
 from corral.session.content import Json
 from corral.session.mounts import MountsMissing
@@ -75,7 +75,7 @@ class Mounted:
         if len(mounts) > MOUNTS_PER_RECIPE_MAX:
             raise InvalidRequest(f"a sandbox has at most {MOUNTS_PER_RECIPE_MAX} mounts")
         wanted = {mount.mount_id: mount for mount in mounts}
-        if missing := [mount.mount_id for mount in mounts if not _is_noted(notes, mount)]:
+        if missing := [mount.mount_id for mount in mounts if not self._is_there(notes, mount)]:
             raise MountsMissing(missing)
         stale = [
             mount_id
@@ -95,7 +95,12 @@ class Mounted:
     def missing(self, session_id: SessionId, mounts: Sequence[Mount]) -> list[str]:
         """Which of these are not there."""
         notes = self._notes(self._home(session_id))
-        return [mount.mount_id for mount in mounts if not _is_noted(notes, mount)]
+        return [mount.mount_id for mount in mounts if not self._is_there(notes, mount)]
+
+    def _is_there(self, notes: _Notes, mount: Mount) -> bool:
+        if mount.kind == "packages":  # of the host, whichever session it was brought for
+            return self._provider.has_layer(mount.digest)
+        return _is_noted(notes, mount)
 
     async def put(self, session_id: SessionId, mount: Mount, archive: AsyncIterator[bytes]) -> bool:
         """Put a mount in place; its workspace is prepared. Returns whether the workspace's own files have
@@ -104,11 +109,14 @@ class Mounted:
         Repeat: does nothing, and reads nothing of the archive. Raises InvalidRequest, RequestTooLarge,
         SandboxUnavailable.
         """
+        if mount.kind == "packages":
+            await self._provider.put_layer(mount.digest, _bounded(archive, LAYER_BYTES_MAX))
+            return False
         async with self._bringing.setdefault(session_id, asyncio.Lock()):
             home = self._home(session_id)
             if _is_noted(self._notes(home), mount):
                 return False
-            bounded = _bounded(archive)
+            bounded = _bounded(archive, MOUNT_BYTES_MAX)
             if mount.mode == "copy":
                 below = _below(_WORKSPACE, mount.path)
                 await self._provider.import_archive(home, bounded, below=str(below))
@@ -274,12 +282,12 @@ def _own_member(header: bytes) -> int | None:
     return None
 
 
-async def _bounded(archive: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def _bounded(archive: AsyncIterator[bytes], bytes_max: int) -> AsyncIterator[bytes]:
     size_bytes = 0
     async for chunk in archive:
         size_bytes += len(chunk)
-        if size_bytes > MOUNT_BYTES_MAX:
-            raise RequestTooLarge(f"a mount has at most {MOUNT_BYTES_MAX} bytes")
+        if size_bytes > bytes_max:
+            raise RequestTooLarge(f"it has more than {bytes_max} bytes")
         yield chunk
 
 

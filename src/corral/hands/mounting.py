@@ -82,14 +82,18 @@ class Mounting:
     def learn(self, session_id: SessionId, resources: Sequence[Resource], *, asked_at: float) -> None:
         self._keep(session_id, [resource.known for resource in resources], asked_at)
 
-    async def of(self, session_id: SessionId, agent: Mapping[str, Json]) -> Sequence[Mount]:
+    async def of(
+        self, session_id: SessionId, agent: Mapping[str, Json], environment: Mapping[str, Json]
+    ) -> Sequence[Mount]:
         clock = asyncio.get_running_loop().time
         asked_at, resources = self._known.get(session_id, (-RESOURCES_FRESH_SECONDS, ()))
         if clock() - asked_at >= RESOURCES_FRESH_SECONDS:
             asked_at = clock()
             resources = await self._resources(session_id)
             self._keep(session_id, resources, asked_at)
-        attached = Attached(session_id=session_id, agent=agent, resources=resources)
+        attached = Attached(
+            session_id=session_id, agent=agent, resources=resources, environment=environment
+        )
         return [mount for source in self._sources.values() for mount in source.mounts(attached)]
 
     def _keep(

@@ -120,7 +120,8 @@ class Provider(Protocol):
 
     async def create(self, *, session_id: str, workspace: Path, recipe: Recipe) -> Sandbox:
         """A fresh sandbox on `workspace`, a host directory this provider prepared: its files at
-        /workspace, its outputs and uploads below /mnt/session, and the memory stores of the recipe.
+        /workspace, its outputs and uploads below /mnt/session, and the memory stores and packages of the
+        recipe.
         What lies where in it is the provider's affair (`place`).
         Raises SandboxUnavailable with a remedy."""
 
@@ -140,6 +141,14 @@ class Provider(Protocol):
     async def prepare_memory(self, workspace: Path, slug: str) -> int | None:
         """Make the directory of a memory store. Returns the uid that its files are to have, if it is not
         ours. Repeat: safe. Raises InvalidRequest."""
+
+    def has_layer(self, digest: str) -> bool:
+        """Whether the layer of packages of this name is on this host, ready for sandboxes. Raises
+        InvalidRequest."""
+
+    async def put_layer(self, digest: str, archive: AsyncIterator[bytes]) -> None:
+        """Put a layer of packages in place, unpacked as a copy is (`import_archive`). Repeat: does nothing,
+        and reads nothing of the archive. Raises InvalidRequest, SandboxUnavailable."""
 
     async def import_archive(
         self, workspace: Path, archive: AsyncIterator[bytes], *, below: str | None = None

@@ -313,6 +313,7 @@ MOUNTS_PER_RECIPE_MAX = 2_000  # 999 files, 500 skills, 8 memory stores, and rep
 MOUNT_SECONDS_MAX = 900.0  # until a mount is there: the clone of a large repository
 RESOURCES_FRESH_SECONDS = 1.0  # a file that is added while calls run is seen by one that begins later
 MOUNT_ATTEMPTS_MAX, MOUNT_RETRY_SECONDS = 3, 1.0  # of one that cannot be read now
+MOUNT_FAILURES_MAX = 3  # of one that the session needs; then its turn ends (API docs, environments)
 MOUNT_ROUNDS_MAX = 8  # how often one call asks for what is missing: each look may find another loss
 HANDS_UNADOPTED_SECONDS = 60.0  # hands and egress end themselves without a supervisor
 HANDS_DRAIN_SECONDS = 3.0  # a stopping host lets running calls end by themselves for this long
@@ -355,6 +356,7 @@ REPOSITORIES_PER_SESSION_MAX = 20  # each is a clone before the first turn, and 
 REPOSITORY_CLONES_AT_ONCE = 4  # per node, shared by workspaces: each may keep a core and a disk busy
 REPOSITORY_NICENESS = 10  # of git: turns that run go first
 REPOSITORY_CONNECT_SECONDS = 10.0  # a host that does not accept within this is down
+REPOSITORY_CONNECTIONS_MAX = 16  # of one git; it uses one or two
 REPOSITORY_STALL_SECONDS, REPOSITORY_STALL_BYTES = 60, 1000  # slower per second for so long: given up
 REPOSITORY_STDERR_BYTES = 4096  # of git's last words, for the log
 REPOSITORY_PROXY_HEAD_BYTES = 8192  # of what git sends to be let through; libcurl sends 200
@@ -394,6 +396,25 @@ WEB_SEARCH_SECONDS = 20.0  # a search engine of engines waits for the slowest th
 WEB_SEARCH_BYTES_MAX = 4 * 1024**2  # of its answer
 WEB_SEARCH_RESULTS_MAX = 10  # shown of one search; the model asks again for more
 WEB_SNIPPET_CHARS_MAX = 2000  # of what a search says of one page
+
+# -- packages ---------------------------------------------------------------------------------------
+PACKAGES_SECONDS_MAX = 600.0  # of one installation: a session waits for it; large ones compile
+PACKAGES_RETRY_SECONDS = 3.0  # from a failed installation to the next one of the same packages
+PACKAGES_BUILDS_AT_ONCE = 2  # per node: each may keep all cores busy
+PACKAGES_RECEIVED_BYTES_MAX = 4 * 1024**3  # that one may download
+PACKAGES_SENT_BYTES_MAX = 256 * 1024**2  # that one may send: questions to registries
+PACKAGES_CONNECTIONS_MAX = 64  # of one at a time: package managers ask side by side
+PACKAGES_DISK_LOOK_SECONDS = 1.0  # how often is measured what it has written
+PACKAGES_ANSWER_BYTES_MAX = 64 * 1024  # of what the program that installs says at its end
+PACKAGES_SAID_BYTES = 4096  # of a package manager's last words, for the log
+PACKAGES_SAID_CHARS = 500  # of them, for the session's user
+PACKAGES_CONFIG_BYTES_MAX = 256 * 1024  # of one file that configures a package manager
+# Of a layer, unpacked. A session cannot have more than the hosted disk of 10 GB; this is sent to hosts.
+LAYER_BYTES_MAX, LAYER_ENTRIES_MAX = 4 * 1024**3, 300_000
+LAYER_FRESH_SECONDS = 7 * 24 * 3600  # then the next session installs anew: "unpinned" means newest
+LAYER_LOOK_SECONDS = 3600.0  # how often layers that are not fresh are removed from the blobs
+LAYERS_KEPT_BYTES_MAX, LAYERS_KEPT_MAX = 20 * 1024**3, 100  # on a host; the longest unused go first
+LAYERS_KNOWN_MAX = 1_000  # whose packages a brain remembers, from naming a layer to making it
 
 # -- cluster --------------------------------------------------------------------------------------
 NODE_BEAT_SECONDS = 1.0  # how often a node says that it lives

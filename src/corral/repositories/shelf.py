@@ -21,13 +21,14 @@ import os
 import secrets
 import time
 from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from corral.catalog.repositories import RepositoryUrl
 from corral.kernel.disk_trees import disk_bytes, is_real_directory, remove_tree
 from corral.kernel.limits import REPOSITORY_LOCK_SECONDS
+from corral.repositories.scratch import Scratch
 
 __all__ = ["MirrorPlace", "Shelf", "ShelfBounds"]
 
@@ -93,7 +94,7 @@ class Shelf:
     def __init__(self, root: Path, *, make: Callable[[Path], None], bounds: ShelfBounds) -> None:
         """make: a directory that a sandbox may write in."""
         self._mirrors = root / "mirrors"
-        self._scratch = root / "scratch"
+        self._scratch = Scratch(root / "scratch", make=make)
         self._make = make
         self._bounds = bounds
         self._is_laid_out = False
@@ -132,22 +133,13 @@ class Shelf:
         """Of its place."""
         return hashlib.sha256(url.canonical.encode()).hexdigest()[:32]
 
-    @asynccontextmanager
-    async def scratch(self) -> AsyncGenerator[Path, None]:
+    def scratch(self) -> AbstractAsyncContextManager[Path]:
         """A directory that a sandbox may write in. Gone afterwards."""
-        self._lay_out()
-        scratch = self._new_scratch()
-        self._make(scratch)
-        try:
-            yield scratch
-        finally:
-            await asyncio.shield(asyncio.to_thread(remove_tree, scratch))
+        return self._scratch.folder()
 
     def free_bytes(self) -> int:
         """Of the disk."""
-        self._lay_out()
-        disk = os.statvfs(self._mirrors)
-        return disk.f_bavail * disk.f_frsize
+        return self._scratch.free_bytes()
 
     def tidy(self, *, keep: str) -> set[str]:
         """Remove what is over the bounds, but not `keep`; returns the keys of what is left. Blocks."""
@@ -182,25 +174,17 @@ class Shelf:
         try:
             if not _flock(fd, fcntl.LOCK_EX) or not _is_at(fd, folder / "lock"):
                 return False
-            gone = self._new_scratch()
+            gone = self._scratch.place()
             folder.rename(gone)
             remove_tree(gone)
             return True
         finally:
             os.close(fd)
 
-    def _new_scratch(self) -> Path:
-        return self._scratch / f"{os.getpid()}-{secrets.token_hex(8)}"
-
     def _lay_out(self) -> None:
-        if self._is_laid_out:
-            return
-        for folder in (self._mirrors, self._scratch):
-            folder.mkdir(mode=0o711, parents=True, exist_ok=True)
-        for left in self._scratch.iterdir():
-            if not Path("/proc", left.name.partition("-")[0]).exists():
-                remove_tree(left)
-        self._is_laid_out = True
+        if not self._is_laid_out:
+            self._mirrors.mkdir(mode=0o711, parents=True, exist_ok=True)
+            self._is_laid_out = True
 
 
 def _locked(folder: Path, kind: int) -> int | None:

@@ -6,6 +6,7 @@ Rules of this file:
 - The operator's list decides about every host, redirects included. Names are resolved here, every address
   is checked, and the checked address is the one dialled: a name that resolves differently a moment later
   leads nowhere else.
+- A request for http: goes on as the host is to see it; its connection carries one answer.
 - Everything is counted and bounded; after a bound all connections end.
 - It remembers the first thing that went wrong: git only sees a connection that fails.
 """
@@ -21,6 +22,7 @@ from typing import Final, Literal, Protocol
 from corral.kernel.addresses import is_public
 from corral.kernel.limits import (
     REPOSITORY_CONNECT_SECONDS,
+    REPOSITORY_CONNECTIONS_MAX,
     REPOSITORY_PROXY_HEAD_BYTES,
     REPOSITORY_SENT_BYTES_MAX,
     REPOSITORY_STALL_SECONDS,
@@ -36,8 +38,12 @@ done."""
 _CONNECT: Final = re.compile(
     rb"CONNECT ([A-Za-z0-9._-]{1,255}|\[[0-9A-Fa-f:.]{2,45}\]):([0-9]{1,5}) HTTP/1\.[01]\r\n"
 )
+_PLAIN: Final = re.compile(  # a request for http:, which a proxy is asked for whole
+    rb"(GET|HEAD) http://([A-Za-z0-9._-]{1,255})(?::([0-9]{1,5}))?(/[^ \r\n]*) HTTP/1\.[01]\r\n"
+)
+_HOP: Final = re.compile(rb"^(?:proxy-)?connection:[^\r\n]*\r\n", re.I | re.M)
+_HTTP_PORT: Final = 80
 _CHUNK_BYTES: Final = 256 * 1024
-_CONNECTIONS_MAX: Final = 16  # of one git; it uses one or two
 
 
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
@@ -70,11 +76,13 @@ class Tunnel:
         sent_bytes_max: int = REPOSITORY_SENT_BYTES_MAX,
         silent_seconds: float = REPOSITORY_STALL_SECONDS,
         resolve: Resolve = resolved,
+        connections_max: int = REPOSITORY_CONNECTIONS_MAX,
     ) -> None:
         self._hosts = hosts
         self._resolve = resolve
         self._bytes_max = bytes_max
         self._sent_bytes_max = sent_bytes_max
+        self._connections_max = connections_max
         self._silent_seconds = silent_seconds
         self.received_bytes = 0
         self._sent_bytes = 0
@@ -119,7 +127,7 @@ class Tunnel:
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
-        if len(self._connections) >= _CONNECTIONS_MAX:
+        if len(self._connections) >= self._connections_max:
             writer.close()
             return
         self._connections.add(task)
@@ -136,11 +144,16 @@ class Tunnel:
     async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         async with asyncio.timeout(REPOSITORY_CONNECT_SECONDS):
             head = await reader.readuntil(b"\r\n\r\n")
-        asked = _CONNECT.match(head)
-        if asked is None:
+        request = b""  # that goes on, if the host is not to be told what follows
+        if (asked := _CONNECT.match(head)) is not None:
+            host, port = asked[1].decode().lower().strip("[]"), int(asked[2])
+        elif (asked := _PLAIN.match(head)) is not None:
+            host, port = asked[2].decode().lower(), int(asked[3] or _HTTP_PORT)
+            fields = _HOP.sub(b"", head[asked.end() :])
+            request = asked[1] + b" " + asked[4] + b" HTTP/1.1\r\nConnection: close\r\n" + fields
+        else:
             writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
             return
-        host, port = asked[1].decode().lower().strip("[]"), int(asked[2])
         if not self._hosts.allows(host, port):
             self._note("refused", f"{host}:{port} is not an allowed host")
             writer.write(b"HTTP/1.1 403 Forbidden\r\n\r\n")
@@ -150,8 +163,12 @@ class Tunnel:
             writer.write(b"HTTP/1.1 502 Bad Gateway\r\n\r\n")
             return
         far_reader, far_writer = opened
-        writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
         has_asked = asyncio.Event()  # and has no answer yet
+        if request:
+            has_asked.set()
+            far_writer.write(request)
+        else:
+            writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
         async with asyncio.TaskGroup() as group:
             back = group.create_task(self._bring(far_reader, writer, has_asked))
             there = group.create_task(self._take(reader, far_writer, has_asked))

@@ -28,7 +28,7 @@ class Placement:
     journal_id: str
 
 
-MountKind = Literal["file", "repository", "skill", "memory"]
+MountKind = Literal["file", "repository", "skill", "memory", "packages"]
 MountMode = Literal["read_only", "read_write", "copy"]
 
 
@@ -38,8 +38,9 @@ class Mount:
 
     mount_id: of the resource or skill, unique in its session, for as long as the session lives.
     path:     absolute, in the sandbox: below /mnt/session/uploads (file), /workspace (copies), or
-              /mnt/memory/<slug>.
+              /mnt/memory/<slug>; of packages `catalog.packages.PLACE`.
     digest:   which content: another digest is brought anew. Of memory, whose content lives, the workspace.
+              Of packages, the layer's: sessions of one host share it.
     mode:     read_only, read_write: seen in place. copy: unpacked once below /workspace, then the agent's;
               what it does to a copy stays, until there is another digest.
     """
@@ -66,9 +67,15 @@ class Recipe:
         """The mounts that are walls of a sandbox, which one that lives cannot get or lose."""
         return tuple(mount for mount in self.mounts if mount.kind == "memory")
 
+    @property
+    def packages(self) -> Mount | None:
+        """Likewise a wall: the layer of packages."""
+        return next((mount for mount in self.mounts if mount.kind == "packages"), None)
+
     def fits(self, other: "Recipe") -> bool:
         """Whether a sandbox made from this one serves the other: files and copies come and go in it."""
-        return self.environment == other.environment and self.memory == other.memory
+        ours, theirs = ((each.environment, each.memory, each.packages) for each in (self, other))
+        return ours == theirs
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

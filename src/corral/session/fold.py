@@ -133,6 +133,8 @@ def fold(
                 thread.retry_after_seconds = private.get("retry_after_seconds")
             if failed_mount := private.get("failed_mount"):
                 state.failed_mounts |= {failed_mount}
+            if private.get("needed_mount"):
+                state.needed_failures += 1
             if private.get("leaves_out"):
                 thread.refusals += 1
                 thread.shorten(leave_out(thread.entries, is_repeated=thread.refusals > 1))
@@ -291,7 +293,7 @@ def _session_status(state: State, event: ev.Event, at: datetime) -> None:
     state.status = STATUS_AFTER[event.type]
     state.blocked_on, state.stop_reason = [], None
     if state.status == "running":
-        state.failed_mounts = frozenset()
+        state.failed_mounts, state.needed_failures = frozenset(), 0
     if isinstance(event, ev.SessionStatusIdle):
         state.blocked_on = list(event.stop_reason.get("event_ids", ()))
         state.stop_reason = event.stop_reason["type"]

@@ -37,28 +37,42 @@ class MountFailed(WorldError):
     `session.error` says, without `retry_status`. It is tried again when the session next goes running.
 
     `error["message"]` is for the session's user: no secret, no path of ours.
+    is_needed: the session does not go on without it; it is tried again at once, and after
+    MOUNT_FAILURES_MAX the turn ends.
     """
 
-    def __init__(self, error: Mapping[str, Json], *, mount_id: str = "", detail: str | None = None) -> None:
+    def __init__(
+        self,
+        error: Mapping[str, Json],
+        *,
+        mount_id: str = "",
+        detail: str | None = None,
+        is_needed: bool = False,
+    ) -> None:
         super().__init__(str(error["message"]), detail=detail)
         self.error = error
         self.mount_id = mount_id
+        self.is_needed = is_needed
 
     @classmethod
-    def unknown(cls, message: str, *, mount_id: str = "", detail: str | None = None) -> "MountFailed":
+    def unknown(
+        cls, message: str, *, mount_id: str = "", detail: str | None = None, is_needed: bool = False
+    ) -> "MountFailed":
         """Of a kind for which the wire has no error of its own."""
-        return cls({"type": "unknown_error", "message": message}, mount_id=mount_id, detail=detail)
+        error = {"type": "unknown_error", "message": message}
+        return cls(error, mount_id=mount_id, detail=detail, is_needed=is_needed)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Attached:
     """What a session has now. agent: the snapshot of its primary thread, its skills as the session's record
-    has them. resources: as the store keeps
-    them, which is what the wire shows and perhaps more."""
+    has them. resources: as the store keeps them, which is what the wire shows and perhaps more.
+    environment: its config."""
 
     session_id: SessionId
     agent: Mapping[str, Json] = field(default_factory=dict)
     resources: Sequence[Mapping[str, Json]] = ()
+    environment: Mapping[str, Json] = field(default_factory=dict)
 
 
 class MountSource(Protocol):

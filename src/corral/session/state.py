@@ -187,6 +187,8 @@ class State:
     runtime_rate: Decimal | None = None
     failed_mounts: frozenset[str] = frozenset()
     """Since the session last went running: it goes on without them."""
+    needed_failures: int = 0
+    """Likewise, how often it was told of a mount that it does not go on without."""
 
     @property
     def primary(self) -> Thread:

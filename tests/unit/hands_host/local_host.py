@@ -104,6 +104,7 @@ class LocalProvider:
 
     def __init__(self) -> None:
         self.created: list[LocalSandbox] = []
+        self.layers: dict[str, bytes] = {}
         self.unavailable = ""
         self.detail: str | None = None  # what only the owner of the machine may read
         self.probes = 0
@@ -123,6 +124,12 @@ class LocalProvider:
         sandbox = LocalSandbox(await _spawn("sleep", "infinity", cwd=workspace), workspace)
         self.created.append(sandbox)
         return sandbox
+
+    def has_layer(self, digest: str) -> bool:
+        return digest in self.layers
+
+    async def put_layer(self, digest: str, archive: AsyncIterator[bytes]) -> None:
+        self.layers[digest] = b"".join([chunk async for chunk in archive])
 
     async def prepare_workspace(self, workspace: Path) -> None:
         workspace.mkdir(exist_ok=True)

@@ -14,6 +14,7 @@ from corral.hands.providers.cgroup import Cgroups, Group
 from corral.hands.providers.home import HOST_UID, drops_uid
 from corral.hands.providers.inside import install
 from corral.hands.providers.launch import Blueprint, launch_command
+from corral.hands.providers.layers import Layer
 from corral.hands.providers.leftovers import clear_stages, clear_state, end_orphans
 from corral.hands.providers.process import BwrapProcess
 from corral.hands.providers.seccomp import seccomp_filter
@@ -40,6 +41,7 @@ class BwrapWalls:
 
     name = "bwrap"
     can_be_renamed = True
+    has_layers = True
     python: PythonInside
 
     def __init__(self, state_dir: Path) -> None:
@@ -67,7 +69,9 @@ class BwrapWalls:
     def seen(self, home: Path, path: str) -> str:
         return path
 
-    async def start(self, home: Path, program: Sequence[str], memory: Mapping[str, bool]) -> BwrapProcess:
+    async def start(
+        self, home: Path, program: Sequence[str], memory: Mapping[str, bool], layer: Layer | None = None
+    ) -> BwrapProcess:
         blueprint = self._made
         group = Group([])
         try:
@@ -81,6 +85,7 @@ class BwrapWalls:
                     info_fd=info_fd,
                     procs_files=group.procs_files,
                     memory=memory,
+                    layer=layer,
                 ),
                 seccomp=self._seccomp,
                 group=group,

@@ -15,8 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Final
 
+from corral.catalog.packages import PLACE
 from corral.hands.providers.binary import Bwrap, PythonInside
 from corral.hands.providers.home import AGENT, HOST_UID, MEMORY, PATHS, TMP, UPLOADS, WORKDIR
+from corral.hands.providers.layers import Layer
 from corral.kernel.limits import SANDBOX_TMP_BYTES
 
 __all__ = ["Blueprint", "confined", "environment", "launch_command", "system_mounts"]
@@ -47,11 +49,13 @@ class Blueprint:
         return HOST_UID if self.stage else None
 
 
-def environment(python: PythonInside) -> dict[str, str]:
+def environment(python: PythonInside, layer: Layer | None = None) -> dict[str, str]:
     """The whole environment of a sandbox. Nothing of ours is inherited."""
-    path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+    paths = [f"{python.prefix}/bin"] if python.prefix else []
+    paths.append("/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
     return {
-        "PATH": f"{python.prefix}/bin:{path}" if python.prefix else path,
+        **(layer.finds if layer else {}),
+        "PATH": ":".join([*(layer.paths if layer else ()), *paths]),
         "HOME": TMP,
         "USER": "agent",
         "LANG": "C.UTF-8",
@@ -68,17 +72,24 @@ def launch_command(
     info_fd: int,
     procs_files: Sequence[Path],
     memory: Mapping[str, bool] | None = None,
+    layer: Layer | None = None,
 ) -> list[str]:
     """The argv that starts `program` in a sandbox on the workspace `home`. memory: the slugs of the memory
-    stores in it, and whether the agent may write there."""
-    roots = [home, blueprint.inside, *blueprint.bwrap.roots]
+    stores in it, and whether the agent may write there. layer: its packages."""
+    roots = [home, blueprint.inside, *blueprint.bwrap.roots, *([layer.top] if layer else [])]
     if blueprint.python.prefix:
         roots.append(blueprint.python.prefix)
     return confined(
         blueprint,
         roots=roots,
         arguments=lambda seen: _arguments(
-            blueprint, home, seen, memory=memory or {}, seccomp_fd=seccomp_fd, info_fd=info_fd
+            blueprint,
+            home,
+            seen,
+            memory=memory or {},
+            layer=layer,
+            seccomp_fd=seccomp_fd,
+            info_fd=info_fd,
         ),
         program=program,
         procs_files=procs_files,
@@ -156,6 +167,7 @@ def _arguments(
     seen: Callable[[Path], str],
     *,
     memory: Mapping[str, bool],
+    layer: Layer | None,
     seccomp_fd: int,
     info_fd: int,
 ) -> list[str]:
@@ -167,6 +179,8 @@ def _arguments(
     if python.prefix:
         read_only.append((seen(python.prefix), str(python.prefix)))
     read_only.append((seen(home / UPLOADS[0]), UPLOADS[1]))
+    if layer is not None:
+        read_only.append((seen(layer.top), PLACE))
     writable = [(seen(home / name), place) for name, place in PATHS.items()]
     for slug, is_writable in sorted(memory.items()):
         kept_in, place = MEMORY
@@ -186,7 +200,7 @@ def _arguments(
         *[word for source, place in read_only for word in ("--ro-bind", source, place)],
         *[word for source, place in writable for word in ("--bind", source, place)],
         "--remount-ro", "/", "--chdir", WORKDIR, "--clearenv",
-        *[word for name, value in environment(python).items() for word in ("--setenv", name, value)],
+        *[word for name, value in environment(python, layer).items() for word in ("--setenv", name, value)],
         "--seccomp", str(seccomp_fd), "--info-fd", str(info_fd),
     ]  # fmt: skip
 

@@ -4,7 +4,7 @@ sandbox agent inside, a warm pool, workspaces and what goes in and out of them.
 How a workspace lies on the host: `home`. The warm pool holds booted sandboxes on workspaces of their own,
 made in the same way. Handing one out is a rename of its workspace onto the session's, which must still be
 empty: mounts follow the directory, and the kernel refuses the rename if there is anything to lose. A
-session that already has files, or memory stores, gets a cold one.
+session that already has files, memory stores or packages gets a cold one.
 """
 
 import asyncio
@@ -20,8 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from corral.catalog.packages import layer_digest, wanted
 from corral.hands.ports import Probe, Sandbox, SandboxLost
 from corral.hands.providers.binary import CannotWork
+from corral.hands.providers.ground import ground
 from corral.hands.providers.home import (
     AGENT,
     MEMORY,
@@ -36,14 +38,21 @@ from corral.hands.providers.home import (
     stores_of,
 )
 from corral.hands.providers.launch import environment
+from corral.hands.providers.layers import Layer, LayerShelf
 from corral.hands.providers.walls import Process, Walls
 from corral.hands.sandbox import AgentSandbox, start_message
 from corral.kernel.errors import InvalidRequest, SandboxUnavailable, WorldError
-from corral.kernel.limits import WORKSPACE_ARCHIVE_BYTES_MAX, WORKSPACE_ARCHIVE_MEMBERS_MAX
+from corral.kernel.limits import (
+    LAYER_BYTES_MAX,
+    LAYER_ENTRIES_MAX,
+    WORKSPACE_ARCHIVE_BYTES_MAX,
+    WORKSPACE_ARCHIVE_MEMBERS_MAX,
+)
 from corral.session.call import Recipe
 
 __all__ = ["WalledProvider"]
 
+_LAYER: Final = Path("files", "layer")  # of a workspace that was made to unpack packages in
 _CHUNK_BYTES: Final = 256 * 1024
 _REASON_BYTES_MAX: Final = 4096
 _SIGNALLED: Final = 128  # an exit code above: what ran inside was killed
@@ -59,7 +68,8 @@ class WalledProvider:
         self._walls = walls
         self._state_dir = state_dir.resolve()
         self._pool_size = pool_size if walls.can_be_renamed else 0
-        self._living: set[AgentSandbox] = set()
+        self._living: dict[AgentSandbox, str | None] = {}  # and the digest of its packages
+        self._shelf = LayerShelf(self._state_dir / "layers", in_use=self._layers_in_use)
         self._pool: list[tuple[Path, AgentSandbox]] = []
         self._pool_dir = self._state_dir / f"pool-{os.getpid()}-{secrets.token_hex(4)}"
         self._filling: asyncio.Task[None] | None = None
@@ -68,13 +78,10 @@ class WalledProvider:
     # -- sandboxes ----------------------------------------------------------------------------------
 
     async def create(self, *, session_id: str, workspace: Path, recipe: Recipe) -> Sandbox:
-        packages = recipe.environment.get("packages") or {}
-        if any(wanted for key, wanted in packages.items() if key != "type"):
-            raise SandboxUnavailable("this provider cannot install packages yet", retryable=False)
         if self._is_closed:
             raise SandboxUnavailable("the provider is closed", retryable=False)
-        memory = stores_of(recipe)
-        while self._pool and not memory:
+        memory, digest = stores_of(recipe), self._layer_of(recipe)
+        while self._pool and not memory and digest is None:
             home, warm = self._pool.pop()
             if not warm.is_alive:
                 await self._discard(home, warm)
@@ -86,7 +93,7 @@ class WalledProvider:
                 break
             self._fill_pool()
             return warm
-        sandbox = await self._boot(workspace, memory)
+        sandbox = await self._boot(workspace, memory, digest)
         self._fill_pool()
         return sandbox
 
@@ -157,8 +164,10 @@ class WalledProvider:
             self._pool_dir.rmdir()
         self._walls.close()
 
-    async def _boot(self, home: Path, memory: Mapping[str, bool] | None = None) -> AgentSandbox:
-        """A cold start on a workspace. Raises SandboxUnavailable with a remedy."""
+    async def _boot(
+        self, home: Path, memory: Mapping[str, bool] | None = None, digest: str | None = None
+    ) -> AgentSandbox:
+        """A cold start on a workspace. digest: of its packages. Raises SandboxUnavailable with a remedy."""
         await self._walls.set_up()
         memory = memory or {}
         self._lay_out(home, memory)
@@ -167,9 +176,11 @@ class WalledProvider:
             return self._walls.seen(home, path)
 
         python = self._walls.python
-        process = await self._start(home, [str(python.path), "-IS", seen(AGENT)], memory)
+        layer = None if digest is None else Layer.at(self._shelf.path(digest) / _LAYER)
+        process = await self._start(home, [str(python.path), "-IS", seen(AGENT)], memory, layer)
         sandbox = AgentSandbox(process)
-        self._living = {other for other in self._living if other.is_alive} | {sandbox}
+        self._living = {other: used for other, used in self._living.items() if other.is_alive}
+        self._living[sandbox] = digest
         documented = [*PATHS.values(), UPLOADS[1], *(f"{MEMORY[1]}/{slug}" for slug in memory), TMP]
         moved = {path: here for path in documented if (here := seen(path)) != path}
         roots = ["/mnt/session", MEMORY[1], TMP] if not moved else [seen(path) for path in documented]
@@ -177,7 +188,7 @@ class WalledProvider:
             await sandbox.start(
                 start_message(
                     env={
-                        **environment(python),
+                        **environment(python, layer),
                         **({"HOME": seen(TMP), "TMPDIR": seen(TMP)} if moved else {}),
                     },
                     workdir=seen(WORKDIR),
@@ -197,10 +208,52 @@ class WalledProvider:
         return sandbox
 
     async def _start(
-        self, home: Path, program: Sequence[str], memory: Mapping[str, bool] | None = None
+        self,
+        home: Path,
+        program: Sequence[str],
+        memory: Mapping[str, bool] | None = None,
+        layer: Layer | None = None,
     ) -> Process:
         await self._walls.set_up()
-        return await self._walls.start(home, program, memory or {})
+        return await self._walls.start(home, program, memory or {}, layer)
+
+    # -- packages -----------------------------------------------------------------------------------
+
+    def has_layer(self, digest: str) -> bool:
+        return self._shelf.has(digest)
+
+    async def put_layer(self, digest: str, archive: AsyncIterator[bytes]) -> None:
+        self._require_layers()
+        async with self._shelf.bring(digest) as fresh:
+            if fresh is not None:  # it is unpacked as the files of a workspace are
+                await self._import(fresh, archive, LAYER_BYTES_MAX, LAYER_ENTRIES_MAX, _LAYER.name)
+
+    def _layer_of(self, recipe: Recipe) -> str | None:
+        """The digest of its packages. Raises SandboxUnavailable."""
+        mount, packages = recipe.packages, wanted(recipe.environment)
+        if mount is None and not packages:
+            return None
+        self._require_layers()
+        if mount is None:
+            raise SandboxUnavailable("the packages of the environment are not installed", retryable=False)
+        if mount.digest != layer_digest(packages, ground=ground(packages)):
+            raise SandboxUnavailable(
+                "the packages of the environment were installed on a machine whose system, Python or Node"
+                " differs from this one's; machines with brains and machines with sandboxes need the same",
+                retryable=False,
+            )
+        return mount.digest
+
+    def _require_layers(self) -> None:
+        if not self._walls.has_layers:
+            raise SandboxUnavailable(
+                f"sandboxes of {self.name} cannot have packages; use an environment without, or another"
+                " kind of sandbox",
+                retryable=False,
+            )
+
+    def _layers_in_use(self) -> set[str]:
+        return {digest for sandbox, digest in self._living.items() if digest and sandbox.is_alive}
 
     # -- the warm pool ------------------------------------------------------------------------------
 
@@ -242,12 +295,22 @@ class WalledProvider:
     async def import_archive(
         self, workspace: Path, archive: AsyncIterator[bytes], *, below: str | None = None
     ) -> None:
+        await self._import(
+            workspace, archive, WORKSPACE_ARCHIVE_BYTES_MAX, WORKSPACE_ARCHIVE_MEMBERS_MAX, below
+        )
+
+    async def _import(
+        self,
+        workspace: Path,
+        archive: AsyncIterator[bytes],
+        bytes_max: int,
+        members_max: int,
+        below: str | None,
+    ) -> None:
         await self._walls.set_up()
         self._lay_out(workspace)
         agent, top = self.seen(workspace, AGENT), self.seen(workspace, WORKDIR)
-        words = [str(WORKSPACE_ARCHIVE_BYTES_MAX), str(WORKSPACE_ARCHIVE_MEMBERS_MAX)]
-        if below is not None:
-            words.append(below)
+        words = [str(bytes_max), str(members_max), *([] if below is None else [below])]
         python = str(self._walls.python.path)
         process = await self._start(workspace, [python, "-IS", agent, "import", top, *words])
         try:

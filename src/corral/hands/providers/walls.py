@@ -8,6 +8,7 @@ from typing import Protocol
 
 from corral.hands.ports import Capabilities
 from corral.hands.providers.binary import PythonInside
+from corral.hands.providers.layers import Layer
 from corral.hands.sandbox import Machine
 from corral.kernel.errors import SandboxUnavailable
 
@@ -35,6 +36,8 @@ class Walls(Protocol):
     capabilities: Capabilities
     python: PythonInside
     """The interpreter inside; known after `set_up`."""
+    has_layers: bool
+    """Whether packages can be where they were installed, at `catalog.packages.PLACE`."""
     can_be_renamed: bool
     """Whether a workspace can be renamed under a sandbox, so that one can be kept warm for a session yet
     unknown."""
@@ -49,9 +52,12 @@ class Walls(Protocol):
     def seen(self, home: Path, path: str) -> str:
         """What a program inside calls a path of the documented layout, and of AGENT and TMP."""
 
-    async def start(self, home: Path, program: Sequence[str], memory: Mapping[str, bool]) -> Process:
+    async def start(
+        self, home: Path, program: Sequence[str], memory: Mapping[str, bool], layer: Layer | None = None
+    ) -> Process:
         """Start a program on a workspace that is laid out. memory: the slugs of its memory stores, and
-        whether the agent may write there. Raises SandboxUnavailable."""
+        whether the agent may write there. layer: its packages, where they can be had. Raises
+        SandboxUnavailable."""
 
     def diagnose(self, complaint: str) -> SandboxUnavailable:
         """What is to be done about a complaint of theirs."""

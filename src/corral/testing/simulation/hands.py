@@ -167,6 +167,12 @@ class _Provider:
     async def prepare_memory(self, workspace: Path, slug: str) -> int | None:
         raise AssertionError("no memory in a simulation")
 
+    def has_layer(self, digest: str) -> bool:
+        raise AssertionError("no packages in a simulation")
+
+    async def put_layer(self, digest: str, archive: AsyncIterator[bytes]) -> None:
+        raise AssertionError("no packages in a simulation")
+
     async def import_archive(
         self, workspace: Path, archive: AsyncIterator[bytes], *, below: str | None = None
     ) -> None:

@@ -1,0 +1,71 @@
+"""What packages are installed on: the part of this machine that its sandboxes see and packages depend on.
+
+A layer made on one machine serves another of the same ground. Patches of the system leave the ground as it
+is, but for packages of the system itself.
+"""
+
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Final
+
+from corral.catalog.packages import Wanted
+from corral.hands.providers.binary import find_python
+from corral.hands.providers.launch import environment
+
+__all__ = ["ground"]
+
+_FORM: Final = 1  # of layers: another one is another ground
+_SYSTEM: Final = Path("/etc/os-release")
+_SYSTEM_PACKAGES: Final = Path("/var/lib/dpkg/status")
+_RUNTIMES: Final = {"gem": "ruby", "npm": "node"}  # what runs the packages of a manager, and dates them
+_SECONDS_MAX: Final = 10.0
+
+
+def ground(packages: Wanted) -> str:
+    """What these packages depend on, in a few words that differ where they would not work. Reads some small
+    files; a runtime is asked for its version once. Raises CannotWork without a Python."""
+    python = find_python()
+    facts = [str(_FORM), platform.machine(), _digest(_SYSTEM)]
+    if "apt" in packages:
+        facts.append(_digest(_SYSTEM_PACKAGES))
+    if "pip" in packages:
+        facts.append(str(python.path.resolve()))
+    for manager, runtime in _RUNTIMES.items():
+        found = shutil.which(runtime, path=environment(python)["PATH"])
+        if manager in packages and found is not None:
+            facts.append(_version(found, Path(found).stat().st_mtime_ns))
+    return "\n".join(facts)
+
+
+def _digest(path: Path) -> str:
+    try:
+        seen = path.stat()
+    except FileNotFoundError:
+        return ""
+    return _digest_at(path, seen.st_mtime_ns, seen.st_size)
+
+
+@functools.lru_cache(maxsize=4)
+def _digest_at(path: Path, mtime_ns: int, size: int) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@functools.lru_cache(maxsize=4)
+def _version(program: str, mtime_ns: int) -> str:
+    try:
+        done = subprocess.run(
+            [program, "--version"],
+            capture_output=True,
+            text=True,
+            timeout=_SECONDS_MAX,
+            check=False,
+            env={"PATH": os.defpath},
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.strip()

@@ -1,0 +1,245 @@
+"""Installing packages: what comes out is a layer, packed as a tar.
+
+Everything that a package brings runs in a throw-away sandbox, and what it leaves is read in another one.
+"""
+
+import asyncio
+import contextlib
+import json
+import logging
+import shutil
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from corral.catalog.packages import PLACE, Wanted
+from corral.catalog.repositories import RepositoryHosts
+from corral.hands.providers.process import BwrapProcess
+from corral.kernel import limits
+from corral.kernel.disk_trees import disk_bytes
+from corral.kernel.errors import SandboxUnavailable, WorldError
+from corral.packages.registries import HoldsCredentials, lay_out
+from corral.repositories.confine import Confinement, Places
+from corral.repositories.scratch import Scratch
+from corral.repositories.tunnel import Trouble, Tunnel
+
+__all__ = ["Bounds", "Installer", "PackagesFailed"]
+
+log = logging.getLogger(__name__)
+
+_RUNNER: Final = Path(__file__).with_name("runner.py").read_text()
+_CONFIG: Final = "/run/corral/packages"
+_TOO_LARGE: Final = 3  # exit code of the runner
+_CHUNK_BYTES: Final = 256 * 1024
+_NO_ROOM: Final = "The server that installs packages is short of disk space."
+_TOO_MUCH: Final = "The packages are larger than a sandbox takes."
+_OF_THE_WAY: Final[dict[Trouble | None, str]] = {
+    "refused": "This server does not go where the packages lead; its operator can see why.",
+    "unreachable": "A host that packages come from cannot be reached.",
+    "silent": "A host that packages come from does not answer.",
+    "too_large": "The packages are more than this server downloads.",
+}
+
+
+class PackagesFailed(WorldError):
+    """The message is for the session's user. `detail` is for the log."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Bounds:
+    """Of one installation. kernel/limits.py has the reasons."""
+
+    seconds: float = limits.PACKAGES_SECONDS_MAX
+    received_bytes_max: int = limits.PACKAGES_RECEIVED_BYTES_MAX
+    layer_bytes_max: int = limits.LAYER_BYTES_MAX
+    layer_entries_max: int = limits.LAYER_ENTRIES_MAX
+    at_once: int = limits.PACKAGES_BUILDS_AT_ONCE
+    disk_look_seconds: float = limits.PACKAGES_DISK_LOOK_SECONDS
+    disk_free_bytes_min: int = limits.DISK_FREE_BYTES_MIN
+
+
+class Installer:
+    """Of one node; other processes may share `root`."""
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        hosts: RepositoryHosts,
+        authorities: Path | None = None,
+        config: Path | None = None,
+        bounds: Bounds | None = None,
+    ) -> None:
+        """hosts: where packages may come from. config: a directory as `registries` describes it."""
+        self._hosts = hosts
+        self._bounds = bounds or Bounds()
+        self._config = config
+        self._confinement = Confinement(root, authorities=authorities)
+        self._scratch = Scratch(root / "scratch", make=self._confinement.make_writable)
+        self._builds = asyncio.Semaphore(self._bounds.at_once)
+
+    async def install(self, packages: Wanted) -> AsyncGenerator[bytes, None]:
+        """The layer as a tar, relative to its own top. Close it if it is left early.
+
+        Raises PackagesFailed, also in its middle: then it is not whole.
+        """
+        async with (
+            self._builds,
+            self._scratch.folder() as layer,
+            self._scratch.folder() as scratch,
+            self._registries() as config,
+        ):
+            try:
+                async with asyncio.timeout(self._bounds.seconds):
+                    await self._install(packages, layer=layer, scratch=scratch, config=config)
+            except TimeoutError:
+                raise PackagesFailed(
+                    f"The packages were not installed within {self._bounds.seconds:g} s."
+                ) from None
+            places = Places(read_only={PLACE: layer})
+            async with self._running({"do": "pack"}, places) as process:
+                while chunk := await process.reader.read(_CHUNK_BYTES):
+                    yield chunk
+                if (code := await process.exit_code()) != 0:
+                    raise self._unpacked(process, code)
+
+    async def aclose(self) -> None:
+        """Repeat: safe."""
+        await self._confinement.aclose()
+
+    # -- one installation ---------------------------------------------------------------------------
+
+    async def _install(self, packages: Wanted, *, layer: Path, scratch: Path, config: Path) -> None:
+        tunnel = Tunnel(
+            self._hosts,
+            bytes_max=self._bounds.received_bytes_max,
+            sent_bytes_max=limits.PACKAGES_SENT_BYTES_MAX,
+            connections_max=limits.PACKAGES_CONNECTIONS_MAX,
+        )
+        asked = {"do": "install", "packages": packages}
+        places = Places(read_only={_CONFIG: config}, writable={PLACE: layer, "/scratch": scratch})
+        async with (
+            tunnel.door() as door,
+            self._running(asked, places, door=door) as process,
+            self._watched(process, (layer, scratch)) as excess,
+        ):
+            said = await _read(process)
+            code = await process.exit_code()
+            unstarted = self._confinement.explain(process) if code != 0 else None
+        if unstarted is not None:
+            raise _unavailable(unstarted)
+        if excess:
+            raise PackagesFailed(excess[0])
+        try:
+            answer = json.loads(said)
+            if "failed" not in answer:
+                return
+            manager, missing, words = str(answer["failed"]), answer["missing"], str(answer["said"])
+        except (ValueError, KeyError, TypeError):
+            raise PackagesFailed(
+                "The packages could not be installed.",
+                detail=f"the runner ended with {code}: {said[-1000:]!r}",
+            ) from None
+        if missing is not None:
+            raise PackagesFailed(
+                f"{manager} packages cannot be installed: the server's machine has no"
+                f" {str(missing)[:50]!r}; its operator can install it for all users."
+            )
+        raise _failed(manager, words, tunnel)
+
+    @asynccontextmanager
+    async def _registries(self) -> AsyncGenerator[Path, None]:
+        folder = self._scratch.place()
+        try:
+            await asyncio.to_thread(lay_out, self._config, folder)
+            yield folder
+        except (HoldsCredentials, OSError) as error:
+            raise PackagesFailed(
+                "The server's settings of package managers cannot be used; its operator can see why.",
+                detail=str(error),
+            ) from error
+        finally:
+            await asyncio.shield(asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True))
+
+    @asynccontextmanager
+    async def _watched(
+        self, process: BwrapProcess, trees: tuple[Path, ...]
+    ) -> AsyncGenerator[list[str], None]:
+        """Kill it when it has written too much; says so in the list."""
+        excess: list[str] = []
+
+        async def watch() -> None:
+            while not excess:
+                await asyncio.sleep(self._bounds.disk_look_seconds)
+                entries_max = 2 * self._bounds.layer_entries_max
+                used = [
+                    await asyncio.to_thread(disk_bytes, tree, entries_max=entries_max) for tree in trees
+                ]
+                if max(used) > self._bounds.layer_bytes_max:
+                    excess.append(_TOO_MUCH)
+                elif self._scratch.free_bytes() < self._bounds.disk_free_bytes_min:
+                    excess.append(_NO_ROOM)
+            process.kill()
+
+        watching = asyncio.create_task(watch(), name="packages-disk")
+        try:
+            yield excess
+        finally:
+            watching.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await watching
+
+    @asynccontextmanager
+    async def _running(
+        self, asked: Mapping[str, Any], places: Places, *, door: int | None = None
+    ) -> AsyncGenerator[BwrapProcess, None]:
+        bounds = {
+            "file_bytes": self._bounds.layer_bytes_max,
+            "cpu_seconds": int(self._bounds.seconds) + 1,
+            "said_bytes": limits.PACKAGES_SAID_BYTES,
+            "bytes": self._bounds.layer_bytes_max,
+            "entries": self._bounds.layer_entries_max,
+        }
+        words = json.dumps({**asked, "bounds": bounds, "door": door})
+        gives = () if door is None else (door,)
+        try:
+            async with self._confinement.python(_RUNNER, words, places=places, gives=gives) as process:
+                yield process
+        except SandboxUnavailable as error:
+            raise _unavailable(error) from error
+
+    def _unpacked(self, process: BwrapProcess, code: int) -> PackagesFailed:
+        """Why a layer could not be packed."""
+        if (unstarted := self._confinement.explain(process)) is not None:
+            return _unavailable(unstarted)
+        if code == _TOO_LARGE:
+            return PackagesFailed(_TOO_MUCH)
+        return PackagesFailed("The packages could not be packed.", detail=f"the runner ended with {code}")
+
+
+def _failed(manager: str, said: str, tunnel: Tunnel) -> PackagesFailed:
+    """What the network says explains more than what the package manager makes of it."""
+    detail = f"{tunnel.trouble}: {tunnel.detail}; {said}" if tunnel.trouble else said
+    if (message := _OF_THE_WAY.get(tunnel.trouble)) is not None:
+        return PackagesFailed(message, detail=detail)
+    words = "".join(each if each.isprintable() else " " for each in said)
+    last = " ".join(words.split())[-limits.PACKAGES_SAID_CHARS :]
+    return PackagesFailed(f"{manager} could not install its packages: {last}", detail=detail)
+
+
+def _unavailable(error: SandboxUnavailable) -> PackagesFailed:
+    return PackagesFailed(
+        "The server cannot install packages now; its operator can see why.", detail=str(error)
+    )
+
+
+async def _read(process: BwrapProcess) -> bytes:
+    """All that it prints, up to a bound."""
+    said = bytearray()
+    while (chunk := await process.reader.read(_CHUNK_BYTES)) and len(
+        said
+    ) <= limits.PACKAGES_ANSWER_BYTES_MAX:
+        said += chunk
+    return bytes(said[: limits.PACKAGES_ANSWER_BYTES_MAX])

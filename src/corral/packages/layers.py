@@ -1,0 +1,118 @@
+"""Layers in the blob store: made when nobody has made them yet, then everybody's.
+
+    layers/<digest>/<seconds since 1970 when it was made>
+
+Rules of this file:
+- One installation of the same packages at a time in this process; who asks meanwhile waits for it. Two
+  processes may do the same work at once: each stores a whole layer, and either serves.
+- A layer that is not fresh is not given out any more: packages that are not pinned are to be the newest.
+  Hosts that have it keep it for sessions that had it.
+- What failed a moment ago is not tried again at once: sessions ask again by themselves.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+from corral.catalog.blobs import BlobStore
+from corral.catalog.packages import Wanted
+from corral.hands.archive import BrokenArchive, packed, unframed
+from corral.kernel.errors import BlobUnavailable, NotFound
+from corral.kernel.limits import LAYER_FRESH_SECONDS, LAYER_LOOK_SECONDS, PACKAGES_RETRY_SECONDS
+from corral.packages.installer import Installer, PackagesFailed
+
+__all__ = ["Layers", "forget_layers"]
+
+log = logging.getLogger(__name__)
+
+_PREFIX = "layers/"
+
+
+class Layers:
+    """Of one node."""
+
+    def __init__(self, installer: Installer, blobs: BlobStore) -> None:
+        self._installer = installer
+        self._blobs = blobs
+        self._making: dict[str, asyncio.Task[str]] = {}
+        self._failed_at: dict[str, float] = {}  # monotonic
+
+    async def archive(self, digest: str, packages: Wanted) -> AsyncGenerator[bytes, None]:
+        """The layer of this digest as a tar; installed, if nobody has a fresh one.
+
+        Closing it leaves an installation that is on its way. Raises PackagesFailed, BlobUnavailable."""
+        key = await self._stored(digest) or await self._made(digest, packages)
+        try:
+            async with aclosing(self._blobs.get(key)) as blob, aclosing(unframed(blob)) as chunks:
+                async for chunk in chunks:
+                    yield chunk
+        except (NotFound, BrokenArchive) as error:
+            await self._blobs.delete(key)  # the next one installs anew
+            raise BlobUnavailable("a layer of packages is broken", detail=f"{key}: {error}") from error
+
+    async def aclose(self) -> None:
+        """Drop what is being installed. Repeat: safe."""
+        tasks = list(self._making.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._installer.aclose()
+
+    async def _stored(self, digest: str) -> str | None:
+        keys = [blob.key async for blob in self._blobs.keys(f"{_PREFIX}{digest}/") if _is_fresh(blob.key)]
+        return max(keys, key=_made_at, default=None)
+
+    async def _made(self, digest: str, packages: Wanted) -> str:
+        making = self._making.get(digest)
+        if making is None:
+            making = asyncio.create_task(self._make(digest, packages), name=f"layer {digest[:12]}")
+            self._making[digest] = making
+            making.add_done_callback(lambda done: self._done(digest, done))
+        return await asyncio.shield(making)
+
+    def _done(self, digest: str, making: "asyncio.Task[str]") -> None:
+        del self._making[digest]
+        if not making.cancelled():
+            making.exception()  # whoever waits is told; perhaps nobody does any more
+
+    async def _make(self, digest: str, packages: Wanted) -> str:
+        ago = time.monotonic() - self._failed_at.pop(digest, float("-inf"))
+        await asyncio.sleep(max(0.0, PACKAGES_RETRY_SECONDS - ago))
+        key, began_at = f"{_PREFIX}{digest}/{int(time.time())}", time.monotonic()
+        try:
+            async with aclosing(self._installer.install(packages)) as archive:
+                blob = await self._blobs.put(key, packed(archive))
+        except PackagesFailed:
+            self._failed_at[digest] = time.monotonic()
+            raise
+        seconds = time.monotonic() - began_at
+        log.info(
+            "packages %s installed in %.1f s, %d bytes packed", dict(packages), seconds, blob.size_bytes
+        )
+        return key
+
+
+async def forget_layers(blobs: BlobStore) -> None:
+    """Remove layers that are not fresh, with a look every LAYER_LOOK_SECONDS. Any number of these may run.
+    Runs until cancelled."""
+    while True:
+        try:
+            async for blob in blobs.keys(_PREFIX):
+                if not _is_fresh(
+                    blob.key, grace_seconds=LAYER_LOOK_SECONDS
+                ):  # it may be on its way to a host
+                    await blobs.delete(blob.key)
+        except BlobUnavailable as error:
+            log.debug("layers that are not fresh wait: %s", error)
+        await asyncio.sleep(LAYER_LOOK_SECONDS)
+
+
+def _made_at(key: str) -> float:
+    name = key.rpartition("/")[2]
+    return float(name) if name.isdecimal() else 0.0
+
+
+def _is_fresh(key: str, *, grace_seconds: float = 0.0) -> bool:
+    return time.time() - _made_at(key) < LAYER_FRESH_SECONDS + grace_seconds

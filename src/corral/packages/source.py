@@ -1,0 +1,56 @@
+"""Packages as a mount: a layer, which a host needs before the session's first tool call."""
+
+from collections import OrderedDict
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+
+from corral.catalog.packages import MOUNT_ID, PLACE, Wanted, layer_digest, wanted
+from corral.hands.providers.binary import CannotWork
+from corral.hands.providers.ground import ground
+from corral.kernel.ids import SessionId
+from corral.kernel.limits import LAYERS_KNOWN_MAX
+from corral.packages.installer import PackagesFailed
+from corral.packages.layers import Layers
+from corral.session.call import Mount
+from corral.session.mounts import Attached, MountFailed
+
+__all__ = ["PackageSource"]
+
+_NO_PYTHON = "The server's machine has no Python 3 for sandboxes, so packages cannot be installed."
+
+
+class PackageSource:
+    """`session.mounts.MountSource` of kind "packages"."""
+
+    def __init__(self, layers: Layers) -> None:
+        self._layers = layers
+        self._known: OrderedDict[str, Wanted] = OrderedDict()  # by the digest that we gave it
+
+    def mounts(self, attached: Attached) -> Sequence[Mount]:
+        packages = wanted(attached.environment)
+        if not packages:
+            return ()
+        try:
+            digest = layer_digest(packages, ground=ground(packages))
+        except CannotWork:
+            digest = ""
+        self._known[digest] = packages
+        self._known.move_to_end(digest)
+        if len(self._known) > LAYERS_KNOWN_MAX:
+            self._known.popitem(last=False)
+        return [Mount(mount_id=MOUNT_ID, kind="packages", path=PLACE, digest=digest, mode="read_only")]
+
+    async def open(self, session_id: SessionId, mount: Mount) -> AsyncGenerator[bytes, None]:
+        packages = self._known.get(mount.digest)
+        if packages is None or not mount.digest:
+            raise _failed(_NO_PYTHON if packages else "The session's packages are not known any more.")
+        try:
+            async with aclosing(self._layers.archive(mount.digest, packages)) as archive:
+                async for chunk in archive:
+                    yield chunk
+        except PackagesFailed as error:
+            raise _failed(error.message, error.detail) from error
+
+
+def _failed(message: str, detail: str | None = None) -> MountFailed:
+    return MountFailed.unknown(message, mount_id=MOUNT_ID, detail=detail, is_needed=True)

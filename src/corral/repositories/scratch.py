@@ -1,0 +1,52 @@
+"""Directories that sandboxes may write in, for a while.
+
+    <root>/<pid>-<random>/
+
+What a killed process left is removed by the next one.
+"""
+
+import asyncio
+import os
+import secrets
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from corral.kernel.disk_trees import remove_tree
+
+__all__ = ["Scratch"]
+
+
+class Scratch:
+    """Other processes may share `root`."""
+
+    def __init__(self, root: Path, *, make: Callable[[Path], None]) -> None:
+        """make: a directory that a sandbox may write in."""
+        self._root = root
+        self._make = make
+        self._is_laid_out = False
+
+    @asynccontextmanager
+    async def folder(self) -> AsyncGenerator[Path, None]:
+        """A new one. Gone afterwards."""
+        folder = self.place()
+        self._make(folder)
+        try:
+            yield folder
+        finally:
+            await asyncio.shield(asyncio.to_thread(remove_tree, folder))
+
+    def place(self) -> Path:
+        """Where nothing is yet. Blocks when it is first asked."""
+        if not self._is_laid_out:
+            self._root.mkdir(mode=0o711, parents=True, exist_ok=True)
+            for left in self._root.iterdir():
+                if not Path("/proc", left.name.partition("-")[0]).exists():
+                    remove_tree(left)
+            self._is_laid_out = True
+        return self._root / f"{os.getpid()}-{secrets.token_hex(8)}"
+
+    def free_bytes(self) -> int:
+        """Of the disk."""
+        disk = os.statvfs(self.place().parent)
+        return disk.f_bavail * disk.f_frsize

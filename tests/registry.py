@@ -1,0 +1,156 @@
+"""Registries of packages that tests start: files behind HTTPS and HTTP on this machine.
+
+    with Registry.start(directory) as registry:
+        registry.wheel("greet", "1.0", {"greet/__init__.py": "..."}, scripts={"greet": "greet:main"})
+        registry.tarball("hello", "1.0.0", {"index.js": "..."}, scripts={"hello": "index.js"})
+
+`registry.requests` is what came, in order.
+"""
+
+import base64
+import hashlib
+import io
+import json
+import ssl
+import tarfile
+import threading
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+from tests.git_host import certificates
+
+__all__ = ["Registry"]
+
+
+@dataclass(kw_only=True)
+class Registry:
+    """config: a directory as the setting packages_config takes it."""
+
+    authority: Path
+    config: Path
+    port: int = 0
+    files: dict[str, bytes] = field(default_factory=dict)
+    requests: list[str] = field(default_factory=list)
+
+    @classmethod
+    @contextmanager
+    def start(cls, directory: Path) -> "Iterator[Registry]":
+        authority, chain, key = certificates(directory)
+        registry = cls(authority=authority, config=directory / "config")
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(chain, key)
+        server = _Server(("127.0.0.1", 0), _Handler)
+        server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+        server.registry, registry.port = registry, server.server_address[1]
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+        thread.start()
+        registry.config.mkdir()
+        (registry.config / "pip.conf").write_text(f"[global]\nindex-url = {registry.url}/simple/\n")
+        (registry.config / "npmrc").write_text(f"registry={registry.url}/npm/\n")
+        try:
+            yield registry
+        finally:
+            server.shutdown()
+            server.server_close()
+            thread.join(10)
+
+    @property
+    def where(self) -> str:
+        """As an entry of the setting packages_private_hosts."""
+        return f"localhost:{self.port}"
+
+    @property
+    def url(self) -> str:
+        return f"https://{self.where}"
+
+    def taken(self) -> list[str]:
+        """What came since it was last asked."""
+        came, self.requests[:] = list(self.requests), []
+        return came
+
+    def wheel(
+        self,
+        name: str,
+        version: str,
+        files: Mapping[str, str | bytes],
+        *,
+        scripts: Mapping[str, str] | None = None,
+    ) -> None:
+        """A wheel in the index of pip (PEP 503). files: whatever a wheel may hold, however hostile."""
+        info, file = f"{name}-{version}.dist-info", f"{name}-{version}-py3-none-any.whl"
+        entry_points = "".join(f"{script} = {target}\n" for script, target in (scripts or {}).items())
+        every = {
+            **files,
+            f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
+            f"{info}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+            f"{info}/entry_points.txt": f"[console_scripts]\n{entry_points}",
+        }
+        every[f"{info}/RECORD"] = "".join(f"{path},,\n" for path in [*every, f"{info}/RECORD"])
+        packed = io.BytesIO()
+        with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+            for path, content in every.items():
+                archive.writestr(path, content)
+        self.files[f"/files/{file}"] = packed.getvalue()
+        self.files[f"/simple/{name}/"] = f'<a href="{self.url}/files/{file}">{file}</a>'.encode()
+
+    def sdist(self, name: str, version: str, setup: str) -> None:
+        """A source package whose setup.py is this program."""
+        file = f"{name}-{version}.tar.gz"
+        info = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+        self.files[f"/files/{file}"] = _tar(
+            {"setup.py": setup, "PKG-INFO": info}, below=f"{name}-{version}"
+        )
+        self.files[f"/simple/{name}/"] = f'<a href="{self.url}/files/{file}">{file}</a>'.encode()
+
+    def tarball(
+        self, name: str, version: str, files: Mapping[str, str], *, scripts: Mapping[str, str] | None = None
+    ) -> None:
+        """A package of npm. scripts: of the command line, and the file of each."""
+        about: dict[str, Any] = {"name": name, "version": version, "bin": dict(scripts or {})}
+        content = _tar({"package.json": json.dumps(about), **files}, below="package")
+        path = f"/npm/{name}/-/{name}-{version}.tgz"
+        digest = base64.b64encode(hashlib.sha512(content).digest()).decode()
+        about["dist"] = {"tarball": self.url + path, "integrity": f"sha512-{digest}"}
+        self.files[path] = content
+        listing = {"name": name, "dist-tags": {"latest": version}, "versions": {version: about}}
+        self.files[f"/npm/{name}"] = json.dumps(listing).encode()
+
+
+def _tar(files: Mapping[str, str], *, below: str) -> bytes:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz") as archive:
+        for path, content in files.items():
+            member = tarfile.TarInfo(f"{below}/{path}")
+            member.size, member.mode = len(content.encode()), 0o755
+            archive.addfile(member, io.BytesIO(content.encode()))
+    return packed.getvalue()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    registry: Registry
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: _Server
+
+    def do_GET(self) -> None:
+        registry = self.server.registry
+        registry.requests.append(self.path)
+        content = registry.files.get(self.path.replace("%2f", "/"))
+        self.send_response(404 if content is None else 200)
+        body = content or b"no such file"
+        kind = "text/html" if self.path.endswith("/") else "application/octet-stream"
+        self.send_header("content-type", kind)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Nothing."""
