@@ -235,11 +235,14 @@ class _Thread:
             return
         self._take_confirmations()
         self._answer_refused_calls()
+        is_left = bool(left_running(thread, epoch=self.terms.epoch))
+        if thread.status == "running" and ending.lacks(self.draft.state) and not (is_busy or is_left):
+            for call in list(thread.calls.values()):
+                _answer_for(self.draft, call, ending.NEVER_RAN)
+            self._stop()
+            return
         if thread.calls:
             self._wait_for_calls(is_busy=is_busy)
-            return
-        if thread.status == "running" and ending.lacks(self.draft.state):
-            self._stop()
             return
         if (thread.wants_model or self._waiting(ev.UserMessage)) and not self.terms.starts_requests:
             return

@@ -88,7 +88,7 @@ class Mounted:
                 if (name := _below(_UPLOADS, notes.pop(mount_id)["path"])) not in kept:
                     self._remove(home, name)
             self._write(home, notes, is_forced=False)
-        elif self._note_path(home).stat().st_size > _NOTE_BYTES_MAX // 2:
+        elif notes and self._note_path(home).stat().st_size > _NOTE_BYTES_MAX // 2:
             # Copies of what is attached no more would pile up, and what is detached never comes back.
             self._write(home, {each: notes[each] for each in notes if each in wanted}, is_forced=True)
 

@@ -545,6 +545,33 @@ def test_a_failed_mount_is_said_once_and_tried_again_with_the_next_turn() -> Non
     assert scene.state.status == "running" and not scene.state.failed_mounts
 
 
+def test_a_mount_that_the_session_needs_is_tried_three_times_and_ends_the_turn() -> None:
+    scene = Scene()
+    begun(scene)
+    scene.step(scene.reply(text("a"), call(1), call(2, name="read"), call(3)))
+    runs = sorted(scene.decide(), key=str)
+    error = {"type": "unknown_error", "message": "no"}
+
+    def failed(run: RunTool, failures: int) -> Unmounted:
+        return Unmounted(action=run, mount_id="packages", error=error, needed_failures=failures)
+
+    for before in (0, 1):
+        assert scene.step(*(failed(run, before) for run in runs)) == ["session.error"], (
+            "both found the same"
+        )
+        assert scene.last("session.error").error["retry_status"] == {"type": "retrying"}
+        assert scene.state.needed_failures == scene.rebuilt().needed_failures == before + 1
+        assert len(scene.decide()) == 2
+    told = scene.step(*(failed(run, 2) for run in runs))
+    assert told[:4] == ["session.error", *["agent.tool_result"] * 3], "the third, too, which waited"
+    assert scene.last("session.error").error["retry_status"] == {"type": "exhausted"}
+    assert scene.last("agent.tool_result").is_error
+    assert scene.state.status == "idle" and scene.state.stop_reason == "retries_exhausted"
+    scene.say("again")
+    scene.step()
+    assert scene.state.status == "running" and scene.state.needed_failures == 0
+
+
 JUDGED = {
     "allow": (Judgement(permission="allow"), {"type": "allow"}),
     "deny": (

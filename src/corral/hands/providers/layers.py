@@ -116,10 +116,10 @@ class LayerShelf:
 
     def _lay_out(self) -> None:
         """And remove what killed hosts have left half done."""
+        self._root.mkdir(mode=0o711, exist_ok=True)
         if self._is_laid_out:
             return
         self._is_laid_out = True
-        self._root.mkdir(mode=0o711, exist_ok=True)
         for left in self._root.glob(".*-*-*"):
             if not Path("/proc", left.name.split("-")[1]).exists():
                 remove_tree(left)
