@@ -101,7 +101,7 @@ async def test_a_failure_names_its_cause_and_nothing_of_it_stays(
     elsewhere = await failure(opened(hosts=RepositoryHosts(public=["*", registry.where])))
     assert "does not go" in elsewhere.message and "127.0.0.1" in str(elsewhere.detail)
     assert not registry.taken(), "a private address is reached only if it is named"
-    registry.wheel("greet", "1.0", {"greet/zeros": bytes(64 * 1024**2)})
+    registry.wheel("greet", "1.0", {"greet/zeros": bytes(20 * 1024**2)})
     assert "larger" in (await failure(opened(layer_bytes_max=16 * 1024**2))).message
     loop = "import os, time\nos.setsid()\nwhile True: open('/scratch/' + os.urandom(8).hex(), 'w')\n"
     registry.sdist("loops", "1.0", loop)

@@ -196,7 +196,7 @@ class Installer:
         self, asked: Mapping[str, Any], places: Places, *, door: int | None = None
     ) -> AsyncGenerator[BwrapProcess, None]:
         bounds = {
-            "file_bytes": self._bounds.layer_bytes_max,
+            "file_bytes": 2 * self._bounds.layer_bytes_max,  # what is too large is said in our words
             "cpu_seconds": int(self._bounds.seconds) + 1,
             "said_bytes": limits.PACKAGES_SAID_BYTES,
             "bytes": self._bounds.layer_bytes_max,
