@@ -168,6 +168,7 @@ class OutputsCollector:
                     return True
                 return await self._collect(hands, held, news)
             except (NotFound, Conflict):  # it has just gone, or somebody else has just done it
+                self._restless.pop(session_id, None)
                 return True
             except (WorldError, CallerError) as error:
                 log.warning("session %s: its outputs wait: %s", session_id, error)
