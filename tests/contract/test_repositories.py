@@ -21,9 +21,9 @@ from corral.catalog.repositories import (
     RepositoryHosts,
     repository_url,
 )
+from corral.confine.confinement import Confinement, Places
 from corral.hands.providers.process import BwrapProcess
 from corral.kernel.ids import DEFAULT_WORKSPACE, SessionId, WorkspaceId
-from corral.repositories.confine import Confinement, Places
 from corral.repositories.failures import RepositoryFailed
 from corral.repositories.mirrors import Bounds, Mirrors, Resolved
 from corral.repositories.source import RepositorySource

@@ -333,6 +333,12 @@ JOURNAL_RESULT_SECONDS = 24 * 3600  # then a result that its idle session did no
 JOURNAL_SETTLED_SECONDS = 3600  # how long a settled call stays known; TCP gives a request up in 15 minutes
 JOURNAL_BATCH_MAX = 512  # operations that share one fsync
 
+# -- programs alone in throw-away sandboxes ---------------------------------------------------------
+CONFINED_NICENESS = 10  # turns that run go first
+TUNNEL_CONNECT_SECONDS = 10.0  # a host that does not accept within this is down
+TUNNEL_HEAD_BYTES = 8192  # of what a program sends to be let through; libcurl sends 200
+TUNNEL_CONNECTIONS_MAX = 16  # of one program; git uses one or two
+
 # -- repositories -----------------------------------------------------------------------------------
 REPOSITORY_URL_CHARS_MAX, REPOSITORY_BRANCH_CHARS_MAX = 1024, 255
 REPOSITORY_MOUNT_PATH_CHARS_MAX = 512  # its files have room below in the 4,096 of a path
@@ -354,12 +360,8 @@ REPOSITORY_WATCH_SECONDS = 1.0  # between looks at how much a git has written; a
 REPOSITORY_MEMORY_BYTES = 3 * 1024**3  # address space of one git: a pack can be made to unpack to any size
 REPOSITORIES_PER_SESSION_MAX = 20  # each is a clone before the first turn, and a program or two
 REPOSITORY_CLONES_AT_ONCE = 4  # per node, shared by workspaces: each may keep a core and a disk busy
-REPOSITORY_NICENESS = 10  # of git: turns that run go first
-REPOSITORY_CONNECT_SECONDS = 10.0  # a host that does not accept within this is down
-REPOSITORY_CONNECTIONS_MAX = 16  # of one git; it uses one or two
 REPOSITORY_STALL_SECONDS, REPOSITORY_STALL_BYTES = 60, 1000  # slower per second for so long: given up
 REPOSITORY_STDERR_BYTES = 4096  # of git's last words, for the log
-REPOSITORY_PROXY_HEAD_BYTES = 8192  # of what git sends to be let through; libcurl sends 200
 REPOSITORY_CACHE_BYTES_MAX = 10 * 1024**3  # of all copies of one node; the longest unused go first
 REPOSITORY_CACHE_COUNT_MAX = 500
 REPOSITORY_CACHE_SECONDS = 14 * 24 * 3600  # a copy that nobody used for so long goes
@@ -403,6 +405,7 @@ PACKAGES_RETRY_SECONDS = 3.0  # from a failed installation to the next one of th
 PACKAGES_BUILDS_AT_ONCE = 2  # per node: each may keep all cores busy
 PACKAGES_RECEIVED_BYTES_MAX = 4 * 1024**3  # that one may download
 PACKAGES_SENT_BYTES_MAX = 256 * 1024**2  # that one may send: questions to registries
+PACKAGES_STALL_SECONDS = 60.0  # for so long a registry may leave a question unanswered
 PACKAGES_CONNECTIONS_MAX = 64  # of one at a time: package managers ask side by side
 PACKAGES_DISK_LOOK_SECONDS = 1.0  # how often is measured what it has written
 PACKAGES_ANSWER_BYTES_MAX = 64 * 1024  # of what the program that installs says at its end

@@ -16,20 +16,20 @@ from typing import Any, Final
 
 from corral.catalog.packages import PLACE, Wanted
 from corral.catalog.repositories import RepositoryHosts
+from corral.confine.confinement import Confinement, Places
+from corral.confine.scratch import Scratch
+from corral.confine.tunnel import Trouble, Tunnel
 from corral.hands.providers.process import BwrapProcess
 from corral.kernel import limits
 from corral.kernel.disk_trees import disk_bytes
 from corral.kernel.errors import SandboxUnavailable, WorldError
 from corral.packages.registries import HoldsCredentials, lay_out
-from corral.repositories.confine import Confinement, Places
-from corral.repositories.scratch import Scratch
-from corral.repositories.tunnel import Trouble, Tunnel
 
 __all__ = ["Bounds", "Installer", "PackagesFailed"]
 
 log = logging.getLogger(__name__)
 
-_RUNNER: Final = Path(__file__).with_name("runner.py").read_text()
+_RUNNER: Final = "corral.packages.runner"
 _CONFIG: Final = "/run/corral/packages"
 _TOO_LARGE: Final = 3  # exit code of the runner
 _CHUNK_BYTES: Final = 256 * 1024
@@ -76,7 +76,7 @@ class Installer:
         self._hosts = hosts
         self._bounds = bounds or Bounds()
         self._config = config
-        self._confinement = Confinement(root, authorities=authorities)
+        self._confinement = Confinement(root, modules=[_RUNNER], authorities=authorities)
         self._scratch = Scratch(root / "scratch", make=self._confinement.make_writable)
         self._builds = asyncio.Semaphore(self._bounds.at_once)
 
@@ -116,6 +116,7 @@ class Installer:
             self._hosts,
             bytes_max=self._bounds.received_bytes_max,
             sent_bytes_max=limits.PACKAGES_SENT_BYTES_MAX,
+            silent_seconds=limits.PACKAGES_STALL_SECONDS,
             connections_max=limits.PACKAGES_CONNECTIONS_MAX,
         )
         asked = {"do": "install", "packages": packages}
@@ -202,10 +203,11 @@ class Installer:
             "bytes": self._bounds.layer_bytes_max,
             "entries": self._bounds.layer_entries_max,
         }
+        program = f"import {_RUNNER} as it; it.main()"
         words = json.dumps({**asked, "bounds": bounds, "door": door})
         gives = () if door is None else (door,)
         try:
-            async with self._confinement.python(_RUNNER, words, places=places, gives=gives) as process:
+            async with self._confinement.python(program, words, places=places, gives=gives) as process:
                 yield process
         except SandboxUnavailable as error:
             raise _unavailable(error) from error

@@ -1,5 +1,5 @@
-"""What runs package managers in a throw-away sandbox. Its source is handed to the sandbox's Python, which
-may be an older one: standard library only, and nothing of ours.
+"""What runs package managers in a throw-away sandbox, on whatever Python is there, which may be an older
+one: standard library only, and of ours nothing but the door.
 
 One argument, JSON: {"do": "install" | "pack", "bounds": {...}, ...}. Places: PLACE, where the layer is made
 and where it will be seen; /scratch; CONFIG, the operator's settings of package managers. Answers:
@@ -14,11 +14,12 @@ import json
 import os
 import resource
 import shutil
-import socket
 import stat
 import subprocess
 import sys
 from typing import Any
+
+from corral.confine.door import let_in
 
 PLACE, SCRATCH, CONFIG = "/opt/corral/packages", "/scratch", "/run/corral/packages"
 AUTHORITIES = "/run/corral/authorities.pem"
@@ -32,7 +33,8 @@ class Failed(Exception):
         self.manager, self.said, self.missing = manager, said, missing
 
 
-def main(asked: dict[str, Any]) -> None:
+def main() -> None:
+    asked = json.loads(sys.argv[1])
     bounds = asked["bounds"]
     for limit, value in (
         (resource.RLIMIT_FSIZE, bounds["file_bytes"]),
@@ -44,21 +46,12 @@ def main(asked: dict[str, Any]) -> None:
         pack(bounds)
     answer: dict[str, Any] = {}
     try:
-        proxy = let_in(asked["door"])
+        proxy = f"http://127.0.0.1:{let_in(asked['door'])}"
         for manager, packages in asked["packages"].items():
             MANAGERS[manager](packages, environment(proxy), bounds)
     except Failed as error:
         answer = {"failed": error.manager, "missing": error.missing, "said": error.said}
     print(json.dumps(answer))
-
-
-def let_in(door: int) -> str:
-    """Hand a listening socket to the host, through the descriptor `door`; returns the proxy's URL."""
-    listener = socket.create_server(("127.0.0.1", 0), backlog=64)
-    with socket.socket(fileno=door) as host:
-        socket.send_fds(host, [b"listen"], [listener.fileno()])
-        host.recv(1)
-    return f"http://127.0.0.1:{listener.getsockname()[1]}"
 
 
 def environment(proxy: str) -> dict[str, str]:
@@ -217,7 +210,3 @@ def pack(bounds: dict[str, Any]) -> None:
         "--hard-dereference",
     ]
     os.execvp("tar", ["tar", "-C", PLACE, *words, "."])
-
-
-if __name__ == "__main__":
-    main(json.loads(sys.argv[1]))

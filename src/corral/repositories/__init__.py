@@ -1,19 +1,14 @@
 """Git repositories of sessions: cloned here, checked out in sandboxes, kept between sessions.
 
-    session's resource -> RepositorySource -> Mirrors -> Confinement: one git in a throw-away sandbox
-                                                             |
-                                                        Tunnel: the only way out of it
+    session's resource -> RepositorySource -> Mirrors -> `confine`: one git in a throw-away sandbox, and
+                                                         the only way out of it
 
 What a git server sends is hostile, and so is what lies in a repository. So no git ever runs on the host:
 
-* Each git runs in a bwrap of its own (`confine.py`): no network device, no file of ours but the one copy
-  that it works on, a system call filter, bounds on memory and time, low priority; what it writes is watched
-  (`watch.py`). Its environment
-  and configuration are fixed (`runner.py`): HTTPS only, no hooks, no submodules, no filters (so no LFS),
-  objects checked as they arrive, nobody is asked for a password.
-* Its way out is a listening socket that it hands to us. Behind it we let it through to the hosts that the
-  operator allows, at addresses that we resolved and checked ourselves, and count bytes (`tunnel.py`). TLS
-  is git's own, end to end.
+* Each git runs alone (`confine`), on the one copy that it works on; what it writes is watched (`watch.py`).
+  Its environment and configuration are fixed (`runner.py`): HTTPS only, no hooks, no submodules, no filters
+  (so no LFS), objects checked as they arrive, nobody is asked for a password.
+* Its way out leads to the hosts that the operator allows, at checked addresses. TLS is git's own.
 * A copy of each repository is kept as a bare mirror (`mirrors.py`), bounded in size, age and number. A
   session costs one fetch, which transfers only news. The mirrors hold only what anybody may clone: no
   credential is ever used here. Those will be added by the egress process, which alone can open them.

@@ -4,9 +4,9 @@ import re
 from typing import Final, Literal
 
 from corral.catalog.repositories import Branch, Repository
+from corral.confine.tunnel import Trouble, Tunnel
 from corral.kernel.errors import WorldError
 from corral.kernel.limits import REPOSITORY_REF_DEPTH_MAX
-from corral.repositories.tunnel import Trouble, Tunnel
 from corral.session.content import Json
 
 __all__ = ["TOO_LARGE", "RepositoryFailed", "fetch_failed", "tree_too_large"]

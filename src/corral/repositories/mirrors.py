@@ -23,23 +23,23 @@ from corral.catalog.repositories import (
     check_branch,
     check_commit,
 )
+from corral.confine.confinement import Confinement, Places
+from corral.confine.tunnel import Tunnel
 from corral.hands.providers.process import BwrapProcess
 from corral.kernel import limits
 from corral.kernel.disk_trees import is_larger
 from corral.kernel.errors import InvalidRequest, SandboxUnavailable
 from corral.kernel.ids import DEFAULT_WORKSPACE, WorkspaceId
 from corral.kernel.shares import Shares
-from corral.repositories.confine import Confinement, Places
 from corral.repositories.failures import TOO_LARGE, RepositoryFailed, fetch_failed, tree_too_large
 from corral.repositories.shelf import MirrorPlace, Shelf, ShelfBounds
-from corral.repositories.tunnel import Tunnel
 from corral.repositories.watch import DiskWatch
 
 __all__ = ["Bounds", "Mirrors", "Resolved"]
 
 log = logging.getLogger(__name__)
 
-_RUNNER: Final = (Path(__file__).with_name("runner.py")).read_text()
+_RUNNER: Final = "corral.repositories.runner"
 _MIRROR: Final = "/mirror/repository.git"
 _TOO_LARGE: Final = 3  # exit code of the runner
 _ANSWER_BYTES_MAX: Final = 64 * 1024
@@ -106,7 +106,7 @@ class Mirrors:
     ) -> None:
         self._hosts = hosts
         self._bounds = bounds or Bounds()
-        self._confinement = Confinement(root, authorities=authorities)
+        self._confinement = Confinement(root, modules=[_RUNNER], authorities=authorities)
         self._shelf = Shelf(root, make=self._confinement.make_writable, bounds=self._bounds.of_shelf)
         self._fetches, self._archives, self._listings = (Shares(self._bounds.at_once) for _ in range(3))
         self._known: dict[str, _Known] = {}
@@ -285,6 +285,7 @@ class Mirrors:
         tunnel = Tunnel(
             self._hosts,
             bytes_max=min(room, self._bounds.bytes_max),
+            sent_bytes_max=limits.REPOSITORY_SENT_BYTES_MAX,
             silent_seconds=self._bounds.stall_seconds,
         )
         watch = DiskWatch(
@@ -351,7 +352,9 @@ class Mirrors:
         words = json.dumps({**asked, "bounds": bounds, "door": door})
         gives = () if door is None else (door,)
         try:
-            async with self._confinement.python(_RUNNER, words, places=places, gives=gives) as process:
+            async with self._confinement.python(
+                f"import {_RUNNER} as it; it.main()", words, places=places, gives=gives
+            ) as process:
                 yield process
         except SandboxUnavailable as error:
             raise _unavailable(error) from error

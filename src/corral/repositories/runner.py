@@ -1,5 +1,5 @@
-"""What runs beside git inside a throw-away sandbox. Its source is handed to the sandbox's Python, which may
-be an older one: standard library only, and nothing of ours.
+"""What runs beside git inside a throw-away sandbox, on whatever Python is there, which may be an older one:
+standard library only, and of ours nothing but the door.
 
 One argument, JSON: {"do": "fetch" | "pack" | "skills", "bounds": {...}, ...}. Places: /mirror, /fresh (a
 directory for a new mirror), /scratch. Answers:
@@ -15,11 +15,12 @@ from __future__ import annotations
 import json
 import os
 import resource
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from typing import Any
+
+from corral.confine.door import let_in
 
 CONFIG = """
 [advice]
@@ -96,7 +97,8 @@ class Failed(Exception):
         self.step, self.stderr = step, stderr
 
 
-def main(asked: dict[str, Any]) -> None:
+def main() -> None:
+    asked = json.loads(sys.argv[1])
     bounds = asked["bounds"]
     for limit, value in (
         (resource.RLIMIT_AS, bounds["memory_bytes"]),
@@ -107,7 +109,7 @@ def main(asked: dict[str, Any]) -> None:
         resource.setrlimit(limit, (value, value))
     os.environ.update(ENVIRONMENT)
     if asked["do"] == "fetch":
-        configure(bounds, protocol="https", proxy=let_in(asked["door"]))
+        configure(bounds, protocol="https", proxy=f"http://127.0.0.1:{let_in(asked['door'])}")
         try:
             answer = fetch(asked, bounds)
         except Failed as error:
@@ -132,15 +134,6 @@ def configure(bounds: dict[str, Any], *, protocol: str, proxy: str) -> None:
     )
     with open("/tmp/gitconfig", "w") as file:
         file.write(text)
-
-
-def let_in(door: int) -> str:
-    """Hand a listening socket to the host, through the descriptor `door`; returns the URL of the proxy."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    with socket.socket(fileno=door) as host:
-        socket.send_fds(host, [b"listen"], [listener.fileno()])
-        host.recv(1)
-    return f"http://127.0.0.1:{listener.getsockname()[1]}"
 
 
 def git(*arguments: str, at: str | None = None, **options: Any) -> subprocess.CompletedProcess[bytes]:
@@ -357,7 +350,3 @@ def entries(commit: str, *paths: str) -> Iterator[tuple[str, str, str, str, int]
             facts, path = entry.split("\t", 1)
             mode, kind, sha, size = facts.split()
             yield mode, kind, path, sha, int(size) if size.isdigit() else 0
-
-
-if __name__ == "__main__":
-    main(json.loads(sys.argv[1]))

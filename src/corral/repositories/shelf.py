@@ -26,9 +26,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from corral.catalog.repositories import RepositoryUrl
+from corral.confine.scratch import Scratch
 from corral.kernel.disk_trees import disk_bytes, is_real_directory, remove_tree
 from corral.kernel.limits import REPOSITORY_LOCK_SECONDS
-from corral.repositories.scratch import Scratch
 
 __all__ = ["MirrorPlace", "Shelf", "ShelfBounds"]
 

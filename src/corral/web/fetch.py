@@ -19,26 +19,20 @@ from urllib.parse import urlsplit
 
 from corral.catalog.web.rules import WebRules
 from corral.catalog.web.urls import BadUrl, WebUrl, web_url
+from corral.confine.confinement import Confinement, Places
+from corral.confine.tunnel import Resolve, Trouble, Tunnel, resolved
 from corral.hands.providers.binary import own_python
 from corral.hands.providers.process import BwrapProcess
 from corral.kernel import limits
 from corral.kernel.errors import SandboxUnavailable
-from corral.repositories.confine import Confinement, Places
-from corral.repositories.tunnel import Resolve, Trouble, Tunnel, resolved
 from corral.web.gate import Gate
 
 __all__ = ["Fetcher", "Page", "WebFailed"]
 
-_PROGRAM: Final = """
-import json, sys
-asked = json.loads(sys.argv[1])
-sys.path += asked["paths"]
-from inside.fetch import main
-main(asked)
-"""
-_INSIDE: Final = "/run/corral/web"
+_INSIDE: Final = "corral.web.inside"
+_PROGRAM: Final = f"from {_INSIDE}.fetch import main; main()"
 _LIBRARIES: Final = ("markdownify", "bs4", "soupsieve", "six", "typing_extensions", "pypdf")
-_LIBRARIES_AT: Final = "/run/corral/libraries"
+_LIBRARIES_AT: Final = "/run/libraries"
 _USER_AGENT: Final = "Mozilla/5.0 (compatible; Corral web_fetch)"
 _CHARS_PER_TOKEN: Final = 4
 _FAILURES: Final = (
@@ -90,8 +84,7 @@ class Fetcher:
         seconds: float = limits.WEB_FETCH_SECONDS,
         resolve: Resolve = resolved,
     ) -> None:
-        self._root = root
-        self._confinement = Confinement(root, authorities=authorities, python=own_python)
+        self._confinement = Confinement(root, modules=[_INSIDE], authorities=authorities, python=own_python)
         self._private = private
         self._seconds = seconds
         self._resolve = resolve
@@ -103,7 +96,6 @@ class Fetcher:
         gate = Gate(rules, private=self._private)
         url = _judged(text, gate)
         async with self._slots:
-            self._root.mkdir(mode=0o711, parents=True, exist_ok=True)
             tunnel = Tunnel(
                 gate,
                 bytes_max=limits.WEB_WIRE_BYTES_MAX,
@@ -124,8 +116,10 @@ class Fetcher:
         await self._confinement.aclose()
 
     async def _read(self, url: WebUrl, gate: Gate, rules: WebRules, tunnel: Tunnel, door: int) -> Page:
-        paths, places = _places()
-        words = json.dumps({"door": door, "paths": paths, "bounds": _bounds(rules, self._seconds)})
+        libraries = _libraries()
+        bounds = _bounds(rules, self._seconds)
+        words = json.dumps({"door": door, "libraries": list(libraries), "bounds": bounds})
+        places = Places(read_only=libraries)
         async with self._confinement.python(_PROGRAM, words, places=places, gives=(door,)) as process:
             for _ in range(limits.WEB_REDIRECTS_MAX + 1):
                 said = await _asked(process, url)
@@ -229,16 +223,13 @@ def _bounds(rules: WebRules, seconds: float) -> dict[str, Any]:
 
 
 @cache
-def _places() -> tuple[list[str], Places]:
-    """Where the program inside finds its modules, and what is bound for that: its own, and the directories
-    that the libraries lie in, which have public packages and nothing else."""
+def _libraries() -> Mapping[str, Path]:
+    """The directories that the libraries lie in, by where the program inside finds them. There are public
+    packages in them, and nothing else."""
     folders: dict[Path, None] = {}
     for name in _LIBRARIES:
         spec = find_spec(name)
-        assert spec is not None, f"{name} is not installed"
-        assert spec.origin is not None
+        assert spec is not None and spec.origin is not None, f"{name} is not installed"
         origin = Path(spec.origin).resolve()
         folders[origin.parent.parent if origin.name == "__init__.py" else origin.parent] = None
-    places = {f"{_LIBRARIES_AT}/{number}": folder for number, folder in enumerate(folders)}
-    own = {f"{_INSIDE}/inside": Path(__file__).with_name("inside")}
-    return [_INSIDE, *places], Places(read_only={**places, **own})
+    return {f"{_LIBRARIES_AT}/{number}": folder for number, folder in enumerate(folders)}

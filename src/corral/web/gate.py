@@ -14,7 +14,7 @@ _PORTS: Final = (80, 443, 8080, 8443)
 
 
 class Gate:
-    """`repositories.tunnel.Hosts` of one fetch. private: hosts at any port that the operator opened, which
+    """`confine.tunnel.Hosts` of one fetch. private: hosts at any port that the operator opened, which
     may be at addresses that are not public; the rules of the call bind them, too."""
 
     def __init__(self, rules: WebRules, *, private: Sequence[str] = ()) -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from corral.hands.providers.binary import Bwrap, PythonInside, diagnose
 from corral.hands.providers.home import PATHS
-from corral.hands.providers.launch import Blueprint, _refuse_traps, launch_command
+from corral.hands.providers.launch import Blueprint, _refuse_traps, _staged, launch_command
 
 
 def command(
@@ -62,7 +62,23 @@ def test_as_root_the_uid_is_dropped_before_bwrap(tmp_path: Path) -> None:
         < script.index("setpriv --reuid=65522")
         < script.index("/usr/bin/bwrap")
     )
-    assert f"--bind {tmp_path}/stage/sesn_1/files /workspace" in script
+    assert f"--bind {tmp_path}/stage/0/sesn_1/files /workspace" in script
+
+
+def test_directories_of_one_name_are_staged_apart(tmp_path: Path) -> None:
+    """As two `site-packages` are; what lies side by side stays so."""
+    folders = [tmp_path / "a" / "same", tmp_path / "b" / "same", tmp_path / "b" / "beside"]
+    for folder in folders:
+        folder.mkdir(parents=True)
+    tmp_path.chmod(0o700)
+    blueprint = Blueprint(
+        bwrap=Bwrap(path=Path("/usr/bin/bwrap"), version=(0, 9), options=frozenset(), roots=()),
+        python=PythonInside(path=Path("/usr/bin/python3"), prefix=None),
+        inside=folders[0],
+        stage=tmp_path / "stage",
+    )
+    one, two, beside = (_staged(blueprint, folders)[folder] for folder in folders)
+    assert one != two and one.name == two.name and two.parent == beside.parent
 
 
 @pytest.mark.parametrize(

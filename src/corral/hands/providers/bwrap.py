@@ -1,21 +1,19 @@
 """`bwrap`: namespaces, a system call filter, a dropped uid, no network device. The default provider."""
 
 import asyncio
-import contextlib
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 from corral.hands.ports import Capabilities
-from corral.hands.providers.binary import PythonInside, diagnose, find_bwrap, find_python
-from corral.hands.providers.cgroup import Cgroups, Group
+from corral.hands.providers.binary import PythonInside, diagnose, find_python
+from corral.hands.providers.blueprint import drawn
+from corral.hands.providers.cgroup import Cgroups
 from corral.hands.providers.home import HOST_UID, drops_uid
 from corral.hands.providers.inside import install
 from corral.hands.providers.launch import Blueprint, launch_command
 from corral.hands.providers.layers import Layer
-from corral.hands.providers.leftovers import clear_stages, clear_state, end_orphans
+from corral.hands.providers.leftovers import clear_state
 from corral.hands.providers.process import BwrapProcess
 from corral.hands.providers.seccomp import seccomp_filter
 from corral.hands.providers.walled import WalledProvider
@@ -73,28 +71,20 @@ class BwrapWalls:
         self, home: Path, program: Sequence[str], memory: Mapping[str, bool], layer: Layer | None = None
     ) -> BwrapProcess:
         blueprint = self._made
-        group = Group([])
-        try:
-            group = self._cgroups.create()
-            return await BwrapProcess.start(
-                lambda seccomp_fd, info_fd: launch_command(
-                    blueprint,
-                    home=home,
-                    program=program,
-                    seccomp_fd=seccomp_fd,
-                    info_fd=info_fd,
-                    procs_files=group.procs_files,
-                    memory=memory,
-                    layer=layer,
-                ),
-                seccomp=self._seccomp,
-                group=group,
-            )
-        except BaseException as e:
-            group.remove()
-            if isinstance(e, OSError):
-                raise SandboxUnavailable("the machine refuses to start a sandbox", detail=str(e)) from e
-            raise
+        return await BwrapProcess.start(
+            lambda seccomp_fd, info_fd, procs_files: launch_command(
+                blueprint,
+                home=home,
+                program=program,
+                seccomp_fd=seccomp_fd,
+                info_fd=info_fd,
+                procs_files=procs_files,
+                memory=memory,
+                layer=layer,
+            ),
+            seccomp=self._seccomp,
+            cgroups=self._cgroups,
+        )
 
     def diagnose(self, complaint: str) -> SandboxUnavailable:
         return diagnose(complaint, self._made.bwrap.path)
@@ -113,9 +103,8 @@ class BwrapWalls:
         return f"{name}, {limits}", f"{name} ({bwrap.path}), {limits}"
 
     def close(self) -> None:
-        if self._blueprint and self._blueprint.stage:
-            with contextlib.suppress(OSError):
-                self._blueprint.stage.rmdir()
+        if self._blueprint:
+            self._blueprint.discard()
 
     @property
     def _made(self) -> Blueprint:
@@ -124,13 +113,5 @@ class BwrapWalls:
 
     def _make_blueprint(self) -> Blueprint:
         clear_state(self._state_dir)
-        marks = [str(self._state_dir)]
-        bwrap, python = find_bwrap(HOST_UID if self._drops_uid else None), find_python()
-        stage = None
-        if self._drops_uid:
-            where = Path("/run") if os.access("/run", os.W_OK) else Path(tempfile.gettempdir())
-            marks += clear_stages(where)
-            stage = Path(tempfile.mkdtemp(prefix=f"corral-stage-{os.getpid()}-", dir=where))
-            stage.chmod(0o711)
-        end_orphans(marks)
-        return Blueprint(bwrap=bwrap, python=python, inside=install(self._state_dir, python), stage=stage)
+        python = find_python()
+        return drawn(self._state_dir, python=python, inside=install(self._state_dir, python))

@@ -1,16 +1,17 @@
-"""What of ours is inside every sandbox: the agent program and a few lines of /etc."""
+"""What of ours is inside of sandboxes: of an agent's, its program and a few lines of /etc."""
 
 import hashlib
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
 from corral.hands import sandbox_agent
 from corral.hands.providers.binary import PythonInside
 
-__all__ = ["install"]
+__all__ = ["copied", "install"]
 
 _ETC: Final = {
     "passwd": "root:x:0:0:root:/root:/usr/sbin/nologin\nagent:x:1000:1000:agent:/tmp:/bin/bash\n",
@@ -21,28 +22,35 @@ _ETC: Final = {
 
 
 def install(state_dir: Path, python: PythonInside) -> Path:
-    """The agent program, compiled by the Python that will run it, and a few lines of /etc.
+    """The agent program, `agent/`, and a few lines of /etc, `etc/`: `copied`."""
+    source = Path(sandbox_agent.__file__).parent
+    files = {f"agent/sandbox_agent/{path.name}": path.read_bytes() for path in sorted(source.glob("*.py"))}
+    files["agent/__main__.py"] = b"import runpy\nrunpy.run_module('sandbox_agent')\n"
+    files |= {f"etc/{name}": text.encode() for name, text in _ETC.items()}
+    return copied(state_dir, python, files)
+
+
+def copied(root: Path, python: PythonInside, files: Mapping[str, bytes]) -> Path:
+    """A directory below root with these files, by their paths in it; their Python is compiled by the one
+    that will run it.
 
     Compiled, because that is most of a cold start; copied, because our package may be unreadable to others.
+    Repeat: safe, also by processes that share root: the directory's name says what is in it.
     """
-    source = Path(sandbox_agent.__file__).parent
-    files = {f"agent/sandbox_agent/{path.name}": path.read_text() for path in sorted(source.glob("*.py"))}
-    files["agent/__main__.py"] = "import runpy\nrunpy.run_module('sandbox_agent')\n"
-    files.update({f"etc/{name}": text for name, text in _ETC.items()})
     digest = hashlib.sha256(repr((files, str(python.path.resolve()))).encode()).hexdigest()[:16]
-    installed = state_dir / f"inside-{digest}"
-    if installed.is_dir():
-        return installed
-    fresh = Path(tempfile.mkdtemp(prefix="inside-new-", dir=state_dir))
-    for name, text in files.items():
+    place = root / f"inside-{digest}"
+    if place.is_dir():
+        return place
+    fresh = Path(tempfile.mkdtemp(prefix="inside-new-", dir=root))
+    for name, content in files.items():
         (fresh / name).parent.mkdir(parents=True, exist_ok=True)
-        (fresh / name).write_text(text)
+        (fresh / name).write_bytes(content)
     compiler = ["-IS", "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash", str(fresh)]
     subprocess.run([python.path, *compiler], check=False, capture_output=True)  # without it: only slower
     for path in [fresh, *fresh.rglob("*")]:
         path.chmod(0o755 if path.is_dir() else 0o644)
     try:
-        fresh.rename(installed)
+        fresh.rename(place)
     except OSError:  # another process was faster
         shutil.rmtree(fresh)
-    return installed
+    return place

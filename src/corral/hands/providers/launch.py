@@ -2,13 +2,14 @@
 
 Rules of this file:
 - No mount point lies beneath a tree that an agent can write and that outlives its sandbox: below one, a
-  link left by the agent would make bwrap create directories on the host (CVE-2026-87766). `_arguments`
-  refuses it.
+  link left by the agent would make bwrap create directories on the host (CVE-2026-87766).
+  `bwrap_arguments` refuses it.
 - Started as root, the uid is dropped before bwrap: its --uid maps to host root otherwise.
 - A dropped uid may not reach /root/... or a 0700 data directory. Such sources are first bound into a tmpfs
   of a private mount namespace, which ends with the sandbox; nothing on the host is opened up.
 """
 
+import contextlib
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from corral.hands.providers.home import AGENT, HOST_UID, MEMORY, PATHS, TMP, UPL
 from corral.hands.providers.layers import Layer
 from corral.kernel.limits import SANDBOX_TMP_BYTES
 
-__all__ = ["Blueprint", "confined", "environment", "launch_command", "system_mounts"]
+__all__ = ["Blueprint", "bwrap_arguments", "confined", "environment", "launch_command"]
 
 _INSIDE_UID: Final = "1000"
 _SYSTEM_FOLDERS: Final = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
@@ -35,7 +36,7 @@ _ETC: Final = (  # of the host's /etc: what programs need to run, and nothing th
 class Blueprint:
     """What all sandboxes of a provider share.
 
-    `inside`: a host directory with `agent/` (the program) and `etc/` (made-up users).
+    `inside`: a host directory with what of ours is inside.
     `stage`: as root, an empty directory that other users can reach.
     """
 
@@ -47,6 +48,18 @@ class Blueprint:
     @property
     def uid(self) -> int | None:
         return HOST_UID if self.stage else None
+
+    @property
+    def roots(self) -> list[Path]:
+        """Host directories that every sandbox needs."""
+        prefix = self.python.prefix
+        return [self.inside, *self.bwrap.roots, *([prefix] if prefix else [])]
+
+    def discard(self) -> None:
+        """No sandbox is left. Repeat: safe."""
+        if self.stage is not None:
+            with contextlib.suppress(OSError):
+                self.stage.rmdir()
 
 
 def environment(python: PythonInside, layer: Layer | None = None) -> dict[str, str]:
@@ -76,12 +89,9 @@ def launch_command(
 ) -> list[str]:
     """The argv that starts `program` in a sandbox on the workspace `home`. memory: the slugs of the memory
     stores in it, and whether the agent may write there. layer: its packages."""
-    roots = [home, blueprint.inside, *blueprint.bwrap.roots, *([layer.top] if layer else [])]
-    if blueprint.python.prefix:
-        roots.append(blueprint.python.prefix)
     return confined(
         blueprint,
-        roots=roots,
+        roots=[home, *([layer.top] if layer else [])],
         arguments=lambda seen: _arguments(
             blueprint,
             home,
@@ -106,9 +116,10 @@ def confined(
 ) -> list[str]:
     """The argv that starts `program` in a bwrap with these arguments, under a dropped uid if we are root.
 
-    roots: host directories of which anything is bound. arguments: bwrap's, given where it sees a host path.
+    roots: host directories of which anything is bound, beside the blueprint's. arguments: bwrap's, given
+    where it sees a host path. procs_files: of the control groups that all of it joins.
     """
-    staged = _staged(blueprint, roots)
+    staged = _staged(blueprint, [*roots, *blueprint.roots])
 
     def seen(path: Path) -> str:
         """Where bwrap finds a host path."""
@@ -124,7 +135,7 @@ def confined(
     if staged:
         steps = ["set -e", f"mount -t tmpfs -o mode=0755,size=64k corral {blueprint.stage}"]
         for root, place in staged.items():
-            steps += [f"mkdir {place}", f"mount --bind {shlex.quote(str(root))} {place}"]
+            steps += [f"mkdir -p {place}", f"mount --bind {shlex.quote(str(root))} {place}"]
         script = "\n".join([*steps, f"exec {shlex.join(command)}"])
         command = ["unshare", "--mount", "--propagation", "private", "/bin/sh", "-c", script]
     if procs_files:
@@ -136,18 +147,23 @@ def confined(
 def _staged(blueprint: Blueprint, roots: Sequence[Path]) -> dict[Path, Path]:
     """The roots that the dropped uid cannot reach, and where they are bound for it.
 
-    The wheel's bwrap finds its library next to its own directory: names are kept.
+    The wheel's bwrap finds its library next to its own directory: what has a parent in common keeps one.
     """
     if blueprint.stage is None or all(map(_is_reachable, roots)):
         return {}
-    return {root: blueprint.stage / root.name for root in roots if not _is_reachable(root)}
+    parents = list(dict.fromkeys(root.parent for root in roots))
+    return {
+        root: blueprint.stage / str(parents.index(root.parent)) / root.name
+        for root in roots
+        if not _is_reachable(root)
+    }
 
 
 def _is_reachable(path: Path) -> bool:
     return all(folder.stat().st_mode & 0o001 for folder in (path, *path.parents))
 
 
-def system_mounts() -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+def _system_mounts() -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
     """The host's programs as a sandbox sees them: what is bound read-only, (source, place), and symbolic
     links, (target, place)."""
     read_only = [("/usr", "/usr")]
@@ -171,13 +187,9 @@ def _arguments(
     seccomp_fd: int,
     info_fd: int,
 ) -> list[str]:
-    bwrap, python = blueprint.bwrap, blueprint.python
-    read_only, links = system_mounts()
     made_up = blueprint.inside / "etc"
-    read_only += [(seen(file), f"/etc/{file.name}") for file in sorted(made_up.iterdir())]
+    read_only = [(seen(file), f"/etc/{file.name}") for file in sorted(made_up.iterdir())]
     read_only.append((seen(blueprint.inside / "agent"), AGENT))
-    if python.prefix:
-        read_only.append((seen(python.prefix), str(python.prefix)))
     read_only.append((seen(home / UPLOADS[0]), UPLOADS[1]))
     if layer is not None:
         read_only.append((seen(layer.top), PLACE))
@@ -185,7 +197,42 @@ def _arguments(
     for slug, is_writable in sorted(memory.items()):
         kept_in, place = MEMORY
         (writable if is_writable else read_only).append((seen(home / kept_in / slug), f"{place}/{slug}"))
-    _refuse_traps([place for _, place in read_only + writable], [place for _, place in writable])
+    return bwrap_arguments(
+        blueprint,
+        seen,
+        read_only=read_only,
+        writable=writable,
+        folders=[MEMORY[1]] if memory else [],
+        workdir=WORKDIR,
+        env=environment(blueprint.python, layer),
+        seccomp_fd=seccomp_fd,
+        info_fd=info_fd,
+    )
+
+
+def bwrap_arguments(
+    blueprint: Blueprint,
+    seen: Callable[[Path], str],
+    *,
+    read_only: Sequence[tuple[str, str]],
+    writable: Sequence[tuple[str, str]],
+    folders: Sequence[str] = (),
+    workdir: str,
+    env: Mapping[str, str],
+    seccomp_fd: int,
+    info_fd: int,
+) -> list[str]:
+    """A sandbox with the system's programs, our Python, a private /tmp, and these mounts: (where bwrap sees
+    the source, place). No network device, no capability, nothing of our environment.
+
+    seen: where bwrap finds a host path. folders: empty directories, made before the mounts.
+    """
+    system, links = _system_mounts()
+    if blueprint.python.prefix:
+        system.append((seen(blueprint.python.prefix), str(blueprint.python.prefix)))
+    read_only = [*system, *read_only]
+    _refuse_traps([place for _, place in [*read_only, *writable]], [place for _, place in writable])
+    bwrap = blueprint.bwrap
     sized = ["--size", str(SANDBOX_TMP_BYTES)] if bwrap.has("--size") else []
     return [
         "--unshare-all", "--unshare-user", "--as-pid-1", "--die-with-parent", "--new-session",
@@ -194,13 +241,13 @@ def _arguments(
         *(["--disable-userns"] if bwrap.has("--disable-userns") else []),
         "--proc", "/proc", "--dev", "/dev", *sized, "--tmpfs", "/dev/shm", "--remount-ro", "/dev",  # noqa: S108
         *(["--perms", "1777"] if bwrap.has("--perms") else []), *sized, "--tmpfs", TMP,
-        *(["--dir", MEMORY[1]] if memory else []),
+        *[word for folder in folders for word in ("--dir", folder)],
         "--dir", "/var", "--symlink", "../tmp", "/var/tmp",  # noqa: S108
         *[word for target, link in links for word in ("--symlink", target, link)],
         *[word for source, place in read_only for word in ("--ro-bind", source, place)],
         *[word for source, place in writable for word in ("--bind", source, place)],
-        "--remount-ro", "/", "--chdir", WORKDIR, "--clearenv",
-        *[word for name, value in environment(python, layer).items() for word in ("--setenv", name, value)],
+        "--remount-ro", "/", "--chdir", workdir, "--clearenv",
+        *[word for name, value in env.items() for word in ("--setenv", name, value)],
         "--seccomp", str(seccomp_fd), "--info-fd", str(info_fd),
     ]  # fmt: skip
 

@@ -10,8 +10,10 @@ import os
 import re
 import signal
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
-from corral.hands.providers.cgroup import Group
+from corral.hands.providers.cgroup import Cgroups, Group
+from corral.kernel.errors import SandboxUnavailable
 from corral.kernel.limits import SANDBOX_BOOT_SECONDS_MAX, SANDBOX_STDERR_BYTES
 
 __all__ = ["BwrapProcess"]
@@ -39,14 +41,37 @@ class BwrapProcess:
     @classmethod
     async def start(
         cls,
-        command: Callable[[int, int], Sequence[str]],
+        command: Callable[[int, int, Sequence[Path]], Sequence[str]],
+        *,
+        seccomp: bytes,
+        cgroups: Cgroups,
+        gives: Sequence[int] = (),
+    ) -> "BwrapProcess":
+        """Start `command(seccomp_fd, info_fd, procs_files)`; procs_files: of a control group of its own.
+        gives: descriptors that the program inside gets, under the same numbers.
+
+        Raises SandboxUnavailable."""
+        group = Group([])
+        try:
+            group = cgroups.create()
+            return await cls._start(command, seccomp=seccomp, group=group, gives=gives)
+        except BaseException as error:
+            group.remove()
+            if isinstance(error, OSError):
+                raise SandboxUnavailable(
+                    "the machine refuses to start a sandbox", detail=str(error)
+                ) from error
+            raise
+
+    @classmethod
+    async def _start(
+        cls,
+        command: Callable[[int, int, Sequence[Path]], Sequence[str]],
         *,
         seccomp: bytes,
         group: Group,
-        gives: Sequence[int] = (),
+        gives: Sequence[int],
     ) -> "BwrapProcess":
-        """Start `command(seccomp_fd, info_fd)`. gives: descriptors that the program inside gets, under the
-        same numbers. Raises OSError."""
         info, info_inner = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         stderr, stderr_inner = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         rules = os.memfd_create("seccomp")
@@ -54,7 +79,7 @@ class BwrapProcess:
             os.write(rules, seccomp)
             os.lseek(rules, 0, os.SEEK_SET)
             process = await asyncio.create_subprocess_exec(
-                *command(rules, info_inner),
+                *command(rules, info_inner, group.procs_files),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=stderr_inner,

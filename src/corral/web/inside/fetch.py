@@ -1,7 +1,7 @@
 """Gets what it is told to get, and answers with what can be read there.
 
-Its argument, JSON: {"door": fd, "bounds": {...}}. Then on stdin, a line each, {"url", "scheme", "host",
-"port", "target"}: what to get next. Each is answered by one line on stdout:
+Its argument, JSON: {"door": fd, "libraries": directories, "bounds": {...}}. Then on stdin, a line each,
+{"url", "scheme", "host", "port", "target"}: what to get next. Each is answered by one line on stdout:
 
 {"redirect": location}                                    whoever asked decides whether to go there
 {"type", "kind", "title", "text", "is_cut"}               the page; kind: "html", "pdf" or "text"
@@ -14,12 +14,13 @@ import http.client
 import json
 import os
 import resource
-import socket
 import ssl
 import sys
 import zlib
 from typing import Any
 from urllib.parse import urljoin
+
+from corral.confine.door import let_in
 
 from .failed import Failed
 from .read import clean, decoded, markdown, pdf
@@ -41,7 +42,9 @@ REDIRECTS = (301, 302, 303, 307, 308)
 CHUNK = 64 * 1024
 
 
-def main(asked: dict[str, Any]) -> None:
+def main() -> None:
+    asked = json.loads(sys.argv[1])
+    sys.path += asked["libraries"]
     bounds = asked["bounds"]
     for limit, value in (
         (resource.RLIMIT_AS, bounds["memory_bytes"]),
@@ -68,15 +71,6 @@ def main(asked: dict[str, Any]) -> None:
             detail = f"the page cannot be read: {type(error).__name__}"
             answer = {"failed": "unsupported_content_type", "detail": detail}
         print(json.dumps(answer), flush=True)
-
-
-def let_in(door: int) -> int:
-    """Hand a listening socket to the host, through the descriptor `door`; returns its port."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    with socket.socket(fileno=door) as host:
-        socket.send_fds(host, [b"listen"], [listener.fileno()])
-        host.recv(1)
-    return int(listener.getsockname()[1])
 
 
 def get(asked: dict[str, Any], proxy: int, bounds: dict[str, Any]) -> dict[str, Any]:

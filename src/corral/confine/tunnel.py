@@ -1,14 +1,14 @@
-"""The only way out of a sandbox that fetches: a proxy that git asks for a connection to its host.
+"""The only way out of a sandbox: a proxy that the program inside asks for a connection to a host.
 
-    git --CONNECT host:443--> listening socket, made inside, handed to us --> the host, at a checked address
+    program --CONNECT host:443--> listening socket, made inside, handed to us --> host, at a checked address
 
 Rules of this file:
-- The operator's list decides about every host, redirects included. Names are resolved here, every address
+- `Hosts` decides about every host, redirects included. Names are resolved here, every address
   is checked, and the checked address is the one dialled: a name that resolves differently a moment later
   leads nowhere else.
 - A request for http: goes on as the host is to see it; its connection carries one answer.
 - Everything is counted and bounded; after a bound all connections end.
-- It remembers the first thing that went wrong: git only sees a connection that fails.
+- It remembers the first thing that went wrong: the program only sees a connection that fails.
 """
 
 import asyncio
@@ -21,11 +21,9 @@ from typing import Final, Literal, Protocol
 
 from corral.kernel.addresses import is_public
 from corral.kernel.limits import (
-    REPOSITORY_CONNECT_SECONDS,
-    REPOSITORY_CONNECTIONS_MAX,
-    REPOSITORY_PROXY_HEAD_BYTES,
-    REPOSITORY_SENT_BYTES_MAX,
-    REPOSITORY_STALL_SECONDS,
+    TUNNEL_CONNECT_SECONDS,
+    TUNNEL_CONNECTIONS_MAX,
+    TUNNEL_HEAD_BYTES,
 )
 
 __all__ = ["Hosts", "Resolve", "Trouble", "Tunnel", "resolved"]
@@ -66,17 +64,22 @@ class Hosts(Protocol):
 
 
 class Tunnel:
-    """Of one program."""
+    """Of one program.
+
+    bytes_max, sent_bytes_max: that its connections may receive and send together, TLS and all.
+    silent_seconds: for so long a host may leave a question unanswered.
+    trouble, detail: the first thing that went wrong.
+    """
 
     def __init__(
         self,
         hosts: Hosts,
         *,
         bytes_max: int,
-        sent_bytes_max: int = REPOSITORY_SENT_BYTES_MAX,
-        silent_seconds: float = REPOSITORY_STALL_SECONDS,
+        sent_bytes_max: int,
+        silent_seconds: float,
         resolve: Resolve = resolved,
-        connections_max: int = REPOSITORY_CONNECTIONS_MAX,
+        connections_max: int = TUNNEL_CONNECTIONS_MAX,
     ) -> None:
         self._hosts = hosts
         self._resolve = resolve
@@ -96,7 +99,7 @@ class Tunnel:
         afterwards, as are all connections."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         ours.setblocking(False)
-        serving = asyncio.create_task(self._serve(ours), name="repository-tunnel")
+        serving = asyncio.create_task(self._serve(ours), name="tunnel")
         try:
             yield theirs.fileno()
         finally:
@@ -114,7 +117,7 @@ class Tunnel:
         listener = await _received(ours)
         if listener is None:
             return
-        server = await asyncio.start_server(self._accept, sock=listener, limit=REPOSITORY_PROXY_HEAD_BYTES)
+        server = await asyncio.start_server(self._accept, sock=listener, limit=TUNNEL_HEAD_BYTES)
         try:
             ours.send(b".")
             await asyncio.Event().wait()
@@ -136,13 +139,13 @@ class Tunnel:
         except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             pass  # it went away, or spoke no HTTP
         except asyncio.CancelledError:
-            pass  # git is gone: nobody is there to hear of it
+            pass  # the program is gone: nobody is there to hear of it
         finally:
             self._connections.discard(task)
             writer.close()
 
     async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        async with asyncio.timeout(REPOSITORY_CONNECT_SECONDS):
+        async with asyncio.timeout(TUNNEL_CONNECT_SECONDS):
             head = await reader.readuntil(b"\r\n\r\n")
         request = b""  # that goes on, if the host is not to be told what follows
         if (asked := _CONNECT.match(head)) is not None:
@@ -180,7 +183,7 @@ class Tunnel:
         """A connection to the first address of the host that takes one."""
         why = "no address"
         try:
-            async with asyncio.timeout(REPOSITORY_CONNECT_SECONDS):
+            async with asyncio.timeout(TUNNEL_CONNECT_SECONDS):
                 addresses = await self._resolve(host, port)
         except (OSError, TimeoutError) as error:
             self._note("unreachable", f"{host}: {error}")
@@ -193,7 +196,7 @@ class Tunnel:
                 return None
         for address in addresses:
             try:
-                async with asyncio.timeout(REPOSITORY_CONNECT_SECONDS):
+                async with asyncio.timeout(TUNNEL_CONNECT_SECONDS):
                     return await asyncio.open_connection(address, port)
             except (OSError, TimeoutError) as error:
                 why = f"{address}: {error!r}"
@@ -205,11 +208,11 @@ class Tunnel:
     ) -> None:
         with contextlib.suppress(OSError):
             while True:
-                try:  # git itself gives up on what is slow, but not on a handshake
+                try:  # programs give up on what is slow, but not all of them on a handshake
                     async with asyncio.timeout(self._silent_seconds):
                         chunk = await far.read(_CHUNK_BYTES)
                 except TimeoutError:
-                    if not has_asked.is_set():  # git is at work on what it got
+                    if not has_asked.is_set():  # it is at work on what it got
                         continue
                     self._note("silent", f"no byte for {self._silent_seconds:g} s")
                     return
