@@ -11,8 +11,8 @@ host, nor in the sandbox of a session:
 * Its only way out is a listening socket that it hands to us (`door.py`, which runs inside). Behind it
   stands a proxy that lets it through to the hosts that it may reach, at addresses that we resolved and
   checked ourselves, and counts what passes (`tunnel.py`). TLS is the program's own, end to end.
-* What it writes goes to directories of its own, which are gone afterwards, or are kept by whoever started it
-  (`scratch.py`).
+* It writes to directories of its own, which are gone afterwards (`scratch.py`), or are kept by whoever
+  started it.
 * What it hands back is hostile, too: whoever started it bounds and checks that.
 
 Nothing here knows a secret, keeps anything, or decides which hosts those are.
