@@ -4,6 +4,6 @@
 
 Install scripts are anybody's programs. They run in a throw-away sandbox (`confine`) that has an empty
 directory to write in and one way out, to hosts that the operator allows; what they leave is unpacked in
-another sandbox, and seen read-only by those of sessions. `catalog.packages` says what a layer is, `hands.providers.layers`
-where hosts keep them.
+another sandbox, and seen read-only by those of sessions. `catalog.packages` says what a layer is,
+`hands.providers.layers` where hosts keep them.
 """
