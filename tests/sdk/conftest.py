@@ -20,6 +20,7 @@ import pytest
 import uvicorn
 
 from corral.api.application import create_api
+from corral.api.connection import Connection
 from corral.api.dependencies import Check, Dependencies
 from corral.brain.models.counting import RoutedCounter
 from corral.catalog.files import Files
@@ -103,6 +104,11 @@ class Server:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
+    @property
+    def connections(self) -> int:
+        """How many are open."""
+        return len(self.http_server.server_state.connections)
+
     def client(self, **options: Any) -> anthropic.Anthropic:
         """The official SDK, unmodified; no retries, so that a test sees the first answer."""
         return anthropic.Anthropic(
@@ -176,9 +182,9 @@ class Server:
         listener = socket.create_server(("127.0.0.1", 0))
         self.port = listener.getsockname()[1]
         config = uvicorn.Config(
-            self.api, lifespan="off", http="httptools", ws="none", log_config=None, access_log=False
+            self.api, lifespan="off", http=Connection, ws="none", log_config=None, access_log=False
         )
-        server = uvicorn.Server(config)
+        self.http_server = server = uvicorn.Server(config)
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         self._started.set()
         await self._stopping.wait()

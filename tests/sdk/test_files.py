@@ -426,7 +426,7 @@ def test_an_upload_that_is_cut_off(server: Server) -> None:
 
 
 def test_an_upload_that_comes_too_slowly(server: Server) -> None:
-    """Silence ends it, and so does a trickle that would never end."""
+    """A trickle that would never end is ended; how fast a body has to come is said at the gate."""
     from starlette.requests import Request
 
     from corral.api.multipart import Multipart
@@ -450,12 +450,8 @@ def test_an_upload_that_comes_too_slowly(server: Server) -> None:
         async for _ in upload.chunks():
             pass
 
-    with pytest.raises(InvalidRequest, match="without a byte"):
-        asyncio.run(take(60, silence_seconds=0.05))
     with pytest.raises(InvalidRequest, match="takes too long"):
-        asyncio.run(take(0.01, silence_seconds=5, seconds_max=0.2))
-    with pytest.raises(InvalidRequest, match="less than 8192 bytes per second"):
-        asyncio.run(take(0.01, rate_seconds=0.1))
+        asyncio.run(take(0.01, seconds_max=0.2))
 
 
 def test_more_uploads_than_the_server_takes(server: Server) -> None:

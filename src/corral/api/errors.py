@@ -5,7 +5,14 @@ from collections.abc import Mapping
 import orjson
 from starlette.responses import Response
 
-from corral.kernel.errors import CallerError, Conflict, CorralError, RateLimited, WorldError
+from corral.kernel.errors import (
+    CallerError,
+    Conflict,
+    CorralError,
+    RateLimited,
+    RequestTooSlow,
+    WorldError,
+)
 from corral.kernel.limits import RETRY_AFTER_SECONDS
 
 _BY_STATUS = {404: "not_found_error", 405: "invalid_request_error", 413: "request_too_large"}
@@ -43,6 +50,8 @@ def error_response(error: Exception, request_id: str) -> Response:
         )
         if isinstance(error, RateLimited):
             headers = {"retry-after": str(error.retry_after_seconds)}
+        if isinstance(error, RequestTooSlow):
+            headers = {"connection": "close"}  # the rest of it would have to be waited for
         if isinstance(error, Conflict) and not error.retryable:
             headers = {"x-should-retry": "false"}  # understood by the official SDKs
     elif isinstance(error, WorldError):

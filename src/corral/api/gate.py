@@ -6,10 +6,13 @@ they are judged, body limit, room for new work. Then the routes, each behind its
 refusals too, carries request-id and the ids of organization and workspace.
 """
 
+import asyncio
 import logging
+import time
 from collections.abc import MutableMapping
 from typing import Any
 
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from corral.api.admission import Admission, Inflow, starts_work
@@ -26,10 +29,13 @@ from corral.kernel.errors import (
     InvalidRequest,
     PermissionDenied,
     RequestTooLarge,
+    RequestTooSlow,
     UnsupportedMediaType,
 )
 from corral.kernel.ids import DEFAULT_WORKSPACE, REQUEST, Ids
 from corral.kernel.limits import (
+    BODY_BYTES_PER_SECOND_MIN,
+    BODY_SILENCE_SECONDS,
     FILE_BYTES_MAX,
     MULTIPART_FRAME_BYTES_MAX,
     REQUEST_BODY_BYTES_MAX,
@@ -117,6 +123,8 @@ class Gate:
                 if starts_work(scope):
                     self._admission.check_new_work()
                 await self._app(scope, _body(scope, headers, receive, inflow), send_marked)
+        except ClientDisconnect:  # in the middle of its body: there is nobody to answer
+            _log.debug("%s %s was cut off (%s)", scope["method"], scope["path"], minted)
         except CorralError as error:
             if is_started:
                 raise
@@ -199,7 +207,7 @@ def _too_large(scope: Scope) -> CallerError:
 
 def _body(scope: Scope, headers: MutableMapping[bytes, bytes], receive: Receive, inflow: Inflow) -> Receive:
     """`receive` with its bounds, and unpacked. Raises UnsupportedMediaType."""
-    limited = _limited(scope, receive, inflow)
+    limited = _limited(scope, paced(receive), inflow)
     coding = headers.get(b"content-encoding", b"identity")
     if coding == b"identity":
         return limited
@@ -228,3 +236,37 @@ def _limited(scope: Scope, receive: Receive, inflow: Inflow) -> Receive:
         return message
 
     return counted
+
+
+def paced(
+    receive: Receive,
+    *,
+    silence_seconds: float = BODY_SILENCE_SECONDS,
+    bytes_per_second: float = BODY_BYTES_PER_SECOND_MIN,
+) -> Receive:
+    """`receive` that gives up on a body which comes too slowly. Only waiting counts, not what the route
+    does in between; bytes that come earn patience, `silence_seconds` of it at most: no trickle is endless.
+
+    `receive` then raises RequestTooSlow.
+    """
+    patience, is_whole = silence_seconds, False
+
+    async def paced() -> MutableMapping[str, Any]:
+        nonlocal patience, is_whole
+        if is_whole:  # now it waits for the client to go away
+            return await receive()
+        began = time.monotonic()
+        try:
+            async with asyncio.timeout(patience):
+                message = await receive()
+        except TimeoutError:
+            raise RequestTooSlow(
+                f"The request body did not come fast enough: {silence_seconds:g} s without a byte, or fewer"
+                f" than {bytes_per_second:g} bytes a second. Send it again."
+            ) from None
+        patience -= time.monotonic() - began
+        patience = min(silence_seconds, patience + len(message.get("body", b"")) / bytes_per_second)
+        is_whole = not message.get("more_body", False)
+        return message
+
+    return paced

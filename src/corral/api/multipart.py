@@ -4,8 +4,8 @@
     while (part := await form.next()) is not None:
         async for chunk in form.chunks(): ...       or   text = await form.text()
 
-Bounds: parts, header lines and their length by the parser, the whole by the gate, silence, slowness and
-time here.
+Bounds: parts, header lines and their length by the parser, size and pace of the whole by the gate, its time
+here.
 What is read no further is dropped by the server, with the rest of the body.
 """
 
@@ -29,10 +29,7 @@ from corral.kernel.limits import (
     MULTIPART_HEADER_BYTES_MAX,
     MULTIPART_HEADERS_MAX,
     MULTIPART_PARTS_MAX,
-    UPLOAD_RATE_BYTES_MIN,
-    UPLOAD_RATE_SECONDS,
     UPLOAD_SECONDS_MAX,
-    UPLOAD_SILENCE_SECONDS,
 )
 
 __all__ = ["Multipart", "Part"]
@@ -55,9 +52,7 @@ class Multipart:
         request: Request,
         *,
         parts_max: int = MULTIPART_PARTS_MAX,
-        silence_seconds: float = UPLOAD_SILENCE_SECONDS,
         seconds_max: float = UPLOAD_SECONDS_MAX,
-        rate_seconds: float = UPLOAD_RATE_SECONDS,
     ) -> None:
         self._parser = PushMultipartParser(
             _boundary(request),
@@ -65,7 +60,7 @@ class Multipart:
             max_header_count=MULTIPART_HEADERS_MAX,
             max_segment_count=parts_max,
         )
-        self._events = self._parsed(_timely(request, silence_seconds, seconds_max, rate_seconds))
+        self._events = self._parsed(_timely(request, seconds_max))
         self._is_inside = False
 
     async def next(self) -> Part | None:
@@ -133,34 +128,19 @@ def _boundary(request: Request) -> str:
     return str(boundary)
 
 
-async def _timely(
-    request: Request, silence_seconds: float, seconds_max: float, rate_seconds: float
-) -> AsyncIterator[bytes]:
-    """The body as it comes. For how long it was waited for is held against who sends it, and not how long
-    it takes to be stored."""
+async def _timely(request: Request, seconds_max: float) -> AsyncIterator[bytes]:
+    """The body as it comes."""
     stream = request.stream()
     end = time.monotonic() + seconds_max
-    size, waited = 0, 0.0
     while True:
-        asked_at = time.monotonic()
-        left = end - asked_at
         try:
-            async with timeout(min(silence_seconds, left)):
+            async with timeout(end - time.monotonic()):
                 chunk = await anext(stream, None)
         except TimeoutError:
-            what = (
-                f"{silence_seconds:g} s without a byte" if left > silence_seconds else f"{seconds_max:g} s"
-            )
-            raise InvalidRequest(f"The upload takes too long: {what}. Send it again.") from None
+            raise InvalidRequest(f"The upload takes too long: {seconds_max:g} s. Send it again.") from None
         except ClientDisconnect:
             raise InvalidRequest("The upload was cut off. Send it again.") from None
         if chunk is None:
             return
-        size, waited = size + len(chunk), waited + time.monotonic() - asked_at
-        if waited > rate_seconds and size < waited * UPLOAD_RATE_BYTES_MIN:
-            raise InvalidRequest(
-                f"The upload takes too long: less than {UPLOAD_RATE_BYTES_MIN} bytes per second. Send it"
-                " again."
-            )
         if chunk:
             yield chunk

@@ -13,7 +13,6 @@ _ALWAYS: Final = (
     "anyio.streams.tls",
     "httpcore2",  # by a client of the hands when it is made, and what is around it when it first connects
     "uvicorn.lifespan.off",
-    "uvicorn.protocols.http.httptools_impl",
     "corral.app.server",
     "corral.store.bus_postgres",
     "sqlalchemy.dialects.postgresql.psycopg",

@@ -26,6 +26,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from corral.api.admission import Admission, Machine
+from corral.api.connection import Connection
 from corral.api.dependencies import Operations
 from corral.api.edge import Edge
 from corral.api.operations import create_operations
@@ -243,7 +244,7 @@ def _http_config(api: FastAPI, config: Config) -> uvicorn.Config:
         api,
         lifespan="off",
         ws="none",
-        http="httptools",
+        http=Connection,
         access_log=False,
         log_config=None,
         server_header=False,

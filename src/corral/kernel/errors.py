@@ -7,6 +7,7 @@
     │   ├── AuthenticationFailed    401 authentication_error
     │   ├── PermissionDenied        403 permission_error
     │   ├── NotFound                404 not_found_error
+    │   ├── RequestTooSlow          408 timeout_error: its body did not come fast enough
     │   ├── Conflict                409 conflict_error
     │   │   ├── MemoryPathConflict  409 memory_path_conflict_error: another memory is in the way
     │   │   └── MemoryPreconditionFailed  409 memory_precondition_failed_error: it has another content
@@ -79,6 +80,11 @@ class PermissionDenied(CallerError):
 class NotFound(CallerError):
     status = 404
     wire_type = "not_found_error"
+
+
+class RequestTooSlow(CallerError):
+    status = 408
+    wire_type = "timeout_error"
 
 
 class Conflict(CallerError):

@@ -5,6 +5,8 @@ A number that a user must change is a setting (`config`); all others are here.
 
 # -- requests (API docs, errors-limits) -----------------------------------------------------------
 REQUEST_BODY_BYTES_MAX = 32 * 1024 * 1024  # documented body limit
+# Of a body, while a route waits for it: seconds without a byte, and how many bytes make up for one second.
+BODY_SILENCE_SECONDS, BODY_BYTES_PER_SECOND_MIN = 20.0, 8 * 1024
 EVENTS_PER_SEND_MAX = 50  # the documented figure for initial events, used for sends too
 EVENTS_PER_APPEND_MAX = 8192  # a reply of calls, their results, and a full inbox; a sanity bound
 METADATA_PAIRS_MAX, METADATA_KEY_CHARS_MAX, METADATA_VALUE_CHARS_MAX = 16, 64, 512
@@ -140,9 +142,6 @@ FILE_SECONDS_MIN, FILE_SECONDS_MAX = 3_600, 7_776_000  # expires_in_seconds; API
 FILE_METADATA_DAYS = 30  # after a file has expired; API docs, files
 FILE_PAGE_LIMIT_MAX, FILE_IDS_MAX = 1000, 100  # API docs, files
 UPLOADS_AT_ONCE_MAX = 64  # of one process, shared by workspaces: two megabytes each, 32 with S3; then 529
-# On average over UPLOAD_RATE_SECONDS and more of waiting for it: whoever sends less only keeps a place.
-UPLOAD_RATE_BYTES_MIN, UPLOAD_RATE_SECONDS = 8 * 1024, 60.0
-UPLOAD_SILENCE_SECONDS = 60.0  # no byte of an upload for this long: whoever sent it is gone
 UPLOAD_SECONDS_MAX = 3_600.0  # a whole upload: 140 KB/s for the largest
 UPLOAD_GIVEN_UP_SECONDS = 2 * UPLOAD_SECONDS_MAX  # then nobody writes those bytes any more: they go
 MULTIPART_PARTS_MAX, MULTIPART_FIELD_BYTES_MAX = 16, 1024  # of an upload: file, and small fields
@@ -510,6 +509,10 @@ METRICS_READ_SECONDS = 2.0  # a scrape waits no longer for what costs a query
 HTTP_KEEPALIVE_SECONDS = (
     75  # an unused connection: longer than clients (5 s) and balancers (60 s) reuse one
 )
+HTTP_HEAD_SECONDS = 20.0  # for the head of a request, and before the first one; clients send it at once
+HTTP_HEAD_BYTES_MAX, HTTP_HEADERS_MAX = 64 * 1024, 256  # of a head; SDKs send a kilobyte in 20 lines
+HTTP_LINGER_SECONDS = 20.0  # a body is read on after its answer for so long, and an end waits to be taken
+HTTP_STALL_SECONDS = 300.0  # a client that takes nothing of its answer; busy ones pause between events
 STREAMS_END_SECONDS = 3  # open connections at shutdown
 
 # -- command line ---------------------------------------------------------------------------------

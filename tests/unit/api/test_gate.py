@@ -15,14 +15,14 @@ from corral.api.auth import Authenticator
 from corral.api.coding import accepted
 from corral.api.dependencies import Operations
 from corral.api.edge import Edge
-from corral.api.gate import Gate
+from corral.api.gate import Gate, paced
 from corral.api.guard import least_role
 from corral.api.operations import create_operations
 from corral.api.rate import Rate, Rates
 from corral.catalog.keys import as_record
 from corral.catalog.records import ApiKey
 from corral.catalog.roles import Role
-from corral.kernel.errors import NotFound, StoreUnavailable
+from corral.kernel.errors import NotFound, RequestTooSlow, StoreUnavailable
 from corral.kernel.ids import Ids
 from corral.kernel.limits import (
     API_KEY_CACHE_SECONDS,
@@ -345,3 +345,32 @@ async def test_a_node_without_the_api_asks_for_the_role_too(role: Role, status: 
 )
 def test_least_roles(method: str, path: str, needed: str) -> None:
     assert least_role(method, path) == needed
+
+
+# -- the pace of bodies ----------------------------------------------------------------------------------
+
+
+async def read(pauses: list[float], *, size: int) -> int:
+    """How many pieces of a body come through, of `size` bytes each, after these pauses."""
+    left = list(pauses)
+
+    async def receive() -> Any:
+        await asyncio.sleep(left.pop(0))
+        return {"type": "http.request", "body": b"x" * size, "more_body": bool(left)}
+
+    limited, count = paced(receive, silence_seconds=0.2, bytes_per_second=1000), 0
+    while left:
+        await limited()
+        count += 1
+    return count
+
+
+@pytest.mark.parametrize(("pauses", "size"), [([0.5, 0.0], 1000), ([0.02] * 30, 1), ([0.0, 0.5], 10**6)])
+async def test_a_body_that_comes_too_slowly(pauses: list[float], size: int) -> None:
+    """Silence, a trickle, and silence after a flood: bytes do not buy more patience than there was."""
+    with pytest.raises(RequestTooSlow, match="a second"):
+        await read(pauses, size=size)
+
+
+async def test_a_body_that_comes_fast_enough() -> None:
+    assert await read([0.02] * 20, size=100) == 20

@@ -111,6 +111,7 @@ ERRORS: Mapping[str, str] = {
     "401": "Unauthenticated: no valid credential",
     "403": "Forbidden: the credential's role or workspace does not allow it",
     "404": "NotFound: there is none, or it belongs to another workspace",
+    "408": "TooSlow: the body did not come fast enough; send it again",
     "409": "Conflict: somebody else was first, or it is in use",
     "413": "TooLarge: the body is larger than it may be",
     "415": "UnsupportedMediaType: a content-encoding that is not known",
