@@ -40,7 +40,7 @@ class Bystander(threading.Thread):
 
     def run(self) -> None:
         with self._server.http() as http:
-            while not self._is_over.wait(0.05):
+            while not self._is_over.wait(0.1):
                 began = time.monotonic()
                 try:
                     made = http.post("/v1/environments", json={"name": "bystander"})

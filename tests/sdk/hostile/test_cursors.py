@@ -127,7 +127,7 @@ def test_cursors(http: httpx2.Client, cursors: dict[str, tuple[str, str]]) -> No
 def test_damaged_cursors(http: httpx2.Client, cursors: dict[str, tuple[str, str]]) -> None:
     @given(st.sampled_from(sorted(cursors)), st.integers(0, 200), st.text(max_size=3), st.integers(0, 3))
     @settings(
-        max_examples=300,
+        max_examples=100,
         derandomize=True,
         database=None,
         deadline=None,
