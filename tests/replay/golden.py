@@ -25,7 +25,6 @@ from corral.session.fold import fold_stored, receive
 from corral.session.log import InboxEntry, Snapshot, StoredEvent
 from corral.session.record import SessionRecord, ThreadRecord
 from corral.session.state import State, begin
-from corral.session.tokens import Tokens
 from corral.testing.messages_api import MessagesApi
 from corral.testing.messages_reply import HttpError, Reply
 from tests.served import Served, served, text
@@ -87,8 +86,6 @@ def read(path: Path) -> tuple[Snapshot, dict[str, Any]]:
         ],
         inbox=[InboxEntry(**entry | {"body": entry["body"].encode()}) for entry in golden["inbox"]],
     )
-    for thread in golden["summary"]["threads"].values():  # what a version did not count was none
-        thread["tokens"] = {name: str(value) for name, value in asdict(Tokens()).items()} | thread["tokens"]
     return session, golden["summary"]
 
 

@@ -159,10 +159,10 @@ def _lack(draft: Draft, completion: Unmounted) -> None:
 
 
 def _used(call: PendingCall, models: ModelTable) -> Mapping[str, Json] | None:
-    """What a call that did its work counts for; one that failed is free."""
-    if call.name == "web_search":
-        return {"usage": {"web_search_requests": 1, "cost_microcents": str(models.search_cost(1))}}
-    return {"usage": {"web_fetch_requests": 1}} if call.name == "web_fetch" else None
+    """What a call that did its work counts for; one that failed is free, and so is every fetch."""
+    if call.name != "web_search":
+        return None
+    return {"usage": {"web_search_requests": 1, "cost_microcents": str(models.search_cost(1))}}
 
 
 def _answer(

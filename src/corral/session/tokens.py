@@ -20,7 +20,6 @@ class Tokens:
     cache_creation_5m_input_tokens: int = 0
     cache_creation_1h_input_tokens: int = 0
     web_search_requests: int = 0
-    web_fetch_requests: int = 0
     cost_microcents: Decimal = Decimal(0)
 
     def plus(self, usage: Mapping[str, Json]) -> "Tokens":
@@ -35,7 +34,6 @@ class Tokens:
             cache_creation_1h_input_tokens=self.cache_creation_1h_input_tokens
             + int(get("cache_creation_1h_input_tokens", 0)),
             web_search_requests=self.web_search_requests + int(get("web_search_requests", 0)),
-            web_fetch_requests=self.web_fetch_requests + int(get("web_fetch_requests", 0)),
             cost_microcents=self.cost_microcents + Decimal(get("cost_microcents") or 0),
         )
 
@@ -72,7 +70,7 @@ class Tokens:
             },
             "server_tool_use": {
                 "web_search_requests": self.web_search_requests,
-                "web_fetch_requests": self.web_fetch_requests,
+                "web_fetch_requests": 0,  # never counted. Source: API docs, sessions
             },
         }
 

@@ -88,28 +88,26 @@ class Fetcher:
         self._private = private
         self._seconds = seconds
         self._resolve = resolve
-        self._slots = asyncio.Semaphore(limits.WEB_FETCHES_AT_ONCE)
 
     async def fetch(self, text: str, rules: WebRules) -> Page:
         """The page at this URL. Raises WebFailed; SandboxUnavailable where none can be made, and then
         nothing was fetched."""
         gate = Gate(rules, private=self._private)
         url = _judged(text, gate)
-        async with self._slots:
-            tunnel = Tunnel(
-                gate,
-                bytes_max=limits.WEB_WIRE_BYTES_MAX,
-                sent_bytes_max=limits.WEB_SENT_BYTES_MAX,
-                silent_seconds=limits.WEB_STALL_SECONDS,
-                resolve=self._resolve,
-            )
-            try:
-                async with asyncio.timeout(self._seconds), tunnel.door() as door:
-                    return await self._read(url, gate, rules, tunnel, door)
-            except TimeoutError:
-                raise WebFailed(
-                    "url_not_accessible", f"{url.text} took more than {self._seconds:g} s"
-                ) from None
+        tunnel = Tunnel(
+            gate,
+            bytes_max=limits.WEB_WIRE_BYTES_MAX,
+            sent_bytes_max=limits.WEB_SENT_BYTES_MAX,
+            silent_seconds=limits.WEB_STALL_SECONDS,
+            resolve=self._resolve,
+        )
+        try:
+            async with asyncio.timeout(self._seconds), tunnel.door() as door:
+                return await self._read(url, gate, rules, tunnel, door)
+        except TimeoutError:
+            raise WebFailed(
+                "url_not_accessible", f"{url.text} took more than {self._seconds:g} s"
+            ) from None
 
     async def aclose(self) -> None:
         """Repeat: safe."""

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from corral.catalog.web.rules import WebRules
 from corral.catalog.web.settings import NO_SEARCH
 from corral.kernel.clock import Clock
-from corral.kernel.limits import WEB_QUERY_CHARS_MAX
+from corral.kernel.limits import WEB_CALLS_AT_ONCE, WEB_QUERY_CHARS_MAX
+from corral.kernel.shares import Shares
 from corral.session.call import INTERRUPTED, ToolCall
 from corral.session.content import Json, ToolResult
 from corral.web.fetch import Fetcher, WebFailed
@@ -24,11 +25,12 @@ class WebTools:
         self._search = search
         self._clock = clock
         self._running: dict[str, asyncio.Task[ToolResult]] = {}
+        self._places = Shares(WEB_CALLS_AT_ONCE)
 
     async def run(self, call: ToolCall) -> ToolResult:
         """Never raises for what the web does: that is an error result. Raises SandboxUnavailable where no
         sandbox can be made."""
-        task = asyncio.ensure_future(self._act(call.name, call.input, call.web or WebRules()))
+        task = asyncio.ensure_future(self._in_turn(call))
         self._running[call.call_id] = task
         try:
             await asyncio.wait({task})
@@ -50,6 +52,10 @@ class WebTools:
         await self._fetcher.aclose()
         if self._search is not None:
             await self._search.aclose()
+
+    async def _in_turn(self, call: ToolCall) -> ToolResult:
+        async with self._places.one(call.session_id):  # a session that asks for many takes not all
+            return await self._act(call.name, call.input, call.web or WebRules())
 
     async def _act(self, name: str, given: Mapping[str, Json], rules: WebRules) -> ToolResult:
         try:

@@ -53,7 +53,7 @@ async def test_a_page_is_fetched_and_a_search_finds_it(
     assert document.source.data == "# On the engine\n\nNote G."
     assert url in document.context
     usage = (await stage.client.beta.sessions.retrieve(session.id)).usage.server_tool_use
-    assert (usage.web_search_requests, usage.web_fetch_requests) == (1, 1)
+    assert (usage.web_search_requests, usage.web_fetch_requests) == (1, 0)
     offered = [tool["name"] for tool in stage.requests[0].json["tools"]]
     assert offered[-2:] == ["web_fetch", "web_search"]
 
