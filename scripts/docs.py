@@ -34,7 +34,7 @@ from corral.cli.main import app
 from corral.config import ENV_PREFIX, SETTINGS, Config, flag_of
 from corral.conformance.case import CASES
 from corral.conformance.report import covered
-from corral.conformance.surface import SURFACE
+from corral.conformance.surface import EVENT_TYPES, EVENT_TYPES_LATER, SURFACE
 from corral.kernel import errors, limits, metrics
 from corral.session import events
 from corral.session.fold import STATUS_AFTER
@@ -431,7 +431,14 @@ def compatibility() -> str:
         for endpoint in SURFACE
     ]
     there = sum(bool(cases[endpoint.name]) for endpoint in SURFACE)
-    counts = f"{there} of {len(SURFACE)} endpoints, {len(CASES)} cases.\n\n"
+    types = len(EVENT_TYPES) + len(EVENT_TYPES_LATER)
+    *some, last = sorted(set(EVENT_TYPES_LATER.values()))
+    needed = f"{', '.join(some)} and {last}"
+    proof = "[one test](../../tests/sdk/turns/test_event_types.py)"
+    counts = (
+        f"{there} of {len(SURFACE)} endpoints, {len(CASES)} cases.\n\n"
+        f"{len(EVENT_TYPES)} of {types} event types, each received by an official client in {proof}; those of {needed} are not there yet.\n\n"
+    )
     return counts + table(("group", "endpoint", "SDK method", "cases"), rows)
 
 

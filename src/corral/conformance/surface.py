@@ -1,8 +1,10 @@
-"""Every endpoint of the managed agents API around one agent, as the official SDK 2.10.0 calls it."""
+"""Every endpoint and event type of the managed agents API around one agent, as the official SDK 2.10.0 has
+them."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
-__all__ = ["SURFACE", "Endpoint"]
+__all__ = ["EVENT_TYPES", "EVENT_TYPES_LATER", "SURFACE", "Endpoint"]
 
 
 class Endpoint(NamedTuple):
@@ -222,3 +224,55 @@ SURFACE: tuple[Endpoint, ...] = (
     Endpoint("models", "GET", "/v1/models", "models.list"),
     Endpoint("models", "POST", "/v1/messages/count_tokens", "messages.count_tokens"),
 )
+
+EVENT_TYPES: tuple[str, ...] = (
+    "user.message",
+    "user.interrupt",
+    "user.tool_confirmation",
+    "user.custom_tool_result",
+    "user.tool_result",
+    "system.message",
+    "agent.message",
+    "agent.thinking",
+    "agent.tool_use",
+    "agent.tool_result",
+    "agent.custom_tool_use",
+    "agent.thread_context_compacted",
+    "session.status_running",
+    "session.status_rescheduled",
+    "session.status_idle",
+    "session.status_terminated",
+    "session.thread_status_running",
+    "session.thread_status_rescheduled",
+    "session.thread_status_idle",
+    "session.thread_status_terminated",
+    "session.error",
+    "session.updated",
+    "session.usage",
+    "session.deleted",
+    "span.model_request_start",
+    "span.model_request_end",
+    "event_start",
+    "event_delta",
+)
+"""What an event stream of a session with one agent can bring, previews included."""
+
+EVENT_TYPES_LATER: Mapping[str, str] = {
+    "agent.mcp_tool_use": "MCP servers",
+    "agent.mcp_tool_result": "MCP servers",
+    "agent.thread_message_sent": "many agents",
+    "agent.thread_message_received": "many agents",
+    "session.thread_created": "many agents",
+    "user.define_outcome": "outcomes",
+    "span.outcome_evaluation_start": "outcomes",
+    "span.outcome_evaluation_ongoing": "outcomes",
+    "span.outcome_evaluation_end": "outcomes",
+    "workflow_run.created": "many agents",
+    "workflow_run.status_running": "many agents",
+    "workflow_run.status_idle": "many agents",
+    "workflow_run.status_ended": "many agents",
+    "workflow_run.phase_started": "many agents",
+    "workflow_run.phase_ended": "many agents",
+    "workflow_run.error": "many agents",
+}
+"""The rest of what the SDK knows, and what it needs first."""
