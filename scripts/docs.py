@@ -437,7 +437,8 @@ def compatibility() -> str:
     proof = "[one test](../../tests/sdk/turns/test_event_types.py)"
     counts = (
         f"{there} of {len(SURFACE)} endpoints, {len(CASES)} cases.\n\n"
-        f"{len(EVENT_TYPES)} of {types} event types, each received by an official client in {proof}; those of {needed} are not there yet.\n\n"
+        f"{len(EVENT_TYPES)} of {types} event types, each received by an official client in {proof};"
+        f" those of {needed} are not there yet.\n\n"
     )
     return counts + table(("group", "endpoint", "SDK method", "cases"), rows)
 
