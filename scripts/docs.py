@@ -35,6 +35,8 @@ from corral.config import ENV_PREFIX, SETTINGS, Config, flag_of
 from corral.conformance.case import CASES
 from corral.conformance.report import covered
 from corral.conformance.surface import EVENT_TYPES, EVENT_TYPES_LATER, SURFACE
+from corral.hands.ports import WALLS
+from corral.hands.providers.choice import PROVIDERS
 from corral.kernel import errors, limits, metrics
 from corral.session import events
 from corral.session.fold import STATUS_AFTER
@@ -443,6 +445,23 @@ def compatibility() -> str:
     return counts + table(("group", "endpoint", "SDK method", "cases"), rows)
 
 
+# -- sandboxes -------------------------------------------------------------------------------------------
+
+
+def walls() -> str:
+    """What each provider holds everywhere; what depends on the machine, `corral doctor` says."""
+    gaps = {name: importlib.import_module(f"corral.hands.providers.{name}").GAPS for name in PROVIDERS}
+    rows = [
+        (
+            f"`{wall}`",
+            promise,
+            *(f"**no**: {gaps[name][wall]}" if wall in gaps[name] else "yes" for name in gaps),
+        )
+        for wall, promise in WALLS.items()
+    ]
+    return table(("wall", "what it means", *(f"`{name}`" for name in gaps)), rows)
+
+
 GENERATORS: Mapping[str, Callable[[], str]] = {
     "settings": settings,
     "cli": cli,
@@ -458,6 +477,7 @@ GENERATORS: Mapping[str, Callable[[], str]] = {
     "providers": providers,
     "metrics": instruments,
     "compatibility": compatibility,
+    "walls": walls,
 }
 
 

@@ -31,6 +31,7 @@ from corral.testing.lab import (
     pids_of,
     until,
 )
+from tests.contract.ordinary_user import contract_as_ordinary_user
 
 
 class TestBwrap(ProviderContract):
@@ -226,28 +227,8 @@ async def test_a_flood_does_not_hold_up_the_end(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(300)
-async def test_the_whole_contract_as_an_ordinary_user(tmp_path: Path) -> None:
-    """No root, no cgroups, no staging: the other half of the code."""
-    system = "/usr/bin/python3"
-    if os.geteuid() != 0:
-        pytest.skip("the tests already run as an ordinary user")
-    if Path(system).resolve().name != f"python3.{sys.version_info.minor}":
-        pytest.skip(f"{system} cannot use the packages of this environment")
-    user = ["setpriv", "--reuid=65523", "--regid=65523", "--clear-groups", "--"]
-    home = Path("/var/tmp") / f"corral-test-{os.getpid()}"
-    home.mkdir()
-    os.chown(home, 65523, 65523)
-    paths = [str(Path(__file__).parents[2] / "src"), *[p for p in sys.path if p.endswith("site-packages")]]
-    process = await asyncio.create_subprocess_exec(
-        *user, system, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--basetemp={home}/t",
-        f"{__file__}::TestBwrap", cwd=Path(__file__).parents[2],
-        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": ":".join(paths), "HOME": str(home), 
-             "PYTHONDONTWRITEBYTECODE": "1"},
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
-    said = (await process.communicate())[0].decode()
-    shutil.rmtree(home)
-    assert process.returncode == 0, said[-4000:]
+async def test_the_whole_contract_as_an_ordinary_user() -> None:
+    await contract_as_ordinary_user(f"{__file__}::TestBwrap")
 
 
 @pytest.mark.parametrize("goes_to", ["process 1", "another reaper"])

@@ -3,26 +3,30 @@
 import sys
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from corral.kernel.errors import SandboxUnavailable
 from corral.process import Role, Start, report_ready, run
+
+if TYPE_CHECKING:
+    from corral.hands.providers.choice import ProviderName
 
 
 async def _hands(start: Start) -> None:
     from corral.app.web import open_web
     from corral.hands.process import serve_hands
-    from corral.hands.providers.bwrap import BwrapProvider
+    from corral.hands.providers.choice import DEFAULT, provider_of
     from corral.hands.tls import ClusterTls
 
-    await _require_sandboxes(start.config.data_dir)
     config = start.config
+    sandbox = config.sandbox or DEFAULT
+    await _require_sandboxes(sandbox, config.data_dir)
     tls = None
     if config.cluster_ca and config.cluster_cert and config.cluster_key:
         tls = ClusterTls(ca=config.cluster_ca, cert=config.cluster_cert, key=config.cluster_key)
     await serve_hands(
         data_dir=config.data_dir,
-        provider=lambda state_dir: BwrapProvider(state_dir=state_dir),
+        provider=lambda state_dir: provider_of(sandbox, state_dir=state_dir),
         web=lambda state_dir: open_web(config, state_dir),
         on_ready=report_ready,
         sandboxes_max=config.sandboxes_max,
@@ -31,13 +35,13 @@ async def _hands(start: Start) -> None:
     )
 
 
-async def _require_sandboxes(data_dir: Path) -> None:
+async def _require_sandboxes(sandbox: "ProviderName", data_dir: Path) -> None:
     """Fail at once, with the remedy, where no sandbox can be made; while the server still imports."""
-    from corral.hands.providers.bwrap import BwrapProvider
+    from corral.hands.providers.choice import provider_of
 
     state_dir = data_dir / "hands"
     state_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
-    provider = BwrapProvider(state_dir=state_dir, pool_size=0)
+    provider = provider_of(sandbox, state_dir=state_dir, is_warm=False)
     try:
         probe = await provider.probe()
     finally:

@@ -98,11 +98,12 @@ def server_or_embedded(
     is_here: bool = False,
     own_data_dir: Path | None = None,
     before_start: Callable[[], None] = lambda: None,
+    sandbox: str | None = None,
 ) -> Iterator[Server]:
     """A running server, or one that lives as long as the command; `say` tells the user which.
 
     own_data_dir: never a running one; this directory is for the command alone.
-    before_start: raises Problem if it is no use to start one.
+    before_start: raises Problem if it is no use to start one. sandbox: the setting of one that is started.
     """
     if own_data_dir is None:
         server = find_server(config, url=url, is_here=is_here)
@@ -114,7 +115,7 @@ def server_or_embedded(
     before_start()
     data_dir = own_data_dir or config.data_dir
     say(f"starting a server for this command (data in {data_dir})")
-    with _embedded(data_dir) as ready:
+    with _embedded(data_dir, sandbox) as ready:
         state = read_state(data_dir) or {}
         yield Server(
             url=str(ready["url"]), key=str(state.get("local_key", "")), data_dir=data_dir, is_embedded=True
@@ -129,7 +130,7 @@ class Say:
 
 
 @contextlib.contextmanager
-def _embedded(data_dir: Path) -> Iterator[dict[str, Any]]:
+def _embedded(data_dir: Path, sandbox: str | None) -> Iterator[dict[str, Any]]:
     log_path = data_dir / "embedded.log"
     data_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
     with log_path.open("ab") as log:
@@ -143,6 +144,7 @@ def _embedded(data_dir: Path) -> Iterator[dict[str, Any]]:
                 "--embedded",
                 "--port=0",
                 f"--data-dir={data_dir}",
+                *([f"--sandbox={sandbox}"] if sandbox else []),
             ],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

@@ -28,8 +28,8 @@ from corral.cli.render import Renderer, diff_text, safe
 from corral.cli.work import agent_for, environment_for, official_client
 from corral.cli.workspace import File, Tree, apply_changes, difference, pack, unpack
 from corral.config import Config
-from corral.hands.ports import Provider
-from corral.hands.providers.bwrap import BwrapProvider
+from corral.hands.ports import Probe, Provider
+from corral.hands.providers.choice import DEFAULT, FALLBACK, ProviderName, provider_of
 from corral.kernel.errors import SandboxUnavailable
 from corral.kernel.ids import EventId, Ids, SessionId, ThreadId
 from corral.session.call import Placement, Recipe, ToolCall
@@ -81,20 +81,22 @@ def demo(config: Config, *, model: str, url: str | None, keep: bool) -> Exit:
         )
     else:
         console.print(Text(f"model: {model}, live", style="yellow"))
-    asyncio.run(_check_sandbox())
+    sandbox = asyncio.run(_choose_sandbox(config, console))
     with ExitStack() as until_session:
         data_dir = None
         if url is None:
-            data_dir = Path(tempfile.mkdtemp(prefix="corral-"))
+            data_dir = _reachable(Path(tempfile.mkdtemp(prefix="corral-")))
             until_session.callback(shutil.rmtree, data_dir, ignore_errors=True)
-        with server_or_embedded(config, url=url, say=Say(), own_data_dir=data_dir) as server:
+        with server_or_embedded(
+            config, url=url, say=Say(), own_data_dir=data_dir, sandbox=sandbox
+        ) as server:
             work = _work(server, project, model, console, on_session=until_session.pop_all)
             session_id, outcome, after = asyncio.run(work)
             log_path = server.data_dir
     _heading(console, "What changed")
     console.print(diff_text(difference(project, after)) or Text("nothing\n"), end="", soft_wrap=True)
     _heading(console, "Verified in a fresh sandbox, with the pristine tests")
-    is_verified, report = asyncio.run(verify(project, after))
+    is_verified, report = asyncio.run(verify(project, after, sandbox=sandbox))
     for line in safe(report).rstrip().splitlines()[-12:]:
         console.print(Text(f"  {line}", style="dim"), soft_wrap=True)
     verdict = "VERIFIED: the bug is fixed" if is_verified else "NOT FIXED: the pristine tests fail"
@@ -105,7 +107,7 @@ def demo(config: Config, *, model: str, url: str | None, keep: bool) -> Exit:
         kept = Path(tempfile.mkdtemp(prefix="corral-demo-"))
         apply_changes(kept, {}, after)
         console.print(f"\nThe result is kept in {kept}", soft_wrap=True)
-    _next_steps(console, log_path, session_id)
+    _next_steps(console, log_path, session_id, sandbox)
     return Exit.DONE if is_verified else Exit.FAILED
 
 
@@ -139,24 +141,35 @@ async def _work(
         api.close()
 
 
-async def _check_sandbox() -> None:
-    """Fail before anything is started, with what to do about it."""
+async def _choose_sandbox(config: Config, console: Console) -> ProviderName:
+    """The one of the settings; unless set, the default, else the fallback, which is said. Raises Problem
+    before anything is started, with what to do about it."""
+    name = config.sandbox or DEFAULT
+    found = await _probed(name)
+    if found.is_available:
+        return name
+    if config.sandbox is None and (await _probed(FALLBACK)).is_available:
+        text = f"sandbox: {FALLBACK}, weaker than {name}, because {found.summary}; see `corral doctor`"
+        console.print(Text(text, style="yellow"), soft_wrap=True)
+        return FALLBACK
+    raise Problem(f"no sandbox can be made here: {found.report}\n{found.remedy}")
+
+
+async def _probed(name: ProviderName) -> Probe:
     with tempfile.TemporaryDirectory(prefix="corral-") as state:
-        provider = BwrapProvider(state_dir=_reachable(Path(state)), pool_size=0)
+        provider = provider_of(name, state_dir=_reachable(Path(state)), is_warm=False)
         try:
-            probe = await provider.probe()
+            return await provider.probe()
         finally:
             await provider.aclose()
-    if not probe.is_available:
-        raise Problem(f"no sandbox can be made here: {probe.report}\n{probe.remedy}")
 
 
-async def verify(project: Tree, after: Tree) -> tuple[bool, str]:
+async def verify(project: Tree, after: Tree, *, sandbox: ProviderName = DEFAULT) -> tuple[bool, str]:
     """Run the pristine tests over the agent's `shop/` in a fresh sandbox: the verdict and the output."""
     tree = {name: file for name, file in project.items() if not name.startswith(_MAY_CHANGE)}
     tree |= {name: file for name, file in after.items() if name.startswith(_MAY_CHANGE)}
     with tempfile.TemporaryDirectory(prefix="corral-") as state:
-        provider: Provider = BwrapProvider(state_dir=_reachable(Path(state)), pool_size=0)
+        provider = provider_of(sandbox, state_dir=_reachable(Path(state)), is_warm=False)
         try:
             return await _verify_in(provider, Path(state) / "verification", tree)
         except SandboxUnavailable as error:
@@ -177,7 +190,7 @@ async def _verify_in(provider: Provider, workspace: Path, tree: Tree) -> tuple[b
         thread_id=ThreadId("verification"),
         call_id=EventId(Ids().mint("sevt")),
         name="bash",
-        input={"command": f"cd /workspace && python3 -m unittest -v </dev/null; echo {mark} $?"},
+        input={"command": f"python3 -m unittest -v </dev/null; echo {mark} $?"},
         recipe=Recipe(),
         placement=Placement(host_id="", journal_id=""),
     )
@@ -205,9 +218,10 @@ def _heading(console: Console, text: str) -> None:
     console.print(Text(f"\n== {text}", style="bold"), soft_wrap=True)
 
 
-def _next_steps(console: Console, data_dir: Path | None, session_id: str) -> None:
+def _next_steps(console: Console, data_dir: Path | None, session_id: str, sandbox: ProviderName) -> None:
     corral = our_command()
     option = f" --data-dir {data_dir}" if data_dir else ""
+    option += f" --sandbox {sandbox}" if sandbox != DEFAULT else ""
     if data_dir:
         console.print(f"\nThe log of everything above: {data_dir}/corral.db ({session_id})", soft_wrap=True)
     console.print("\nNext:")

@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -31,7 +31,7 @@ from corral.cli.outcome import Exit
 from corral.cli.render import safe
 from corral.config import Config
 from corral.daemon import SOCKET_PATH_BYTES_MAX, socket_path
-from corral.hands.providers.bwrap import BwrapProvider
+from corral.hands.providers.choice import DEFAULT, FALLBACK, PROVIDERS, ProviderName, provider_of
 from corral.kernel.limits import (
     CLI_CONNECT_SECONDS,
     DISK_FREE_BYTES_MIN,
@@ -72,9 +72,10 @@ def doctor(config: Config, *, as_json: bool) -> Exit:
 def examine(config: Config) -> Iterator[Finding]:
     """Every check, as it is made."""
     checks: tuple[Callable[[Config], Finding], ...] = (
-        _versions, _sandbox, _store, _disk, _open_files, _port, _claude, _local, _git,
-        examine_search,
+        _store, _disk, _open_files, _port, _claude, _local, _git, examine_search,
     )  # fmt: skip
+    yield _versions(config)
+    yield from _sandboxes(config)
     for check in checks:
         yield check(config)
     yield from examine_cluster(config)
@@ -94,26 +95,35 @@ def _versions(config: Config) -> Finding:
     return Finding(name="versions", state="ok", detail=detail)
 
 
-def _sandbox(config: Config) -> Finding:
-    """Boots one, and tries to escape from it."""
+def _sandboxes(config: Config) -> Iterator[Finding]:
+    """Boots one of each kind, the strongest first, and tries to escape from it. Only the chosen one has to
+    work."""
+    chosen = config.sandbox or DEFAULT
+    findings = {name: asyncio.run(_sandbox(name, is_chosen=name == chosen)) for name in PROVIDERS}
+    others = [name for name, finding in findings.items() if finding.state != "failed" and name != chosen]
+    if findings[chosen].state == "failed" and FALLBACK in others and findings[FALLBACK].state == "ok":
+        remedy = f"{findings[chosen].remedy}; or name the weaker one: corral serve --sandbox {FALLBACK}"
+        findings[chosen] = replace(findings[chosen], remedy=remedy)
+    yield findings.pop(chosen)
+    yield from findings.values()
 
-    async def probe() -> Finding:
-        with tempfile.TemporaryDirectory(prefix="corral-") as state:
-            Path(state).chmod(0o711)  # a root user's sandboxes pass through with a uid of their own
-            provider = BwrapProvider(state_dir=Path(state), pool_size=0)
-            try:
-                found = await provider.probe()
-            finally:
-                await provider.aclose()
-        isolation = f" ({provider.capabilities.isolation})" if found.is_available else ""
-        return Finding(
-            name="sandbox",
-            state="ok" if found.is_available else "failed",
-            detail=found.report + isolation,
-            remedy=found.remedy,
-        )
 
-    return asyncio.run(probe())
+async def _sandbox(kind: ProviderName, *, is_chosen: bool) -> Finding:
+    with tempfile.TemporaryDirectory(prefix="corral-") as state:
+        Path(state).chmod(0o711)  # a root user's sandboxes pass through with a uid of their own
+        provider = provider_of(kind, state_dir=Path(state), is_warm=False)
+        try:
+            found = await provider.probe()
+        finally:
+            await provider.aclose()
+    name = "sandbox" if is_chosen else f"sandbox {kind}"
+    if not found.is_available:
+        state = "failed" if is_chosen else "warning"
+        return Finding(name=name, state=state, detail=found.report, remedy=found.remedy)
+    detail = f"{found.report} ({provider.capabilities.isolation})"
+    if is_chosen:
+        detail += "".join(f"\n       not {wall}: {why}" for wall, why in provider.capabilities.gaps.items())
+    return Finding(name=name, state="ok", detail=detail)
 
 
 def _store(config: Config) -> Finding:

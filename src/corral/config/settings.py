@@ -11,6 +11,7 @@ from corral.cluster.node import NodeRole
 from corral.config import values
 from corral.config.secret import Secret
 from corral.config.values import LogLevel
+from corral.hands.providers.choice import ProviderName
 from corral.kernel.errors import CorralError
 from corral.kernel.limits import (
     FILES_BYTES_MAX,
@@ -50,6 +51,7 @@ class Config:
     cluster_key: Path | None = None
     vault_key_file: Path | None = None
     vault_key_command: str | None = None
+    sandbox: ProviderName | None = None
     sandboxes_max: int = SANDBOXES_MAX
     repository_hosts: tuple[str, ...] = ("github.com",)
     repository_private_hosts: tuple[str, ...] = ()
@@ -174,6 +176,13 @@ SETTINGS: Final[Mapping[str, Setting]] = {
     ),
     "vault_key_command": Setting(
         values.text, "or a command of /bin/sh that prints them: a key management service's, say", ("env",)
+    ),
+    # Not from a file: a cloned repository must not weaken the walls.
+    "sandbox": Setting(
+        values.sandbox,
+        "what sandboxes are made by: bwrap, or landlock, weaker, where user namespaces are forbidden; bwrap"
+        " unless set",
+        ("flag", "env"),
     ),
     "sandboxes_max": Setting(values.count, "live sandboxes of this node's hands"),
     # Not from a file: a cloned repository must not widen what the server may be sent to.

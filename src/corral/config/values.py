@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from corral.catalog.models import ModelTable
 from corral.cluster.node import NodeRole
 from corral.config.secret import Secret
+from corral.hands.providers.choice import PROVIDERS, ProviderName
 from corral.kernel.limits import API_KEY_CHARS_MIN, WORK_LEASE_SECONDS_MAX, WORK_LEASE_SETTING_MIN
 
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -157,6 +158,12 @@ def log_level(value: object) -> LogLevel:
     if value not in get_args(LogLevel):
         raise ValueError(f"not one of {', '.join(get_args(LogLevel))}")
     return cast(LogLevel, value)
+
+
+def sandbox(value: object) -> ProviderName:
+    if value not in PROVIDERS:
+        raise ValueError(f"not one of {', '.join(PROVIDERS)}")
+    return value
 
 
 def table(value: object) -> Mapping[str, object]:

@@ -231,6 +231,7 @@ class Calls:
         if self._sandboxes.news(session_id) is None:
             held = await self._journal.held.rows(session_id)
             news = "" if not held else held[0].news or (NEWS_KEPT if held[0].had else "")
+            news += self._sandboxes.place(session_id)
             if self._sandboxes.news(session_id) is None:  # no other call was faster
                 self._sandboxes.set_news(session_id, news)
 

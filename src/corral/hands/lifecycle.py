@@ -15,8 +15,9 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
+from corral.hands.news import NEWS_MOVED
 from corral.hands.ports import Provider, Sandbox
 from corral.hands.wire import LiveSandbox
 from corral.hands.workspace import Workspaces
@@ -34,6 +35,7 @@ from corral.session.call import Recipe
 __all__ = ["Sandboxes"]
 
 T = TypeVar("T")
+_DOCUMENTED: Final = ("/workspace", "/mnt/session/outputs", "/mnt/session/uploads", "/mnt/memory", "/tmp")  # noqa: S108
 
 
 @dataclass(kw_only=True, slots=True)
@@ -115,6 +117,14 @@ class Sandboxes:
 
     async def destroy_all(self) -> None:
         await asyncio.gather(*(self.destroy(session_id) for session_id in list(self._slots)))
+
+    def place(self, session_id: SessionId) -> str:
+        """What the model must be told of where its directories are; "" where they are as documented."""
+        workspace = self._workspaces.path(session_id)
+        moved = {path: self._provider.seen(workspace, path) for path in _DOCUMENTED}
+        if all(path == here for path, here in moved.items()):
+            return ""
+        return NEWS_MOVED.format(where=", ".join(f"{path} is {here}" for path, here in moved.items()))
 
     def news(self, session_id: SessionId) -> str | None:
         """What the next call in the session's sandbox must tell the model; None if nobody has set it."""

@@ -2,7 +2,15 @@
 
 from typing import Final
 
-__all__ = ["NEWS_FOUND", "NEWS_KEPT", "NEWS_LOST", "NEWS_RESTORED", "OUTCOME_UNKNOWN", "SANDBOX_STOPPED"]
+__all__ = [
+    "NEWS_FOUND",
+    "NEWS_KEPT",
+    "NEWS_LOST",
+    "NEWS_MOVED",
+    "NEWS_RESTORED",
+    "OUTCOME_UNKNOWN",
+    "SANDBOX_STOPPED",
+]
 
 OUTCOME_UNKNOWN: Final = (
     "The sandbox or its host stopped while this tool call was running. Its outcome is unknown: it may "
@@ -21,6 +29,9 @@ NEWS_RESTORED: Final = (
 NEWS_LOST: Final = (
     "[This is a fresh sandbox on another machine. Nothing of the earlier one could be restored:"
     f" /workspace is empty. {_GONE}]\n"
+)
+NEWS_MOVED: Final = (
+    "[On this machine directories are elsewhere for commands: {where}. The file tools understand both.]\n"
 )
 NEWS_FOUND: Final = (
     "[This is a fresh sandbox. The files in /workspace are as they were found on its machine: what was done"

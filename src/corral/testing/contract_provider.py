@@ -290,12 +290,13 @@ class ProviderContract(IsolationContract, MountContract):
             box,
             "ln -s /usr/bin/python3 python; ln -s nowhere broken; echo a > 'a b'; chmod 640 'a b';"
             " ln 'a b' hard; mkfifo fifo; mkdir -p deep/er; chmod 500 deep; touch -d @1000000000 old;"
-            " echo out > {outputs}/o; head -c 3000000 /dev/urandom > big",
+            f" echo out > {outputs}/o; head -c 3000000 /dev/urandom > big",
         )
         look = (
             "sha256sum big 'a b' {}/o | cut -d' ' -f1; stat -c '%n %F %a %Y %h' * | sort; readlink python"
         )
         before = await lab.bash(box, look.format(outputs))
+        assert "No such file" not in before
         here, there = await lab.workspace("sesn_here"), await lab.workspace("sesn_there")
         await lab.provider.unpack(there, lab.provider.pack(here))
         moved = look.format(lab.seen("/mnt/session/outputs", "sesn_there"))

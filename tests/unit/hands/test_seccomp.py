@@ -1,13 +1,19 @@
 """The filter, run by an interpreter of classic BPF and checked against the kernel's own tables."""
 
 import errno
+import os
 import re
 import struct
 from pathlib import Path
 
 import pytest
 
-from corral.hands.providers.seccomp import _DENIED_EVERYWHERE, ARCHITECTURES, seccomp_filter
+from corral.hands.providers.seccomp import (
+    _DENIED_EVERYWHERE,
+    _SHARED_EVERYWHERE,
+    ARCHITECTURES,
+    seccomp_filter,
+)
 from corral.kernel.errors import SandboxUnavailable
 
 ALLOW, KILL = 0x7FFF0000, 0x80000000
@@ -22,9 +28,9 @@ def denied(code: int) -> int:
     return 0x00050000 | code
 
 
-def answer(program: bytes, *, number: int, arch: int, argument: int = 0) -> int:
+def answer(program: bytes, *, number: int, arch: int, argument: int = 0, second: int = 0) -> int:
     """What the kernel would do with this call."""
-    data = struct.pack("<IIQ6Q", number, arch, 0, argument, 0, 0, 0, 0, 0)
+    data = struct.pack("<IIQ6Q", number, arch, 0, argument, second, 0, 0, 0, 0)
     steps = list(struct.iter_unpack("<HBBI", program))
     at = accumulator = 0
     while True:
@@ -54,12 +60,14 @@ def test_every_call_gets_its_answer(machine: str) -> None:
         expected = denied(errno.EPERM) if number in refused else ALLOW
         if number == 435:
             expected = denied(errno.ENOSYS)
-        if number != arch.socket:
+        if number not in (arch.socket, arch.socketpair):
             assert answer(program, number=number, arch=arch.audit) == expected, number
         assert answer(program, number=number, arch=0x40000003) == KILL
     for family in range(50):
         expected = ALLOW if family in (1, 2, 10, 16) else denied(errno.EAFNOSUPPORT)
         assert answer(program, number=arch.socket, arch=arch.audit, argument=family) == expected
+        expected = ALLOW if family == 1 else denied(errno.EAFNOSUPPORT)
+        assert answer(program, number=arch.socketpair, arch=arch.audit, argument=family) == expected
     for flags, expected in [
         (0x01200011, ALLOW),
         (0x3D0F00, ALLOW),
@@ -72,6 +80,28 @@ def test_every_call_gets_its_answer(machine: str) -> None:
 
 
 @pytest.mark.parametrize("machine", ARCHITECTURES)
+def test_without_namespaces_more_is_refused(machine: str) -> None:
+    program, arch = seccomp_filter(machine, has_namespaces=False), ARCHITECTURES[machine]
+
+    def answered(number: int, argument: int = 0, second: int = 0) -> int:
+        return answer(program, number=number, arch=arch.audit, argument=argument, second=second)
+
+    for family in range(50):
+        assert answered(arch.socket, family) == denied(errno.EAFNOSUPPORT)
+        assert (answered(arch.socketpair, family) == ALLOW) == (family == 1)
+    refused = {*arch.denied.values(), *_DENIED_EVERYWHERE.values()}
+    refused |= {*arch.shared.values(), *_SHARED_EVERYWHERE.values()}
+    assert {number for number in range(600) if answered(number) == denied(errno.EPERM)} == refused
+    for number in arch.of_others.values():
+        assert answered(number) == ALLOW
+        assert answered(number, 1) == answered(number, os.getpid()) == denied(errno.EPERM)
+    assert answered(arch.setpriority) == ALLOW
+    for which, who in ((0, 1), (1, 0), (2, 0), (2, 1000)):
+        assert answered(arch.setpriority, which, who) == denied(errno.EPERM)
+    assert answered(arch.clone, NEWUSER | 17) == denied(errno.EPERM)
+
+
+@pytest.mark.parametrize("machine", ARCHITECTURES)
 def test_numbers_are_the_kernels(machine: str) -> None:
     if not HEADERS[machine].exists():
         pytest.skip("no kernel headers here")
@@ -80,7 +110,9 @@ def test_numbers_are_the_kernels(machine: str) -> None:
         name: int(number) for name, number in re.findall(r"#define __NR3?2?6?4?_?(\w+) (\d+)$", text, re.M)
     }
     arch = ARCHITECTURES[machine]
-    ours = {**arch.denied, **_DENIED_EVERYWHERE, "clone": arch.clone, "socket": arch.socket, "clone3": 435}
+    ours = {**arch.denied, **arch.shared, **arch.of_others, **_DENIED_EVERYWHERE, **_SHARED_EVERYWHERE}
+    ours |= {"clone": arch.clone, "clone3": 435, "socket": arch.socket, "socketpair": arch.socketpair}
+    ours |= {"setpriority": arch.setpriority}
     known = {name: number for name, number in ours.items() if name in kernel}
     assert len(known) > 40
     assert {name: kernel[name] for name in known} == known

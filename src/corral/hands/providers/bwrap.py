@@ -18,10 +18,11 @@ from corral.hands.providers.process import BwrapProcess
 from corral.hands.providers.seccomp import seccomp_filter
 from corral.hands.providers.walled import WalledProvider
 from corral.kernel.errors import SandboxUnavailable
+from corral.kernel.limits import SANDBOX_PROCESSES_MAX
 
-__all__ = ["BwrapProvider"]
+__all__ = ["GAPS", "BwrapProvider"]
 
-_GAPS: Final = {"kernel": "the machine's own, behind a filter of system calls"}
+GAPS: Final = {"kernel": "the machine's own, behind a filter of system calls"}
 _NO_CGROUP: Final = {
     "memory": "each process has a bound, all together have none: no cgroup can be made here",
 }
@@ -40,6 +41,8 @@ class BwrapWalls:
     name = "bwrap"
     can_be_renamed = True
     has_layers = True
+    home_mode = 0o711
+    processes_max = SANDBOX_PROCESSES_MAX
     python: PythonInside
 
     def __init__(self, state_dir: Path) -> None:
@@ -48,7 +51,7 @@ class BwrapWalls:
         self._cgroups = Cgroups()
         self.capabilities = Capabilities(
             isolation="namespaces, seccomp, unprivileged uid, no network device",
-            gaps=_GAPS if self._cgroups.limits_memory else {**_GAPS, **_NO_CGROUP},
+            gaps=GAPS if self._cgroups.limits_memory else {**GAPS, **_NO_CGROUP},
         )
         self._setting_up = asyncio.Lock()
         self._blueprint: Blueprint | None = None
@@ -66,6 +69,9 @@ class BwrapWalls:
 
     def seen(self, home: Path, path: str) -> str:
         return path
+
+    async def freshen(self, home: Path) -> None:
+        return  # /tmp is memory of the sandbox
 
     async def start(
         self, home: Path, program: Sequence[str], memory: Mapping[str, bool], layer: Layer | None = None

@@ -63,6 +63,10 @@ class Cgroups:
     def limits_memory(self) -> bool:
         return any(name.startswith("memory.") for values in self._settings.values() for name in values)
 
+    @property
+    def limits_processes(self) -> bool:
+        return any("pids.max" in values for values in self._settings.values())
+
     def create(self) -> Group:
         """A new group with its limits; an empty one where there is nothing to write to."""
         folders, name = [], f"{os.getpid()}-{secrets.token_hex(8)}"

@@ -8,6 +8,7 @@ A directory that only the host may change, with one directory per kept place tha
       uploads/                    /mnt/session/uploads, read-only: ours, too
       memory/<slug>/              /mnt/memory/<slug>
       notes/                      what the host writes down of it; in no sandbox
+      tmp/                        /tmp, where that cannot be memory; not kept
 """
 
 import contextlib
@@ -26,6 +27,7 @@ __all__ = [
     "MEMORY",
     "NOTES",
     "PATHS",
+    "SCRATCH",
     "TMP",
     "UPLOADS",
     "WORKDIR",
@@ -48,6 +50,7 @@ PATHS: Final = {  # what a session keeps: directory of its workspace on the host
 UPLOADS: Final = ("uploads", "/mnt/session/uploads")  # likewise; only the host writes there
 MEMORY: Final = ("memory", "/mnt/memory")  # likewise, with a directory for each memory store
 NOTES: Final = "notes"
+SCRATCH: Final = "tmp"
 _PLACES: Final = frozenset(("outputs", UPLOADS[0], NOTES))
 _SLUG: Final = re.compile(r"[A-Za-z0-9_-]{1,255}")  # or a memory store's id
 
@@ -60,13 +63,14 @@ def drops_uid() -> bool:
     return os.geteuid() == 0 and is_mapped
 
 
-def lay_out(home: Path, memory: Iterable[str] = (), *, owner: int | None) -> None:
+def lay_out(home: Path, memory: Iterable[str] = (), *, owner: int | None, mode: int) -> None:
     """Make what is missing; give back to the agent what it locked itself out of. Repeat: safe.
 
     The entries of `home` are real directories: only the host can write in `home`. memory: slugs.
-    owner: uid of the agent's directories; None: ours.
+    owner: uid of the agent's directories; None: ours. mode: of `home`.
     """
-    home.mkdir(mode=0o711, exist_ok=True)
+    home.mkdir(exist_ok=True)
+    home.chmod(mode)
     uploads = home / UPLOADS[0]
     uploads.mkdir(exist_ok=True)
     uploads.chmod(0o755)
@@ -105,7 +109,8 @@ def remove_empty(home: Path) -> bool:
     """Remove a workspace in which no file was ever made. Returns whether it is gone."""
     memory = home / MEMORY[0]
     stores = list(memory.iterdir()) if memory.is_dir() else []
-    for folder in [*(home / name for name in PATHS), home / UPLOADS[0], *stores, memory, home]:
+    ours = [home / name for name in (*PATHS, SCRATCH, UPLOADS[0])]
+    for folder in [*ours, *stores, memory, home]:
         with contextlib.suppress(OSError):
             folder.rmdir()
     return not home.exists()

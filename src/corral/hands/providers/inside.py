@@ -1,4 +1,6 @@
-"""What of ours is inside of sandboxes: of an agent's, its program and a few lines of /etc."""
+"""What of ours goes with sandboxes: with an agent's, its program, a few lines of /etc, and the keeper of
+those that have no namespaces.
+"""
 
 import hashlib
 import shutil
@@ -6,9 +8,10 @@ import subprocess
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Final
 
-from corral.hands import sandbox_agent
+from corral.hands import keeper, sandbox_agent
 from corral.hands.providers.binary import PythonInside
 
 __all__ = ["copied", "install"]
@@ -22,10 +25,8 @@ _ETC: Final = {
 
 
 def install(state_dir: Path, python: PythonInside) -> Path:
-    """The agent program, `agent/`, and a few lines of /etc, `etc/`: `copied`."""
-    source = Path(sandbox_agent.__file__).parent
-    files = {f"agent/sandbox_agent/{path.name}": path.read_bytes() for path in sorted(source.glob("*.py"))}
-    files["agent/__main__.py"] = b"import runpy\nrunpy.run_module('sandbox_agent')\n"
+    """The programs `agent/` and `keeper/`, and a few lines of /etc, `etc/`: `copied`."""
+    files = _program("agent", sandbox_agent) | _program("keeper", keeper)
     files |= {f"etc/{name}": text.encode() for name, text in _ETC.items()}
     return copied(state_dir, python, files)
 
@@ -54,3 +55,12 @@ def copied(root: Path, python: PythonInside, files: Mapping[str, bytes]) -> Path
     except OSError:  # another process was faster
         shutil.rmtree(fresh)
     return place
+
+
+def _program(name: str, package: ModuleType) -> dict[str, bytes]:
+    """The files of a directory that Python runs."""
+    assert package.__file__
+    module = package.__name__.rpartition(".")[2]
+    sources = sorted(Path(package.__file__).parent.glob("*.py"))
+    files = {f"{name}/{module}/{path.name}": path.read_bytes() for path in sources}
+    return files | {f"{name}/__main__.py": f"import runpy\nrunpy.run_module({module!r})\n".encode()}

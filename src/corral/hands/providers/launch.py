@@ -22,7 +22,7 @@ from corral.hands.providers.home import AGENT, HOST_UID, MEMORY, PATHS, TMP, UPL
 from corral.hands.providers.layers import Layer
 from corral.kernel.limits import SANDBOX_TMP_BYTES
 
-__all__ = ["Blueprint", "bwrap_arguments", "confined", "environment", "launch_command"]
+__all__ = ["Blueprint", "bwrap_arguments", "confined", "environment", "launch_command", "system_mounts"]
 
 _INSIDE_UID: Final = "1000"
 _SYSTEM_FOLDERS: Final = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
@@ -163,7 +163,7 @@ def _is_reachable(path: Path) -> bool:
     return all(folder.stat().st_mode & 0o001 for folder in (path, *path.parents))
 
 
-def _system_mounts() -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+def system_mounts() -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
     """The host's programs as a sandbox sees them: what is bound read-only, (source, place), and symbolic
     links, (target, place)."""
     read_only = [("/usr", "/usr")]
@@ -227,7 +227,7 @@ def bwrap_arguments(
 
     seen: where bwrap finds a host path. folders: empty directories, made before the mounts.
     """
-    system, links = _system_mounts()
+    system, links = system_mounts()
     if blueprint.python.prefix:
         system.append((seen(blueprint.python.prefix), str(blueprint.python.prefix)))
     read_only = [*system, *read_only]

@@ -1,7 +1,7 @@
-"""A started bwrap: its pipes, and the certainty that all of it is gone afterwards.
+"""A program started within walls: its pipes, and the certainty that all of it is gone afterwards.
 
-Killing the init of a process namespace kills everything in it; its pidfd becomes readable only when all of
-that is over. So the init is what is killed and waited for, not bwrap's outer process.
+Of bwrap: killing the init of a process namespace kills everything in it; its pidfd becomes readable only
+when all of that is over. So the init is what is killed and waited for, not bwrap's outer process.
 """
 
 import asyncio
@@ -16,27 +16,85 @@ from corral.hands.providers.cgroup import Cgroups, Group
 from corral.kernel.errors import SandboxUnavailable
 from corral.kernel.limits import SANDBOX_BOOT_SECONDS_MAX, SANDBOX_STDERR_BYTES
 
-__all__ = ["BwrapProcess"]
+__all__ = ["BwrapProcess", "StartedProcess"]
 
 _INFO_BYTES_MAX = 4096
 _NAMED = re.compile(rb'"child-pid": (\d+)\D')  # bwrap says this and more in several writes
 _DISCARD_BYTES = 64 * 1024
 
 
-class BwrapProcess:
-    """`hands.sandbox.Machine` of a sandbox made by bwrap."""
+class StartedProcess:
+    """`walls.Process`, but for how it is killed."""
+
+    def __init__(self, process: asyncio.subprocess.Process, *, stderr: int, group: Group) -> None:
+        assert process.stdin and process.stdout
+        self.writer, self.reader = process.stdin, process.stdout
+        self._process, self._stderr, self._group = process, stderr, group
+        self._closing: asyncio.Task[None] | None = None
+
+    def kill(self) -> None:
+        raise NotImplementedError
+
+    def booted(self) -> None:
+        return
+
+    def complaint(self) -> str:
+        """What was printed to stderr when it failed."""
+        with contextlib.suppress(OSError):
+            return os.read(self._stderr, SANDBOX_STDERR_BYTES).decode(errors="replace").strip()
+        return ""
+
+    async def exit_code(self) -> int:
+        """Wait for the end, throwing away what is still printed.
+
+        asyncio reports an exit only after the end of output, and a full pipe that nobody reads has none.
+        """
+        with contextlib.suppress(OSError):
+            while await self.reader.read(_DISCARD_BYTES):
+                pass
+        return await self._process.wait()
+
+    async def close(self) -> None:
+        """Shared by all who ask, and finished even if one of them is cancelled."""
+        if self._closing is None:
+            self._closing = asyncio.create_task(self._close(), name="sandbox-close")
+        await asyncio.shield(self._closing)
+
+    async def _close(self) -> None:
+        self.kill()
+        self.writer.close()
+        with contextlib.suppress(OSError):
+            await self.writer.wait_closed()
+        try:
+            async with asyncio.timeout(SANDBOX_BOOT_SECONDS_MAX):
+                await self.exit_code()
+        except TimeoutError:
+            self._kill_group()
+            await self.exit_code()
+        await self._release()
+        os.close(self._stderr)
+        self._group.remove()
+
+    async def _release(self) -> None:
+        """It has ended: let go of what was held of it."""
+
+    def _kill_group(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+
+
+class BwrapProcess(StartedProcess):
+    """A sandbox made by bwrap."""
 
     def __init__(
         self, process: asyncio.subprocess.Process, *, info: int, stderr: int, group: Group
     ) -> None:
-        assert process.stdin and process.stdout
-        self.writer, self.reader = process.stdin, process.stdout
-        self._process, self._info, self._stderr, self._group = process, info, stderr, group
+        super().__init__(process, stderr=stderr, group=group)
+        self._info = info
         self._said = b""  # by bwrap, on `info`
         self._has_said_all = False
         self._init: int | None = None  # pidfd of the init inside
         self._is_doomed = False  # to be killed as soon as the init is known
-        self._closing: asyncio.Task[None] | None = None
 
     @classmethod
     async def start(
@@ -112,22 +170,6 @@ class BwrapProcess:
     def booted(self) -> None:
         self.find_init()
 
-    def complaint(self) -> str:
-        """What bwrap printed when it failed."""
-        with contextlib.suppress(OSError):
-            return os.read(self._stderr, SANDBOX_STDERR_BYTES).decode(errors="replace").strip()
-        return ""
-
-    async def exit_code(self) -> int:
-        """Wait for the end, throwing away what is still printed.
-
-        asyncio reports an exit only after the end of output, and a full pipe that nobody reads has none.
-        """
-        with contextlib.suppress(OSError):
-            while await self.reader.read(_DISCARD_BYTES):
-                pass
-        return await self._process.wait()
-
     def kill(self) -> None:
         """Kill the init inside; bwrap outside then reaps it and ends. Repeat: safe.
 
@@ -153,42 +195,20 @@ class BwrapProcess:
         if self._init is not None:
             self._kill_init(self._init)
         else:
+            # bwrap, and an init that it has not released: that one has not left its group yet
             self._kill_group()
 
     def _kill_init(self, init: int) -> None:
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(init, signal.SIGKILL)
 
-    def _kill_group(self) -> None:
-        """bwrap, and an init that it has not released: that one has not left its group yet."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-
-    async def close(self) -> None:
-        """Shared by all who ask, and finished even if one of them is cancelled."""
-        if self._closing is None:
-            self._closing = asyncio.create_task(self._close(), name="sandbox-close")
-        await asyncio.shield(self._closing)
-
-    async def _close(self) -> None:
-        self.kill()
-        self.writer.close()
-        with contextlib.suppress(OSError):
-            await self.writer.wait_closed()
-        try:
-            async with asyncio.timeout(SANDBOX_BOOT_SECONDS_MAX):
-                await self.exit_code()
-        except TimeoutError:
-            self._kill_group()
-            await self.exit_code()
+    async def _release(self) -> None:
         if self._init is not None:
             await _until_readable(self._init)
             os.close(self._init)
         asyncio.get_running_loop().remove_reader(self._info)
         os.close(self._info)
-        os.close(self._stderr)
         self._info = -1
-        self._group.remove()
 
 
 async def _until_readable(fd: int) -> None:

@@ -1,14 +1,18 @@
-"""The system calls a sandbox may not make, as a classic BPF program for bwrap's --seccomp.
+"""The system calls a sandbox may not make, as a classic BPF program for bwrap's --seccomp, or prctl.
 
 Kill on a foreign architecture (its call numbers would slip through), ENOSYS for x32 and clone3 (libc falls
 back to clone, whose flags can be read), EPERM for what reaches the kernel's wider surface, EAFNOSUPPORT for
 sockets other than unix, inet and netlink: AF_VSOCK is not namespaced and leads to the hypervisor.
+
+Where there are no namespaces, more is refused: every socket but pairs of AF_UNIX, System V's and POSIX's
+shared objects, and all by which a process changes how another one of its user runs.
 Source: docs/ARCHITECTURE.md; Linux include/uapi/linux/{seccomp,filter,audit}.h and the two syscall tables.
 """
 
 import errno
 import platform
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,9 +21,16 @@ from corral.hands.providers.binary import CannotWork
 __all__ = ["seccomp_filter"]
 
 _LOAD, _JUMP_EQUAL, _JUMP_AT_LEAST, _JUMP_ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
-_NUMBER, _ARCH, _FIRST_ARGUMENT = 0, 4, 16  # offsets in struct seccomp_data (both are little endian)
+_NUMBER, _ARCH, _FIRST_ARGUMENT, _SECOND_ARGUMENT = (
+    0,
+    4,
+    16,
+    24,
+)  # offsets in struct seccomp_data (both are little endian)
 _ALLOW, _KILL_PROCESS, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
+_REFUSED: Final = _ERRNO | errno.EPERM
 _X32_BIT = 0x40000000
+_SELF = 0  # as a pid
 _AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK = 1, 2, 10, 16
 # NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET; NEWTIME cannot be passed to clone
 _CLONE_NEW_ANY: Final = (
@@ -31,6 +42,7 @@ _DENIED_EVERYWHERE: Final = {  # one number on every architecture since Linux 5.
     "open_tree": 428, "move_mount": 429, "fsopen": 430, "fsconfig": 431, "fsmount": 432, "fspick": 433,
     "pidfd_getfd": 438, "mount_setattr": 442, "open_tree_attr": 467,
 }  # fmt: skip
+_SHARED_EVERYWHERE: Final = {"process_madvise": 440, "process_mrelease": 448}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,13 +50,26 @@ class _Architecture:
     audit: int
     clone: int
     socket: int
+    socketpair: int
     has_x32: bool
     denied: dict[str, int]
+    shared: dict[str, int]  # refused where there are no namespaces
+    of_others: dict[str, int]  # likewise, if their first argument names another process
+    setpriority: int
 
 
 ARCHITECTURES: Final = {
     "x86_64": _Architecture(
-        audit=0xC000003E, clone=56, socket=41, has_x32=True,
+        audit=0xC000003E, clone=56, socket=41, socketpair=53, setpriority=141, has_x32=True,
+        shared={
+            "shmget": 29, "shmat": 30, "shmctl": 31, "semget": 64, "semop": 65, "semctl": 66, "msgget": 68,
+            "msgsnd": 69, "msgrcv": 70, "msgctl": 71, "semtimedop": 220, "mq_open": 240, "mq_unlink": 241,
+            "ioprio_set": 251, "truncate": 76,
+        },
+        of_others={
+            "sched_setparam": 142, "sched_setscheduler": 144, "sched_setaffinity": 203, "prlimit64": 302,
+            "sched_setattr": 314,
+        },
         denied={
             "ptrace": 101, "syslog": 103, "personality": 135, "pivot_root": 155, "acct": 163, "mount": 165,
             "umount2": 166, "swapon": 167, "swapoff": 168, "reboot": 169, "init_module": 175,
@@ -56,7 +81,16 @@ ARCHITECTURES: Final = {
         },
     ),
     "aarch64": _Architecture(
-        audit=0xC00000B7, clone=220, socket=198, has_x32=False,
+        audit=0xC00000B7, clone=220, socket=198, socketpair=199, setpriority=140, has_x32=False,
+        shared={
+            "shmget": 194, "shmat": 196, "shmctl": 195, "semget": 190, "semop": 193, "semctl": 191,
+            "msgget": 186, "msgsnd": 189, "msgrcv": 188, "msgctl": 187, "semtimedop": 192, "mq_open": 180,
+            "mq_unlink": 181, "ioprio_set": 30, "truncate": 45,
+        },
+        of_others={
+            "sched_setparam": 118, "sched_setscheduler": 119, "sched_setaffinity": 122, "prlimit64": 261,
+            "sched_setattr": 274,
+        },
         denied={
             "ptrace": 117, "syslog": 116, "personality": 92, "pivot_root": 41, "acct": 89, "mount": 40,
             "umount2": 39, "swapon": 224, "swapoff": 225, "reboot": 142, "init_module": 105,
@@ -70,7 +104,7 @@ ARCHITECTURES: Final = {
 }  # fmt: skip
 
 
-def seccomp_filter(machine: str | None = None) -> bytes:
+def seccomp_filter(machine: str | None = None, *, has_namespaces: bool = True) -> bytes:
     """The program for this machine: an array of struct sock_filter. Raises CannotWork."""
     name = machine or platform.machine()
     if name not in ARCHITECTURES:
@@ -79,6 +113,11 @@ def seccomp_filter(machine: str | None = None) -> bytes:
             remedy=f"use a machine with one of {', '.join(ARCHITECTURES)}",
         )
     arch = ARCHITECTURES[name]
+    denied = {*arch.denied.values(), *_DENIED_EVERYWHERE.values()}
+    families = [_AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK]
+    if not has_namespaces:
+        denied |= {*arch.shared.values(), *_SHARED_EVERYWHERE.values()}
+        families = []
     program = [
         _statement(_LOAD, _ARCH),
         *_unless(_JUMP_EQUAL, arch.audit, _KILL_PROCESS),
@@ -87,23 +126,33 @@ def seccomp_filter(machine: str | None = None) -> bytes:
     if arch.has_x32:
         program += _if(_JUMP_AT_LEAST, _X32_BIT, _ERRNO | errno.ENOSYS)
     program += _if(_JUMP_EQUAL, _CLONE3, _ERRNO | errno.ENOSYS)
-    for number in sorted([*arch.denied.values(), *_DENIED_EVERYWHERE.values()]):
-        program += _if(_JUMP_EQUAL, number, _ERRNO | errno.EPERM)
-    families = [_AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK]
-    program += [
-        _jump(_JUMP_EQUAL, arch.clone, 0, 3),
-        _statement(_LOAD, _FIRST_ARGUMENT),
-        *_if(_JUMP_ANY_BIT, _CLONE_NEW_ANY, _ERRNO | errno.EPERM),
-        # after clone the accumulator holds flags, not the number; as any socket family is a legal end for
-        # it, the next test is reached only by a fresh load
-        _statement(_LOAD, _NUMBER),
-        _jump(_JUMP_EQUAL, arch.socket, 0, len(families) + 2),
-        _statement(_LOAD, _FIRST_ARGUMENT),
-        *[_jump(_JUMP_EQUAL, family, len(families) - i, 0) for i, family in enumerate(families)],
-        _statement(_RETURN, _ERRNO | errno.EAFNOSUPPORT),
-        _statement(_RETURN, _ALLOW),
-    ]
-    return b"".join(program)
+    for number in sorted(denied):
+        program += _if(_JUMP_EQUAL, number, _REFUSED)
+    program += _of(
+        arch.clone, _statement(_LOAD, _FIRST_ARGUMENT), *_if(_JUMP_ANY_BIT, _CLONE_NEW_ANY, _REFUSED)
+    )
+    program += _of(arch.socket, *_only(families, _ERRNO | errno.EAFNOSUPPORT))
+    program += _of(arch.socketpair, *_only([_AF_UNIX], _ERRNO | errno.EAFNOSUPPORT))
+    if not has_namespaces:
+        for number in arch.of_others.values():
+            program += _of(number, *_only([_SELF], _REFUSED))
+        # of this process, and not of a group or of the user
+        program += _of(
+            arch.setpriority, *_only([_SELF], _REFUSED, argument=_SECOND_ARGUMENT), *_only([0], _REFUSED)
+        )
+    return b"".join([*program, _statement(_RETURN, _ALLOW)])
+
+
+def _of(number: int, *tests: bytes) -> list[bytes]:
+    """Tests of one call alone. They may leave anything in the accumulator; the number comes back."""
+    return [_jump(_JUMP_EQUAL, number, 0, len(tests)), *tests, _statement(_LOAD, _NUMBER)]
+
+
+def _only(values: Sequence[int], answer: int, *, argument: int = _FIRST_ARGUMENT) -> list[bytes]:
+    """Answer unless an argument has one of these values."""
+    last = len(values)
+    tests = [_jump(_JUMP_EQUAL, value, last - i, 0) for i, value in enumerate(values)]
+    return [_statement(_LOAD, argument), *tests, _statement(_RETURN, answer)]
 
 
 def _statement(code: int, value: int) -> bytes:

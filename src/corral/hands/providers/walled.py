@@ -29,6 +29,7 @@ from corral.hands.providers.home import (
     MEMORY,
     NOTES,
     PATHS,
+    SCRATCH,
     TMP,
     UPLOADS,
     WORKDIR,
@@ -149,7 +150,7 @@ class WalledProvider:
         hidden = [str(path) for path in self._walls.absent()]
         absent = hidden if self.capabilities.holds("names") else []
         leaks = await sandbox.check(absent=absent, closed=hidden, stranger=os.getpid())
-        known = {leak for wall, leak in _LEAKS.items() if not self.capabilities.holds(wall)}
+        known = {leak for leak, wall in _LEAKS.items() if not self.capabilities.holds(wall)}
         return [leak for leak in leaks if leak not in known]
 
     async def aclose(self) -> None:
@@ -171,6 +172,7 @@ class WalledProvider:
         await self._walls.set_up()
         memory = memory or {}
         self._lay_out(home, memory)
+        await self._walls.freshen(home)
 
         def seen(path: str) -> str:
             return self._walls.seen(home, path)
@@ -195,6 +197,7 @@ class WalledProvider:
                     roots=roots,
                     spill=seen(PATHS["tool-outputs"]),
                     moved=moved,
+                    processes=self._walls.processes_max,
                 )
             )
             process.booted()
@@ -319,20 +322,21 @@ class WalledProvider:
             await process.close()
 
     async def export_archive(self, workspace: Path) -> AsyncIterator[bytes]:
-        async for chunk in self._packed(workspace, f"-C {shlex.quote(self.seen(workspace, WORKDIR))} ."):
+        async for chunk in self._packed(workspace, self.seen(workspace, WORKDIR), "."):
             yield chunk
 
     async def pack(self, workspace: Path) -> AsyncIterator[bytes]:
-        async for chunk in self._packed(workspace, self._kept(workspace).packed):
+        kept = self._kept(workspace)
+        async for chunk in self._packed(workspace, kept.top, kept.packed):
             yield chunk
 
     async def unpack(self, workspace: Path, archive: AsyncIterator[bytes]) -> None:
         # By tar, in a sandbox: what a tool of the agent could make, links to anywhere, is made again.
         await self._walls.set_up()
         self._lay_out(workspace)
-        process = await self._start(
-            workspace, ["/bin/sh", "-c", f"exec tar {self._kept(workspace).unpacked} -xpf - 2>&1"]
-        )
+        kept = self._kept(workspace)
+        unpack = f"cd {shlex.quote(kept.top)} && exec tar {kept.unpacked} -xpf - 2>&1"
+        process = await self._start(workspace, ["/bin/sh", "-c", unpack])
         try:
             await self._feed(process, archive, complaint="the checkpoint is broken")
         finally:
@@ -358,10 +362,12 @@ class WalledProvider:
                 )
             raise InvalidRequest(f"{complaint}: {reason.decode(errors='replace').strip()}")
 
-    async def _packed(self, workspace: Path, what: str) -> AsyncIterator[bytes]:
+    async def _packed(self, workspace: Path, top: str, what: str) -> AsyncIterator[bytes]:
+        """top: a path inside. what: options of tar and names below it."""
         await self._walls.set_up()
         self._lay_out(workspace)
-        pack = f"exec tar --ignore-failed-read -cf - {what} 2>/dev/null"
+        # cd, because the -C of tar would read a directory that may only be passed through
+        pack = f"cd {shlex.quote(top)} && exec tar --ignore-failed-read -cf - {what} 2>/dev/null"
         process = await self._start(workspace, ["/bin/sh", "-c", pack])
         try:
             while chunk := await process.reader.read(_CHUNK_BYTES):
@@ -387,6 +393,8 @@ class WalledProvider:
         memory = {store.name: True for store in stores.iterdir()} if stores.is_dir() else {}
         self._lay_out(workspace, memory)
         documented = [*PATHS.values(), *(f"{MEMORY[1]}/{slug}" for slug in memory)]
+        if (workspace / SCRATCH).exists():
+            documented.append(TMP)
         places = shlex.join([self.seen(workspace, path) for path in documented])
         clear = f"(chmod -R u+rwX {places}; find {places} -mindepth 1 -delete) 2>/dev/null"
         process = await self._start(workspace, ["/bin/sh", "-c", clear], memory)
@@ -399,7 +407,7 @@ class WalledProvider:
             raise SandboxUnavailable("a workspace could not be emptied", detail=str(workspace))
 
     def _lay_out(self, home: Path, memory: Iterable[str] = ()) -> None:
-        lay_out(home, memory, owner=self._walls.owner(home))
+        lay_out(home, memory, owner=self._walls.owner(home), mode=self._walls.home_mode)
 
     def _kept(self, home: Path) -> "_Kept":
         return _Kept.of({path: self.seen(home, path) for path in PATHS.values()})
@@ -410,16 +418,20 @@ class WalledProvider:
             (files / place).symlink_to(canary)
 
 
-_LEAKS: Final = {  # walls, and what the agent's check says if they do not hold
-    "processes": "foreign processes in /proc",
-    "signals": "signal to a foreign process",
+_LEAKS: Final = {  # what the agent's check says, and the wall that does not hold then
+    "foreign processes in /proc": "processes",
+    "signal to a foreign process": "signals",
+    "capabilities in reach": "user",
+    "root inside": "user",  # of a user namespace, where root is an ordinary user
 }
 
 
 @dataclass(frozen=True, slots=True)
 class _Kept:
-    """Options of GNU tar for all that a session keeps, in an archive whose names are those documented."""
+    """All that a session keeps, for GNU tar, in an archive of documented names: where it works,
+    its options and what it packs, its options when it unpacks."""
 
+    top: str
     packed: str
     unpacked: str
 
@@ -432,11 +444,7 @@ class _Kept:
         # S: names of members are translated, what symbolic links point at is the agent's.
         to_documented = [_transform(here, path) for path, here in moved.items()]
         to_here = [_transform(path, here) for path, here in moved.items()]
-        where = f"-C {shlex.quote(top)}"
-        return cls(
-            packed=" ".join([*to_documented, where, *names.values()]),
-            unpacked=" ".join([*to_here, where]),
-        )
+        return cls(top, " ".join([*to_documented, *names.values()]), " ".join(to_here))
 
 
 def _transform(old: str, new: str) -> str:

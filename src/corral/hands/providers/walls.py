@@ -38,9 +38,15 @@ class Walls(Protocol):
     """The interpreter inside; known after `set_up`."""
     has_layers: bool
     """Whether packages can be where they were installed, at `catalog.packages.PLACE`."""
+    home_mode: int
+    """Of the directory of a workspace, which belongs to the host."""
     can_be_renamed: bool
     """Whether a workspace can be renamed under a sandbox, so that one can be kept warm for a session yet
     unknown."""
+
+    @property
+    def processes_max(self) -> int:
+        """So many processes and threads of its user the rlimits of a new sandbox allow."""
 
     async def set_up(self) -> None:
         """Find what they are made of, clear away what killed hosts have left. Repeat: safe, and free.
@@ -51,6 +57,9 @@ class Walls(Protocol):
 
     def seen(self, home: Path, path: str) -> str:
         """What a program inside calls a path of the documented layout, and of AGENT and TMP."""
+
+    async def freshen(self, home: Path) -> None:
+        """Before the first program of a sandbox: what an earlier one left and is not kept goes."""
 
     async def start(
         self, home: Path, program: Sequence[str], memory: Mapping[str, bool], layer: Layer | None = None

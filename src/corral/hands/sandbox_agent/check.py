@@ -31,7 +31,8 @@ def run(place: Place, absent: list[str], closed: list[str], stranger: int) -> st
         "write to /usr": lambda: os.access("/usr", os.W_OK),
         "write to /": lambda: os.access("/", os.W_OK),
         "root inside": lambda: os.getuid() == 0,
-        "capabilities": _has_capabilities,
+        "capabilities": lambda: _has_capabilities("CapEff", "CapPrm"),
+        "capabilities in reach": lambda: _has_capabilities("CapBnd"),
         "no seccomp filter": lambda: "Seccomp:\t2" not in _status(),
         "signal to a foreign process": _signals(stranger),
         **{f"host path {path}": _exists(path) for path in absent},
@@ -82,8 +83,8 @@ def _status() -> str:
         return f.read()
 
 
-def _has_capabilities() -> bool:
-    lines = [line for line in _status().splitlines() if line.startswith(("CapEff", "CapPrm", "CapBnd"))]
+def _has_capabilities(*names: str) -> bool:
+    lines = [line for line in _status().splitlines() if line.startswith(names)]
     return any(int(line.split()[1], 16) for line in lines)
 
 

@@ -1,0 +1,30 @@
+"""Which providers ship, by name, the stronger first. Nothing stronger is ever replaced by something weaker
+without a word: an operator names the weaker one, or a user is told.
+"""
+
+from pathlib import Path
+from typing import Final, Literal, get_args
+
+from corral.hands.ports import Provider
+
+__all__ = ["DEFAULT", "FALLBACK", "PROVIDERS", "ProviderName", "provider_of"]
+
+ProviderName = Literal["bwrap", "landlock"]
+PROVIDERS: Final[tuple[ProviderName, ...]] = get_args(ProviderName)
+DEFAULT: Final[ProviderName] = "bwrap"
+FALLBACK: Final[ProviderName] = "landlock"
+"""Where user namespaces are forbidden, only this one works."""
+
+
+def provider_of(name: ProviderName, *, state_dir: Path, is_warm: bool = True) -> Provider:
+    """state_dir: exists; on the file system of the workspaces. is_warm: it may keep sandboxes ready."""
+    pool_size = 1 if is_warm else 0
+    match name:
+        case "bwrap":
+            from corral.hands.providers.bwrap import BwrapProvider
+
+            return BwrapProvider(state_dir=state_dir, pool_size=pool_size)
+        case "landlock":
+            from corral.hands.providers.landlock import LandlockProvider
+
+            return LandlockProvider(state_dir=state_dir)
