@@ -14,7 +14,7 @@ __all__ = ["BadUrl", "WebUrl", "mentions", "web_url"]
 
 _PORTS: Final = {"http": 80, "https": 443}
 _SAFE: Final = "!#$%&'()*+,/:;=?@[]~"  # of RFC 3986, and what is escaped already
-_CONTROLS: Final = re.compile(r"[\x00-\x20\x7f\\]")
+_CONTROLS: Final = re.compile(r"[\x00-\x20\x7f\\\ud800-\udfff]")
 _HOST: Final = re.compile(r"[a-z0-9._-]{1,253}|\[[0-9a-f:.]{2,45}\]")
 _MENTIONED: Final = re.compile(rf"https?://[^\s<>\"`{{}}|\\^]{{1,{WEB_URL_CHARS_MAX}}}", re.IGNORECASE)
 _PUNCTUATION: Final = ".,;:!?'*_)]"  # what text puts after a URL; it may belong to it, too
@@ -73,13 +73,12 @@ def web_url(text: str) -> WebUrl:
 
 
 def _host(name: str) -> str:
-    host = name.removesuffix(".")
-    if not host.isascii():
+    if not name.isascii():
         try:
-            host = idna.encode(host, uts46=True).decode()
+            name = idna.encode(name, uts46=True).decode()
         except idna.IDNAError as error:
             raise BadUrl("invalid_tool_input", f"the host name is not valid: {error}") from None
-    host = host.lower()
+    host = name.lower().removesuffix(".")  # only now: other dots have become this one
     if not _HOST.fullmatch(f"[{host}]" if ":" in host else host) or ".." in host or host.startswith("."):
         raise BadUrl("invalid_tool_input", "the URL has no valid host name")
     return host
