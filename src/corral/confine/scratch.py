@@ -29,7 +29,7 @@ class Scratch:
     @asynccontextmanager
     async def folder(self) -> AsyncGenerator[Path, None]:
         """A new one. Gone afterwards."""
-        folder = self.place()
+        folder = await asyncio.to_thread(self.place)  # which may remove gigabytes
         self._make(folder)
         try:
             yield folder

@@ -256,7 +256,8 @@ class WalledProvider:
             )
 
     def _layers_in_use(self) -> set[str]:
-        return {digest for sandbox, digest in self._living.items() if digest and sandbox.is_alive}
+        living = list(self._living.items())  # at once: a thread asks while sandboxes come
+        return {digest for sandbox, digest in living if digest and sandbox.is_alive}
 
     # -- the warm pool ------------------------------------------------------------------------------
 
