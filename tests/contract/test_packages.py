@@ -12,6 +12,7 @@ import pytest
 from corral.catalog.packages import Wanted
 from corral.catalog.repositories import RepositoryHosts
 from corral.kernel import limits
+from corral.kernel.ids import WorkspaceId
 from corral.packages.installer import Bounds, Installer, PackagesFailed
 from corral.packages.layers import Layers
 from corral.store.blobs import LocalBlobs
@@ -75,8 +76,9 @@ async def failure(installer: Installer, packages: Wanted = GREET) -> PackagesFai
 
 
 async def test_a_layer_is_made_once_and_serves_until_it_is_old(
-    opened: Open, registry: Registry, tmp_path: Path
+    opened: Open, registry: Registry, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO")
     blobs = await LocalBlobs.open(tmp_path / "blobs")
     layers = Layers(opened(), blobs)
     found = await asyncio.gather(*(names(layers.archive(DIGEST, GREET)) for _ in range(3)))
@@ -84,6 +86,7 @@ async def test_a_layer_is_made_once_and_serves_until_it_is_old(
         any(name.endswith("/greet/__init__.py") for name in found[0]) and found[0] == found[1] == found[2]
     )
     assert len(registry.taken()) == 2, "the index and the wheel, once for all three"
+    assert "packages of pip installed" in caplog.text and "greet" not in caplog.text
     (blob,) = [each async for each in blobs.keys("layers/")]
     assert blob.key.startswith(f"layers/{DIGEST}/")
     registry.wheel("greet", "2.0", {"greet/__init__.py": "", "greet/new.py": ""})
@@ -124,3 +127,64 @@ async def test_settings_with_credentials_are_refused(
         failed = await failure(opened(config=config))
         assert name in str(failed.detail) and "canary" not in f"{failed.message} {failed.detail}"
     assert not registry.taken()
+
+
+async def test_what_install_scripts_may_take_has_bounds(opened: Open, registry: Registry) -> None:
+    asked = "resource.getrlimit(resource.RLIMIT_NPROC), resource.getrlimit(resource.RLIMIT_DATA)"
+    registry.sdist("asks", "1.0", f"import resource\nraise SystemExit(str([{asked}]))\n")
+    said = (await failure(opened(), {"pip": ("asks",)})).message
+    most = (limits.SANDBOX_PROCESSES_MAX, limits.SANDBOX_MEMORY_BYTES)
+    assert str([(bound, bound) for bound in most]) in said
+    files = "import os, time\nfor n in range(5000): open(f'/scratch/home/{n}', 'w')\ntime.sleep(600)\n"
+    registry.sdist("crowds", "1.0", files)
+    crowded = opened(seconds=60.0, layer_entries_max=1000)
+    assert "larger" in (await failure(crowded, {"pip": ("crowds",)})).message, "files may be empty"
+
+
+async def test_nobody_on_the_machine_reads_what_is_installed_and_lists_may_be_long(
+    opened: Open, registry: Registry
+) -> None:
+    registry.sdist("tells", "1.0", "raise SystemExit(open('/proc/1/cmdline').read()[-200:])\n")
+    said = (await failure(opened(), {"pip": ("tells",)})).message
+    assert "main(json.loads(sys.stdin" in said and '"tells"' not in said
+    many = tuple(f"{number:04}".ljust(limits.PACKAGE_CHARS_MAX, "x") for number in range(256))
+    assert (await failure(opened(), {"pip": many})).message.startswith("pip could not install")
+
+
+def asked_for(registry: Registry, name: str) -> None:
+    """Wait until it is."""
+    end = time.monotonic() + 60
+    while not any(name in path for path in registry.taken()):
+        assert time.monotonic() < end, "nobody asks for it"
+        time.sleep(0.05)
+
+
+async def test_no_workspace_takes_all_of_a_node(opened: Open, registry: Registry) -> None:
+    installer, mine = opened(), WorkspaceId("wrkspc_mine")
+    for name in ("slow", "slower"):
+        registry.sdist(name, "1.0", "import time\ntime.sleep(600)\n")
+
+    async def hog(name: str) -> None:
+        await names(installer.install({"pip": (name,)}, workspace_id=mine))
+
+    hogs = [asyncio.create_task(hog(name)) for name in ("slow", "slower")]
+    try:
+        async with asyncio.timeout(60):
+            await asyncio.to_thread(asked_for, registry, "slow")
+            other = installer.install(GREET, workspace_id=WorkspaceId("wrkspc_other"))
+            assert any(name.endswith("/greet/__init__.py") for name in await names(other))
+    finally:
+        for task in hogs:
+            task.cancel()
+        await asyncio.gather(*hogs, return_exceptions=True)
+
+
+async def test_failures_are_not_remembered_for_ever(
+    opened: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("corral.packages.layers.PACKAGES_RETRY_SECONDS", 0.0)
+    layers = Layers(opened(), await LocalBlobs.open(tmp_path / "blobs"))
+    for number in range(3):
+        with pytest.raises(PackagesFailed):
+            await names(layers.archive(f"{number}" * 64, {"gem": ("rails",)}))
+    assert len(layers._failed_at) == 1

@@ -42,7 +42,7 @@ def open_mounting(
         "file": FileSource(files_of(ground, blobs)),
         "skill": SkillSource(blobs),
         "repository": repositories,
-        "packages": PackageSource(layers),
+        "packages": PackageSource(layers, workspace=_workspace(ground)),
     }
     memory = MemorySync(hands, MemoryMountTable(ground.database, ground.ids))
     return Mounting(hands, resources=_resources(ground), sources=sources, memory=memory)

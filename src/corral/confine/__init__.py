@@ -12,7 +12,7 @@ host, nor in the sandbox of a session:
   stands a proxy that lets it through to the hosts that it may reach, at addresses that we resolved and
   checked ourselves, and counts what passes (`tunnel.py`). TLS is the program's own, end to end.
 * It writes to directories of its own, which are gone afterwards (`scratch.py`), or are kept by whoever
-  started it.
+  started it. Both may be watched meanwhile (`watch.py`): it ends when it has written too much.
 * What it hands back is hostile, too: whoever started it bounds and checks that.
 
 Nothing here knows a secret, keeps anything, or decides which hosts those are.

@@ -334,6 +334,7 @@ JOURNAL_BATCH_MAX = 512  # operations that share one fsync
 
 # -- programs alone in throw-away sandboxes ---------------------------------------------------------
 CONFINED_NICENESS = 10  # turns that run go first
+CONFINED_WATCH_SECONDS = 1.0  # between looks at how much one has written; a disk takes 1 GB in it
 TUNNEL_CONNECT_SECONDS = 10.0  # a host that does not accept within this is down
 TUNNEL_HEAD_BYTES = 8192  # of what a program sends to be let through; libcurl sends 200
 TUNNEL_CONNECTIONS_MAX = 16  # of one program; git uses one or two
@@ -355,7 +356,6 @@ REPOSITORY_TREE_BYTES_MAX, REPOSITORY_TREE_FILES_MAX = (
 REPOSITORY_REF_DEPTH_MAX, REPOSITORY_TREE_DEPTH_MAX = 50, 200  # names of branches and tags; working trees
 REPOSITORY_REFS_MAX = 100_000  # branches and tags; each may be a file of our copy
 REPOSITORY_MIRROR_ENTRIES_MAX = 250_000  # files and directories of a copy: those, and a few more
-REPOSITORY_WATCH_SECONDS = 1.0  # between looks at how much a git has written; a disk takes 1 GB in it
 REPOSITORY_MEMORY_BYTES = 3 * 1024**3  # address space of one git: a pack can be made to unpack to any size
 REPOSITORIES_PER_SESSION_MAX = 20  # each is a clone before the first turn, and a program or two
 REPOSITORY_CLONES_AT_ONCE = 4  # per node, shared by workspaces: each may keep a core and a disk busy
@@ -401,12 +401,11 @@ WEB_SNIPPET_CHARS_MAX = 2000  # of what a search says of one page
 # -- packages ---------------------------------------------------------------------------------------
 PACKAGES_SECONDS_MAX = 600.0  # of one installation: a session waits for it; large ones compile
 PACKAGES_RETRY_SECONDS = 3.0  # from a failed installation to the next one of the same packages
-PACKAGES_BUILDS_AT_ONCE = 2  # per node: each may keep all cores busy
+PACKAGES_BUILDS_AT_ONCE = 2  # per node, shared by workspaces: each may keep all cores busy
 PACKAGES_RECEIVED_BYTES_MAX = 4 * 1024**3  # that one may download
 PACKAGES_SENT_BYTES_MAX = 256 * 1024**2  # that one may send: questions to registries
 PACKAGES_STALL_SECONDS = 60.0  # for so long a registry may leave a question unanswered
 PACKAGES_CONNECTIONS_MAX = 64  # of one at a time: package managers ask side by side
-PACKAGES_DISK_LOOK_SECONDS = 1.0  # how often is measured what it has written
 PACKAGES_ANSWER_BYTES_MAX = 64 * 1024  # of what the program that installs says at its end
 PACKAGES_SAID_BYTES = 4096  # of a package manager's last words, for the log
 PACKAGES_SAID_CHARS = 500  # of them, for the session's user

@@ -19,10 +19,12 @@ from corral.catalog.repositories import RepositoryHosts
 from corral.confine.confinement import Confinement, Places
 from corral.confine.scratch import Scratch
 from corral.confine.tunnel import Trouble, Tunnel
+from corral.confine.watch import DiskWatch
 from corral.hands.providers.process import BwrapProcess
 from corral.kernel import limits
-from corral.kernel.disk_trees import disk_bytes
 from corral.kernel.errors import SandboxUnavailable, WorldError
+from corral.kernel.ids import DEFAULT_WORKSPACE, WorkspaceId
+from corral.kernel.shares import Shares
 from corral.packages.registries import HoldsCredentials, lay_out
 
 __all__ = ["Bounds", "Installer", "PackagesFailed"]
@@ -56,7 +58,6 @@ class Bounds:
     layer_bytes_max: int = limits.LAYER_BYTES_MAX
     layer_entries_max: int = limits.LAYER_ENTRIES_MAX
     at_once: int = limits.PACKAGES_BUILDS_AT_ONCE
-    disk_look_seconds: float = limits.PACKAGES_DISK_LOOK_SECONDS
     disk_free_bytes_min: int = limits.DISK_FREE_BYTES_MIN
 
 
@@ -78,15 +79,18 @@ class Installer:
         self._config = config
         self._confinement = Confinement(root, modules=[_RUNNER], authorities=authorities)
         self._scratch = Scratch(root / "scratch", make=self._confinement.make_writable)
-        self._builds = asyncio.Semaphore(self._bounds.at_once)
+        self._builds = Shares(self._bounds.at_once)
 
-    async def install(self, packages: Wanted) -> AsyncGenerator[bytes, None]:
+    async def install(
+        self, packages: Wanted, *, workspace_id: WorkspaceId = DEFAULT_WORKSPACE
+    ) -> AsyncGenerator[bytes, None]:
         """The layer as a tar, relative to its own top. Close it if it is left early.
 
-        Raises PackagesFailed, also in its middle: then it is not whole.
+        workspace_id: for whom; no workspace takes all of this node. Raises PackagesFailed, also in its
+        middle: then it is not whole.
         """
         async with (
-            self._builds,
+            self._builds.one(workspace_id),
             self._scratch.folder() as layer,
             self._scratch.folder() as scratch,
             self._registries() as config,
@@ -124,15 +128,18 @@ class Installer:
         async with (
             tunnel.door() as door,
             self._running(asked, places, door=door) as process,
-            self._watched(process, (layer, scratch)) as excess,
+            contextlib.AsyncExitStack() as looks,
         ):
+            watches = [self._watch(folder) for folder in (layer, scratch)]
+            for watch in watches:
+                await looks.enter_async_context(watch.over(process))
             said = await _read(process)
             code = await process.exit_code()
             unstarted = self._confinement.explain(process) if code != 0 else None
         if unstarted is not None:
             raise _unavailable(unstarted)
-        if excess:
-            raise PackagesFailed(excess[0])
+        if trouble := next((watch.trouble for watch in watches if watch.trouble), None):
+            raise PackagesFailed(_NO_ROOM if trouble == "no_room" else _TOO_MUCH)
         try:
             answer = json.loads(said)
             if "failed" not in answer:
@@ -164,33 +171,13 @@ class Installer:
         finally:
             await asyncio.shield(asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True))
 
-    @asynccontextmanager
-    async def _watched(
-        self, process: BwrapProcess, trees: tuple[Path, ...]
-    ) -> AsyncGenerator[list[str], None]:
-        """Kill it when it has written too much; says so in the list."""
-        excess: list[str] = []
-
-        async def watch() -> None:
-            while not excess:
-                await asyncio.sleep(self._bounds.disk_look_seconds)
-                entries_max = 2 * self._bounds.layer_entries_max
-                used = [
-                    await asyncio.to_thread(disk_bytes, tree, entries_max=entries_max) for tree in trees
-                ]
-                if max(used) > self._bounds.layer_bytes_max:
-                    excess.append(_TOO_MUCH)
-                elif self._scratch.free_bytes() < self._bounds.disk_free_bytes_min:
-                    excess.append(_NO_ROOM)
-            process.kill()
-
-        watching = asyncio.create_task(watch(), name="packages-disk")
-        try:
-            yield excess
-        finally:
-            watching.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await watching
+    def _watch(self, folder: Path) -> DiskWatch:
+        return DiskWatch(
+            folder,
+            bytes_max=self._bounds.layer_bytes_max,
+            entries_max=2 * self._bounds.layer_entries_max,  # what is left is counted when it is packed
+            has_room=lambda: self._scratch.free_bytes() >= self._bounds.disk_free_bytes_min,
+        )
 
     @asynccontextmanager
     async def _running(
@@ -199,6 +186,9 @@ class Installer:
         bounds = {
             "file_bytes": 2 * self._bounds.layer_bytes_max,  # what is too large is said in our words
             "cpu_seconds": int(self._bounds.seconds) + 1,
+            "processes": limits.SANDBOX_PROCESSES_MAX,
+            "memory_bytes": limits.SANDBOX_MEMORY_BYTES,
+            "open_files": limits.SANDBOX_OPEN_FILES_MAX,
             "said_bytes": limits.PACKAGES_SAID_BYTES,
             "bytes": self._bounds.layer_bytes_max,
             "entries": self._bounds.layer_entries_max,
@@ -207,7 +197,10 @@ class Installer:
         words = json.dumps({**asked, "bounds": bounds, "door": door})
         gives = () if door is None else (door,)
         try:
-            async with self._confinement.python(program, words, places=places, gives=gives) as process:
+            async with self._confinement.python(program, places=places, gives=gives) as process:
+                with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it never started
+                    process.writer.write(words.encode() + b"\n")
+                    await process.writer.drain()
                 yield process
         except SandboxUnavailable as error:
             raise _unavailable(error) from error

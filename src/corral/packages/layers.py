@@ -20,6 +20,7 @@ from corral.catalog.blobs import BlobStore
 from corral.catalog.packages import Wanted
 from corral.hands.archive import BrokenArchive, packed, unframed
 from corral.kernel.errors import BlobUnavailable, NotFound
+from corral.kernel.ids import DEFAULT_WORKSPACE, WorkspaceId
 from corral.kernel.limits import LAYER_FRESH_SECONDS, LAYER_LOOK_SECONDS, PACKAGES_RETRY_SECONDS
 from corral.packages.installer import Installer, PackagesFailed
 
@@ -39,11 +40,13 @@ class Layers:
         self._making: dict[str, asyncio.Task[str]] = {}
         self._failed_at: dict[str, float] = {}  # monotonic
 
-    async def archive(self, digest: str, packages: Wanted) -> AsyncGenerator[bytes, None]:
-        """The layer of this digest as a tar; installed, if nobody has a fresh one.
+    async def archive(
+        self, digest: str, packages: Wanted, *, workspace_id: WorkspaceId = DEFAULT_WORKSPACE
+    ) -> AsyncGenerator[bytes, None]:
+        """The layer of this digest as a tar; installed for this workspace, if nobody has a fresh one.
 
         Closing it leaves an installation that is on its way. Raises PackagesFailed, BlobUnavailable."""
-        key = await self._stored(digest) or await self._made(digest, packages)
+        key = await self._stored(digest) or await self._made(digest, packages, workspace_id)
         try:
             async with aclosing(self._blobs.get(key)) as blob, aclosing(unframed(blob)) as chunks:
                 async for chunk in chunks:
@@ -64,10 +67,12 @@ class Layers:
         keys = [blob.key async for blob in self._blobs.keys(f"{_PREFIX}{digest}/") if _is_fresh(blob.key)]
         return max(keys, key=_made_at, default=None)
 
-    async def _made(self, digest: str, packages: Wanted) -> str:
+    async def _made(self, digest: str, packages: Wanted, workspace_id: WorkspaceId) -> str:
         making = self._making.get(digest)
         if making is None:
-            making = asyncio.create_task(self._make(digest, packages), name=f"layer {digest[:12]}")
+            making = asyncio.create_task(
+                self._make(digest, packages, workspace_id), name=f"layer {digest[:12]}"
+            )
             self._making[digest] = making
             making.add_done_callback(lambda done: self._done(digest, done))
         return await asyncio.shield(making)
@@ -77,19 +82,25 @@ class Layers:
         if not making.cancelled():
             making.exception()  # whoever waits is told; perhaps nobody does any more
 
-    async def _make(self, digest: str, packages: Wanted) -> str:
+    async def _make(self, digest: str, packages: Wanted, workspace_id: WorkspaceId) -> str:
         ago = time.monotonic() - self._failed_at.pop(digest, float("-inf"))
         await asyncio.sleep(max(0.0, PACKAGES_RETRY_SECONDS - ago))
         key, began_at = f"{_PREFIX}{digest}/{int(time.time())}", time.monotonic()
         try:
-            async with aclosing(self._installer.install(packages)) as archive:
+            async with aclosing(self._installer.install(packages, workspace_id=workspace_id)) as archive:
                 blob = await self._blobs.put(key, packed(archive))
         except PackagesFailed:
-            self._failed_at[digest] = time.monotonic()
+            now = time.monotonic()
+            recent = {each: at for each, at in self._failed_at.items() if now - at < PACKAGES_RETRY_SECONDS}
+            self._failed_at = {**recent, digest: now}
             raise
         seconds = time.monotonic() - began_at
         log.info(
-            "packages %s installed in %.1f s, %d bytes packed", dict(packages), seconds, blob.size_bytes
+            "layer %.12s: packages of %s installed in %.1f s, %d bytes packed",  # their URLs may be secret
+            digest,
+            ", ".join(packages),
+            seconds,
+            blob.size_bytes,
         )
         return key
 

@@ -1,8 +1,9 @@
 """What runs package managers in a throw-away sandbox, on whatever Python is there, which may be an older
 one: standard library only, and of ours nothing but the door.
 
-One argument, JSON: {"do": "install" | "pack", "bounds": {...}, ...}. Places: PLACE, where the layer is made
-and where it will be seen; /scratch; CONFIG, the operator's settings of package managers. Answers:
+One line on stdin, JSON: {"do": "install" | "pack", "bounds": {...}, ...}. It is no argument, since those have
+a bound, and everybody on the machine can read them. Places: PLACE, where the layer is made and where it will
+be seen; /scratch; CONFIG, the operator's settings of package managers. Answers:
 
 install  one line of JSON: {} or {"failed": manager, "missing": program or null, "said": its last words}
 pack     the layer as a tar; exit code 3 if it has too many entries or bytes
@@ -34,11 +35,14 @@ class Failed(Exception):
 
 
 def main() -> None:
-    asked = json.loads(sys.argv[1])
+    asked = json.loads(sys.stdin.readline())
     bounds = asked["bounds"]
     for limit, value in (
         (resource.RLIMIT_FSIZE, bounds["file_bytes"]),
         (resource.RLIMIT_CPU, bounds["cpu_seconds"]),
+        (resource.RLIMIT_NPROC, bounds["processes"]),
+        (resource.RLIMIT_DATA, bounds["memory_bytes"]),
+        (resource.RLIMIT_NOFILE, bounds["open_files"]),
         (resource.RLIMIT_CORE, 0),
     ):
         resource.setrlimit(limit, (value, value))

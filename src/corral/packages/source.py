@@ -1,13 +1,13 @@
 """Packages as a mount: a layer, which a host needs before the session's first tool call."""
 
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 
 from corral.catalog.packages import MOUNT_ID, PLACE, Wanted, layer_digest, wanted
 from corral.hands.providers.binary import CannotWork
 from corral.hands.providers.ground import ground
-from corral.kernel.ids import SessionId
+from corral.kernel.ids import SessionId, WorkspaceId
 from corral.kernel.limits import LAYERS_KNOWN_MAX
 from corral.packages.installer import PackagesFailed
 from corral.packages.layers import Layers
@@ -22,8 +22,10 @@ _NO_PYTHON = "The server's machine has no Python 3 for sandboxes, so packages ca
 class PackageSource:
     """`session.mounts.MountSource` of kind "packages"."""
 
-    def __init__(self, layers: Layers) -> None:
+    def __init__(self, layers: Layers, *, workspace: Callable[[SessionId], Awaitable[WorkspaceId]]) -> None:
+        """workspace: whose a session is. Raises NotFound."""
         self._layers = layers
+        self._workspace = workspace
         self._known: OrderedDict[str, Wanted] = OrderedDict()  # by the digest that we gave it
 
     def mounts(self, attached: Attached) -> Sequence[Mount]:
@@ -44,8 +46,11 @@ class PackageSource:
         packages = self._known.get(mount.digest)
         if packages is None or not mount.digest:
             raise _failed(_NO_PYTHON if packages else "The session's packages are not known any more.")
+        whose = await self._workspace(session_id)
         try:
-            async with aclosing(self._layers.archive(mount.digest, packages)) as archive:
+            async with aclosing(
+                self._layers.archive(mount.digest, packages, workspace_id=whose)
+            ) as archive:
                 async for chunk in archive:
                     yield chunk
         except PackagesFailed as error:

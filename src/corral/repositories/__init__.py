@@ -5,7 +5,7 @@
 
 What a git server sends is hostile, and so is what lies in a repository. So no git ever runs on the host:
 
-* Each git runs alone (`confine`), on the one copy that it works on; what it writes is watched (`watch.py`).
+* Each git runs alone (`confine`), on the one copy that it works on; what it writes is watched.
   Its environment and configuration are fixed (`runner.py`): HTTPS only, no hooks, no submodules, no filters
   (so no LFS), objects checked as they arrive, nobody is asked for a password.
 * Its way out leads to the hosts that the operator allows, at checked addresses. TLS is git's own.

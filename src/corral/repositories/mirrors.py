@@ -25,6 +25,7 @@ from corral.catalog.repositories import (
 )
 from corral.confine.confinement import Confinement, Places
 from corral.confine.tunnel import Tunnel
+from corral.confine.watch import DiskWatch
 from corral.hands.providers.process import BwrapProcess
 from corral.kernel import limits
 from corral.kernel.disk_trees import is_larger
@@ -33,7 +34,6 @@ from corral.kernel.ids import DEFAULT_WORKSPACE, WorkspaceId
 from corral.kernel.shares import Shares
 from corral.repositories.failures import TOO_LARGE, RepositoryFailed, fetch_failed, tree_too_large
 from corral.repositories.shelf import MirrorPlace, Shelf, ShelfBounds
-from corral.repositories.watch import DiskWatch
 
 __all__ = ["Bounds", "Mirrors", "Resolved"]
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from corral.repositories.watch import DiskWatch
+from corral.confine.watch import DiskWatch
 
 
 class Program:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from corral.confine.scratch import Scratch
 from corral.kernel.disk_trees import remove_tree
-from corral.repositories.scratch import Scratch
 
 _GONE = 2**22 + 1  # no process has it: PID_MAX_LIMIT
 
@@ -22,7 +22,7 @@ async def test_what_killed_processes_left_is_removed_beside_the_event_loop(
         threads.append(threading.current_thread())
         remove_tree(top)
 
-    monkeypatch.setattr("corral.repositories.scratch.remove_tree", remove)
+    monkeypatch.setattr("corral.confine.scratch.remove_tree", remove)
     scratch = Scratch(tmp_path, make=Path.mkdir)
     async with scratch.folder() as folder:
         assert folder.is_dir() and not left.exists()

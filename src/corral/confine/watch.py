@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from corral.kernel.disk_trees import is_larger
-from corral.kernel.limits import REPOSITORY_WATCH_SECONDS
+from corral.kernel.limits import CONFINED_WATCH_SECONDS
 
 __all__ = ["DiskWatch"]
 
@@ -48,7 +48,7 @@ class DiskWatch:
 
     async def _watch(self, process: Killable) -> None:
         while self.trouble is None:
-            await asyncio.sleep(REPOSITORY_WATCH_SECONDS)
+            await asyncio.sleep(CONFINED_WATCH_SECONDS)
             await asyncio.to_thread(self._look)
         process.kill()
 
