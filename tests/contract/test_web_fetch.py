@@ -353,6 +353,19 @@ async def test_a_pdf_that_unpacks_without_end_is_given_up(plain: WebHost, opened
     assert failed.code in ("content_too_large", "url_not_accessible", "unsupported_content_type")
 
 
+async def test_what_a_server_says_in_an_error_is_plain_text(opened: Open) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"\0\x1b[2J\x9bwhat\xad\r\n\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server:
+        where = f"localhost:{server.sockets[0].getsockname()[1]}"
+        failed = await refused(opened(private=[where]), f"http://{where}/")
+    assert "what" in failed.message and failed.message.isprintable()
+
+
 async def test_a_slow_drip_ends_at_the_bound_and_a_cancel_ends_it_at_once(
     plain: WebHost, opened: Open
 ) -> None:

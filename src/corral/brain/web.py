@@ -5,6 +5,7 @@ a URL was ever shown to the model is asked of the log alone: it is never compact
 Source: API docs, tools "Web tool restrictions"; docs/DIVERGENCES.md.
 """
 
+import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
@@ -97,9 +98,14 @@ async def _is_seen(
                 )
             case _:
                 continue
-        if counts and any(mentions(text, wanted) for text in texts):
+        # A page can be made to be all URLs, in which to look takes half a second: others go on meanwhile.
+        if counts and await asyncio.to_thread(_is_mentioned, texts, wanted):
             return True
     return False
+
+
+def _is_mentioned(texts: Sequence[str], wanted: WebUrl) -> bool:
+    return any(mentions(text, wanted) for text in texts)
 
 
 def _takes(source: Mapping[str, Json] | None, name: str) -> bool:

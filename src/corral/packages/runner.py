@@ -1,9 +1,9 @@
 """What runs package managers in a throw-away sandbox, on whatever Python is there, which may be an older
 one: standard library only, and of ours nothing but the door.
 
-One line on stdin, JSON: {"do": "install" | "pack", "bounds": {...}, ...}. It is no argument, since those have
-a bound, and everybody on the machine can read them. Places: PLACE, where the layer is made and where it will
-be seen; /scratch; CONFIG, the operator's settings of package managers. Answers:
+One line on stdin, JSON: {"do": "install" | "pack", "bounds": {...}, ...}. It is no argument: those have a
+bound, and everybody on the machine can read them. Places: PLACE, where the layer is made and where it will be
+seen; /scratch; CONFIG, the operator's settings of package managers. Answers:
 
 install  one line of JSON: {} or {"failed": manager, "missing": program or null, "said": its last words}
 pack     the layer as a tar; exit code 3 if it has too many entries or bytes

@@ -179,7 +179,7 @@ async def _asked(process: BwrapProcess, url: WebUrl) -> dict[str, Any] | None:
 
 def _failed(said: Mapping[str, Any], url: WebUrl, tunnel: Tunnel) -> WebFailed:
     """The program only sees a connection that fails; the tunnel knows why."""
-    detail = str(said.get("detail"))[:300]
+    detail = "".join(each if each.isprintable() else " " for each in _text(said.get("detail")))[:300]
     code = said["failed"] if said["failed"] in _FAILURES else "url_not_accessible"
     if code == "url_not_accessible" and tunnel.trouble not in (None, "cut_off"):
         assert tunnel.trouble is not None
