@@ -2,8 +2,8 @@
 one: standard library only, and of ours nothing but the door.
 
 One line on stdin, JSON: {"do": "install" | "pack", "bounds": {...}, ...}. It is no argument: those have a
-bound, and everybody on the machine can read them. Places: PLACE, where the layer is made and where it will be
-seen; /scratch; CONFIG, the operator's settings of package managers. Answers:
+bound, and everybody on the machine can read them. Places: PLACE, where the layer is made and where it will
+be seen; /scratch; CONFIG, the operator's settings of package managers. Answers:
 
 install  one line of JSON: {} or {"failed": manager, "missing": program or null, "said": its last words}
 pack     the layer as a tar; exit code 3 if it has too many entries or bytes
