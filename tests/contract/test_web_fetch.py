@@ -152,11 +152,17 @@ async def test_packed_content_is_unpacked(plain: WebHost, opened: Open) -> None:
 
 
 async def test_the_text_of_a_page_is_bounded_in_tokens(plain: WebHost, opened: Open) -> None:
-    url = plain.page("word " * 50_000, type_="text/plain")
+    url = plain.page("word " * 250_000, type_="text/plain")
     short = await opened().fetch(url, WebRules(max_content_tokens=10))
     assert (len(short.text), short.is_cut) == (40, True)
     whole = await opened().fetch(url, ANY)
-    assert (len(whole.text), whole.is_cut) == (100_000, True)
+    assert (len(whole.text), whole.is_cut) == (1_000_000, True)
+
+
+async def test_letters_that_take_many_bytes_are_no_less_text(plain: WebHost, opened: Open) -> None:
+    url = plain.page("\U0001f40e" * 900_000 + "\x01" * 100_000, type_="text/plain; charset=utf-8")
+    page = await opened().fetch(url, ANY)
+    assert (len(page.text), page.text[0], page.is_cut) == (1_000_000, "\U0001f40e", False)
 
 
 async def test_a_pdf_comes_as_its_text(plain: WebHost, opened: Open) -> None:

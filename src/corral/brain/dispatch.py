@@ -100,7 +100,7 @@ class Dispatch:
             call_id=pending.call_id,
             name=pending.name,
             input=pending.input,
-            recipe=Recipe() if web is not None else await self._recipe(state),  # no sandbox, no mounts
+            recipe=await self._recipe(state) if web is None else Recipe(environment=state.environment),
             placement=pending.placement,
             web=web,
         )

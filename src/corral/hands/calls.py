@@ -15,6 +15,7 @@ from corral.hands.journal import Journal
 from corral.hands.lifecycle import Sandboxes
 from corral.hands.news import NEWS_KEPT, SANDBOX_STOPPED
 from corral.hands.ports import Sandbox, SandboxLost, Web
+from corral.hands.spill import Spill
 from corral.hands.wire import decode_result, encode_result
 from corral.kernel.crash import crash_point
 from corral.kernel.errors import HandsUnavailable, SandboxUnavailable, WorldError
@@ -55,11 +56,13 @@ class Calls:
         *,
         journal: Journal,
         sandboxes: Sandboxes,
+        spill: Spill,
         web: Web | None = None,
     ) -> None:
         self._tasks = tasks
         self._journal = journal
         self._sandboxes = sandboxes
+        self._spill = spill
         self._web = web
         self._calls: dict[EventId, Call] = {}
         self.is_stopping = False
@@ -193,7 +196,7 @@ class Calls:
             raise
 
     async def _reach_out(self, running: Call) -> ToolResult:
-        """A call of a web tool: no sandbox is made for it, and none of the session's takes notice."""
+        """A call of a web tool: the session's sandbox is not made for it, and takes no notice."""
         call, web = running.call, self._web
         if web is None:
             return ToolResult.text("unavailable: this host has no web tools", is_error=True)
@@ -204,7 +207,7 @@ class Calls:
         crash_point("hands.after_started")
         running.stage, running.sandbox = "acting", web
         try:
-            return await web.run(call)
+            return await self._spill.shortened(call, await web.run(call))
         except SandboxUnavailable as error:
             return ToolResult.text(f"unavailable: {error.message}", is_error=True)
 

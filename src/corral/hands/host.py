@@ -24,6 +24,7 @@ from corral.hands.journal import Journal
 from corral.hands.lifecycle import Sandboxes
 from corral.hands.news import OUTCOME_UNKNOWN
 from corral.hands.ports import Probe, Provider, Web, WorkspaceMissing
+from corral.hands.spill import Spill
 from corral.hands.wire import LiveSandbox, decode_result, encode_result
 from corral.hands.workspace import Workspaces
 from corral.kernel.clock import Clock, SystemClock
@@ -81,7 +82,13 @@ class HandsHost:
         )
         self._tasks = asyncio.TaskGroup()
         self._web = web
-        self._calls = Calls(self._tasks, journal=journal, sandboxes=self._sandboxes, web=web)
+        self._calls = Calls(
+            self._tasks,
+            journal=journal,
+            sandboxes=self._sandboxes,
+            spill=Spill(self.workspaces, journal),
+            web=web,
+        )
         self.held = HeldWorkspaces(
             host_id=host_id,
             journal=journal,

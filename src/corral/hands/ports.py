@@ -166,7 +166,8 @@ class Provider(Protocol):
         """A tar stream of all that a session keeps, outputs too, for `unpack`."""
 
     async def unpack(self, workspace: Path, archive: AsyncIterator[bytes]) -> None:
-        """Put what `pack` made, on this host or another, into an empty workspace, links as they were.
+        """Put what `pack` made, on this host or another, into an empty workspace, links as they were; or
+        files by their names in such an archive ("mnt/session/tool-outputs/a") into one that is in use.
         Raises InvalidRequest for a broken archive, SandboxUnavailable if something else prevented it;
         nothing outside is ever touched."""
 

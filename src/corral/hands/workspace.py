@@ -1,7 +1,10 @@
 """Workspaces: one directory per session on the host's side. They outlive sandboxes and hosts."""
 
+import io
 import os
 import re
+import tarfile
+import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
@@ -20,6 +23,7 @@ from corral.kernel.limits import (
 
 __all__ = ["Workspaces"]
 
+_TOOL_OUTPUTS = "/mnt/session/tool-outputs"
 _SESSION_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")  # a single, plain path component
 
 
@@ -105,6 +109,26 @@ class Workspaces:
         home = await self.prepare(session_id)
         unpacked = self.mounted.unpacked(session_id, _bounded(archive, CHECKPOINT_BYTES_MAX))
         await self._provider.unpack(home, unpacked)
+
+    async def put_output(self, session_id: SessionId, name: str, content: bytes) -> str:
+        """Make a file among the session's tool outputs; returns what programs inside call it.
+
+        name: a plain one, which nothing has yet. Raises InvalidRequest, SandboxUnavailable.
+        """
+        self.require_space()
+        home, path = await self.prepare(session_id), f"{_TOOL_OUTPUTS}/{name}"
+        await self._provider.unpack(home, _archive(path.lstrip("/"), content))
+        return self._provider.seen(home, path)
+
+
+async def _archive(path: str, content: bytes) -> AsyncIterator[bytes]:
+    """Of one file."""
+    member = tarfile.TarInfo(path)
+    member.size, member.mode, member.mtime = len(content), 0o644, int(time.time())
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as tar:
+        tar.addfile(member, io.BytesIO(content))
+    yield packed.getvalue()
 
 
 async def _bounded(archive: AsyncIterator[bytes], bytes_max: int) -> AsyncIterator[bytes]:

@@ -311,6 +311,16 @@ class ProviderContract(IsolationContract, MountContract):
                 continue
             raise AssertionError("a broken archive was unpacked")
 
+    async def test_files_are_added_while_the_sandbox_lives(self, lab: Lab) -> None:
+        box = await lab.sandbox()
+        outputs = lab.seen("/mnt/session/tool-outputs")
+        await lab.bash(box, f"echo mine > kept; echo old > {outputs}/old; ln -s $PWD/kept {outputs}/linked")
+        names = [f"mnt/session/tool-outputs/{name}" for name in ("new", "linked")]
+        files = archive_of(*((member(name), b"theirs") for name in names))
+        await lab.provider.unpack(await lab.workspace(), in_chunks(files))
+        assert await lab.bash(box, f"(cd {outputs}; cat new linked old)") == "theirstheirsold"
+        assert await lab.bash(box, "cat kept") == "mine", "no link is written through"
+
     async def test_hostile_archives_are_refused(self, lab: Lab) -> None:
         path = await lab.workspace()
         outside = lab.root.parent / "victim"

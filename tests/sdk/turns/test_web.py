@@ -58,6 +58,26 @@ async def test_a_page_is_fetched_and_a_search_finds_it(
     assert offered[-2:] == ["web_fetch", "web_search"]
 
 
+async def test_a_page_that_is_too_long_is_a_file_in_the_sandbox(stage: Stage, web: WebHost) -> None:
+    url = web.page("begin " + "word " * 30_000 + "end", path="/long", type_="text/plain")
+    look = "cd /mnt/session/tool-outputs; wc -c < *.txt; tail -c 3 *.txt; ls"
+    stage.play(
+        Reply.tools(call(1, "web_fetch", url=url)),
+        Reply.tools(call(2, "bash", command=look)),
+        Reply.text("Read."),
+    )
+    session = await stage.session(toolset())
+    async with stage.watch(session.id) as tail:
+        await stage.send(session.id, text("Read it."))
+        await tail.idle()
+    page, shell = tail.of("agent.tool_result")
+    shown = page.content[0].source.data
+    name = f"{page.tool_use_id}.txt"
+    assert f"all of it is in /mnt/session/tool-outputs/{name}]\nbegin word" in shown
+    assert shown.endswith("word end") and len(shown) < 5000
+    assert shell.content[0].text == f"{6 + 150_000 + 3}\nend{name}"
+
+
 async def test_a_fetch_is_limited_to_what_was_shown(stage: Stage, web: WebHost) -> None:
     shown = web.page("<p>shown, with a <a href='/linked'>link</a></p>", path="/shown")
     linked = web.page("linked", path="/linked")

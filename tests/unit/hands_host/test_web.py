@@ -9,7 +9,8 @@ import pytest
 from corral.catalog.web.rules import WebRules
 from corral.hands.wire import decode_call, encode_call
 from corral.kernel.errors import SandboxUnavailable
-from corral.session.call import INTERRUPTED, ToolCall
+from corral.kernel.limits import TOOL_OUTPUT_CHARS_MAX
+from corral.session.call import INTERRUPTED, Recipe, ToolCall
 from corral.session.content import ToolResult
 
 SESSION = "sesn_1"
@@ -30,6 +31,11 @@ class Counter:
         self.arrived.set()
         if self.unavailable:
             raise SandboxUnavailable("no sandbox here")
+        if call.input["url"] == "long":
+            data = "a" + "é" * TOOL_OUTPUT_CHARS_MAX + "z"
+            return ToolResult(
+                content=({"type": "document", "source": {"type": "text", "data": data}, "title": "Long"},)
+            )
         if call.input["url"] == "wait":
             waiting = asyncio.ensure_future(self.go.wait())
             self._running[call.call_id] = waiting  # type: ignore[assignment]
@@ -112,6 +118,39 @@ async def test_a_fetch_that_cannot_be_made_safe_is_an_error_result(host, fetch, 
     result = await host.execute(fetch("c1"), epoch=1)
     assert result.is_error
     assert text(result).startswith("unavailable: no sandbox")
+
+
+async def test_a_long_page_is_a_file_in_the_workspace(host, fetch, bash, journal) -> None:
+    result = await host.execute(fetch("c1", "long"), epoch=1)
+    [document] = result.content
+    shown, path = document["source"]["data"], "/mnt/session/tool-outputs/c1.txt"
+    assert shown.startswith(f"[output of more than 100000 characters; all of it is in {path}]\naé")
+    assert shown.endswith("éz") and len(shown) < 5000 and document["title"] == "Long"
+    (held,) = await journal.held.rows(SESSION)
+    assert (held.had, held.changes - held.kept > 0) == (False, True), "to copy, and no news"
+    # The provider of these tests sees the whole layout below the workspace.
+    counted = await host.execute(bash("c2", f"wc -m < .{path}; tail -c 1 .{path}"), epoch=1)
+    assert text(counted) == f"{TOOL_OUTPUT_CHARS_MAX + 2}\nz"
+    assert (await host.execute(fetch("c1", "long"), epoch=1)) == result
+
+
+async def test_a_long_page_of_a_session_elsewhere_is_cut(host, fetch, journal) -> None:
+    elsewhere = replace(fetch("c1", "long"), recipe=Recipe(environment={"type": "self_hosted"}))
+    [document] = (await host.execute(elsewhere, epoch=1)).content
+    shown = document["source"]["data"]
+    assert shown.startswith("aé") and shown.endswith("these are its first 100000 characters]")
+    assert await journal.held.rows(SESSION) == []
+
+
+async def test_a_long_page_is_shown_though_no_file_can_be_made(host, fetch, provider) -> None:
+    async def full(workspace, archive) -> None:
+        raise SandboxUnavailable("the disk is full")
+
+    provider.unpack = full
+    result = await host.execute(fetch("c1", "long"), epoch=1)
+    shown = result.content[0]["source"]["data"]
+    assert "all of it is in no file (the disk is full)]" in shown and shown.endswith("éz")
+    assert not result.is_error
 
 
 async def test_a_host_without_web_tools_says_so(open_host, fetch) -> None:

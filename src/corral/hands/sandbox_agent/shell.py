@@ -15,7 +15,7 @@ from binascii import hexlify
 from typing import IO, Any
 
 from .processes import kill_tree
-from .wire import Place, bounded_result, preview, spill_path, text_result
+from .wire import Place, bounded_result, spill_path, text_result
 
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
 _READ_BYTES = 64 * 1024
@@ -143,7 +143,7 @@ class Command:
             return bounded_result(self._place, self._call_id, out, is_error=code != 0)
         self._end_spill(at >= 0)
         head = _ANSI.sub("", self._head.decode(errors="replace"))
-        shown = preview(head, out, spill_path(self._place, self._call_id), self._place.limits)
+        shown = self._place.limits.preview(head, out, spill_path(self._place, self._call_id))
         return text_result(self._call_id, shown, is_error=code != 0)
 
     def _end_spill(self, has_mark: bool) -> None:

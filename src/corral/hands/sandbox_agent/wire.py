@@ -39,6 +39,10 @@ class Limits:
         self.file_bytes: int = values["file_bytes"]
         self.open_files: int = values["open_files"]
 
+    def preview(self, head: str, tail: str, path: str) -> str:
+        chars = {"output_chars": self.output_chars, "preview_chars": self.preview_chars}
+        return preview(head, tail, path, **chars)
+
 
 class Place:
     """Where the tools work: the working directory, what else they may reach, where big outputs go."""
@@ -79,11 +83,11 @@ def spill_path(place: Place, call_id: str) -> str:
     return os.path.join(place.spill, call_id + ".txt")
 
 
-def preview(head: str, tail: str, path: str, limits: Limits) -> str:
+def preview(head: str, tail: str, path: str, *, output_chars: int, preview_chars: int) -> str:
     """What the model reads of an output that went to a file. Source: API docs, tools, our wording."""
     return (
-        f"[output of more than {limits.output_chars} characters; all of it is in {path}]\n"
-        f"{head[: limits.preview_chars]}\n[...]\n{tail[-limits.preview_chars :]}"
+        f"[output of more than {output_chars} characters; all of it is in {path}]\n"
+        f"{head[:preview_chars]}\n[...]\n{tail[-preview_chars:]}"
     )
 
 
@@ -96,5 +100,5 @@ def bounded_result(place: Place, call_id: str, text: str, *, is_error: bool) -> 
                 spill.write(text)
         except (OSError, UnicodeEncodeError) as e:  # a full disk must not eat the result
             path = f"no file ({e})"
-        text = preview(text, text, path, place.limits)
+        text = place.limits.preview(text, text, path)
     return text_result(call_id, text, is_error=is_error)

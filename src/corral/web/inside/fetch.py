@@ -70,7 +70,8 @@ def main() -> None:
         except Exception as error:  # parsers break on hostile pages in ways that they do not document
             detail = f"the page cannot be read: {type(error).__name__}"
             answer = {"failed": "unsupported_content_type", "detail": detail}
-        print(json.dumps(answer), flush=True)
+        sys.stdout.buffer.write(json.dumps(answer, ensure_ascii=False).encode("utf-8", "replace") + b"\n")
+        sys.stdout.buffer.flush()
 
 
 def get(asked: dict[str, Any], proxy: int, bounds: dict[str, Any]) -> dict[str, Any]:
