@@ -45,6 +45,7 @@ class Connection(HttpToolsProtocol):
 
     _is_in_body = False
     _is_deaf = False  # nothing that comes is looked at any more
+    _is_read_again = False  # a request, as one that does not ask for another protocol
     _head_bytes = 0  # read since the last head was whole, bodies aside
     _answering: RequestResponseCycle | None = None  # `cycle` is the last one read, which may have to wait
     _timer: asyncio.TimerHandle | None = None
@@ -140,7 +141,11 @@ class Connection(HttpToolsProtocol):
             self._within(HTTP_LINGER_SECONDS, self.transport.close)
 
     def _pass_over_upgrade(self, rest: bytes) -> None:
-        """Read the request again as one that does not ask for another protocol."""
+        """Read the request again as one that does not ask for another protocol. One at a time: each costs
+        a look at all that came with it."""
+        if self._is_read_again:
+            self._refuse(400, "Upgrade: wait for the answer before another request asks for a protocol")
+            return
         method = self.parser.get_method()
         if method == b"CONNECT":  # would come out the same again
             self._refuse(400, "CONNECT: this is no proxy")
@@ -149,7 +154,11 @@ class Connection(HttpToolsProtocol):
         lines += [b"%b: %b" % (name, value) for name, value in self.headers if name not in _OF_UPGRADES]
         self.parser = httptools.HttpRequestParser(self)
         self._head_bytes = 0
-        self.data_received(b"\r\n".join([*lines, b"", rest]))
+        self._is_read_again = True
+        try:
+            self.data_received(b"\r\n".join([*lines, b"", rest]))
+        finally:
+            self._is_read_again = False
 
     # -- bounds --------------------------------------------------------------------------------------
     def _within(self, seconds: float, otherwise: Callable[[], None]) -> None:
