@@ -9,6 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
+from corral.catalog.toolset import check_web_settings
+from corral.catalog.web.settings import WEB_TOOLS
+from corral.kernel.errors import InvalidRequest
 from corral.kernel.ids import ThreadId
 from corral.kernel.limits import (
     MOUNT_FAILURES_MAX,
@@ -101,6 +104,20 @@ def poisoned(failures: int) -> str:
         " waited were dropped. Send a message to try again; if it fails again, start a new session, and"
         " look into the server's log for why."
     )
+
+
+def of_settings(state: State, thread: Thread) -> Ending | None:
+    """The model calls a web tool whose settings are valid no more. Source: API docs, tools."""
+    for name in {call.name for call in thread.calls.values()}.intersection(WEB_TOOLS):
+        try:
+            check_web_settings(thread.agent["tools"], state.environment, name)
+        except InvalidRequest as error:
+            return Ending(
+                error_type="unknown_error",
+                message=f"The settings of {name} are no longer valid: {error.message}. Update the session's"
+                " agent, and send a message to go on.",
+            )
+    return None
 
 
 def lacks(state: State) -> bool:

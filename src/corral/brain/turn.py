@@ -236,10 +236,7 @@ class _Thread:
         self._take_confirmations()
         self._answer_refused_calls()
         is_left = bool(left_running(thread, epoch=self.terms.epoch))
-        if thread.status == "running" and ending.lacks(self.draft.state) and not (is_busy or is_left):
-            for call in list(thread.calls.values()):
-                _answer_for(self.draft, call, ending.NEVER_RAN)
-            self._stop()
+        if thread.status == "running" and not (is_busy or is_left) and self._is_stuck():
             return
         if thread.calls:
             self._wait_for_calls(is_busy=is_busy)
@@ -262,6 +259,20 @@ class _Thread:
             self._give_up(large.error_type, large.message)
         elif not thread.seeks_skills or self.thread_id in self.draft.sought:
             self._ask()
+
+    def _is_stuck(self) -> bool:
+        """End a turn whose calls cannot be run, before any of them is; whether that is so."""
+        lacks = ending.lacks(self.draft.state)
+        wrong = ending.of_settings(self.draft.state, self.thread)
+        if not lacks and wrong is None:
+            return False
+        for call in list(self.thread.calls.values()):
+            _answer_for(self.draft, call, ending.NEVER_RAN)
+        if lacks or wrong is None:
+            self._stop()  # as has been said
+        else:
+            self._give_up(wrong.error_type, wrong.message)
+        return True
 
     def _ask(self) -> None:
         """Announce the next model request: for a summary, if the conversation outgrows the window."""

@@ -85,19 +85,30 @@ def check_web_networking(tools: Sequence[Wire], environment: Wire, *, where: str
 
     Raises InvalidRequest for an enabled web tool that allows a domain outside of `allowed_hosts`.
     """
-    hosts = limited_to(environment)
-    if hosts is None:
-        return
     for name in WEB_TOOLS:
         found = built_in(tools, name)
-        if found is None or not found.config["enabled"]:
-            continue
-        for number, entry in enumerate(found.config.get("allowed_domains") or ()):
-            if not host_allowed(hosts, split_domain(entry)[0]):
-                raise InvalidRequest(
-                    f"{where}{found.path}.allowed_domains.{number}: {entry!r} is not among the"
-                    " networking.allowed_hosts of the environment, which is limited to those"
-                )
+        if found is not None and found.config["enabled"]:
+            _check_networking(found, environment, where)
+
+
+def check_web_settings(tools: Sequence[Wire], environment: Wire, name: str) -> None:
+    """Whether the settings of this web tool, stored some time ago, could be stored now: what is a registry
+    suffix changes, as do the rules of a newer server. Raises InvalidRequest naming the field."""
+    found = built_in(tools, name)
+    if found is not None and found.config["enabled"]:
+        custom_tools = {tool["name"] for tool in tools if tool["type"] == "custom"}
+        resolve_web_tool(name, found.config, f"agent.{found.path}", custom_tools=custom_tools)
+        _check_networking(found, environment, "agent.")
+
+
+def _check_networking(found: FoundTool, environment: Wire, where: str) -> None:
+    hosts = limited_to(environment)
+    for number, entry in enumerate(found.config.get("allowed_domains") or ()):
+        if hosts is not None and not host_allowed(hosts, split_domain(entry)[0]):
+            raise InvalidRequest(
+                f"{where}{found.path}.allowed_domains.{number}: {entry!r} is not among the"
+                " networking.allowed_hosts of the environment, which is limited to those"
+            )
 
 
 def _configured(toolset: Wire, name: str) -> Wire:

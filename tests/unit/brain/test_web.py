@@ -87,6 +87,39 @@ def test_a_tool_that_was_taken_away_reaches_nothing() -> None:
     assert not rules.allows("example.com")
 
 
+def change_domains(scene: Scene, *domains: str) -> None:
+    """As if the list had been saved when its entries were good."""
+    primary = scene.state.threads[scene.record.primary_thread_id]
+    primary.agent["tools"][0]["configs"][0]["allowed_domains"] = list(domains)
+
+
+def test_settings_that_became_invalid_end_the_turn_before_anything_runs() -> None:
+    scene = Scene(snapshot({"name": "web_fetch", "allowed_domains": ["example.co.uk"]}))
+    change_domains(scene, "co.uk")
+    scene.say("go")
+    scene.step()
+    scene.asked()
+    said = scene.step(scene.reply(use("web_fetch", url="https://a.co.uk/"), use("bash", command="true")))
+    assert not scene.decide()
+    assert said.count("agent.tool_result") == 2 and scene.last("agent.tool_result").is_error
+    error = scene.last("session.error").error
+    assert (error["type"], error["retry_status"]) == ("unknown_error", {"type": "exhausted"})
+    assert error["message"].startswith(
+        "The settings of web_fetch are no longer valid: agent.tools.0.configs.0.allowed_domains.0: 'co.uk'"
+    )
+    assert scene.last("session.status_idle").stop_reason == {"type": "retries_exhausted"}
+    change_domains(scene, "example.co.uk")
+    assert calling(scene, "web_fetch", url="https://example.co.uk/").placement == scene.placement
+    assert scene.in_flight, "it runs"
+
+
+def test_other_tools_run_though_settings_of_the_web_became_invalid() -> None:
+    scene = Scene(snapshot({"name": "web_fetch", "allowed_domains": ["example.com"]}))
+    change_domains(scene, "com")
+    assert calling(scene, "bash", command="true").placement == scene.placement
+    assert scene.in_flight
+
+
 def test_a_search_that_answered_counts_and_costs() -> None:
     scene = Scene(snapshot())
     calling(scene, "web_search", query="ada")
