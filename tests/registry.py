@@ -3,6 +3,7 @@
     with Registry.start(directory) as registry:
         registry.wheel("greet", "1.0", {"greet/__init__.py": "..."}, scripts={"greet": "greet:main"})
         registry.tarball("hello", "1.0.0", {"index.js": "..."}, scripts={"hello": "index.js"})
+    registry.deb("ave", "1.0", {"usr/bin/ave": "..."}, postinst="...")
 
 `registry.requests` is what came, in order.
 """
@@ -12,7 +13,9 @@ import hashlib
 import io
 import json
 import ssl
+import subprocess
 import tarfile
+import tempfile
 import threading
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -51,6 +54,10 @@ class Registry:
         thread.start()
         registry.config.mkdir()
         (registry.config / "pip.conf").write_text(f"[global]\nindex-url = {registry.url}/simple/\n")
+        (registry.config / "apt").mkdir()
+        # Nobody has signed it: apt is told to believe it.
+        sources = f"deb [trusted=yes] {registry.url}/apt ./\n"
+        (registry.config / "apt" / "sources.list").write_text(sources)
         (registry.config / "npmrc").write_text(f"registry={registry.url}/npm/\n")
         try:
             yield registry
@@ -119,6 +126,29 @@ class Registry:
         self.files[path] = content
         listing = {"name": name, "dist-tags": {"latest": version}, "versions": {version: about}}
         self.files[f"/npm/{name}"] = json.dumps(listing).encode()
+
+    def deb(self, name: str, version: str, files: Mapping[str, str], *, postinst: str = "") -> None:
+        """A package in the one repository of apt. files: by path, without the first slash; executable."""
+        with tempfile.TemporaryDirectory() as made:
+            top = Path(made, "package")
+            about = (
+                f"Package: {name}\nVersion: {version}\nArchitecture: all\nMaintainer: Ada <a@example.com>\n"
+            )
+            control = {"DEBIAN/control": f"{about}Description: {name}\n"}
+            scripts = {"DEBIAN/postinst": f"#!/bin/sh\nset -e\n{postinst}\n"} if postinst else {}
+            for path, content in {**control, **scripts, **files}.items():
+                (top / path).parent.mkdir(parents=True, exist_ok=True)
+                (top / path).write_text(content)
+                (top / path).chmod(0o644 if path == "DEBIAN/control" else 0o755)
+            for folder in [top, *(path for path in top.rglob("*") if path.is_dir())]:
+                folder.chmod(0o755)
+            build = ["dpkg-deb", "--build", "--root-owner-group", str(top), f"{made}/{name}.deb"]
+            subprocess.run(build, check=True, capture_output=True)
+            content = Path(made, f"{name}.deb").read_bytes()
+        self.files[f"/apt/./{name}.deb"] = content
+        digest = hashlib.sha256(content).hexdigest()
+        listed = f"{about}Filename: ./{name}.deb\nSize: {len(content)}\nSHA256: {digest}\n\n"
+        self.files["/apt/./Packages"] = self.files.get("/apt/./Packages", b"") + listed.encode()
 
 
 def _tar(files: Mapping[str, str], *, below: str) -> bytes:

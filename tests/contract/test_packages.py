@@ -112,6 +112,27 @@ async def test_a_failure_names_its_cause_and_nothing_of_it_stays(
     assert not list((tmp_path / "packages" / "scratch").iterdir())
 
 
+async def test_packages_of_the_system_are_really_installed(opened: Open, registry: Registry) -> None:
+    """Their programs are there, also those of others that they replace; their scripts ran, as root of
+    nothing but what is theirs."""
+    ave = "update-alternatives --install /usr/bin/ave-caesar ave-caesar /usr/bin/ave 1"
+    said = "{ id -u; id -un; cat /proc/net/dev; } > /usr/share/ave/said"
+    own = {"usr/bin/ave": "#!/bin/sh\necho ave\n", "usr/bin/true": "#!/bin/sh\n", "usr/share/ave/x": ""}
+    registry.deb("ave", "1.0", own, postinst=f"{ave}; {said}; rm /usr/bin/env")
+    registry.deb("broken", "1.0", {}, postinst="echo cannot >&2; exit 7")
+    data = b"".join([chunk async for chunk in opened().install({"apt": ("ave=1.0",)})])
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        found = {member.name.removeprefix("./apt/"): member for member in tar}
+        assert {"usr/bin/ave", "usr/bin/true", "etc/alternatives/ave-caesar"} <= set(found)
+        assert found["usr/bin/ave-caesar"].linkname == "/etc/alternatives/ave-caesar"
+        told = tar.extractfile(found["usr/share/ave/said"])
+        assert told is not None and told.read().count(b":") == 1, "no network but its own"
+        assert not {name for name in found if name.startswith(("etc/passwd", "etc/apt", "var/lib/dpkg"))}
+        assert all(member.isreg() or member.isdir() or member.issym() for member in found.values())
+    failed = await failure(opened(), {"apt": ("broken",)})
+    assert "cannot" in failed.message and "7" in failed.message
+
+
 async def test_settings_with_credentials_are_refused(
     opened: Open, registry: Registry, tmp_path: Path
 ) -> None:

@@ -31,6 +31,12 @@ async def registry(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Re
             {"index.js": "#!/usr/bin/env node\nmodule.exports = 'hello'; console.log('hello');\n"},
             scripts={"hello": "index.js"},
         )
+        running.deb(
+            "ave",
+            "1.0",
+            {"usr/bin/ave": "#!/bin/sh\necho ave\n", "etc/ave.conf": "x=1\n"},
+            postinst="update-alternatives --install /usr/bin/caesar caesar /usr/bin/ave 1",
+        )
         yield running
 
 
@@ -78,12 +84,16 @@ async def turn(
 
 
 async def test_a_session_with_packages(registry: Registry, stage: Stage) -> None:
-    look = "greet; python3 -c 'import greet; greet.main()'; hello; node -e \"require('hello')\""
-    wanted = {"pip": ["greet==1.0"], "npm": ["hello"]}
+    look = (
+        "greet; python3 -c 'import greet; greet.main()'; hello; node -e \"require('hello')\"; caesar;"
+        " cat /etc/ave.conf"
+    )
+    wanted = {"apt": ["ave"], "npm": ["hello"], "pip": ["greet==1.0"]}
+    shown = ["salve", "salve", "hello", "hello", "ave", "x=1"]
     session = await session_with(stage, **wanted)
     async with stage.watch(session.id) as tail:
         said = await turn(stage, session.id, tail, f"{look}; touch /opt/corral/packages/pip/x; env")
-        assert said.split("\n")[:4] == ["salve", "salve", "hello", "hello"]
+        assert said.split("\n")[:6] == shown
         assert "Read-only file system" in said and registry.where not in said
         assert not tail.of("session.error")
     assert registry.taken()
@@ -93,7 +103,7 @@ async def test_a_session_with_packages(registry: Registry, stage: Stage) -> None
             shutil.rmtree(stage.server.config.data_dir / "hands" / "layers")
         again = await session_with(stage, **wanted)
         async with stage.watch(again.id) as tail:
-            assert (await turn(stage, again.id, tail, look)).split() == ["salve", "salve", "hello", "hello"]
+            assert (await turn(stage, again.id, tail, look)).split() == shown
     assert not registry.taken()
 
 
@@ -123,6 +133,7 @@ async def test_hostile_packages_stay_in_their_place(
         "os.makedirs('/opt/corral/packages/pip/bin', exist_ok=True)\n"
         f"link({str(outside)!r}, '/opt/corral/packages/data')\n"
         "link('/', '/opt/corral/packages/npm')\n"
+        "link('/', '/opt/corral/packages/apt')\n"
         "link('/etc/passwd', '/opt/corral/packages/pip/bin/users')\n"
         "said = os.popen('id -u; ls -a / /root /home 2>&1; env; ls /sys 2>&1').read()\n"
         "open('/opt/corral/packages/pip/said', 'w').write(said)\n"

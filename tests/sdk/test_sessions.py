@@ -98,7 +98,7 @@ def test_refused_sessions(client, agent_id, environment_id, fields, named) -> No
 
 def test_environments_that_cannot_be_kept(client, agent_id) -> None:
     for config, named in (
-        ({"packages": {"cargo": ["hyperfine"]}}, "config.packages.cargo"),
+        ({"networking": {"type": "limited", "allow_package_managers": True}}, "allow_package_managers"),
         ({"networking": {"type": "limited", "allowed_hosts": ["a.example"]}}, "allowed_hosts"),
     ):
         made = client.beta.environments.create(name="e", config={"type": "cloud", **config})

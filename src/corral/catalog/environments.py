@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from corral.catalog.metadata import merged
-from corral.catalog.packages import INSTALLABLE, PACKAGE_MANAGERS, wanted
+from corral.catalog.packages import PACKAGE_MANAGERS, wanted
 from corral.catalog.records import Wire
 from corral.kernel.clock import rfc3339
 from corral.kernel.errors import InvalidRequest
@@ -68,15 +68,9 @@ def check_session_environment(environment: Wire) -> None:
     config = environment["config"]
     if config["type"] == "self_hosted":  # its workers' machines are what they are
         return
-    packages = wanted(config)
-    if unknown := [name for name in packages if name not in INSTALLABLE]:
-        raise InvalidRequest(
-            f"{where} lists config.packages.{unknown[0]}, which this server cannot install yet; it can"
-            f" install with {', '.join(sorted(INSTALLABLE))}"
-        )
     networking = config["networking"]
     open_ways = [name for name in _NO_HOST if networking.get(name)]
-    if packages and "allow_package_managers" in open_ways:  # they install before the sandbox is there
+    if wanted(config) and "allow_package_managers" in open_ways:  # they install before the sandbox is there
         open_ways.remove("allow_package_managers")
     if open_ways:
         raise InvalidRequest(

@@ -11,13 +11,10 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final, TypeAlias
 
-__all__ = ["INSTALLABLE", "MOUNT_ID", "PACKAGE_MANAGERS", "PLACE", "Wanted", "layer_digest", "wanted"]
+__all__ = ["MOUNT_ID", "PACKAGE_MANAGERS", "PLACE", "Wanted", "layer_digest", "wanted"]
 
 PACKAGE_MANAGERS: Final = ("apt", "cargo", "gem", "go", "npm", "pip")
 """In the order in which they install."""
-
-INSTALLABLE: Final = frozenset({"npm", "pip"})
-"""Those that this server installs with."""
 
 PLACE: Final = "/opt/corral/packages"
 MOUNT_ID: Final = "packages"  # of a session's layer: it has one

@@ -23,6 +23,7 @@ from corral.hands.providers.cgroup import Cgroups
 from corral.hands.providers.home import HOST_UID, drops_uid
 from corral.hands.providers.inside import copied
 from corral.hands.providers.launch import Blueprint, bwrap_arguments, confined
+from corral.hands.providers.overlay import Overlay
 from corral.hands.providers.process import BwrapProcess
 from corral.hands.providers.seccomp import seccomp_filter
 from corral.kernel.errors import SandboxUnavailable
@@ -40,10 +41,26 @@ _ENVIRONMENT: Final = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": _TMP, "LC
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Places:
-    """Directories of the host by the place where the program sees them."""
+    """Directories of the host by the place where the program sees them.
+
+    inside: a directory with most of them; those of an overlay must be of one mount. Only there may files be
+    among them.
+    overlay: what lies over the system's programs. is_root: the program is root in there, of its own files.
+    """
 
     read_only: Mapping[str, Path] = field(default_factory=dict)
     writable: Mapping[str, Path] = field(default_factory=dict)
+    inside: Path | None = None
+    overlay: Overlay | None = None
+    is_root: bool = False
+
+    @property
+    def roots(self) -> list[Path]:
+        """Directories; what is bound is one of these, or lies in one."""
+        bound = [*self.read_only.values(), *self.writable.values()]
+        if self.inside is None:
+            return bound
+        return [self.inside, *(path for path in bound if not path.is_relative_to(self.inside))]
 
 
 class Confinement:
@@ -115,7 +132,7 @@ class Confinement:
         def command(seccomp_fd: int, info_fd: int, procs_files: Sequence[Path]) -> Sequence[str]:
             chain = confined(
                 blueprint,
-                roots=[*places.read_only.values(), *places.writable.values()],
+                roots=places.roots,
                 arguments=lambda seen: bwrap_arguments(
                     blueprint,
                     seen,
@@ -123,6 +140,8 @@ class Confinement:
                     writable=[(seen(source), place) for place, source in places.writable.items()],
                     workdir=_TMP,
                     env=_ENVIRONMENT,
+                    overlay=places.overlay,
+                    is_root=places.is_root,
                     seccomp_fd=seccomp_fd,
                     info_fd=info_fd,
                 ),

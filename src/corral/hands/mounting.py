@@ -112,7 +112,11 @@ class Mounting:
                 task = asyncio.create_task(self._bring(session_id, mount, epoch), name=f"mount {key}")
                 self._bringing[key] = task
                 task.add_done_callback(lambda done, key=key: self._brought(key, done))  # type: ignore[misc]
-            await asyncio.shield(task)
+            try:
+                await asyncio.shield(task)
+            except MountFailed as failed:
+                failed.is_needed = mount.kind == "packages"  # the environment is nothing without
+                raise
 
     async def warm(self, session_id: SessionId, recipe: Recipe, *, epoch: int) -> None:
         missing = set(await self._hands.missing(session_id, epoch=epoch, recipe=recipe))

@@ -401,7 +401,7 @@ WEB_SNIPPET_CHARS_MAX = 2000  # of what a search says of one page
 # -- packages ---------------------------------------------------------------------------------------
 PACKAGES_SECONDS_MAX = 600.0  # of one installation: a session waits for it; large ones compile
 PACKAGES_RETRY_SECONDS = 3.0  # from a failed installation to the next one of the same packages
-PACKAGES_BUILDS_AT_ONCE = 2  # per node, shared by workspaces: each may keep all cores busy
+PACKAGES_BUILDS_AT_ONCE = 4  # per node, shared by workspaces: each may keep all cores busy
 PACKAGES_RECEIVED_BYTES_MAX = 4 * 1024**3  # that one may download
 PACKAGES_SENT_BYTES_MAX = 256 * 1024**2  # that one may send: questions to registries
 PACKAGES_STALL_SECONDS = 60.0  # for so long a registry may leave a question unanswered

@@ -7,8 +7,7 @@ import asyncio
 import contextlib
 import json
 import logging
-import shutil
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +19,11 @@ from corral.confine.confinement import Confinement, Places
 from corral.confine.scratch import Scratch
 from corral.confine.tunnel import Trouble, Tunnel
 from corral.confine.watch import DiskWatch
+from corral.hands.providers.layers import Layer
+from corral.hands.providers.overlay import Overlay
 from corral.hands.providers.process import BwrapProcess
 from corral.kernel import limits
+from corral.kernel.disk_trees import is_real_directory
 from corral.kernel.errors import SandboxUnavailable, WorldError
 from corral.kernel.ids import DEFAULT_WORKSPACE, WorkspaceId
 from corral.kernel.shares import Shares
@@ -33,6 +35,8 @@ log = logging.getLogger(__name__)
 
 _RUNNER: Final = "corral.packages.runner"
 _CONFIG: Final = "/run/corral/packages"
+_ADMIN: Final = "/var/lib/dpkg"  # what the system has; read-only
+_BASE: Final = "/run/corral/dpkg"  # where the runner copies that from
 _TOO_LARGE: Final = 3  # exit code of the runner
 _CHUNK_BYTES: Final = 256 * 1024
 _NO_ROOM: Final = "The server that installs packages is short of disk space."
@@ -61,6 +65,29 @@ class Bounds:
     disk_free_bytes_min: int = limits.DISK_FREE_BYTES_MIN
 
 
+@dataclass(frozen=True, slots=True)
+class _Bench:
+    """Where one installation is made."""
+
+    top: Path
+
+    @property
+    def layer(self) -> Path:
+        return self.top / "layer"
+
+    @property
+    def scratch(self) -> Path:
+        return self.top / "scratch"
+
+    @property
+    def config(self) -> Path:
+        return self.top / "config"
+
+    @property
+    def writable(self) -> Mapping[str, Path]:
+        return {PLACE: self.layer, "/scratch": self.scratch}
+
+
 class Installer:
     """Of one node; other processes may share `root`."""
 
@@ -84,25 +111,21 @@ class Installer:
     async def install(
         self, packages: Wanted, *, workspace_id: WorkspaceId = DEFAULT_WORKSPACE
     ) -> AsyncGenerator[bytes, None]:
-        """The layer as a tar, relative to its own top. Close it if it is left early.
+        """The layer as a tar, relative to its own top. Close it if it is left early. workspace_id: who
+        waits for a place, with the others.
 
-        workspace_id: for whom; no workspace takes all of this node. Raises PackagesFailed, also in its
-        middle: then it is not whole.
+        Raises PackagesFailed, also in its middle: then it is not whole.
         """
-        async with (
-            self._builds.one(workspace_id),
-            self._scratch.folder() as layer,
-            self._scratch.folder() as scratch,
-            self._registries() as config,
-        ):
+        async with self._builds.one(workspace_id), self._scratch.folder() as top:
+            bench = await asyncio.to_thread(self._lay_out, top)
             try:
                 async with asyncio.timeout(self._bounds.seconds):
-                    await self._install(packages, layer=layer, scratch=scratch, config=config)
+                    await self._install(packages, bench)
             except TimeoutError:
                 raise PackagesFailed(
                     f"The packages were not installed within {self._bounds.seconds:g} s."
                 ) from None
-            places = Places(read_only={PLACE: layer})
+            places = Places(writable={PLACE: bench.layer})
             async with self._running({"do": "pack"}, places) as process:
                 while chunk := await process.reader.read(_CHUNK_BYTES):
                     yield chunk
@@ -115,7 +138,41 @@ class Installer:
 
     # -- one installation ---------------------------------------------------------------------------
 
-    async def _install(self, packages: Wanted, *, layer: Path, scratch: Path, config: Path) -> None:
+    async def _install(self, packages: Wanted, bench: "_Bench") -> None:
+        """Those of the system first: others are built against them."""
+        files, overlay = {_CONFIG: bench.config}, None
+        if "apt" in packages:
+            await self._install_system(packages["apt"], bench)
+            made = Layer.at(bench.layer)
+            files |= {place: path for path, place in made.files}
+            overlay = made.overlay
+        if rest := {manager: wanted for manager, wanted in packages.items() if manager != "apt"}:
+            places = Places(read_only=files, writable=bench.writable, inside=bench.top, overlay=overlay)
+            await self._run({"do": "install", "packages": rest}, places, bench, has_door=True)
+
+    async def _install_system(self, packages: Sequence[str], bench: "_Bench") -> None:
+        if not Path(_ADMIN, "status").is_file():
+            raise PackagesFailed(
+                "apt packages cannot be installed: the server's machine runs neither Debian nor Ubuntu."
+            )
+        read_only = {"/etc/apt": bench.config / "apt", _ADMIN: Path(_ADMIN)}
+        places = Places(read_only=read_only, writable=bench.writable)
+        await self._run({"do": "fetch", "packages": packages}, places, bench, has_door=True)
+        made, work = bench.layer / "apt", bench.scratch / "overlay"
+        if not all(map(is_real_directory, (made, made / "usr", made / "etc", made / "var", work))):
+            raise PackagesFailed("apt packages cannot be installed.", detail="what was fetched is odd")
+        places = Places(
+            read_only={_BASE: Path(_ADMIN)},
+            writable={"/etc": made / "etc", "/var": made / "var", "/scratch": bench.scratch},
+            inside=bench.top,
+            overlay=Overlay(upper=made / "usr", work=work),
+            is_root=True,
+        )
+        await self._run({"do": "unpack", "packages": packages}, places, bench, has_door=False)
+
+    async def _run(
+        self, asked: Mapping[str, Any], places: Places, bench: "_Bench", *, has_door: bool
+    ) -> None:
         tunnel = Tunnel(
             self._hosts,
             bytes_max=self._bounds.received_bytes_max,
@@ -123,23 +180,24 @@ class Installer:
             silent_seconds=limits.PACKAGES_STALL_SECONDS,
             connections_max=limits.PACKAGES_CONNECTIONS_MAX,
         )
-        asked = {"do": "install", "packages": packages}
-        places = Places(read_only={_CONFIG: config}, writable={PLACE: layer, "/scratch": scratch})
+        watch = DiskWatch(
+            bench.top,
+            bytes_max=2 * self._bounds.layer_bytes_max,
+            entries_max=2 * self._bounds.layer_entries_max,
+            has_room=lambda: self._scratch.free_bytes() > self._bounds.disk_free_bytes_min,
+        )
         async with (
             tunnel.door() as door,
-            self._running(asked, places, door=door) as process,
-            contextlib.AsyncExitStack() as looks,
+            self._running(asked, places, door=door if has_door else None) as process,
+            watch.over(process),
         ):
-            watches = [self._watch(folder) for folder in (layer, scratch)]
-            for watch in watches:
-                await looks.enter_async_context(watch.over(process))
             said = await _read(process)
             code = await process.exit_code()
             unstarted = self._confinement.explain(process) if code != 0 else None
         if unstarted is not None:
             raise _unavailable(unstarted)
-        if trouble := next((watch.trouble for watch in watches if watch.trouble), None):
-            raise PackagesFailed(_NO_ROOM if trouble == "no_room" else _TOO_MUCH)
+        if watch.trouble is not None:
+            raise PackagesFailed(_NO_ROOM if watch.trouble == "no_room" else _TOO_MUCH)
         try:
             answer = json.loads(said)
             if "failed" not in answer:
@@ -157,27 +215,18 @@ class Installer:
             )
         raise _failed(manager, words, tunnel)
 
-    @asynccontextmanager
-    async def _registries(self) -> AsyncGenerator[Path, None]:
-        folder = self._scratch.place()
+    def _lay_out(self, top: Path) -> "_Bench":
+        bench = _Bench(top)
+        self._confinement.make_writable(bench.layer)
+        self._confinement.make_writable(bench.scratch)
         try:
-            await asyncio.to_thread(lay_out, self._config, folder)
-            yield folder
+            lay_out(self._config, bench.config)
         except (HoldsCredentials, OSError) as error:
             raise PackagesFailed(
                 "The server's settings of package managers cannot be used; its operator can see why.",
                 detail=str(error),
             ) from error
-        finally:
-            await asyncio.shield(asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True))
-
-    def _watch(self, folder: Path) -> DiskWatch:
-        return DiskWatch(
-            folder,
-            bytes_max=self._bounds.layer_bytes_max,
-            entries_max=2 * self._bounds.layer_entries_max,  # what is left is counted when it is packed
-            has_room=lambda: self._scratch.free_bytes() >= self._bounds.disk_free_bytes_min,
-        )
+        return bench
 
     @asynccontextmanager
     async def _running(

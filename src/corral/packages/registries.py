@@ -1,6 +1,7 @@
 """What package managers are told of registries: the operator's own files in their own formats.
 
     <packages_config>/pip.conf  npmrc  cargo.toml  gemrc  go.env
+                      apt/sources.list, sources.list.d/ and so on, as in /etc/apt
 
 Without that directory: what the machine says for everybody, of the managers that look there. What is not
 said package managers know themselves: no registry is named here.
@@ -20,7 +21,14 @@ __all__ = ["FILES", "HoldsCredentials", "lay_out", "refuse_credentials"]
 log = logging.getLogger(__name__)
 
 FILES: Final = ("cargo.toml", "gemrc", "go.env", "npmrc", "pip.conf")
-_OF_THE_MACHINE: Final = {"npmrc": Path("/etc/npmrc"), "pip.conf": Path("/etc/pip.conf")}
+_OF_THE_MACHINE: Final = {
+    "apt": Path("/etc/apt"),
+    "npmrc": Path("/etc/npmrc"),
+    "pip.conf": Path("/etc/pip.conf"),
+}
+# Of apt's directory: its credentials are elsewhere, and its options are for the machine itself.
+_APT: Final = ("sources.list", "trusted.gpg", "preferences")
+_APT_FOLDERS: Final = ("keyrings", "preferences.d", "sources.list.d", "trusted.gpg.d")
 _CREDENTIALS: Final = re.compile(
     rb"""://[^/\s"']*@ | ^[^#;\n]*\b(?:_auth|_authToken|_password|password|token|secret)\s*[=:]""",
     re.I | re.M | re.X,
@@ -33,18 +41,22 @@ class HoldsCredentials(ValueError):
 
 def refuse_credentials(folder: Path) -> None:
     """Raises HoldsCredentials for the first file; OSError for one that cannot be read."""
-    for name in FILES:
-        if (path := folder / name).is_file():
+    for path in [*(folder / name for name in FILES), *_of_apt(folder / "apt")]:
+        if path.is_file():
             _read(path)
 
 
 def lay_out(folder: Path | None, into: Path) -> None:
     """Copy the files to a new directory that everybody may read. Raises HoldsCredentials, OSError."""
-    into.mkdir(mode=0o755)
-    into.chmod(0o755)
-    for name in FILES:
-        path = folder / name if folder is not None else _OF_THE_MACHINE.get(name)
-        if path is None or not path.is_file():
+    places = {name: folder / name for name in ("apt", *FILES)} if folder else dict(_OF_THE_MACHINE)
+    of_apt = places.pop("apt")
+    places |= {f"apt/{path.relative_to(of_apt)}": path for path in _of_apt(of_apt)}
+    apt = into / "apt"
+    for each in (into, apt, *(apt / name for name in ("apt.conf.d", *_APT_FOLDERS))):
+        each.mkdir(mode=0o755)
+        each.chmod(0o755)
+    for name, path in places.items():
+        if not path.is_file():
             continue
         try:
             data = _read(path)
@@ -55,6 +67,11 @@ def lay_out(folder: Path | None, into: Path) -> None:
             continue
         (into / name).write_bytes(data)
         (into / name).chmod(0o644)
+
+
+def _of_apt(folder: Path) -> list[Path]:
+    found = [path for name in _APT_FOLDERS for path in sorted((folder / name).glob("*"))]
+    return [*(folder / name for name in _APT), *found]
 
 
 def _read(path: Path) -> bytes:

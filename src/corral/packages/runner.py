@@ -1,16 +1,19 @@
 """What runs package managers in a throw-away sandbox, on whatever Python is there, which may be an older
 one: standard library only, and of ours nothing but the door.
 
-One line on stdin, JSON: {"do": "install" | "pack", "bounds": {...}, ...}. It is no argument: those have a
-bound, and everybody on the machine can read them. Places: PLACE, where the layer is made and where it will
-be seen; /scratch; CONFIG, the operator's settings of package managers. Answers:
+One line on stdin, JSON: {"do": one of these, "bounds": {...}, ...}. It is no argument: those have a bound,
+and everybody on the machine can read them. Places: PLACE, where the layer is made and where it will be
+seen; /scratch; CONFIG, the operator's settings of package managers. Answers:
 
 install  one line of JSON: {} or {"failed": manager, "missing": program or null, "said": its last words}
+fetch    the same: packages of apt are fetched, and the places that they go to are prepared
+unpack   the same: they are installed, as root of an overlay over the system, without a way out
 pack     the layer as a tar; exit code 3 if it has too many entries or bytes
 """
 
 from __future__ import annotations
 
+import filecmp
 import json
 import os
 import resource
@@ -18,6 +21,8 @@ import shutil
 import stat
 import subprocess
 import sys
+import tarfile
+from collections.abc import Iterator
 from typing import Any
 
 from corral.confine.door import let_in
@@ -50,9 +55,14 @@ def main() -> None:
         pack(bounds)
     answer: dict[str, Any] = {}
     try:
-        proxy = f"http://127.0.0.1:{let_in(asked['door'])}"
-        for manager, packages in asked["packages"].items():
-            MANAGERS[manager](packages, environment(proxy), bounds)
+        env = environment(f"http://127.0.0.1:{let_in(asked['door'])}" if asked["door"] else "")
+        if asked["do"] == "fetch":
+            fetch(asked["packages"], env, bounds)
+        elif asked["do"] == "unpack":
+            unpack(asked["packages"], env, bounds)
+        else:
+            for manager, packages in asked["packages"].items():
+                MANAGERS[manager](packages, dict(env), bounds)
     except Failed as error:
         answer = {"failed": error.manager, "missing": error.missing, "said": error.said}
     print(json.dumps(answer))
@@ -186,10 +196,129 @@ def pip(packages: list[str], env: dict[str, str], bounds: dict[str, Any]) -> Non
 MANAGERS = {"cargo": cargo, "gem": gem, "go": go, "npm": npm, "pip": pip}
 
 
+# -- packages of the system -----------------------------------------------------------------------------
+# What of the system is not in the upper tree of the overlay can be replaced or removed, but not changed,
+# and directories not be written in: to copy it up, its owner would have to be known in there. So what
+# packages need is put there beforehand.
+
+ADMIN, BASE = "/var/lib/dpkg", "/run/corral/dpkg"
+DEPTH = 3  # of the system's own directories; what packages bring goes deeper
+FOLDERS = ("usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32")
+# Whoever a file of a package belongs to: there is one user in there.
+USERS = "root daemon bin sys sync games man lp mail news uucp proxy www-data backup list irc _apt nobody"
+GROUPS = (
+    "root daemon bin sys adm tty disk lp mail news uucp man proxy kmem dialout fax voice cdrom floppy tape"
+    " sudo audio dip www-data backup operator list irc src shadow utmp video sasl plugdev staff games users"
+    " crontab ssh messagebus nogroup"
+)
+# Of /etc: what was made up, or is the sandbox's own.
+OWN = frozenset(
+    (
+        "apt",
+        "group",
+        "group-",
+        "gshadow",
+        "hosts",
+        "nsswitch.conf",
+        "passwd",
+        "passwd-",
+        "resolv.conf",
+        "shadow",
+    )
+)
+SERVICES = "/usr/sbin/policy-rc.d"
+
+
+def apt(words: list[str], env: dict[str, str], bounds: dict[str, Any]) -> None:
+    state = SCRATCH + "/apt"
+    settings = {
+        "Acquire::Languages": "none",
+        "Acquire::Retries": "2",
+        "Acquire::http::Pipeline-Depth": "0",
+        "Acquire::https::CaInfo": AUTHORITIES,
+        "APT::Get::Assume-Yes": "true",
+        "APT::Install-Recommends": "false",
+        "APT::Sandbox::User": "root",
+        "APT::Update::Error-Mode": "any",
+        "Debug::NoLocking": "true",
+        "Dir::Cache": state + "/cache",
+        "Dir::Log": state + "/log",
+        "Dir::State": state + "/state",
+        "Dir::State::status": ADMIN + "/status",
+        "DPkg::Options::": "--force-confold",
+        "Dpkg::Use-Pty": "0",
+    }
+    options = [word for name, value in settings.items() for word in ("-o", name + "=" + value)]
+    run("apt", ["apt-get", "-qq", *options, *words], env, bounds)
+
+
+def fetch(packages: list[str], env: dict[str, str], bounds: dict[str, Any]) -> None:
+    state = SCRATCH + "/apt"
+    for folder in ("cache/archives/partial", "log", "state/lists/partial"):
+        os.makedirs(state + "/" + folder)
+    apt(["update"], env, bounds)
+    apt(["install", "--download-only", "--", *packages], env, bounds)
+    upper, archives = PLACE + "/apt", state + "/cache/archives/"
+    for folder in directories("/usr", DEPTH):
+        os.makedirs(upper + folder, exist_ok=True)
+    for name in sorted(os.listdir(archives)):
+        for path in paths_of(archives + name) if name.endswith(".deb") else ():
+            if os.path.isdir(path) and not os.path.islink(path):
+                os.makedirs(upper + path, exist_ok=True)
+            elif os.path.lexists(path):  # of an older version, which gets a second name for a while
+                os.makedirs(os.path.dirname(upper + path), exist_ok=True)
+                shutil.copy2(path, upper + path, follow_symlinks=False)
+    shutil.copytree("/etc", upper + "/etc", symlinks=True)
+    for folder in ("cache", "lib", "log", "tmp"):
+        os.makedirs(upper + "/var/" + folder)
+    os.makedirs(SCRATCH + "/overlay")
+
+
+def directories(top: str, depth: int) -> Iterator[str]:
+    yield top
+    if depth > 0:
+        with os.scandir(top) as found:
+            for entry in found:
+                if entry.is_dir(follow_symlinks=False):
+                    yield from directories(entry.path, depth - 1)
+
+
+def paths_of(package: str) -> Iterator[str]:
+    """What of the system it has, as it is called there."""
+    unpacking = subprocess.Popen(["dpkg-deb", "--fsys-tarfile", package], stdout=subprocess.PIPE)
+    with unpacking, tarfile.open(fileobj=unpacking.stdout, mode="r|") as members:
+        for member in members:
+            parts = os.path.normpath(member.name).split("/")
+            if parts[0] in FOLDERS and ".." not in parts:
+                yield "/" + "/".join(parts if parts[0] == "usr" else ["usr", *parts])
+
+
+def unpack(packages: list[str], env: dict[str, str], bounds: dict[str, Any]) -> None:
+    shutil.copytree(BASE, ADMIN, symlinks=True, ignore=shutil.ignore_patterns("*.md5sums", "lock*", "Lock"))
+    for path, content in (
+        (ADMIN + "/statoverride", ""),  # it may name users who are not there
+        ("/etc/passwd", "".join(name + ":x:0:0::/root:/bin/sh\n" for name in USERS.split())),
+        ("/etc/group", "".join(name + ":x:0:\n" for name in GROUPS.split())),
+        (SERVICES, "#!/bin/sh\nexit 101\n"),  # none is started
+    ):
+        with open(path + ".new", "w") as file:
+            file.write(content)
+        os.chmod(path + ".new", 0o755)
+        os.rename(path + ".new", path)  # also over one of the system
+    env.update(
+        PATH="/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        DEBIAN_FRONTEND="noninteractive",
+        LC_ALL="C.UTF-8",
+    )
+    apt(["install", "--no-download", "--", *packages], env, bounds)
+
+
 # -- pack ---------------------------------------------------------------------------------------------
 
 
 def pack(bounds: dict[str, Any]) -> None:
+    if os.path.isdir(PLACE + "/apt") and not os.path.islink(PLACE + "/apt"):
+        forget_system(PLACE + "/apt")
     size = count = 0
     todo = [PLACE]
     while todo:
@@ -214,3 +343,40 @@ def pack(bounds: dict[str, Any]) -> None:
         "--hard-dereference",
     ]
     os.execvp("tar", ["tar", "-C", PLACE, *words, "."])
+
+
+def forget_system(top: str) -> None:
+    """What was there only while packages of the system were installed."""
+    for name in os.listdir(top + "/etc"):
+        if name in OWN or is_same(top + "/etc/" + name, "/etc/" + name):
+            remove(top + "/etc/" + name)
+    for name in os.listdir(top + "/var"):
+        if name != "lib":
+            remove(top + "/var/" + name)
+    for name in ("apt", "dpkg"):
+        remove(top + "/var/lib/" + name)
+    remove(top + SERVICES)
+    for folder, _, names in os.walk(top + "/usr", topdown=False):
+        for name in names:
+            if stat.S_ISCHR(os.lstat(folder + "/" + name).st_mode):  # says that the system's is gone
+                os.unlink(folder + "/" + name)
+        if not os.listdir(folder):
+            os.rmdir(folder)
+
+
+def is_same(path: str, other: str) -> bool:
+    if os.path.islink(path) or os.path.islink(other):
+        return os.path.islink(path) and os.path.islink(other) and os.readlink(path) == os.readlink(other)
+    if os.path.isdir(path) and os.path.isdir(other):
+        names = os.listdir(path)
+        return sorted(names) == sorted(os.listdir(other)) and all(
+            is_same(path + "/" + name, other + "/" + name) for name in names
+        )
+    return os.path.isfile(path) and os.path.isfile(other) and filecmp.cmp(path, other, shallow=False)
+
+
+def remove(path: str) -> None:
+    if os.path.isdir(path) and not os.path.islink(path):
+        shutil.rmtree(path)
+    elif os.path.lexists(path):
+        os.unlink(path)

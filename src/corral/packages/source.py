@@ -58,4 +58,4 @@ class PackageSource:
 
 
 def _failed(message: str, detail: str | None = None) -> MountFailed:
-    return MountFailed.unknown(message, mount_id=MOUNT_ID, detail=detail, is_needed=True)
+    return MountFailed.unknown(message, mount_id=MOUNT_ID, detail=detail)

@@ -41,26 +41,17 @@ class MountFailed(WorldError):
     MOUNT_FAILURES_MAX the turn ends.
     """
 
-    def __init__(
-        self,
-        error: Mapping[str, Json],
-        *,
-        mount_id: str = "",
-        detail: str | None = None,
-        is_needed: bool = False,
-    ) -> None:
+    is_needed = False
+
+    def __init__(self, error: Mapping[str, Json], *, mount_id: str = "", detail: str | None = None) -> None:
         super().__init__(str(error["message"]), detail=detail)
         self.error = error
         self.mount_id = mount_id
-        self.is_needed = is_needed
 
     @classmethod
-    def unknown(
-        cls, message: str, *, mount_id: str = "", detail: str | None = None, is_needed: bool = False
-    ) -> "MountFailed":
+    def unknown(cls, message: str, *, mount_id: str = "", detail: str | None = None) -> "MountFailed":
         """Of a kind for which the wire has no error of its own."""
-        error = {"type": "unknown_error", "message": message}
-        return cls(error, mount_id=mount_id, detail=detail, is_needed=is_needed)
+        return cls({"type": "unknown_error", "message": message}, mount_id=mount_id, detail=detail)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -109,11 +109,10 @@ def test_update_refusals() -> None:
 def test_what_a_session_can_run_in() -> None:
     check_session_environment(environment())
     check_session_environment(environment(config=cloud(networking=limited())))
-    check_session_environment(environment(config=cloud(packages={"pip": ["x"], "npm": ["y"]})))
+    check_session_environment(environment(config=cloud(packages={"apt": ["x"], "pip": ["y"]})))
     registries = limited(allow_package_managers=True)
     check_session_environment(environment(config=cloud(networking=registries, packages={"pip": ["x"]})))
     for config, message in (
-        (cloud(packages={"apt": ["x"]}), "lists config.packages.apt"),
         (cloud(networking=limited(allowed_hosts=["a.example"])), "networking.allowed_hosts"),
         (cloud(networking=limited(allow_mcp_servers=True)), "networking.allow_mcp_servers"),
         (cloud(networking=limited(allow_package_managers=True)), "networking.allow_package_managers"),

@@ -20,6 +20,7 @@ from corral.catalog.packages import PLACE
 from corral.hands.providers.binary import Bwrap, PythonInside
 from corral.hands.providers.home import AGENT, HOST_UID, MEMORY, PATHS, TMP, UPLOADS, WORKDIR
 from corral.hands.providers.layers import Layer
+from corral.hands.providers.overlay import SYSTEM, Overlay
 from corral.kernel.limits import SANDBOX_TMP_BYTES
 
 __all__ = ["Blueprint", "bwrap_arguments", "confined", "environment", "launch_command", "system_mounts"]
@@ -193,6 +194,7 @@ def _arguments(
     read_only.append((seen(home / UPLOADS[0]), UPLOADS[1]))
     if layer is not None:
         read_only.append((seen(layer.top), PLACE))
+        read_only += [(seen(source), place) for source, place in layer.files]
     writable = [(seen(home / name), place) for name, place in PATHS.items()]
     for slug, is_writable in sorted(memory.items()):
         kept_in, place = MEMORY
@@ -205,6 +207,7 @@ def _arguments(
         folders=[MEMORY[1]] if memory else [],
         workdir=WORKDIR,
         env=environment(blueprint.python, layer),
+        overlay=layer.overlay if layer else None,
         seccomp_fd=seccomp_fd,
         info_fd=info_fd,
     )
@@ -221,32 +224,45 @@ def bwrap_arguments(
     env: Mapping[str, str],
     seccomp_fd: int,
     info_fd: int,
+    overlay: Overlay | None = None,
+    is_root: bool = False,
 ) -> list[str]:
     """A sandbox with the system's programs, our Python, a private /tmp, and these mounts: (where bwrap sees
     the source, place). No network device, no capability, nothing of our environment.
 
-    seen: where bwrap finds a host path. folders: empty directories, made before the mounts.
+    seen: where bwrap finds a host path. folders: empty directories, made before the mounts. overlay: what
+    lies over the system's programs. is_root: as a user who is called so. Mounts of ours go before those of
+    the system at the same place, or below it. Raises SandboxUnavailable.
     """
+    given = [PurePosixPath(place) for _, place in [*read_only, *writable]]
+    given += [PurePosixPath(SYSTEM)] if overlay else []
     system, links = system_mounts()
+    system = [
+        (source, place)
+        for source, place in system
+        if not any(PurePosixPath(place).is_relative_to(each) for each in given)
+    ]
     if blueprint.python.prefix:
         system.append((seen(blueprint.python.prefix), str(blueprint.python.prefix)))
     read_only = [*system, *read_only]
     _refuse_traps([place for _, place in [*read_only, *writable]], [place for _, place in writable])
     bwrap = blueprint.bwrap
     sized = ["--size", str(SANDBOX_TMP_BYTES)] if bwrap.has("--size") else []
+    user = "0" if is_root else _INSIDE_UID
     return [
         "--unshare-all", "--unshare-user", "--as-pid-1", "--die-with-parent", "--new-session",
         "--hostname", "corral",
-        "--uid", _INSIDE_UID, "--gid", _INSIDE_UID, "--cap-drop", "ALL",
+        "--uid", user, "--gid", user, "--cap-drop", "ALL",
         *(["--disable-userns"] if bwrap.has("--disable-userns") else []),
         "--proc", "/proc", "--dev", "/dev", *sized, "--tmpfs", "/dev/shm", "--remount-ro", "/dev",  # noqa: S108
         *(["--perms", "1777"] if bwrap.has("--perms") else []), *sized, "--tmpfs", TMP,
         *[word for folder in folders for word in ("--dir", folder)],
         "--dir", "/var", "--symlink", "../tmp", "/var/tmp",  # noqa: S108
+        *(overlay.arguments(bwrap, seen) if overlay else []),
         *[word for target, link in links for word in ("--symlink", target, link)],
         *[word for source, place in read_only for word in ("--ro-bind", source, place)],
         *[word for source, place in writable for word in ("--bind", source, place)],
-        "--remount-ro", "/", "--chdir", workdir, "--clearenv",
+        *([] if is_root else ["--remount-ro", "/"]), "--chdir", workdir, "--clearenv",
         *[word for name, value in env.items() for word in ("--setenv", name, value)],
         "--seccomp", str(seccomp_fd), "--info-fd", str(info_fd),
     ]  # fmt: skip

@@ -15,15 +15,17 @@ import contextlib
 import os
 import re
 import secrets
+import stat
 import time
-from collections.abc import AsyncGenerator, Callable, Collection
+from collections.abc import AsyncGenerator, Callable, Collection, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Final
 from weakref import WeakValueDictionary
 
 from corral.catalog.packages import PACKAGE_MANAGERS, PLACE
+from corral.hands.providers.overlay import Overlay
 from corral.kernel.disk_trees import disk_bytes, is_real_directory, remove_tree
 from corral.kernel.errors import InvalidRequest, SandboxUnavailable
 from corral.kernel.limits import LAYER_ENTRIES_MAX, LAYERS_KEPT_BYTES_MAX, LAYERS_KEPT_MAX
@@ -31,6 +33,7 @@ from corral.kernel.limits import LAYER_ENTRIES_MAX, LAYERS_KEPT_BYTES_MAX, LAYER
 __all__ = ["Layer", "LayerShelf"]
 
 _GRACE_SECONDS: Final = 600.0  # from being found here to being used: a sandbox is started
+_BESIDE_SYSTEM: Final = ("etc", "var/lib")  # where packages of the system have more than programs
 _FINDS: Final = {
     "gem": {"GEM_PATH": f"{PLACE}/gem:"},  # and where it looks by itself
     "npm": {"NODE_PATH": f"{PLACE}/npm/lib/node_modules"},
@@ -41,27 +44,46 @@ _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 @dataclass(frozen=True, slots=True)
 class Layer:
     """Packages that a sandbox has at PLACE. top: on the host, written by package scripts. folders: by
-    manager, those that are there."""
+    manager, those that are there. files: what apt installed elsewhere, and its places."""
 
     top: Path
     folders: tuple[str, ...]
+    files: tuple[tuple[Path, str], ...] = ()
 
     @classmethod
     def at(cls, top: Path) -> "Layer":
         """Raises SandboxUnavailable for what is no layer."""
         if not is_real_directory(top):
             raise SandboxUnavailable("the packages of the session are not on this host any more")
-        return cls(top, tuple(name for name in PACKAGE_MANAGERS if is_real_directory(top / name)))
+        folders = tuple(name for name in PACKAGE_MANAGERS if is_real_directory(top / name))
+        return cls(top, folders, tuple(_system_files(top / "apt")))
+
+    @property
+    def overlay(self) -> Overlay | None:
+        """What apt installed beside the system's programs."""
+        upper = self.top / "apt" / "usr"
+        is_there = is_real_directory(upper.parent) and is_real_directory(upper)
+        return Overlay(upper=upper) if is_there else None
 
     @property
     def paths(self) -> tuple[str, ...]:
         """Of PATH; what is installed last is found first."""
-        return tuple(f"{PLACE}/{name}/bin" for name in reversed(self.folders))
+        return tuple(f"{PLACE}/{name}/bin" for name in reversed(self.folders) if name != "apt")
 
     @property
     def finds(self) -> dict[str, str]:
         """The environment by which programs find the rest."""
         return {name: value for folder in self.folders for name, value in _FINDS.get(folder, {}).items()}
+
+
+def _system_files(top: Path) -> Iterator[tuple[Path, str]]:
+    """Directories and regular files that are bound as they are: a link would be followed."""
+    for below in map(PurePosixPath, _BESIDE_SYSTEM):
+        folder = top / below
+        if all(map(is_real_directory, [top, *(top / part for part in below.parents), folder])):
+            for path in sorted(folder.iterdir()):
+                if stat.S_IFMT(path.lstat().st_mode) in (stat.S_IFDIR, stat.S_IFREG):
+                    yield path, f"/{below}/{path.name}"
 
 
 class LayerShelf:
