@@ -10,7 +10,8 @@ host, nor in the sandbox of a session:
   priority. It is gone when whoever started it is done with it.
 * Its only way out is a listening socket that it hands to us (`door.py`, which runs inside). Behind it
   stands a proxy that lets it through to the hosts that it may reach, at addresses that we resolved and
-  checked ourselves, and counts what passes (`tunnel.py`). TLS is the program's own, end to end.
+  checked ourselves (`names.py`), and counts what passes (`tunnel.py`). TLS is the program's own, end to
+  end.
 * It writes to directories of its own, which are gone afterwards (`scratch.py`), or are kept by whoever
   started it. Both may be watched meanwhile (`watch.py`): it ends when it has written too much.
 * What it hands back is hostile, too: whoever started it bounds and checks that.

@@ -19,6 +19,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Final, Literal, Protocol
 
+from corral.confine.names import Names
 from corral.kernel.addresses import is_public
 from corral.kernel.limits import (
     TUNNEL_CONNECT_SECONDS,
@@ -26,7 +27,7 @@ from corral.kernel.limits import (
     TUNNEL_HEAD_BYTES,
 )
 
-__all__ = ["Hosts", "Resolve", "Trouble", "Tunnel", "resolved"]
+__all__ = ["Hosts", "Resolve", "Trouble", "Tunnel"]
 
 Trouble = Literal["refused", "unreachable", "silent", "too_large", "cut_off"]
 """refused: we do not go there. unreachable: it did not take the connection. silent: it took it, and did not
@@ -46,12 +47,6 @@ _CHUNK_BYTES: Final = 256 * 1024
 
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 """Name and port to addresses, at least one. Raises OSError."""
-
-
-async def resolved(host: str, port: int) -> Sequence[str]:
-    """As the machine resolves it."""
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys(str(address[0]) for *_, address in found))
 
 
 class Hosts(Protocol):
@@ -78,11 +73,11 @@ class Tunnel:
         bytes_max: int,
         sent_bytes_max: int,
         silent_seconds: float,
-        resolve: Resolve = resolved,
+        resolve: Resolve | None = None,
         connections_max: int = TUNNEL_CONNECTIONS_MAX,
     ) -> None:
         self._hosts = hosts
-        self._resolve = resolve
+        self._resolve = resolve or Names().resolve
         self._bytes_max = bytes_max
         self._sent_bytes_max = sent_bytes_max
         self._connections_max = connections_max

@@ -337,6 +337,7 @@ CONFINED_NICENESS = 10  # turns that run go first
 CONFINED_WATCH_SECONDS = 1.0  # between looks at how much one has written; a disk takes 1 GB in it
 TUNNEL_CONNECT_SECONDS = 10.0  # a host that does not accept within this is down
 TUNNEL_HEAD_BYTES = 8192  # of what a program sends to be let through; libcurl sends 200
+TUNNEL_LOOKUPS_MAX = 8  # of one program: a thread each, for a minute where nobody answers
 TUNNEL_CONNECTIONS_MAX = 16  # of one program; git uses one or two
 
 # -- repositories -----------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 from corral.catalog.web.rules import WebRules
 from corral.catalog.web.urls import BadUrl, WebUrl, web_url
 from corral.confine.confinement import Confinement, Places
-from corral.confine.tunnel import Resolve, Trouble, Tunnel, resolved
+from corral.confine.tunnel import Resolve, Trouble, Tunnel
 from corral.hands.providers.binary import own_python
 from corral.hands.providers.process import BwrapProcess
 from corral.kernel import limits
@@ -82,7 +82,7 @@ class Fetcher:
         private: Sequence[str] = (),
         authorities: Path | None = None,
         seconds: float = limits.WEB_FETCH_SECONDS,
-        resolve: Resolve = resolved,
+        resolve: Resolve | None = None,
     ) -> None:
         self._confinement = Confinement(root, modules=[_INSIDE], authorities=authorities, python=own_python)
         self._private = private
