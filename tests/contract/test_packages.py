@@ -141,6 +141,8 @@ async def test_settings_with_credentials_are_refused(
         ("pip.conf", "[global]\nindex-url = https://ada:canary@example.com/simple/\n"),
         ("npmrc", "//example.com/:_authToken=canary\n"),
         ("go.env", "GOPROXY=https://canary@example.com\n"),
+        ("gemrc", ":rubygems_api_key: canary\n"),
+        ("cargo.toml", "#" * (limits.PACKAGES_CONFIG_BYTES_MAX + 1)),
     ):
         config = tmp_path / name.partition(".")[0]
         config.mkdir()

@@ -9,6 +9,7 @@ said package managers know themselves: no registry is named here.
 Install scripts can read these files, so they hold no credentials: one that looks as if it did is refused.
 """
 
+import errno
 import logging
 import re
 from pathlib import Path
@@ -30,7 +31,7 @@ _OF_THE_MACHINE: Final = {
 _APT: Final = ("sources.list", "trusted.gpg", "preferences")
 _APT_FOLDERS: Final = ("keyrings", "preferences.d", "sources.list.d", "trusted.gpg.d")
 _CREDENTIALS: Final = re.compile(
-    rb"""://[^/\s"']*@ | ^[^#;\n]*\b(?:_auth|_authToken|_password|password|token|secret)\s*[=:]""",
+    rb"""://[^/\s"']*@ | ^[^#;\n]*\b(?:_auth|_authToken|\w*(?:password|token|secret|api_?key))\s*[=:]""",
     re.I | re.M | re.X,
 )
 
@@ -60,7 +61,7 @@ def lay_out(folder: Path | None, into: Path) -> None:
             continue
         try:
             data = _read(path)
-        except HoldsCredentials as error:
+        except (HoldsCredentials, OSError) as error:
             if folder is not None:
                 raise
             log.warning("%s is not used to install packages: %s", path, error)
@@ -76,7 +77,9 @@ def _of_apt(folder: Path) -> list[Path]:
 
 def _read(path: Path) -> bytes:
     with path.open("rb") as file:
-        data = file.read(PACKAGES_CONFIG_BYTES_MAX)
+        data = file.read(PACKAGES_CONFIG_BYTES_MAX + 1)
+    if len(data) > PACKAGES_CONFIG_BYTES_MAX:
+        raise OSError(errno.EFBIG, f"it has more than {PACKAGES_CONFIG_BYTES_MAX} bytes", str(path))
     if _CREDENTIALS.search(data):
         raise HoldsCredentials(f"{path.name} holds credentials, which install scripts could read")
     return data
