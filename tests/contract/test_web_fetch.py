@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from corral.catalog.web.rules import WebRules
+from corral.confine.confinement import Confinement, Places
+from corral.hands.providers.binary import own_python
 from corral.web.fetch import Fetcher, WebFailed
 from tests.web_host import Answer, WebHost
 
@@ -370,6 +372,26 @@ async def test_what_a_server_says_in_an_error_is_plain_text(opened: Open) -> Non
         where = f"localhost:{server.sockets[0].getsockname()[1]}"
         failed = await refused(opened(private=[where]), f"http://{where}/")
     assert "what" in failed.message and failed.message.isprintable()
+
+
+async def test_what_takes_the_program_over_starts_and_writes_nothing(tmp_path: Path) -> None:
+    confinement = Confinement(tmp_path / "data", modules=["corral.web.inside"], python=own_python)
+    program = """
+import os, subprocess, threading
+from corral.web.inside.fetch import keep_within
+def tried(what):
+    try:
+        return what()
+    except (OSError, RuntimeError) as error:
+        return type(error).__name__
+keep_within({"memory_bytes": 1 << 29, "cpu_seconds": 9})
+print(tried(os.fork), tried(lambda: subprocess.run(["true"])), tried(threading.Thread(target=print).start))
+print(tried(lambda: os.write(os.open("/tmp/x", os.O_CREAT | os.O_WRONLY), b"x")))
+"""
+    async with confinement.python(program, places=Places()) as process:
+        said = (await process.reader.read()).decode().split()
+    await confinement.aclose()
+    assert said == ["BlockingIOError", "BlockingIOError", "RuntimeError", "OSError"]
 
 
 async def test_a_slow_drip_ends_at_the_bound_and_a_cancel_ends_it_at_once(

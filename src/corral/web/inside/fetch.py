@@ -46,12 +46,7 @@ def main() -> None:
     asked = json.loads(sys.argv[1])
     sys.path += asked["libraries"]
     bounds = asked["bounds"]
-    for limit, value in (
-        (resource.RLIMIT_AS, bounds["memory_bytes"]),
-        (resource.RLIMIT_CPU, bounds["cpu_seconds"]),
-        (resource.RLIMIT_CORE, 0),
-    ):
-        resource.setrlimit(limit, (value, value))
+    keep_within(bounds)
     sys.setrecursionlimit(20 * bounds["depth"])  # converters call themselves some times per element
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what stands there is bwrap's: why it did not start
     proxy = let_in(asked["door"])
@@ -72,6 +67,18 @@ def main() -> None:
             answer = {"failed": "unsupported_content_type", "detail": detail}
         sys.stdout.buffer.write(json.dumps(answer, ensure_ascii=False).encode("utf-8", "replace") + b"\n")
         sys.stdout.buffer.flush()
+
+
+def keep_within(bounds: dict[str, Any]) -> None:
+    """Whatever takes this process over: it starts no other, no thread, and writes no file."""
+    for limit, value in (
+        (resource.RLIMIT_AS, bounds["memory_bytes"]),
+        (resource.RLIMIT_CPU, bounds["cpu_seconds"]),
+        (resource.RLIMIT_NPROC, 0),
+        (resource.RLIMIT_FSIZE, 0),
+        (resource.RLIMIT_CORE, 0),
+    ):
+        resource.setrlimit(limit, (value, value))
 
 
 def get(asked: dict[str, Any], proxy: int, bounds: dict[str, Any]) -> dict[str, Any]:
