@@ -26,7 +26,8 @@ class PackageSource:
         """workspace: whose a session is. Raises NotFound."""
         self._layers = layers
         self._workspace = workspace
-        self._known: OrderedDict[str, Wanted] = OrderedDict()  # by the digest that we gave it
+        # By the digest that we gave it; empty: it cannot be made.
+        self._known: OrderedDict[str, Wanted] = OrderedDict()
 
     def mounts(self, attached: Attached) -> Sequence[Mount]:
         packages = wanted(attached.environment)
@@ -34,8 +35,8 @@ class PackageSource:
             return ()
         try:
             digest = layer_digest(packages, ground=ground(packages))
-        except CannotWork:
-            digest = ""
+        except CannotWork:  # no host has this one, so we are asked for it
+            digest, packages = layer_digest(packages, ground=""), {}
         self._known[digest] = packages
         self._known.move_to_end(digest)
         if len(self._known) > LAYERS_KNOWN_MAX:
@@ -44,8 +45,10 @@ class PackageSource:
 
     async def open(self, session_id: SessionId, mount: Mount) -> AsyncGenerator[bytes, None]:
         packages = self._known.get(mount.digest)
-        if packages is None or not mount.digest:
-            raise _failed(_NO_PYTHON if packages else "The session's packages are not known any more.")
+        if not packages:
+            raise _failed(
+                "The session's packages are not known any more." if packages is None else _NO_PYTHON
+            )
         whose = await self._workspace(session_id)
         try:
             async with aclosing(

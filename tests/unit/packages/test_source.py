@@ -1,0 +1,39 @@
+"""Packages as a mount."""
+
+from pathlib import Path
+
+import pytest
+
+from corral.catalog.packages import Wanted
+from corral.catalog.repositories import RepositoryHosts
+from corral.hands.providers.binary import CannotWork
+from corral.hands.providers.layers import LayerShelf
+from corral.kernel.ids import DEFAULT_WORKSPACE, SessionId, WorkspaceId
+from corral.packages.installer import Installer
+from corral.packages.layers import Layers
+from corral.packages.source import PackageSource
+from corral.session.mounts import Attached, MountFailed
+from corral.store.blobs import LocalBlobs
+
+SESSION = SessionId("sesn_1")
+
+
+async def _default(session_id: SessionId) -> WorkspaceId:
+    return DEFAULT_WORKSPACE
+
+
+async def test_a_machine_without_python_is_said_to_be_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_ground(packages: Wanted) -> str:
+        raise CannotWork("no Python 3", remedy="install it")
+
+    monkeypatch.setattr("corral.packages.source.ground", no_ground)
+    installer = Installer(tmp_path / "packages", hosts=RepositoryHosts())
+    layers = Layers(installer, await LocalBlobs.open(tmp_path / "blobs"))
+    source = PackageSource(layers, workspace=_default)
+    (mount,) = source.mounts(Attached(session_id=SESSION, environment={"packages": {"pip": ["greet"]}}))
+    shelf = LayerShelf(tmp_path / "layers", in_use=set)
+    assert not shelf.has(mount.digest), "a host says that it is missing"
+    with pytest.raises(MountFailed, match="no Python 3"):
+        await anext(source.open(SESSION, mount))
