@@ -176,32 +176,34 @@ async def test_nobody_on_the_machine_reads_what_is_installed_and_lists_may_be_lo
     assert (await failure(opened(), {"pip": many})).message.startswith("pip could not install")
 
 
-def asked_for(registry: Registry, name: str) -> None:
-    """Wait until it is."""
-    end = time.monotonic() + 60
-    while not any(name in path for path in registry.taken()):
-        assert time.monotonic() < end, "nobody asks for it"
-        time.sleep(0.05)
+async def until(done: Callable[[], bool]) -> None:
+    def wait() -> None:
+        end = time.monotonic() + 60
+        while not done():
+            assert time.monotonic() < end, "it does not come"
+            time.sleep(0.05)
+
+    await asyncio.to_thread(wait)
 
 
-async def test_no_workspace_takes_all_of_a_node(opened: Open, registry: Registry) -> None:
-    installer, mine = opened(), WorkspaceId("wrkspc_mine")
-    for name in ("slow", "slower"):
-        registry.sdist(name, "1.0", "import time\ntime.sleep(600)\n")
+async def test_no_workspace_takes_all_of_a_node(opened: Open, registry: Registry, tmp_path: Path) -> None:
+    layers = Layers(opened(at_once=2), await LocalBlobs.open(tmp_path / "blobs"))
+    mine, other = WorkspaceId("wrkspc_mine"), WorkspaceId("wrkspc_other")
+    registry.sdist("slow", "1.0", "import time\ntime.sleep(600)\n")
 
-    async def hog(name: str) -> None:
-        await names(installer.install({"pip": (name,)}, workspace_id=mine))
+    def hog(digest: str, packages: Wanted) -> asyncio.Task[set[str]]:
+        return asyncio.create_task(names(layers.archive(digest, packages, workspace_id=mine)))
 
-    hogs = [asyncio.create_task(hog(name)) for name in ("slow", "slower")]
-    try:
-        async with asyncio.timeout(60):
-            await asyncio.to_thread(asked_for, registry, "slow")
-            other = installer.install(GREET, workspace_id=WorkspaceId("wrkspc_other"))
-            assert any(name.endswith("/greet/__init__.py") for name in await names(other))
-    finally:
-        for task in hogs:
-            task.cancel()
-        await asyncio.gather(*hogs, return_exceptions=True)
+    first = hog("1" * 64, {"pip": ("slow",)})
+    await until(lambda: any("slow" in path for path in registry.taken()))
+    second = hog(DIGEST, GREET)
+    await until(lambda: len(layers._making) == 2)
+    async with asyncio.timeout(60):  # what waits for its turn is waited for by its own workspace alone
+        found = await names(layers.archive(DIGEST, GREET, workspace_id=other))
+    assert any(name.endswith("/greet/__init__.py") for name in found)
+    assert not first.done() and not second.done()
+    await layers.aclose()
+    await asyncio.gather(first, second, return_exceptions=True)
 
 
 async def test_failures_are_not_remembered_for_ever(

@@ -3,8 +3,9 @@
     layers/<digest>/<seconds since 1970 when it was made>
 
 Rules of this file:
-- One installation of the same packages at a time in this process; who asks meanwhile waits for it. Two
-  processes may do the same work at once: each stores a whole layer, and either serves.
+- One installation of the same packages at a time for each workspace of this process; who asks meanwhile
+  waits for it, and never for that of another workspace, which may have to wait for its turn. Two may do the
+  same work at once: each stores a whole layer, and either serves.
 - A layer that is not fresh is not given out any more: packages that are not pinned are to be the newest.
   Hosts that have it keep it for sessions that had it.
 - What failed a moment ago is not tried again at once: sessions ask again by themselves.
@@ -37,7 +38,7 @@ class Layers:
     def __init__(self, installer: Installer, blobs: BlobStore) -> None:
         self._installer = installer
         self._blobs = blobs
-        self._making: dict[str, asyncio.Task[str]] = {}
+        self._making: dict[tuple[str, WorkspaceId], asyncio.Task[str]] = {}
         self._failed_at: dict[str, float] = {}  # monotonic
 
     async def archive(
@@ -68,17 +69,17 @@ class Layers:
         return max(keys, key=_made_at, default=None)
 
     async def _made(self, digest: str, packages: Wanted, workspace_id: WorkspaceId) -> str:
-        making = self._making.get(digest)
+        making = self._making.get((digest, workspace_id))
         if making is None:
             making = asyncio.create_task(
                 self._make(digest, packages, workspace_id), name=f"layer {digest[:12]}"
             )
-            self._making[digest] = making
-            making.add_done_callback(lambda done: self._done(digest, done))
+            self._making[digest, workspace_id] = making
+            making.add_done_callback(lambda done: self._done((digest, workspace_id), done))
         return await asyncio.shield(making)
 
-    def _done(self, digest: str, making: "asyncio.Task[str]") -> None:
-        del self._making[digest]
+    def _done(self, of: tuple[str, WorkspaceId], making: "asyncio.Task[str]") -> None:
+        del self._making[of]
         if not making.cancelled():
             making.exception()  # whoever waits is told; perhaps nobody does any more
 
