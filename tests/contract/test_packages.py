@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from corral.catalog.hosts import HostList
 from corral.catalog.packages import Wanted
-from corral.catalog.repositories import RepositoryHosts
 from corral.kernel import limits
 from corral.kernel.ids import WorkspaceId
 from corral.packages.installer import Bounds, Installer, PackagesFailed
@@ -45,11 +45,11 @@ async def opened(tmp_path: Path, registry: Registry) -> AsyncIterator[Open]:
     made: list[Installer] = []
 
     def open_installer(
-        *, hosts: RepositoryHosts | None = None, config: Path | None = None, **bounds: float
+        *, hosts: HostList | None = None, config: Path | None = None, **bounds: float
     ) -> Installer:
         installer = Installer(
             tmp_path / "packages",
-            hosts=hosts or RepositoryHosts(private=[registry.where]),
+            hosts=hosts or HostList(private=[registry.where]),
             authorities=registry.authority,
             config=config or registry.config,
             bounds=Bounds(**bounds),  # type: ignore[arg-type]
@@ -101,7 +101,7 @@ async def test_a_failure_names_its_cause_and_nothing_of_it_stays(
     opened: Open, registry: Registry, tmp_path: Path
 ) -> None:
     assert "'gem'" in (await failure(opened(), {"gem": ("rails",)})).message, "not on this machine"
-    elsewhere = await failure(opened(hosts=RepositoryHosts(public=["*", registry.where])))
+    elsewhere = await failure(opened(hosts=HostList(public=["*", registry.where])))
     assert "does not go" in elsewhere.message and "127.0.0.1" in str(elsewhere.detail)
     assert not registry.taken(), "a private address is reached only if it is named"
     registry.wheel("greet", "1.0", {"greet/zeros": bytes(20 * 1024**2)})

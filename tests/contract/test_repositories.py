@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
+from corral.catalog.hosts import HostList
 from corral.catalog.repositories import (
     Branch,
     Checkout,
     Commit,
     Repository,
-    RepositoryHosts,
     repository_url,
 )
 from corral.confine.confinement import Confinement, Places
@@ -58,10 +58,10 @@ async def opened(tmp_path: Path, host: GitHost) -> AsyncIterator[Open]:
     """Mirrors in one directory, as processes that share it have them."""
     made: list[Mirrors] = []
 
-    def open_mirrors(*, hosts: RepositoryHosts | None = None, **bounds: float) -> Mirrors:
+    def open_mirrors(*, hosts: HostList | None = None, **bounds: float) -> Mirrors:
         mirrors = Mirrors(
             tmp_path / "repositories",
-            hosts=hosts or RepositoryHosts(private=[host.where]),
+            hosts=hosts or HostList(private=[host.where]),
             authorities=host.authority,
             bounds=Bounds(**bounds),  # type: ignore[arg-type]
         )
@@ -671,7 +671,7 @@ async def test_a_host_that_is_slow(host: GitHost, opened: Open) -> None:
     # One that takes the connection and says nothing, not even in TLS.
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"https://localhost:{silent.getsockname()[1]}/a/b"
-        mirrors = opened(hosts=RepositoryHosts(private=[url.split("/")[2]]), stall_seconds=1, seconds=60)
+        mirrors = opened(hosts=HostList(private=[url.split("/")[2]]), stall_seconds=1, seconds=60)
         failed = await refused(mirrors, Repository(url=repository_url(url)))
         assert failed.kind == "clone" and "does not answer" in failed.message
 
@@ -679,11 +679,11 @@ async def test_a_host_that_is_slow(host: GitHost, opened: Open) -> None:
 async def test_where_we_do_not_go(host: GitHost, opened: Open) -> None:
     host.push("ada/engine", {"n": "1"})
     host.taken()
-    public = RepositoryHosts(public=[host.where])
+    public = HostList(public=[host.where])
     failed = await refused(opened(hosts=public), at(host, "ada/engine"))
     assert failed.kind == "clone" and "not public" in str(failed)
     assert "127.0.0.1" not in failed.message
-    failed = await refused(opened(hosts=RepositoryHosts(public=["github.com"])), at(host, "ada/engine"))
+    failed = await refused(opened(hosts=HostList(public=["github.com"])), at(host, "ada/engine"))
     assert "clones no repositories of 'localhost'" in failed.message
     assert host.taken() == []
     # Redirects are followed, to where we go; not elsewhere, nor to other protocols.
@@ -700,7 +700,7 @@ async def test_where_we_do_not_go(host: GitHost, opened: Open) -> None:
 
 
 async def test_a_host_that_is_not_there_or_not_itself(host: GitHost, opened: Open, tmp_path: Path) -> None:
-    hosts = RepositoryHosts(private=["localhost:1", "nowhere.invalid", host.where])
+    hosts = HostList(private=["localhost:1", "nowhere.invalid", host.where])
     for url in ("https://localhost:1/a/b", "https://nowhere.invalid/a/b"):
         failed = await refused(opened(hosts=hosts), Repository(url=repository_url(url)))
         assert failed.kind == "clone" and "cannot be reached" in failed.message

@@ -9,11 +9,11 @@ from corral.api.edge import Edge
 from corral.catalog.blobs import BlobStore
 from corral.catalog.environment_keys import EnvironmentKeyStore
 from corral.catalog.files import Files
+from corral.catalog.hosts import HostList
 from corral.catalog.idempotency import IdempotencyStore
 from corral.catalog.memory.ports import Memories, MemoryStores, MemoryVersions
 from corral.catalog.models import ModelTable, TokenCounter
 from corral.catalog.records import AgentStore, ApiKeyStore, EnvironmentStore
-from corral.catalog.repositories import RepositoryHosts
 from corral.catalog.skills.ports import Skills, SkillVersions
 from corral.catalog.vaults import CredentialStore, VaultKeyStore, VaultStore
 from corral.catalog.workspaces import WorkspaceStore
@@ -92,5 +92,5 @@ class Dependencies(Operations):
     token_counter: TokenCounter
     workspaces: Workspaces
     sandboxes: SandboxDesk
-    repository_hosts: RepositoryHosts = field(default_factory=RepositoryHosts)  # none allowed
+    repository_hosts: HostList = field(default_factory=HostList)  # none allowed
     has_search: bool = False  # a search engine to ask: agents may have `web_search`

@@ -1,7 +1,7 @@
 """Where packages of environments come from, and where a node installs them."""
 
 from corral.catalog.blobs import BlobStore
-from corral.catalog.repositories import RepositoryHosts
+from corral.catalog.hosts import HostList
 from corral.config import Config
 from corral.packages.installer import Installer
 from corral.packages.layers import Layers
@@ -11,7 +11,7 @@ __all__ = ["open_layers"]
 
 def open_layers(config: Config, blobs: BlobStore) -> Layers:
     """Of this node; makes nothing before the first package."""
-    hosts = RepositoryHosts(public=config.packages_hosts, private=config.packages_private_hosts)
+    hosts = HostList(public=config.packages_hosts, private=config.packages_private_hosts)
     installer = Installer(
         config.data_dir / "packages",
         hosts=hosts,

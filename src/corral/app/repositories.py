@@ -1,14 +1,14 @@
 """Where repositories of sessions come from, and where a node keeps its copies."""
 
-from corral.catalog.repositories import RepositoryHosts
+from corral.catalog.hosts import HostList
 from corral.config import Config
 from corral.repositories.mirrors import Mirrors
 
 __all__ = ["hosts_of", "open_mirrors"]
 
 
-def hosts_of(config: Config) -> RepositoryHosts:
-    return RepositoryHosts(public=config.repository_hosts, private=config.repository_private_hosts)
+def hosts_of(config: Config) -> HostList:
+    return HostList(public=config.repository_hosts, private=config.repository_private_hosts)
 
 
 def open_mirrors(config: Config) -> Mirrors:

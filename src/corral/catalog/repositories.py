@@ -4,12 +4,13 @@ Source: API docs, sessions "Resources"; docs/DIVERGENCES.md "Repositories".
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, NoReturn, TypeAlias
 from urllib.parse import urlsplit
 
+from corral.catalog.hosts import HTTPS_PORT, HostList
 from corral.catalog.records import Wire
 from corral.kernel.clock import rfc3339
 from corral.kernel.errors import InvalidRequest
@@ -21,13 +22,11 @@ from corral.kernel.limits import (
 )
 
 __all__ = [
-    "HTTPS_PORT",
     "RESOURCE_TYPE",
     "Branch",
     "Checkout",
     "Commit",
     "Repository",
-    "RepositoryHosts",
     "RepositorySkill",
     "RepositoryUrl",
     "check_branch",
@@ -38,7 +37,6 @@ __all__ = [
     "repository_url",
 ]
 
-HTTPS_PORT: Final = 443
 WORKSPACE: Final = "/workspace"
 
 _LABEL: Final = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
@@ -98,34 +96,8 @@ class RepositorySkill:
     text: str
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RepositoryHosts:
-    """Which hosts repositories come from: `host`, `host:port`, `*.example.com`, or `*` for all.
-
-    private: hosts that are allowed too, and may be at a private or loopback address.
-    """
-
-    public: Sequence[str] = ()
-    private: Sequence[str] = ()
-
-    def allows(self, host: str, port: int) -> bool:
-        return self.may_be_private(host, port) or any(_fits(entry, host, port) for entry in self.public)
-
-    def may_be_private(self, host: str, port: int) -> bool:
-        return any(_fits(entry, host, port) for entry in self.private)
-
-    def require(self, url: RepositoryUrl, *, field: str = "url") -> None:
-        """Raises InvalidRequest for a host that the operator does not allow."""
-        if not self.allows(url.host, url.port):
-            where = url.host if url.port == HTTPS_PORT else f"{url.host}:{url.port}"
-            raise InvalidRequest(
-                f"{field}: repositories of {where!r} may not be cloned here; the operator of this server"
-                " allows hosts with the setting repository_hosts"
-            )
-
-
 def repository_resource(
-    given: Mapping[str, Any], *, resource_id: str, hosts: RepositoryHosts, where: str = "", now: datetime
+    given: Mapping[str, Any], *, resource_id: str, hosts: HostList, where: str = "", now: datetime
 ) -> Wire:
     """The resource as the wire shows it. given: what the client set. where: what stands before fields in
     messages.
@@ -136,7 +108,7 @@ def repository_resource(
     if given.get("authorization_token") is not None:
         refuse_token(where=where)
     url = repository_url(given["url"], field=f"{where}url")
-    hosts.require(url, field=f"{where}url")
+    _require_host(hosts, url, field=f"{where}url")
     checkout = given.get("checkout")
     if checkout is not None and checkout["type"] == "branch":
         check_branch(checkout["name"], field=f"{where}checkout.name")
@@ -230,12 +202,11 @@ def repository_mount_path(asked: str | None, url: RepositoryUrl, *, field: str =
     return "/" + "/".join(segments)
 
 
-def _fits(entry: str, host: str, port: int) -> bool:
-    pattern, _, number = entry.lower().partition(":")
-    if (int(number) if number else HTTPS_PORT) != port:
-        return False
-    if pattern == "*":
-        return True
-    if pattern.startswith("*."):
-        return host.endswith(pattern[1:])
-    return host == pattern
+def _require_host(hosts: HostList, url: RepositoryUrl, *, field: str) -> None:
+    """Raises InvalidRequest for a host that the operator does not allow."""
+    if not hosts.allows(url.host, url.port):
+        where = url.host if url.port == HTTPS_PORT else f"{url.host}:{url.port}"
+        raise InvalidRequest(
+            f"{field}: repositories of {where!r} may not be cloned here; the operator of this server"
+            " allows hosts with the setting repository_hosts"
+        )

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from corral.catalog.hosts import HostList
 from corral.catalog.packages import PLACE, Wanted
-from corral.catalog.repositories import RepositoryHosts
 from corral.confine.confinement import Confinement, Places
 from corral.confine.scratch import Scratch
 from corral.confine.tunnel import Trouble, Tunnel
@@ -95,7 +95,7 @@ class Installer:
         self,
         root: Path,
         *,
-        hosts: RepositoryHosts,
+        hosts: HostList,
         authorities: Path | None = None,
         config: Path | None = None,
         bounds: Bounds | None = None,

@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from corral.catalog.hosts import HostList
 from corral.catalog.repositories import (
     Branch,
     Commit,
     Repository,
-    RepositoryHosts,
     RepositorySkill,
     check_branch,
     check_commit,
@@ -100,7 +100,7 @@ class Mirrors:
         self,
         root: Path,
         *,
-        hosts: RepositoryHosts,
+        hosts: HostList,
         authorities: Path | None = None,
         bounds: Bounds | None = None,
     ) -> None:

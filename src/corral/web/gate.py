@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Final
 
-from corral.catalog.repositories import RepositoryHosts
+from corral.catalog.hosts import HostList
 from corral.catalog.web.domains import is_inside
 from corral.catalog.web.rules import WebRules
 
@@ -19,7 +19,7 @@ class Gate:
 
     def __init__(self, rules: WebRules, *, private: Sequence[str] = ()) -> None:
         self._rules = rules
-        self._private = RepositoryHosts(private=private)
+        self._private = HostList(private=private)
 
     def allows(self, host: str, port: int) -> bool:
         if ":" in host or not self._rules.allows(

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
+from corral.catalog.hosts import HostList
 from corral.catalog.repositories import (
-    RepositoryHosts,
     check_branch,
     check_commit,
     repository_mount_path,
@@ -17,11 +17,11 @@ from corral.kernel.clock import rfc3339
 from corral.kernel.errors import InvalidRequest
 
 NOW = datetime(2026, 11, 20, tzinfo=UTC)
-GITHUB = RepositoryHosts(public=("github.com",))
+GITHUB = HostList(public=("github.com",))
 SHA = "0123456789abcdef0123456789abcdef01234567"
 
 
-def resource(hosts: RepositoryHosts = GITHUB, **given: Any) -> Any:
+def resource(hosts: HostList = GITHUB, **given: Any) -> Any:
     return repository_resource(
         {"type": "github_repository", "url": "https://github.com/ada/engine", **given},
         resource_id="sesrsc_1",
@@ -87,29 +87,6 @@ def test_credentials_in_a_url_are_refused_and_never_repeated() -> None:
         with pytest.raises(InvalidRequest, match="user name or password") as refused:
             repository_url(text)
         assert "planted" not in str(refused.value)
-
-
-@pytest.mark.parametrize(
-    ("entries", "host", "port", "allowed"),
-    [
-        (("github.com",), "github.com", 443, True),
-        (("github.com",), "github.com", 8443, False),
-        (("github.com",), "evil.com", 443, False),
-        (("github.com",), "gist.github.com", 443, False),
-        (("github.com",), "notgithub.com", 443, False),
-        (("*.example.com",), "git.example.com", 443, True),
-        (("*.example.com",), "example.com", 443, False),
-        (("*.example.com:8443",), "git.example.com", 8443, True),
-        (("*",), "anything.org", 443, True),
-        (("*",), "anything.org", 22, False),
-        ((), "github.com", 443, False),
-    ],
-)
-def test_hosts(entries: tuple[str, ...], host: str, port: int, allowed: bool) -> None:
-    assert RepositoryHosts(public=entries).allows(host, port) == allowed
-    assert not RepositoryHosts(public=entries).may_be_private(host, port)
-    private = RepositoryHosts(private=entries)
-    assert private.allows(host, port) == private.may_be_private(host, port) == allowed
 
 
 def test_a_host_that_is_not_allowed() -> None:
