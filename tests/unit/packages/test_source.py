@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from corral.catalog.hosts import HostList
 from corral.catalog.packages import Wanted
-from corral.catalog.repositories import RepositoryHosts
 from corral.hands.providers.binary import CannotWork
 from corral.hands.providers.layers import LayerShelf
 from corral.kernel.ids import DEFAULT_WORKSPACE, SessionId, WorkspaceId
@@ -29,7 +29,7 @@ async def test_a_machine_without_python_is_said_to_be_one(
         raise CannotWork("no Python 3", remedy="install it")
 
     monkeypatch.setattr("corral.packages.source.ground", no_ground)
-    installer = Installer(tmp_path / "packages", hosts=RepositoryHosts())
+    installer = Installer(tmp_path / "packages", hosts=HostList())
     layers = Layers(installer, await LocalBlobs.open(tmp_path / "blobs"))
     source = PackageSource(layers, workspace=_default)
     (mount,) = source.mounts(Attached(session_id=SESSION, environment={"packages": {"pip": ["greet"]}}))
