@@ -119,11 +119,15 @@ async def test_packages_of_the_system_are_really_installed(opened: Open, registr
     said = "{ id -u; id -un; cat /proc/net/dev; } > /usr/share/ave/said"
     own = {"usr/bin/ave": "#!/bin/sh\necho ave\n", "usr/bin/true": "#!/bin/sh\n", "usr/share/ave/x": ""}
     registry.deb("ave", "1.0", own, postinst=f"{ave}; {said}; rm /usr/bin/env")
+    gem = "#!/bin/sh\nmkdir -p /opt/corral/packages/gem\nave > /opt/corral/packages/gem/said\n"
+    registry.deb("gems", "1.0", {"usr/bin/gem": gem})
     registry.deb("broken", "1.0", {}, postinst="echo cannot >&2; exit 7")
-    data = b"".join([chunk async for chunk in opened().install({"apt": ("ave=1.0",)})])
+    wanted = {"apt": ("ave=1.0", "gems"), "gem": ("any",)}
+    data = b"".join([chunk async for chunk in opened().install(wanted)])
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:
         found = {member.name.removeprefix("./apt/"): member for member in tar}
         assert {"usr/bin/ave", "usr/bin/true", "etc/alternatives/ave-caesar"} <= set(found)
+        assert "./gem/said" in found, "what is installed with them has them"
         assert found["usr/bin/ave-caesar"].linkname == "/etc/alternatives/ave-caesar"
         told = tar.extractfile(found["usr/share/ave/said"])
         assert told is not None and told.read().count(b":") == 1, "no network but its own"

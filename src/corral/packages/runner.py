@@ -52,8 +52,12 @@ def main() -> None:
     ):
         resource.setrlimit(limit, (value, value))
     if asked["do"] == "pack":
-        pack(bounds)
+        try:
+            pack(bounds)
+        except OSError:
+            sys.exit(1)
     answer: dict[str, Any] = {}
+    manager = "apt"
     try:
         env = environment(f"http://127.0.0.1:{let_in(asked['door'])}" if asked["door"] else "")
         if asked["do"] == "fetch":
@@ -65,6 +69,8 @@ def main() -> None:
                 MANAGERS[manager](packages, dict(env), bounds)
     except Failed as error:
         answer = {"failed": error.manager, "missing": error.missing, "said": error.said}
+    except (OSError, EOFError, tarfile.TarError) as error:  # what is there is not what was expected
+        answer = {"failed": manager, "missing": None, "said": str(error)[-bounds["said_bytes"] :]}
     print(json.dumps(answer))
 
 
@@ -132,9 +138,9 @@ def cargo(packages: list[str], env: dict[str, str], bounds: dict[str, Any]) -> N
 
 
 def gem(packages: list[str], env: dict[str, str], bounds: dict[str, Any]) -> None:
-    env["GEMRC"] = config("gemrc")
     into = place_of("gem")
     options = ["--no-document", "--install-dir", into, "--bindir", into + "/bin"]
+    options += ["--norc"] if config("gemrc") == os.devnull else ["--config-file", config("gemrc")]
     run("gem", ["gem", "install", *options, *packages], env, bounds)
 
 
@@ -245,7 +251,7 @@ def apt(words: list[str], env: dict[str, str], bounds: dict[str, Any]) -> None:
         "Dir::Log": state + "/log",
         "Dir::State": state + "/state",
         "Dir::State::status": ADMIN + "/status",
-        "DPkg::Options::": "--force-confold",
+        "DPkg::Options::": "--force-confold,unsafe-io",
         "Dpkg::Use-Pty": "0",
     }
     options = [word for name, value in settings.items() for word in ("-o", name + "=" + value)]
