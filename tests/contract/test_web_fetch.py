@@ -361,6 +361,12 @@ async def test_a_pdf_that_unpacks_without_end_is_given_up(plain: WebHost, opened
     assert failed.code in ("content_too_large", "url_not_accessible", "unsupported_content_type")
 
 
+async def test_a_redirect_may_be_spelt_in_utf_8(plain: WebHost, opened: Open) -> None:
+    plain.page("there", path="/gr%C3%BC%C3%9Fe", type_="text/plain")
+    start = plain.redirect("/grüße".encode().decode("latin-1"), path="/start")
+    assert (await opened().fetch(start, ANY)).text == "there"
+
+
 async def test_what_a_server_says_in_an_error_is_plain_text(opened: Open) -> None:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")

@@ -10,6 +10,7 @@ Its argument, JSON: {"door": fd, "libraries": directories, "bounds": {...}}. The
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
@@ -100,6 +101,8 @@ def get(asked: dict[str, Any], proxy: int, bounds: dict[str, Any]) -> dict[str, 
         response = connection.getresponse()
         location = response.headers.get("location")
         if response.status in REDIRECTS and location:
+            with contextlib.suppress(UnicodeError):  # headers are Latin-1 to the library, URLs are UTF-8
+                location = location.encode("latin-1").decode()
             return {"redirect": urljoin(asked["url"], location)[: bounds["url_chars"] + 1]}
         if response.status != 200:
             raise Failed("url_not_accessible", f"the server answered HTTP {response.status}")
