@@ -8,7 +8,15 @@ import secrets
 from pathlib import Path
 
 from corral.hands.ports import SandboxLost
-from corral.kernel.limits import CANCEL_GRACE_SECONDS, SANDBOX_PROCESSES_MAX
+from corral.kernel.limits import (
+    BASH_OUTPUT_BYTES_MAX,
+    CANCEL_GRACE_SECONDS,
+    SANDBOX_FILE_BYTES_MAX,
+    SANDBOX_OPEN_FILES_MAX,
+    SANDBOX_PROCESSES_MAX,
+    SPILL_BYTES_MAX,
+    TOOL_PREVIEW_CHARS,
+)
 from corral.session.call import INTERRUPTED
 from corral.session.content import ToolResult
 from corral.testing.lab import Lab, is_running, new_mark, pids_of, process_count, text_of, until
@@ -174,6 +182,27 @@ class IsolationContract:
             assert text_of(await task) == INTERRUPTED
         await box.destroy()
         await until(lambda: process_count() < before + SANDBOX_PROCESSES_MAX // 8)
+
+    async def test_descriptors_and_file_sizes_are_bounded(self, lab: Lab) -> None:
+        box = await lab.sandbox()
+        opened = "import os\nn = 0\ntry:\n while True: os.dup(0); n += 1\nexcept OSError: print(n + 3)"
+        assert int(await lab.bash(box, f"python3 -c '{opened}'")) <= SANDBOX_OPEN_FILES_MAX
+        await lab.fails(box, f"truncate -s {SANDBOX_FILE_BYTES_MAX + 1} big")
+        assert await lab.bash(box, "stat -c %s big") == "0"
+        assert await lab.bash(box, "echo calm") == "calm"
+
+    async def test_a_flood_of_output_is_bounded(self, lab: Lab) -> None:
+        """It is read to its end, kept in part, and holds up nobody."""
+        box, calm = await lab.sandbox(), await lab.sandbox("sesn_calm")
+        flood = lab.call("bash", command="head -c 300M /dev/zero | tr '\\0' x", timeout_ms=60_000)
+        task = asyncio.create_task(box.run(flood))
+        while not task.done():
+            assert await lab.bash(calm, "echo calm") == "calm"
+        assert len(text_of(await task)) < 2 * TOOL_PREVIEW_CHARS + 500
+        kept = lab.provider.place(await lab.workspace(), "outputs").parent / "tool-outputs"
+        assert (
+            sum(file.stat().st_size for file in kept.iterdir()) <= SPILL_BYTES_MAX + BASH_OUTPUT_BYTES_MAX
+        )
 
     async def test_a_memory_hog_is_bounded(self, lab: Lab) -> None:
         box = await lab.sandbox()
