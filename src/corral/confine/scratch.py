@@ -39,7 +39,7 @@ class Scratch:
     def place(self) -> Path:
         """Where nothing is yet. Blocks when it is first asked."""
         if not self._is_laid_out:
-            self._root.mkdir(mode=0o711, parents=True, exist_ok=True)
+            self._make_root()
             for left in self._root.iterdir():
                 if not Path("/proc", left.name.partition("-")[0]).exists():
                     remove_tree(left)
@@ -48,5 +48,9 @@ class Scratch:
 
     def free_bytes(self) -> int:
         """Of the disk."""
-        disk = os.statvfs(self.place().parent)
+        self._make_root()
+        disk = os.statvfs(self._root)
         return disk.f_bavail * disk.f_frsize
+
+    def _make_root(self) -> None:
+        self._root.mkdir(mode=0o711, parents=True, exist_ok=True)
