@@ -5,10 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from corral.catalog.packages import PLACE
 from corral.hands.providers.binary import PythonInside
+from corral.hands.providers.bwrap import BwrapProvider
 from corral.hands.providers.launch import environment
 from corral.hands.providers.layers import Layer, LayerShelf
 from corral.kernel.errors import InvalidRequest, SandboxUnavailable
+from corral.session.call import Mount, Recipe
 
 ONE, TWO, THREE = ("1" * 64, "2" * 64, "3" * 64)
 PYTHON = PythonInside(path=Path("/usr/bin/python3"), prefix=None)
@@ -65,3 +68,15 @@ async def test_the_longest_unused_layers_go_but_none_in_use(tmp_path: Path) -> N
     assert sorted(path.name for path in (tmp_path / "layers").iterdir()) == [TWO, THREE]
     with pytest.raises(InvalidRequest):
         shelf.path("../x")
+
+
+async def test_packages_that_were_installed_on_another_ground_are_refused(tmp_path: Path) -> None:
+    """Half of them would not work, and nobody would know why."""
+    provider = BwrapProvider(state_dir=tmp_path, pool_size=0)
+    environment = {"type": "cloud", "packages": {"pip": ["greet"]}}
+    layer = Mount(mount_id="packages", kind="packages", path=PLACE, digest=ONE, mode="read_only")
+    for mounts, why in (((layer,), "differs from this one's"), ((), "not installed")):
+        recipe = Recipe(environment=environment, mounts=mounts)
+        with pytest.raises(SandboxUnavailable, match=why):
+            await provider.create(session_id="sesn_1", workspace=tmp_path / "w", recipe=recipe)
+    await provider.aclose()
