@@ -7,6 +7,7 @@ from typing import get_args
 from corral.cluster.node import NodeRole
 from corral.config.settings import Config, SettingsError
 from corral.kernel.ids import CORRAL_KEY_PREFIX
+from corral.packages.registries import HoldsCredentials, refuse_credentials
 
 __all__ = ["check"]
 
@@ -26,6 +27,7 @@ def check(config: Config) -> None:
             raise SettingsError(f"{name}: there is no file {str(authorities)!r}")
     if config.packages_config is not None and not config.packages_config.is_dir():
         raise SettingsError(f"packages_config: there is no directory {str(config.packages_config)!r}")
+    _check_packages(config)
     _check_blobs(config)
     _check_cluster(config)
     if config.local_model_path is not None and not config.local_model_path.is_file():
@@ -40,6 +42,14 @@ def check(config: Config) -> None:
     model_key = config.anthropic_api_key
     if model_key and (model_key == config.api_key or model_key.reveal().startswith(CORRAL_KEY_PREFIX)):
         raise SettingsError("CORRAL_ANTHROPIC_API_KEY holds one of Corral's own keys, not a model key")
+
+
+def _check_packages(config: Config) -> None:
+    try:
+        if config.packages_config is not None:
+            refuse_credentials(config.packages_config)
+    except (HoldsCredentials, OSError) as error:
+        raise SettingsError(f"packages_config: {error}") from error
 
 
 def _check_blobs(config: Config) -> None:

@@ -189,6 +189,18 @@ def test_secrets_show_nowhere_and_travel_by_pipe_only(tmp_path: Path) -> None:
     assert "canary" not in str(failure.value)
 
 
+def test_package_managers_are_told_no_secret(tmp_path: Path) -> None:
+    """Install scripts could read it."""
+    folder = tmp_path / "packages"
+    with pytest.raises(SettingsError, match="no directory"):
+        resolve(tmp_path, CORRAL_PACKAGES_CONFIG=str(folder))
+    folder.mkdir()
+    (folder / "pip.conf").write_text("[global]\nindex-url = https://ada:canary@example.com/simple/\n")
+    with pytest.raises(SettingsError, match="pip.conf holds credentials") as failure:
+        resolve(tmp_path, CORRAL_PACKAGES_CONFIG=str(folder))
+    assert "canary" not in str(failure.value)
+
+
 def test_a_newer_versions_settings_are_read(tmp_path: Path) -> None:
     config = resolve(tmp_path)
     assert Config.from_json({**config.to_json(), "from_the_future": 1}) == config
