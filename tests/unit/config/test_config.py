@@ -196,7 +196,7 @@ def test_package_managers_are_told_no_secret(tmp_path: Path) -> None:
         resolve(tmp_path, CORRAL_PACKAGES_CONFIG=str(folder))
     folder.mkdir()
     (folder / "pip.conf").write_text("[global]\nindex-url = https://ada:canary@example.com/simple/\n")
-    with pytest.raises(SettingsError, match="pip.conf holds credentials") as failure:
+    with pytest.raises(SettingsError, match=r"pip\.conf holds credentials") as failure:
         resolve(tmp_path, CORRAL_PACKAGES_CONFIG=str(folder))
     assert "canary" not in str(failure.value)
 
