@@ -1,8 +1,8 @@
 """Workers of a self-hosted environment, and outputs of cloud sessions, on a server that dies in every turn.
 
 Laws, besides those that hold for every session (`tests/stage.py`): each call has exactly one result, which
-is what some run of it said; the files of a session are what its sandbox holds, each once; a file that was
-not written again is the same file from the first time that a client saw it.
+is what some run of it said; the files of a session are what its sandbox holds; each content of a file is
+published once, whatever dies.
 """
 
 import asyncio
@@ -17,7 +17,10 @@ from typing import Any
 
 import anthropic
 import pytest
+from sqlalchemy import select
 
+from corral.store.engine import sqlite_engine
+from corral.store.schema import files
 from corral.testing.messages_api import MessagesApi, Request
 from corral.testing.messages_reply import Answer, Reply
 from tests.sdk.workers.conftest import Pool
@@ -31,8 +34,8 @@ KILL = "kill -9, in the middle of a call"
 FAULTS = (  # one in each turn
     KILL,
     "store.accept.after",  # a result is stored, and its worker never hears of it
-    "outputs.after_file",
-    "outputs.before_note",
+    "outputs.after_file:2",  # that it is there is noted nowhere yet
+    "outputs.after_file:5",
 )
 DEATH_OF_A_WORKER = 1  # in this turn, too: it is its result that was stored
 OUT = "/mnt/session/outputs"
@@ -69,35 +72,38 @@ def script(notes: Path) -> Callable[[Request], Answer]:
 
 
 class Watcher:
-    """A client that lists the files of the cloud sessions all the while: which ids it saw, by session and
-    name."""
+    """What becomes of the outputs of sessions. `seen`: the ids of each content, by session and name."""
 
-    def __init__(self, client: anthropic.AsyncAnthropic, session_ids: list[str]) -> None:
-        self._client, self._session_ids = client, session_ids
-        self.seen: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
+    def __init__(self, server: Served, session_ids: list[str]) -> None:
+        self._client, self._session_ids = server.client, session_ids
+        self._engine = sqlite_engine(server.config.data_dir / "corral.db", writes=False)
+        self.seen: defaultdict[tuple[str, str, str], set[str]] = defaultdict(set)
 
-    async def files(self, session_id: str) -> dict[str, Any]:
-        listed = [each async for each in self._client.beta.files.list(scope_id=session_id, betas=FILES)]
-        by_name = {each.filename: each for each in listed}
-        assert len(by_name) == len(listed), "a file is there twice"
-        for name, each in by_name.items():
-            self.seen[session_id, name].add(each.id)
-        return by_name
-
-    async def held(self, session_id: str) -> dict[str, str]:
-        """The digest of each file's content, by name."""
-        found = {}
-        for name, each in (await self.files(session_id)).items():
-            content = await self._client.beta.files.download(each.id, betas=FILES)
-            found[name] = hashlib.sha256(await content.read()).hexdigest()
-        return found
+    def look(self) -> None:
+        """Below the API: at this moment, whether the server lives or not."""
+        with self._engine.begin() as connection:
+            rows = connection.execute(select(files).where(files.c.scope_id.in_(self._session_ids)))
+            for row in rows:
+                self.seen[row.scope_id, row.filename, row.sha256].add(row.file_id)
 
     async def run(self) -> None:
-        while True:
-            for session_id in self._session_ids:
-                with suppress(anthropic.APIConnectionError, anthropic.InternalServerError):
-                    await self.files(session_id)
-            await asyncio.sleep(0.1)
+        try:
+            while True:
+                self.look()
+                await asyncio.sleep(0.05)
+        finally:
+            self._engine.dispose()
+
+    async def held(self, session_id: str) -> dict[str, str]:
+        """The digest of each file, by name, as a client gets them."""
+        listed = [each async for each in self._client.beta.files.list(scope_id=session_id, betas=FILES)]
+        found = {}
+        for each in listed:
+            with suppress(anthropic.NotFoundError):  # it has just been replaced
+                content = await self._client.beta.files.download(each.id, betas=FILES)
+                found[each.filename] = hashlib.sha256(await content.read()).hexdigest()
+        assert len({each.filename for each in listed}) == len(listed), "a file is there twice"
+        return found
 
 
 @asynccontextmanager
@@ -124,19 +130,22 @@ async def rested(stage: Stage, session_id: str, turns: int) -> list[Any]:
             await asyncio.sleep(0.1)
 
 
-async def break_it(server: Served, fault: str, pool: Pool, notes: Path, *, with_worker: bool) -> None:
+async def break_it(
+    server: Served, fault: str, pool: Pool, notes: Path, watcher: Watcher, *, with_worker: bool
+) -> None:
     """Once a call of a hosted session runs; an output may be there at any time."""
     if not fault.startswith("outputs."):
         before = len(list(notes.iterdir()))
         await until(lambda: len(list(notes.iterdir())) > before, seconds=TURN_SECONDS)
-        if fault == KILL:
-            await server.kill("server")
-            return
+    if fault == KILL:
+        await server.kill("server")
+    else:
         server.crash_at(fault)
-    if with_worker:
-        await pool.workers[0].kill()
-        await pool.worker()
-    await until(server.has_crashed, seconds=TURN_SECONDS)
+        if with_worker:
+            await pool.workers[0].kill()
+            await pool.worker()
+        await until(server.has_crashed, seconds=TURN_SECONDS)
+    watcher.look()
 
 
 def check_hosted(events: list[Any], notes: Path, number: int) -> None:
@@ -176,13 +185,12 @@ async def test_workers_and_outputs_on_a_server_that_dies_in_every_turn() -> None
             await pool.worker()
         hosted = [(await pool.session()).id for _ in range(HOSTED)]
         cloud = [(await stage.session()).id for _ in range(CLOUD)]
-        watcher = Watcher(stage.client, cloud)
+        watcher = Watcher(server, cloud)
         watching = asyncio.create_task(watcher.run())
         for turn, fault in enumerate(FAULTS):
-            if fault.startswith("outputs."):
-                server.crash_at(fault)
+            with_worker = turn == DEATH_OF_A_WORKER
             breaking = asyncio.create_task(
-                break_it(server, fault, pool, notes, with_worker=turn == DEATH_OF_A_WORKER)
+                break_it(server, fault, pool, notes, watcher, with_worker=with_worker)
             )
             for kind, session_ids in (("cloud", cloud), ("hosted", hosted)):
                 for number, session_id in enumerate(session_ids):
@@ -196,6 +204,6 @@ async def test_workers_and_outputs_on_a_server_that_dies_in_every_turn() -> None
         watching.cancel()
         with suppress(asyncio.CancelledError):
             await watching
-        again = {of: ids for of, ids in watcher.seen.items() if len(ids) > 1 and of[1] != "again"}
-        assert again == {}, "nobody wrote them again"
+        twice = {of: ids for of, ids in watcher.seen.items() if len(ids) > 1}
+        assert twice == {} and len(watcher.seen) > CLOUD * ROUNDS * len(FAULTS)
         assert server.deaths == len(FAULTS)
