@@ -39,7 +39,7 @@ from corral.hands.providers.inside import install
 from corral.hands.providers.launch import environment, system_mounts
 from corral.hands.providers.layers import Layer
 from corral.hands.providers.leftovers import clear_state
-from corral.hands.providers.process import StartedProcess
+from corral.hands.providers.process import StartedProcess, starting_in
 from corral.hands.providers.seccomp import seccomp_filter
 from corral.hands.providers.walled import WalledProvider
 from corral.kernel.errors import SandboxUnavailable
@@ -139,8 +139,7 @@ class LandlockWalls:
     ) -> "KeptProcess":
         assert self._inside, "set_up comes first"
         assert layer is None, "it has no layers"
-        group = Group([])
-        try:
+        with starting_in(self._cgroups) as group:
             self._make_scratch(home / SCRATCH)
             told = {
                 "program": program,
@@ -148,19 +147,13 @@ class LandlockWalls:
                 "workdir": self.seen(home, WORKDIR),
                 "uid": HOST_UID if self._drops_uid else None,
                 "groups": [self._enter(home)] if self._drops_uid else [],
+                "joins": [str(file) for file in group.procs_files],
                 "abi": self._abi,
                 "allowed": self._allowed(home, memory),
                 "seccomp": self._seccomp.hex(),
             }
-            group = self._cgroups.create()
-            told["joins"] = [str(file) for file in group.procs_files]
             keeper = [str(self.python.path), "-IS", str(self._inside / "keeper")]
             return await KeptProcess.start(keeper, told=json.dumps(told), group=group)
-        except BaseException as e:
-            group.remove()
-            if isinstance(e, OSError):
-                raise SandboxUnavailable("the machine refuses to start a sandbox", detail=str(e)) from e
-            raise
 
     def diagnose(self, complaint: str) -> SandboxUnavailable:
         return CannotWork(

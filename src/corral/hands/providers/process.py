@@ -9,18 +9,32 @@ import contextlib
 import os
 import re
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from corral.hands.providers.cgroup import Cgroups, Group
 from corral.kernel.errors import SandboxUnavailable
 from corral.kernel.limits import SANDBOX_BOOT_SECONDS_MAX, SANDBOX_STDERR_BYTES
 
-__all__ = ["BwrapProcess", "StartedProcess"]
+__all__ = ["BwrapProcess", "StartedProcess", "starting_in"]
 
 _INFO_BYTES_MAX = 4096
 _NAMED = re.compile(rb'"child-pid": (\d+)\D')  # bwrap says this and more in several writes
 _DISCARD_BYTES = 64 * 1024
+
+
+@contextlib.contextmanager
+def starting_in(cgroups: Cgroups) -> Iterator[Group]:
+    """A control group for what is started meanwhile; it goes if that fails. Raises SandboxUnavailable."""
+    group = Group([])
+    try:
+        group = cgroups.create()
+        yield group
+    except BaseException as error:
+        group.remove()
+        if isinstance(error, OSError):
+            raise SandboxUnavailable("the machine refuses to start a sandbox", detail=str(error)) from error
+        raise
 
 
 class StartedProcess:
@@ -109,17 +123,8 @@ class BwrapProcess(StartedProcess):
         gives: descriptors that the program inside gets, under the same numbers.
 
         Raises SandboxUnavailable."""
-        group = Group([])
-        try:
-            group = cgroups.create()
+        with starting_in(cgroups) as group:
             return await cls._start(command, seccomp=seccomp, group=group, gives=gives)
-        except BaseException as error:
-            group.remove()
-            if isinstance(error, OSError):
-                raise SandboxUnavailable(
-                    "the machine refuses to start a sandbox", detail=str(error)
-                ) from error
-            raise
 
     @classmethod
     async def _start(
