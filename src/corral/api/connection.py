@@ -10,6 +10,7 @@ HTTP allows (RFC 9110, 7.8): some clients have one with each request.
 """
 
 import asyncio
+import socket
 from collections.abc import Callable
 from typing import Any
 
@@ -54,6 +55,11 @@ class Connection(HttpToolsProtocol):
     # -- the transport ------------------------------------------------------------------------------
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        peer = transport.get_extra_info("socket")
+        if peer is not None and peer.family in (socket.AF_INET, socket.AF_INET6):
+            # Head and body of an answer are two packets: else the second waits 40 ms for the first one's
+            # acknowledgement. asyncio sees to that only if the listener names its protocol.
+            peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._within(HTTP_HEAD_SECONDS, self._head_is_late)
 
     def data_received(self, data: bytes) -> None:
