@@ -416,6 +416,9 @@ LAYER_BYTES_MAX, LAYER_ENTRIES_MAX = 4 * 1024**3, 300_000
 LAYER_FRESH_SECONDS = 7 * 24 * 3600  # then the next session installs anew: "unpinned" means newest
 LAYER_LOOK_SECONDS = 3600.0  # how often layers that are not fresh are removed from the blobs
 LAYERS_KEPT_BYTES_MAX, LAYERS_KEPT_MAX = 20 * 1024**3, 100  # on a host; the longest unused go first
+LAYERS_STORED_BYTES_MAX = 100 * 1024**3  # in the blobs, packed; the oldest go first
+LAYERS_STORED_MAX = 1_000  # as many; each look and each new one lists them
+LAYERS_MADE_PER_DAY_MAX = 50  # for one workspace: enough to try things out, and few of all that are stored
 LAYERS_KNOWN_MAX = 1_000  # whose packages a brain remembers, from naming a layer to making it
 
 # -- cluster --------------------------------------------------------------------------------------

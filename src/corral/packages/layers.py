@@ -1,6 +1,6 @@
 """Layers in the blob store: made when nobody has made them yet, then everybody's.
 
-    layers/<digest>/<seconds since 1970 when it was made>
+    layers/<digest>/<seconds since 1970 when it was made>-<workspace that it was made for>
 
 Rules of this file:
 - One installation of the same packages at a time for each workspace of this process; who asks meanwhile
@@ -9,20 +9,29 @@ Rules of this file:
 - A layer that is not fresh is not given out any more: packages that are not pinned are to be the newest.
   Hosts that have it keep it for sessions that had it.
 - What failed a moment ago is not tried again at once: sessions ask again by themselves.
+- Bounds: bytes and number of all, of which the oldest go first, so that no blob store fills up with layers;
+  and how many a workspace has made in a day, so that it does not push out everybody else's.
 """
 
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable, Iterator
 from contextlib import aclosing
 
-from corral.catalog.blobs import BlobStore
+from corral.catalog.blobs import Blob, BlobStore
 from corral.catalog.packages import Wanted
 from corral.hands.archive import BrokenArchive, packed, unframed
 from corral.kernel.errors import BlobUnavailable, NotFound
 from corral.kernel.ids import DEFAULT_WORKSPACE, WorkspaceId
-from corral.kernel.limits import LAYER_FRESH_SECONDS, LAYER_LOOK_SECONDS, PACKAGES_RETRY_SECONDS
+from corral.kernel.limits import (
+    LAYER_FRESH_SECONDS,
+    LAYER_LOOK_SECONDS,
+    LAYERS_MADE_PER_DAY_MAX,
+    LAYERS_STORED_BYTES_MAX,
+    LAYERS_STORED_MAX,
+    PACKAGES_RETRY_SECONDS,
+)
 from corral.packages.installer import Installer, PackagesFailed
 
 __all__ = ["Layers", "forget_layers"]
@@ -30,6 +39,7 @@ __all__ = ["Layers", "forget_layers"]
 log = logging.getLogger(__name__)
 
 _PREFIX = "layers/"
+_DAY_SECONDS = 24 * 3600.0
 
 
 class Layers:
@@ -86,7 +96,9 @@ class Layers:
     async def _make(self, digest: str, packages: Wanted, workspace_id: WorkspaceId) -> str:
         ago = time.monotonic() - self._failed_at.pop(digest, float("-inf"))
         await asyncio.sleep(max(0.0, PACKAGES_RETRY_SECONDS - ago))
-        key, began_at = f"{_PREFIX}{digest}/{int(time.time())}", time.monotonic()
+        await self._count(workspace_id)
+        key = f"{_PREFIX}{digest}/{int(time.time())}-{workspace_id}"
+        began_at = time.monotonic()
         try:
             async with aclosing(self._installer.install(packages, workspace_id=workspace_id)) as archive:
                 blob = await self._blobs.put(key, packed(archive))
@@ -103,27 +115,59 @@ class Layers:
             seconds,
             blob.size_bytes,
         )
+        await _tidy(self._blobs, LAYERS_STORED_BYTES_MAX, LAYERS_STORED_MAX)
         return key
 
+    async def _count(self, workspace_id: WorkspaceId) -> None:
+        """Raises PackagesFailed when this one, with those under way, is one too many of its workspace."""
+        day_ago, made = time.time() - _DAY_SECONDS, 0
+        async for blob in self._blobs.keys(_PREFIX):
+            made += _made_for(blob.key) == workspace_id and _made_at(blob.key) > day_ago
+        under_way = sum(whose == workspace_id for _, whose in self._making)
+        if made + under_way > LAYERS_MADE_PER_DAY_MAX:
+            raise PackagesFailed(
+                f"New packages were installed for this workspace {LAYERS_MADE_PER_DAY_MAX} times within a"
+                " day, which is as often as this server does it; those that are installed can be used."
+            )
 
-async def forget_layers(blobs: BlobStore) -> None:
-    """Remove layers that are not fresh, with a look every LAYER_LOOK_SECONDS. Any number of these may run.
-    Runs until cancelled."""
+
+async def forget_layers(
+    blobs: BlobStore, *, bytes_max: int = LAYERS_STORED_BYTES_MAX, count_max: int = LAYERS_STORED_MAX
+) -> None:
+    """Remove layers that are not fresh, and the oldest of too many, with a look every LAYER_LOOK_SECONDS.
+    Any number of these may run. Runs until cancelled."""
     while True:
         try:
-            async for blob in blobs.keys(_PREFIX):
-                if not _is_fresh(
-                    blob.key, grace_seconds=LAYER_LOOK_SECONDS
-                ):  # it may be on its way to a host
-                    await blobs.delete(blob.key)
+            await _tidy(blobs, bytes_max, count_max)
         except BlobUnavailable as error:
-            log.debug("layers that are not fresh wait: %s", error)
+            log.debug("layers that are to go wait: %s", error)
         await asyncio.sleep(LAYER_LOOK_SECONDS)
 
 
+async def _tidy(blobs: BlobStore, bytes_max: int, count_max: int) -> None:
+    found = [blob async for blob in blobs.keys(_PREFIX)]
+    for blob in _too_many(found, bytes_max, count_max):
+        await blobs.delete(blob.key)
+
+
+def _too_many(found: Iterable[Blob], bytes_max: int, count_max: int) -> Iterator[Blob]:
+    total = 0
+    newest_first = sorted(found, key=lambda blob: _made_at(blob.key), reverse=True)
+    for number, blob in enumerate(newest_first, start=1):
+        total += blob.size_bytes
+        # One that is not fresh any more may still be on its way to a host.
+        is_fresh = _is_fresh(blob.key, grace_seconds=LAYER_LOOK_SECONDS)
+        if number > count_max or total > bytes_max or not is_fresh:
+            yield blob
+
+
 def _made_at(key: str) -> float:
-    name = key.rpartition("/")[2]
-    return float(name) if name.isdecimal() else 0.0
+    seconds = key.rpartition("/")[2].partition("-")[0]
+    return float(seconds) if seconds.isdecimal() else 0.0
+
+
+def _made_for(key: str) -> str:
+    return key.rpartition("/")[2].partition("-")[2]
 
 
 def _is_fresh(key: str, *, grace_seconds: float = 0.0) -> bool:
