@@ -44,7 +44,7 @@ from corral.brain.own_log import read_own_log
 from corral.brain.ports import BlockStarted, Model, ModelFailed, ModelReply, RepositorySkills
 from corral.brain.preview import Previews
 from corral.brain.turn import Terms, advance
-from corral.brain.web import refuse_unseen
+from corral.brain.web import Misses, refuse_unseen
 from corral.catalog.models import ModelTable
 from corral.catalog.toolset import SANDBOX_TOOLS
 from corral.catalog.web.settings import WEB_TOOLS
@@ -93,6 +93,7 @@ class Gear:
     repository_skills: RepositorySkills | None = None
     has_search: bool = False
     limits: TurnLimits = field(default_factory=TurnLimits)
+    missed_urls: Misses = field(default_factory=Misses)
     slots: FairSlots = field(default_factory=lambda: FairSlots(MODEL_REQUESTS_MAX))
 
 
@@ -376,7 +377,9 @@ class Loop:
                 crash_point("brain.before_tool")
                 try:
                     result = await read_own_log(self._gear.log, state, call)
-                    result = result or await refuse_unseen(self._gear.log, state, call)
+                    result = result or await refuse_unseen(
+                        self._gear.log, state, call, self._gear.missed_urls
+                    )
                     result = result or await self._gear.dispatch.run(
                         state, call, epoch=epoch, attach=attach, stop=self._stops[action]
                     )

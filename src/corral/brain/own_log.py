@@ -99,22 +99,26 @@ async def _event(
 
 
 async def stored_events(
-    log: SessionLog, session_id: SessionId, thread_id: ThreadId, *, after: int
+    log: SessionLog,
+    session_id: SessionId,
+    thread_id: ThreadId,
+    *,
+    after: int = 0,
+    newest_first: bool = False,
 ) -> AsyncIterator[StoredEvent]:
-    """The thread's events after this seq, in order, as of now."""
-    position = Position(seq=after)
+    """The thread's events after this seq, in order, as of now; or all of them, the newest first."""
+    position = None if newest_first else Position(seq=after)
     while True:
         page = await log.page(
             session_id,
             EventFilter(thread_id=thread_id),
-            descending=False,
+            descending=newest_first,
             limit=LOG_EVENTS_AT_ONCE,
             after=position,
         )
         for event in page.events:
-            if not isinstance(event, StoredEvent):
-                return  # inputs that wait: they are not in the log yet
-            yield event
+            if isinstance(event, StoredEvent):  # inputs that wait are not in the log yet
+                yield event
         if page.next_position is None:
             return
         position = page.next_position

@@ -6,7 +6,8 @@ Source: API docs, tools "Web tool restrictions"; docs/DIVERGENCES.md.
 """
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Final
 
 import orjson
@@ -16,11 +17,12 @@ from corral.catalog.toolset import built_in
 from corral.catalog.web.rules import WebRules
 from corral.catalog.web.settings import WEB_TOOLS
 from corral.catalog.web.urls import BadUrl, WebUrl, mentions, web_url
+from corral.kernel.limits import WEB_MISSES_KEPT_MAX
 from corral.session.content import Block, Json, ToolResult
 from corral.session.log import SessionLog
 from corral.session.state import PendingCall, State
 
-__all__ = ["refuse_unseen", "rules_of"]
+__all__ = ["Misses", "refuse_unseen", "rules_of"]
 
 _ALL: Final[Mapping[str, Json]] = {"type": "all"}
 
@@ -36,7 +38,28 @@ def rules_of(state: State, call: PendingCall) -> WebRules | None:
     return WebRules(allowed_hosts=()) if config is None else WebRules.of(config, state.environment)
 
 
-async def refuse_unseen(log: SessionLog, state: State, call: PendingCall) -> ToolResult | None:
+class Misses:
+    """URLs that were looked for in vain, and up to which seq of their log: a model that asks again makes
+    nobody read all of it again. Of one process; the last ones asked for."""
+
+    def __init__(self, *, kept_max: int = WEB_MISSES_KEPT_MAX) -> None:
+        self._kept_max = kept_max
+        self._seqs: OrderedDict[Hashable, int] = OrderedDict()
+
+    def up_to(self, key: Hashable) -> int:
+        """0: not looked for, or forgotten."""
+        return self._seqs.get(key, 0)
+
+    def remember(self, key: Hashable, seq: int) -> None:
+        self._seqs[key] = seq
+        self._seqs.move_to_end(key)
+        if len(self._seqs) > self._kept_max:
+            self._seqs.popitem(last=False)
+
+
+async def refuse_unseen(
+    log: SessionLog, state: State, call: PendingCall, misses: Misses
+) -> ToolResult | None:
     """The result of a fetch of a URL that none of the tool's sources has shown; None for every other call.
 
     Repeat: after a crash it is asked again, and the log may have grown; it never turns from allowed to
@@ -49,7 +72,7 @@ async def refuse_unseen(log: SessionLog, state: State, call: PendingCall) -> Too
         wanted = web_url(str(call.input.get("url") or ""))
     except BadUrl:
         return None  # whoever fetches says so
-    if await _is_seen(log, state, call, sources, wanted):
+    if await _is_seen(log, state, call, sources, wanted, misses):
         return None
     return ToolResult.text(
         f"url_not_in_prior_context: {wanted.text} is in none of the sources that web_fetch is limited to;"
@@ -70,38 +93,52 @@ async def _is_seen(
     call: PendingCall,
     sources: Mapping[str, Json],
     wanted: WebUrl,
+    misses: Misses,
 ) -> bool:
-    names: dict[str, str] = {}  # of the calls that results belong to
-    async for stored in stored_events(log, state.session_id, call.thread_id, after=0):
+    """The newest events come first: what is fetched was mostly shown a moment ago."""
+    key = (
+        state.session_id,
+        call.thread_id,
+        orjson.dumps(sources, option=orjson.OPT_SORT_KEYS),
+        wanted.text,
+    )
+    known, newest = misses.up_to(key), 0
+    results: dict[str, Sequence[Block]] = {}  # by the call that they answer, which comes later here
+    async for stored in stored_events(log, state.session_id, call.thread_id, newest_first=True):
+        newest = max(newest, stored.seq)
+        if stored.seq <= known and not results:
+            break
         event: Mapping[str, Json] = orjson.loads(stored.body)
+        texts: Sequence[str] = ()
         match event["type"]:
-            case "agent.custom_tool_use" | "agent.tool_use":
-                names[event["id"]] = event["name"]
+            case "agent.custom_tool_use" | "agent.tool_use" as kind:
+                content = results.pop(event["id"], ())
+                if content and _counts(kind, event["name"], sources):
+                    texts = list(_texts(content))
+            case _ if stored.seq <= known:
                 continue
-            case "user.message":
+            case "user.message" if _takes(sources.get("user_input"), ""):
                 # Only what is written in it: not documents that were sent along.
                 texts = [str(block["text"]) for block in event["content"] if block["type"] == "text"]
-                counts = _takes(sources.get("user_input"), "")
             case "user.custom_tool_result":
-                texts = list(_texts(event.get("content") or ()))
-                counts = _takes(
-                    sources.get("client_tool_results"), names.get(event["custom_tool_use_id"], "")
-                )
-            case "agent.tool_result":
-                name = names.get(event["tool_use_id"], "")
-                texts = list(_texts(event.get("content") or ()))
-                # An error repeats what the model asked for: that would make every URL a seen one.
-                counts = (
-                    name in WEB_TOOLS
-                    and not event.get("is_error")
-                    and _takes(sources.get("server_tool_results"), name)
-                )
-            case _:
-                continue
+                results[event["custom_tool_use_id"]] = event.get("content") or ()
+            # An error repeats what the model asked for: that would make every URL a seen one.
+            case "agent.tool_result" if not event.get("is_error"):
+                results[event["tool_use_id"]] = event.get("content") or ()
+        if not texts:
+            continue
         # A page can be made to be all URLs, in which to look takes half a second: others go on meanwhile.
-        if counts and await asyncio.to_thread(_is_mentioned, texts, wanted):
+        if await asyncio.to_thread(_is_mentioned, texts, wanted):
             return True
+    misses.remember(key, newest)
     return False
+
+
+def _counts(kind: str, name: str, sources: Mapping[str, Json]) -> bool:
+    """Whether results of such a call do."""
+    if kind == "agent.custom_tool_use":
+        return _takes(sources.get("client_tool_results"), name)
+    return name in WEB_TOOLS and _takes(sources.get("server_tool_results"), name)
 
 
 def _is_mentioned(texts: Sequence[str], wanted: WebUrl) -> bool:

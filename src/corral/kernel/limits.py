@@ -380,6 +380,7 @@ WEB_URL_SOURCE_TOOLS_MAX = 128  # of one list; source: API docs, tools
 WEB_URL_CHARS_MAX = 2048  # the longest that servers commonly take
 WEB_QUERY_CHARS_MAX = 1000  # of one search; engines cut off far earlier
 WEB_LOCATION_CHARS_MAX = 255  # of a city, region or time zone
+WEB_MISSES_KEPT_MAX = 2_000  # URLs not found in a log that a brain remembers; 2 KiB each at most
 WEB_REDIRECTS_MAX = 5  # of one fetch; browsers follow 20, honest pages need one or two
 WEB_FETCH_SECONDS = 30.0  # a fetch from asking to parsed; a page that takes longer holds a turn up
 WEB_CONNECT_SECONDS = 10.0  # a host that does not accept within this is down
