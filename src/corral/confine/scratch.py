@@ -1,18 +1,18 @@
 """Directories that sandboxes may write in, for a while.
 
-    <root>/<pid>-<random>/
+    <root>/<name of its process>/    as `kernel.owned_names` says
 
 What a killed process left is removed by the next one.
 """
 
 import asyncio
 import os
-import secrets
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 from corral.kernel.disk_trees import remove_tree
+from corral.kernel.owned_names import is_orphaned, owned_name
 
 __all__ = ["Scratch"]
 
@@ -41,10 +41,10 @@ class Scratch:
         if not self._is_laid_out:
             self._make_root()
             for left in self._root.iterdir():
-                if not Path("/proc", left.name.partition("-")[0]).exists():
+                if is_orphaned(left.name):
                     remove_tree(left)
             self._is_laid_out = True
-        return self._root / f"{os.getpid()}-{secrets.token_hex(8)}"
+        return self._root / owned_name()
 
     def free_bytes(self) -> int:
         """Of the disk."""

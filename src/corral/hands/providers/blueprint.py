@@ -8,6 +8,7 @@ from corral.hands.providers.binary import PythonInside, find_bwrap
 from corral.hands.providers.home import HOST_UID, drops_uid
 from corral.hands.providers.launch import Blueprint
 from corral.hands.providers.leftovers import clear_stages, end_orphans
+from corral.kernel.owned_names import owned_name
 
 __all__ = ["drawn"]
 
@@ -24,7 +25,8 @@ def drawn(root: Path, *, python: PythonInside, inside: Path) -> Blueprint:
     if drops:
         where = Path("/run") if os.access("/run", os.W_OK) else Path(tempfile.gettempdir())
         marks += clear_stages(where)
-        stage = Path(tempfile.mkdtemp(prefix=f"corral-stage-{os.getpid()}-", dir=where))
+        stage = where / f"corral-stage-{owned_name()}"
+        stage.mkdir(mode=0o700)
         stage.chmod(0o711)
     end_orphans(marks)
     return Blueprint(bwrap=bwrap, python=python, inside=inside, stage=stage)

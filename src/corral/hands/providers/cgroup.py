@@ -6,12 +6,11 @@ writable there are only the rlimits, and `Capabilities.gaps` says so.
 """
 
 import contextlib
-import os
-import secrets
 from pathlib import Path
 from typing import Final
 
 from corral.kernel.limits import SANDBOX_MEMORY_BYTES, SANDBOX_PROCESSES_MAX
+from corral.kernel.owned_names import is_orphaned, owned_name
 
 __all__ = ["Cgroups", "Group"]
 
@@ -55,7 +54,7 @@ class Cgroups:
         }
         for parent in self._settings:  # left behind by hosts that were killed
             for group in parent.iterdir():
-                if group.is_dir() and not Path("/proc", group.name.split("-")[0]).exists():
+                if group.is_dir() and is_orphaned(group.name):
                     with contextlib.suppress(OSError):
                         group.rmdir()
 
@@ -69,7 +68,7 @@ class Cgroups:
 
     def create(self) -> Group:
         """A new group with its limits; an empty one where there is nothing to write to."""
-        folders, name = [], f"{os.getpid()}-{secrets.token_hex(8)}"
+        folders, name = [], owned_name()
         for parent, values in self._settings.items():
             folder = parent / name
             folder.mkdir()
@@ -98,7 +97,7 @@ def _is_ours(top: Path, values: dict[str, int]) -> bool:
         if values is _V2:
             for folder in (top, parent):
                 (folder / "cgroup.subtree_control").write_text("+memory +pids")
-        trial = parent / f"{os.getpid()}-{secrets.token_hex(8)}"
+        trial = parent / owned_name()
         trial.mkdir()
         try:
             return all((trial / name).exists() for name in values if name not in _OPTIONAL)

@@ -1,7 +1,7 @@
 """The shelf of a host: layers of packages, one directory each, shared by sandboxes.
 
     <state>/layers/<digest>/files/     what sandboxes see, read-only; its time: last use
-            layers/.new-<pid>-<random>/, .old-...   one that comes, one that goes
+            layers/.new-<name of its process>/, .old-...   one that comes, one that goes
 
 Rules of this file:
 - A layer takes its name by rename once it is whole, and is never changed: what makes it has ended by then.
@@ -14,7 +14,6 @@ import asyncio
 import contextlib
 import os
 import re
-import secrets
 import stat
 import time
 from collections.abc import AsyncGenerator, Callable, Collection, Iterator
@@ -29,6 +28,7 @@ from corral.hands.providers.overlay import Overlay
 from corral.kernel.disk_trees import disk_bytes, is_real_directory, remove_tree
 from corral.kernel.errors import InvalidRequest, SandboxUnavailable
 from corral.kernel.limits import LAYER_ENTRIES_MAX, LAYERS_KEPT_BYTES_MAX, LAYERS_KEPT_MAX
+from corral.kernel.owned_names import is_orphaned, owned_name
 
 __all__ = ["Layer", "LayerShelf"]
 
@@ -143,7 +143,7 @@ class LayerShelf:
             return
         self._is_laid_out = True
         for left in self._root.glob(".*-*-*"):
-            if not Path("/proc", left.name.split("-")[1]).exists():
+            if is_orphaned(left.name.partition("-")[2]):
                 remove_tree(left)
 
     def _tidy(self, keep: str) -> None:
@@ -164,4 +164,4 @@ class LayerShelf:
         return sorted(filter(is_real_directory, found), key=lambda path: path.stat().st_mtime, reverse=True)
 
     def _aside(self, what: str) -> Path:
-        return self._root / f".{what}-{os.getpid()}-{secrets.token_hex(8)}"
+        return self._root / f".{what}-{owned_name()}"

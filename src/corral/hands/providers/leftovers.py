@@ -1,6 +1,6 @@
 """What hosts that were killed have left on this machine, and how it goes.
 
-A directory that a host makes for itself has its pid in its name, so the next host can tell whose they are.
+A directory that a host makes for itself says in its name whose it is, see `kernel.owned_names`.
 """
 
 import contextlib
@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from corral.hands.providers.home import remove_empty
+from corral.kernel.owned_names import is_orphaned
 
 __all__ = ["clear_stages", "clear_state", "end_orphans"]
 
@@ -35,9 +36,9 @@ def clear_stages(where: Path) -> list[str]:
 
 
 def _stale(where: Path, prefix: str) -> list[Path]:
-    """`<prefix><pid>-<random>` of hosts that have ended."""
+    """`<prefix><name of its process>` of hosts that have ended."""
     found = where.glob(f"{prefix}*-*")
-    return [path for path in found if not _is_running(int(path.name.removeprefix(prefix).split("-")[0]))]
+    return [path for path in found if is_orphaned(path.name.removeprefix(prefix))]
 
 
 def end_orphans(marks: Sequence[str]) -> None:
@@ -76,7 +77,3 @@ def _has_ended(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
     except OSError:
         return True
-
-
-def _is_running(pid: int) -> bool:
-    return Path(f"/proc/{pid}").exists()

@@ -49,6 +49,7 @@ from corral.kernel.limits import (
     WORKSPACE_ARCHIVE_BYTES_MAX,
     WORKSPACE_ARCHIVE_MEMBERS_MAX,
 )
+from corral.kernel.owned_names import owned_name
 from corral.session.call import Recipe
 
 __all__ = ["WalledProvider"]
@@ -72,7 +73,7 @@ class WalledProvider:
         self._living: dict[AgentSandbox, str | None] = {}  # and the digest of its packages
         self._shelf = LayerShelf(self._state_dir / "layers", in_use=self._layers_in_use)
         self._pool: list[tuple[Path, AgentSandbox]] = []
-        self._pool_dir = self._state_dir / f"pool-{os.getpid()}-{secrets.token_hex(4)}"
+        self._pool_dir = self._state_dir / f"pool-{owned_name()}"
         self._filling: asyncio.Task[None] | None = None
         self._is_closed = False
 
@@ -101,7 +102,7 @@ class WalledProvider:
     async def probe(self) -> Probe:
         """Boot a throw-away sandbox over planted links, try every escape, find python3 and bash in it."""
         started = time.monotonic()
-        home = self._state_dir / f"probe-{os.getpid()}-{secrets.token_hex(4)}"
+        home = self._state_dir / f"probe-{owned_name()}"
         canary = home / "canary"
         try:
             await self._walls.set_up()
