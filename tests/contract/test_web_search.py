@@ -158,6 +158,14 @@ async def test_no_more_than_ten_and_none_too_long(searxng: WebHost, opened) -> N
     assert (len(found[0].snippet), len(found[0].title)) == (2_000, 300)
 
 
+async def test_of_a_long_answer_the_first_results_are_looked_at(searxng: WebHost, opened) -> None:
+    blocked = [result(f"https://blocked.example/{n}") for n in range(199)]
+    allowed = [result(f"https://example.com/{n}") for n in range(5)]
+    searxng.answers["/search"] = answer(*blocked, *allowed)
+    found = await opened().search("q", WebRules(blocked_domains=("blocked.example",)))
+    assert [each.url for each in found] == ["https://example.com/0"]
+
+
 @pytest.mark.parametrize(
     ("said", "code"),
     [

@@ -398,6 +398,7 @@ WEB_ANSWER_BYTES_MAX = 7 * 1024**2  # of what a fetch hands back: the text, esca
 WEB_SEARCH_SECONDS = 20.0  # a search engine of engines waits for the slowest that it asks
 WEB_SEARCH_BYTES_MAX = 4 * 1024**2  # of its answer
 WEB_SEARCH_RESULTS_MAX = 10  # shown of one search; the model asks again for more
+WEB_SEARCH_LOOKED_AT_MAX = 200  # results of one answer, to find ten that the rules allow
 WEB_SNIPPET_CHARS_MAX = 2000  # of what a search says of one page
 
 # -- packages ---------------------------------------------------------------------------------------

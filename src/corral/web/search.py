@@ -18,6 +18,7 @@ from corral.catalog.web.urls import BadUrl, web_url
 from corral.kernel.limits import (
     WEB_CONNECT_SECONDS,
     WEB_SEARCH_BYTES_MAX,
+    WEB_SEARCH_LOOKED_AT_MAX,
     WEB_SEARCH_RESULTS_MAX,
     WEB_SEARCH_SECONDS,
     WEB_SNIPPET_CHARS_MAX,
@@ -108,8 +109,8 @@ def _parameters(query: str, location: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _found(results: Sequence[Any], rules: WebRules) -> Iterator[Found]:
-    """What may be shown of an answer; what the rules do not allow is dropped without a word."""
-    for each in results:
+    """What may be shown of the first results; what the rules do not allow is dropped without a word."""
+    for each in results[:WEB_SEARCH_LOOKED_AT_MAX]:
         if not isinstance(each, dict):
             continue
         try:
