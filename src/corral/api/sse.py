@@ -25,7 +25,7 @@ from corral.api.caller import Worker, caller_in
 from corral.api.dependencies import Dependencies
 from corral.api.schema.query import StreamQuery, parse_query
 from corral.api.worker import Workers
-from corral.kernel.errors import InvalidRequest, NotFound, Overloaded, StoreUnavailable
+from corral.kernel.errors import CallerError, InvalidRequest, NotFound, Overloaded, StoreUnavailable
 from corral.kernel.ids import EVENT, EventId, SessionId, ThreadId, derived
 from corral.kernel.limits import (
     EVENT_PAGE_LIMIT_MAX,
@@ -148,6 +148,10 @@ class Streams:
             if self._is_closing:
                 raise _Ended from None
             raise
+        except (
+            CallerError
+        ):  # a body was announced that did not come, or not as it may: no client to wait for
+            raise _Ended from None
         raise _Ended
 
     async def _guard(self, worker: Worker) -> None:
