@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from corral.kernel.hosts import fits
+
 __all__ = ["HTTPS_PORT", "HostList"]
 
 HTTPS_PORT: Final = 443
@@ -20,18 +22,9 @@ class HostList:
     private: Sequence[str] = ()
 
     def allows(self, host: str, port: int) -> bool:
-        return self.may_be_private(host, port) or any(_fits(entry, host, port) for entry in self.public)
+        return self.may_be_private(host, port) or any(
+            fits(entry, host, port, port_unless_named=HTTPS_PORT) for entry in self.public
+        )
 
     def may_be_private(self, host: str, port: int) -> bool:
-        return any(_fits(entry, host, port) for entry in self.private)
-
-
-def _fits(entry: str, host: str, port: int) -> bool:
-    pattern, _, number = entry.lower().partition(":")
-    if (int(number) if number else HTTPS_PORT) != port:
-        return False
-    if pattern == "*":
-        return True
-    if pattern.startswith("*."):
-        return host.endswith(pattern[1:])
-    return host == pattern
+        return any(fits(entry, host, port, port_unless_named=HTTPS_PORT) for entry in self.private)
