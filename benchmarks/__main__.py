@@ -22,7 +22,7 @@ ROWS = (
     "long_session",
     "postgres",
 )
-ASKED_FOR = ("growth", "lists", "upload")  # some minutes and gigabytes; only by name
+ASKED_FOR = ("egress", "growth", "lists", "upload")  # some minutes and gigabytes; only by name
 RUNS = 5
 
 
