@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from corral.kernel.ids import Ids
+from corral.store.audit import Audit
 from corral.store.bus import LocalBus
 from corral.store.catalog import Agents, Environments
 from corral.store.cleanup import Cleanup
@@ -67,6 +68,7 @@ class Opened:
             memory_versions=MemoryVersionTable(database),
             memory_mounts=MemoryMountTable(database, ids),
             memory_forgetting=MemoryForgetTable(database),
+            audit=Audit(database),
             skills=SkillTable(database),
             skill_versions=SkillVersionTable(database),
             skill_forgetting=SkillForgetTable(database),

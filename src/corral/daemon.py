@@ -19,6 +19,7 @@ from corral.kernel.errors import Conflict, InvalidRequest
 
 __all__ = [
     "SOCKET_PATH_BYTES_MAX",
+    "doors_path",
     "listening",
     "made_once",
     "made_token",
@@ -35,6 +36,11 @@ _BACKLOG = 2048  # connections: as many calls may begin at once
 def socket_path(data_dir: Path, role: str) -> Path:
     """Where a role listens; its lock and its token are beside it."""
     return data_dir / role / "private" / f"{role}.sock"
+
+
+def doors_path(data_dir: Path) -> Path:
+    """Where hands bring egress the doors of their sandboxes."""
+    return socket_path(data_dir, "egress").with_name("doors.sock")
 
 
 def token_path(data_dir: Path, role: str) -> Path:

@@ -19,6 +19,7 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import insert, select, update
 
+from corral.catalog.audit import Begun, Ended
 from corral.catalog.credentials import new_credential
 from corral.catalog.environment_keys import environment_key
 from corral.catalog.environments import new_environment
@@ -51,6 +52,7 @@ from corral.session.resources import FileCopy, NewResource, Resource
 from corral.session.work import Queue
 from corral.store import schema
 from corral.store.archive import FORMAT, ArchiveWriter, Manifest, verify
+from corral.store.audit import Audit
 from corral.store.backup import LEFT_OUT, archived_tables, back_up, open_engine, read, rows_of
 from corral.store.blobs import LocalBlobs
 from corral.store.bus import LocalBus
@@ -236,6 +238,11 @@ async def fill(store: Store) -> dict[str, SessionRecord]:
     )
     await keep_a_secret(store)
     await offer_some_work(store)
+    asked = Begun(
+        entry_id="audit_1", session_id=SessionId("sesn_gone"), created_at=NOW, host="example.com", port=443,
+        method="CONNECT", decision="allowed",
+    )  # fmt: skip
+    await Audit(store.database).add([asked], [Ended(entry_id="audit_1", sent_bytes=1, seconds=0.25)])
     records = {name: await store.session() for name in ("idle", "working", "waiting", "lost", "deleted")}
     await store.turn(records["idle"], rounds=3, ends=True)
     await store.turn(records["working"], rounds=2, ends=False)

@@ -34,6 +34,7 @@ from corral.orchestrator.sandboxes import Desk, OneHost
 from corral.session.events import Event, parse
 from corral.session.lease import Claim
 from corral.session.log import Append, Derived, NewEvent
+from corral.store.audit import Audit
 from corral.store.blobs import LocalBlobs
 from corral.store.bus import LocalBus
 from corral.store.catalog import Agents, Environments
@@ -171,6 +172,7 @@ class Server:
             ids=ids,
             clock=clock,
             workspaces=hands,
+            audit=Audit(database),
             sandboxes=Desk(
                 OneHost(hands), checkpoints=Checkpoints(database), checkpointer=None, placements=None
             ),

@@ -8,12 +8,15 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
+from datetime import UTC, datetime
 from typing import Any
 
 import anthropic
 import httpx2
 import pytest
 
+from corral.catalog.audit import Begun, Ended
+from corral.kernel.ids import SessionId
 from tests.sdk.conftest import take_inbox
 
 TEXT = {"type": "text", "text": "hello"}
@@ -191,11 +194,12 @@ def holds(schema: Any, value: Any, spec: Any) -> bool:
         "array": list,
         "string": str,
         "integer": int,
+        "number": (int, float),
         "boolean": bool,
         "null": type(None),
     }
     kinds = [kinds] if isinstance(kinds, str) else kinds
-    if kinds and not isinstance(value, tuple(types[kind] for kind in kinds)):
+    if kinds and not any(isinstance(value, types[kind]) for kind in kinds):
         return False
     if isinstance(value, list):
         return all(holds(schema.get("items", {}), each, spec) for each in value)
@@ -264,6 +268,11 @@ def workspace(operator: httpx2.Client, name: str) -> str:
 def test_every_operation_keeps_workspaces_apart(server, operator, someone) -> None:
     owner, other = (someone(workspace(operator, name)) for name in ("owner", "other"))
     found, ids = operations(operator), world(owner)
+    asked_for = Begun(
+        entry_id="audit_theirs", session_id=SessionId(ids["session_id"]), created_at=datetime.now(UTC),
+        host="example.com", port=443, method="CONNECT", decision="allowed",
+    )  # fmt: skip
+    server.run(server.deps.audit.add([asked_for], [Ended(entry_id="audit_theirs", seconds=0.5)]))
     unknown = [each for each in found if not is_aimed(each) and each not in NAMES_NOTHING]
     lists = [each for each in unknown if each.startswith("GET ")]
     assert unknown == lists, "say what a good request of these is: see the top of this file"

@@ -15,6 +15,7 @@ from corral.api.openapi import document
 from corral.api.operations import enclose
 from corral.api.resources import ResourceKinds
 from corral.api.routes.agents import agent_routes
+from corral.api.routes.audit import audit_routes
 from corral.api.routes.corral import KeyCreate, corral_routes
 from corral.api.routes.docs import docs_routes
 from corral.api.routes.environment_keys import environment_key_routes
@@ -140,6 +141,7 @@ def create_api(dependencies: Dependencies) -> FastAPI:
         *vault_key_routes(dependencies).routes,
         *environment_key_routes(dependencies).routes,
         *kill_routes(dependencies).routes,
+        *audit_routes(dependencies).routes,
         *operations_routes(dependencies).routes,
         *docs_routes().routes,
     ]

@@ -6,6 +6,7 @@ from typing import Literal
 
 from corral.api.admission import Admission
 from corral.api.edge import Edge
+from corral.catalog.audit import AuditStore
 from corral.catalog.blobs import BlobStore
 from corral.catalog.environment_keys import EnvironmentKeyStore
 from corral.catalog.files import Files
@@ -92,5 +93,6 @@ class Dependencies(Operations):
     token_counter: TokenCounter
     workspaces: Workspaces
     sandboxes: SandboxDesk
+    audit: AuditStore
     repository_hosts: HostList = field(default_factory=HostList)  # none allowed
     has_search: bool = False  # a search engine to ask: agents may have `web_search`

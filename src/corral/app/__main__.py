@@ -17,6 +17,7 @@ async def _hands(start: Start) -> None:
     from corral.hands.process import serve_hands
     from corral.hands.providers.choice import DEFAULT, provider_of
     from corral.hands.tls import ClusterTls
+    from corral.hands.way_out import Egress
 
     config = start.config
     sandbox = config.sandbox or DEFAULT
@@ -24,9 +25,11 @@ async def _hands(start: Start) -> None:
     tls = None
     if config.cluster_ca and config.cluster_cert and config.cluster_key:
         tls = ClusterTls(ca=config.cluster_ca, cert=config.cluster_cert, key=config.cluster_key)
+    # The proxy of a node serves the sandboxes of that node. Where there is none, they have no way out.
+    egress = Egress(config.data_dir) if "egress" in config.roles else None
     await serve_hands(
         data_dir=config.data_dir,
-        provider=lambda state_dir: provider_of(sandbox, state_dir=state_dir),
+        provider=lambda state_dir: provider_of(sandbox, state_dir=state_dir, egress=egress),
         web=lambda state_dir: open_web(config, state_dir),
         on_ready=report_ready,
         sandboxes_max=config.sandboxes_max,
@@ -53,6 +56,7 @@ async def _require_sandboxes(sandbox: "ProviderName", data_dir: Path) -> None:
 
 
 async def _egress(start: Start) -> None:
+    from corral.egress.policy import OperatorHosts
     from corral.egress.process import serve_egress
     from corral.vault.ring import CommandKeys, FileKeys, Keys
 
@@ -62,7 +66,16 @@ async def _egress(start: Start) -> None:
         keys = CommandKeys(config.vault_key_command)
     elif config.vault_key_file is not None:
         keys = FileKeys(config.vault_key_file)
-    await serve_egress(data_dir=config.data_dir, on_ready=report_ready, keys=keys)
+    await serve_egress(
+        data_dir=config.data_dir,
+        on_ready=report_ready,
+        keys=keys,
+        operator=OperatorHosts(
+            denied=config.egress_denied_hosts,
+            internal=config.egress_internal_hosts,
+            packages=config.egress_package_hosts,
+        ),
+    )
 
 
 async def _server(start: Start) -> None:

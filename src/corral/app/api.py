@@ -13,6 +13,7 @@ from corral.app.hands import Reach
 from corral.app.models import LateCounter, model_table
 from corral.app.repositories import hosts_of
 from corral.catalog.blobs import BlobStore
+from corral.store.audit import Audit
 from corral.store.catalog import Agents, Environments
 from corral.store.environment_keys import EnvironmentKeys
 from corral.store.idempotency import Idempotency
@@ -72,6 +73,7 @@ def open_api(
             token_counter=LateCounter(ground.config, models, stack),
             workspaces=reach.hands,
             sandboxes=reach.desk,
+            audit=Audit(database),
             repository_hosts=hosts_of(ground.config),
             has_search=ground.config.search_url is not None,
         )

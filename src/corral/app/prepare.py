@@ -20,7 +20,13 @@ _ALWAYS: Final = (
 _BY_ROLE: Final = {
     "api": ("corral.app.api",),
     "brain": ("corral.app.brain", "anthropic.resources.messages", "anthropic"),
-    "egress": ("corral.app.egress", "corral.app.vault", "corral.store.vault_keys"),
+    "egress": (
+        "corral.app.egress",
+        "corral.app.audit",
+        "corral.store.audit",
+        "corral.app.vault",
+        "corral.store.vault_keys",
+    ),
 }
 
 

@@ -11,6 +11,7 @@
 | hands      | hands     | the socket of this node's host  | `hands.py`: can a sandbox be made  |
 | egress     | egress    | the socket of this node's proxy | `egress.py`: does it answer        |
 | vault      | egress    | the same, and the store         | `vault.py`: keys that seal secrets |
+| audit      | egress    | the same                        | `audit.py`: what went out, kept    |
 
 What a role imports is imported only where it is asked for: the server of a hands node has no brain.
 """
@@ -161,12 +162,16 @@ async def _open(ground: Ground, keys: KeysOfThisStart, stack: AsyncExitStack) ->
         collector = open_collector(ground, local, keeping.blobs)
         parts.append(hands_part(keeping, local, ground.clock, collector=collector))
     if "egress" in roles:
+        from corral.app.audit import audit_part
         from corral.app.egress import egress_part
         from corral.app.vault import vault_part
+        from corral.store.audit import Audit
         from corral.store.vault_keys import VaultKeys
 
         parts.append(egress_part(config.data_dir))
         parts.append(vault_part(config.data_dir, VaultKeys(ground.database), ground.clock))
+        audit = Audit(ground.database)
+        parts.append(audit_part(config.data_dir, audit, ground.clock, days=config.audit_days))
     if roles & {"api", "brain"}:
         from corral.store.log import Log
 

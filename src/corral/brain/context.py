@@ -25,10 +25,11 @@ _MARK = {"type": "ephemeral"}
 
 ENVIRONMENT_NOTE = (
     "You work in an isolated Linux sandbox. Your working directory is /workspace; put files meant for the"
-    " user into /mnt/session/outputs. The sandbox has no network access: do not try to download anything."
+    " user into /mnt/session/outputs. Programs in the sandbox reach the network only through the proxy that"
+    " HTTP_PROXY and HTTPS_PROXY name, if they are set, and only hosts that its environment allows: what is"
+    " refused is a 403 that names the host; no other way helps. Host names do not resolve without the proxy."
 )
-"""Said when the agent has tools that act in the sandbox. The network arrives later; until then an
-`unrestricted` environment runs without, and the model is told. Source: docs/DIVERGENCES.md."""
+"""Said when the agent has tools that act in the sandbox. Source: docs/DIVERGENCES.md."""
 
 WEB_NOTE = "The web can be reached with web_fetch, which does not run in the sandbox."
 

@@ -40,6 +40,9 @@ environment_keys_app = typer.Typer(
 environments_app.add_typer(environment_keys_app, name="key")
 sandboxes_app = typer.Typer(help="Sandboxes of a server's hosts: list, evict.", no_args_is_help=True)
 skills_app = typer.Typer(help="Skills of a server: list, install, remove.", no_args_is_help=True)
+audit_app = typer.Typer(
+    help="What sandboxes asked for from the network: list, export.", no_args_is_help=True
+)
 vault_app = typer.Typer(help="The keys that seal secrets: status, rotation.", no_args_is_help=True)
 db_app = typer.Typer(help="The database: check and upgrade its schema.", no_args_is_help=True)
 GROUPS = {
@@ -50,6 +53,7 @@ GROUPS = {
     "models": models_app,
     "sandboxes": sandboxes_app,
     "skills": skills_app,
+    "audit": audit_app,
     "vault": vault_app,
     "db": db_app,
 }
@@ -393,3 +397,54 @@ def db_upgrade(data_dir: DataDir = None, config: ConfigFile = None) -> int:
     from corral.cli.db import upgrade
 
     return upgrade(config_from(config, data_dir=data_dir))
+
+
+_OfSession = Annotated[str | None, typer.Option("--session", help="As in sesn_01...; all unless set.")]
+_OfAgent = Annotated[str | None, typer.Option("--agent", help="As in agent_01...; all unless set.")]
+_OfHost = Annotated[str | None, typer.Option("--host", help="The whole name.")]
+_Decision = Annotated[str | None, typer.Option("--decision", help="allowed or denied; both unless set.")]
+_Since = Annotated[str | None, typer.Option(help="From this moment on, as in 2026-01-31T00:00:00Z.")]
+_Until = Annotated[str | None, typer.Option(help="Before this moment.")]
+
+
+@audit_app.command("list")
+def audit_list(
+    session: _OfSession = None,
+    agent: _OfAgent = None,
+    host: _OfHost = None,
+    decision: _Decision = None,
+    since: _Since = None,
+    until: _Until = None,
+    limit: Most = 50,
+    url: Url = None,
+    data_dir: ServedDir = None,
+    as_json: Json = False,
+) -> None:
+    """Newest first."""
+    from corral.cli.audit import Wanted, list_audit
+
+    wanted = Wanted(
+        session_id=session, agent_id=agent, host=host, decision=decision, since=since, until=until
+    )
+    list_audit(api_at(url, data_dir), wanted, most=limit, as_json=as_json)
+
+
+@audit_app.command("export")
+def audit_export(
+    session: _OfSession = None,
+    agent: _OfAgent = None,
+    host: _OfHost = None,
+    decision: _Decision = None,
+    since: _Since = None,
+    until: _Until = None,
+    as_csv: Annotated[bool, typer.Option("--csv", help="CSV; a JSON object a line unless set.")] = False,
+    url: Url = None,
+    data_dir: ServedDir = None,
+) -> None:
+    """Every entry to standard output, newest first."""
+    from corral.cli.audit import Wanted, export_audit
+
+    wanted = Wanted(
+        session_id=session, agent_id=agent, host=host, decision=decision, since=since, until=until
+    )
+    export_audit(api_at(url, data_dir), wanted, format_="csv" if as_csv else "jsonl")

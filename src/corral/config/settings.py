@@ -14,6 +14,7 @@ from corral.config.values import LogLevel
 from corral.hands.providers.choice import ProviderName
 from corral.kernel.errors import CorralError
 from corral.kernel.limits import (
+    AUDIT_DAYS,
     FILES_BYTES_MAX,
     SANDBOXES_MAX,
     TOOL_ROUNDS_PER_TURN_MAX,
@@ -53,6 +54,10 @@ class Config:
     vault_key_command: str | None = None
     sandbox: ProviderName | None = None
     sandboxes_max: int = SANDBOXES_MAX
+    egress_denied_hosts: tuple[str, ...] = ()
+    egress_internal_hosts: tuple[str, ...] = ()
+    egress_package_hosts: tuple[str, ...] = ()
+    audit_days: int = AUDIT_DAYS
     repository_hosts: tuple[str, ...] = ("github.com",)
     repository_private_hosts: tuple[str, ...] = ()
     repository_ca: Path | None = None
@@ -185,7 +190,24 @@ SETTINGS: Final[Mapping[str, Setting]] = {
         ("flag", "env"),
     ),
     "sandboxes_max": Setting(values.count, "live sandboxes of this node's hands"),
-    # Not from a file: a cloned repository must not widen what the server may be sent to.
+    # Not from a file: a cloned repository must not widen what sandboxes may reach, nor what the server may
+    # be sent to.
+    "egress_denied_hosts": Setting(
+        values.hosts, "hosts that no sandbox reaches: host, host:port, *.domain or * for all", ("env",)
+    ),
+    "egress_internal_hosts": Setting(
+        values.hosts,
+        "hosts that sandboxes reach at private or loopback addresses, too; their environment still decides",
+        ("env",),
+    ),
+    "egress_package_hosts": Setting(
+        values.names,
+        "hosts that `allow_package_managers` opens, beside those that are configured in a sandbox",
+        ("env",),
+    ),
+    "audit_days": Setting(
+        values.count, "days for which it is kept what sandboxes asked for from the network"
+    ),
     "repository_hosts": Setting(
         values.hosts,
         "hosts that repositories are cloned from: host, host:port, *.domain or * for all; github.com unless"

@@ -123,6 +123,14 @@ def hosts(value: object) -> tuple[str, ...]:
     return tuple(word.lower() for word in words)
 
 
+def names(value: object) -> tuple[str, ...]:
+    found = hosts(value)
+    for word in found:
+        if ":" in word or word == "*":
+            raise ValueError(f"not a list of host names (host or *.domain): {word!r}")
+    return found
+
+
 def origins(value: object) -> tuple[str, ...]:
     words = [word.strip() for word in value.split(",")] if isinstance(value, str) else value
     if not isinstance(words, list | tuple) or not all(isinstance(word, str) for word in words):

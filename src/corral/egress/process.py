@@ -1,15 +1,15 @@
-"""The egress process: lock, token, socket, adoption, an orderly end. It carries nothing yet: sandboxes have
-no network, and this is the place where their only exit will be.
+"""The egress process: lock, token, sockets, adoption, an orderly end.
 
-Two questions, and some about keys, are answered on its socket, to whoever presents its token
-(`corral.daemon`):
+Hands hosts bring it the doors of sandboxes on a socket of their own (`egress.doors`). On the other one it
+answers questions, to whoever presents its token (`corral.daemon`):
 
     GET /corral/egress/v1/health     {"role", "pid", "version", "is_supervised"}
                                      is_supervised: someone holds the connection below, whoever started us
     GET /corral/egress/v1/adopt      the same line, then a line feed every HANDS_HEARTBEAT_SECONDS for as
                                      long as the asker stays; without one, the process ends by itself
 
-What it does with the vault's keys: `egress.keys`, POST /corral/egress/v1/vault/....
+What it does with the vault's keys: `egress.keys`, POST /corral/egress/v1/vault/.... What went through it:
+`egress.audit`, POST /corral/egress/v1/audit/....
 """
 
 import asyncio
@@ -18,13 +18,21 @@ import json
 import os
 import signal
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
 from corral import __version__
-from corral.daemon import listening, made_token, owned, socket_path
+from corral.daemon import doors_path, listening, made_token, owned, socket_path
+from corral.egress.audit import AuditDesk
+from corral.egress.dial import Resolve, resolved
+from corral.egress.doors import Doors
 from corral.egress.keys import VaultDesk
+from corral.egress.policy import OperatorHosts
+from corral.egress.spool import Spool
+from corral.kernel.clock import SystemClock
 from corral.kernel.limits import (
+    EGRESS_LOOKUP_THREADS,
     EGRESS_REQUEST_BYTES_MAX,
     HANDS_CONNECT_SECONDS,
     HANDS_HEARTBEAT_SECONDS,
@@ -36,6 +44,7 @@ __all__ = ["KEY_FILE", "serve_egress"]
 
 PREFIX: Final = "/corral/egress/v1"
 KEY_FILE: Final = "vault.keys"
+NOTHING_SAID: Final = OperatorHosts()
 _HEAD_BYTES_MAX = 8192
 
 
@@ -44,33 +53,50 @@ async def serve_egress(
     data_dir: Path,
     unadopted_seconds: float = HANDS_UNADOPTED_SECONDS,
     keys: Keys | None = None,
+    operator: OperatorHosts = NOTHING_SAID,
+    resolve: Resolve = resolved,
     on_ready: Callable[[], None] = lambda: None,
 ) -> None:
     """Be the egress of `data_dir` until SIGTERM, SIGINT, or nobody has adopted it for too long.
 
-    keys: the vault's private ones; a file beside the socket unless given.
+    keys: the vault's private ones; a file beside the socket unless given. operator: what it says of hosts.
+    resolve: finds the addresses of names.
 
     Raises: Conflict if another one holds the lock; InvalidRequest if the socket path is too long.
     """
-    with owned(data_dir, "egress") as private, listening(socket_path(data_dir, "egress")) as listener:
+    with (
+        owned(data_dir, "egress") as private,
+        listening(socket_path(data_dir, "egress")) as listener,
+        listening(doors_path(data_dir)) as doors_listener,
+    ):
         ring = KeyRing(keys or FileKeys(private / KEY_FILE))
-        egress = _Egress(token=made_token(data_dir, "egress"), vault=VaultDesk(ring))
+        token = made_token(data_dir, "egress")
+        spool = Spool(private / "audit", clock=SystemClock())
+        doors = Doors(token=token, operator=operator, book=spool, resolve=resolve)
+        egress = _Egress(token=token, vault=VaultDesk(ring), audit=AuditDesk(spool))
         server = await asyncio.start_unix_server(egress.answer, sock=listener, limit=_HEAD_BYTES_MAX)
         loop = asyncio.get_running_loop()
+        loop.set_default_executor(ThreadPoolExecutor(EGRESS_LOOKUP_THREADS, "lookup"))
         for name in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(name, egress.ended.set)
+        duties = [loop.create_task(doors.serve(doors_listener)), loop.create_task(spool.sync_forever())]
         try:
             on_ready()
             await egress.until_the_end(unadopted_seconds)
         finally:
             egress.ended.set()
             server.close()
+            for duty in duties:
+                duty.cancel()
+            await asyncio.gather(*duties, return_exceptions=True)
             await egress.last_answer()
+            spool.close()
 
 
 class _Egress:
-    def __init__(self, *, token: str, vault: VaultDesk) -> None:
+    def __init__(self, *, token: str, vault: VaultDesk, audit: AuditDesk) -> None:
         self._vault = vault
+        self._audit = audit
         self._vault_turn = asyncio.Lock()
         self._authorization = f"Bearer {token}".encode()
         self._holders = 0
@@ -115,6 +141,9 @@ class _Egress:
                 body = await _body(reader, headers)
                 async with self._vault_turn:
                     self._start(writer, *await asyncio.to_thread(self._vault.answer, what, body))
+            elif method == b"POST" and target.startswith(f"{PREFIX}/audit/".encode()):
+                what = target.removeprefix(f"{PREFIX}/audit/".encode()).decode("latin-1")
+                self._start(writer, *self._audit.answer(what, await _body(reader, headers)))
             else:
                 self._start(writer, "404 Not Found", {"error": "no such path"})
             await writer.drain()

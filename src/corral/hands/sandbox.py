@@ -18,6 +18,7 @@ import orjson
 
 from corral.hands.ports import SandboxLost
 from corral.hands.toolset import BadInput, checked_input
+from corral.hands.way_out import WayOut
 from corral.kernel import limits
 from corral.session.call import INTERRUPTED, ToolCall
 from corral.session.content import Json, ToolResult
@@ -61,6 +62,7 @@ class AgentSandbox:
 
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
+        self.way_out: WayOut | None = None  # closed with the sandbox
         self._shells: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._calls: dict[str, _Running] = {}
         self._abandoned: set[str] = set()  # their answers may still come
@@ -152,6 +154,8 @@ class AgentSandbox:
             self._listener.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._listener
+        if self.way_out is not None:
+            await self.way_out.close()
         await self._machine.close()
 
     # -- calls ------------------------------------------------------------------------------------
@@ -251,10 +255,12 @@ def start_message(
     spill: str,
     moved: Mapping[str, str] | None = None,
     processes: int = limits.SANDBOX_PROCESSES_MAX,
+    way_out: tuple[int, int] | None = None,
 ) -> dict[str, Json]:
     """What the agent must know: its place, the words of an interrupt, its bounds (`sandbox_agent.wire`).
 
-    moved: directories that file tools are asked for -> where they are instead. processes: of its user."""
+    moved: directories that file tools are asked for -> where they are instead. processes: of its user.
+    way_out: the descriptor to hand a listening socket out through, and the port it listens on."""
     return {
         "op": "start",
         "env": dict(env),
@@ -263,6 +269,7 @@ def start_message(
         "spill": spill,
         "moved": dict(moved or {}),
         "interrupted": INTERRUPTED,
+        "way_out": None if way_out is None else list(way_out),
         "limits": {
             "output_chars": limits.TOOL_OUTPUT_CHARS_MAX,
             "preview_chars": limits.TOOL_PREVIEW_CHARS,

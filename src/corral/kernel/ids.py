@@ -37,6 +37,7 @@ VAULT, CREDENTIAL, VAULT_KEY = "vlt", "vcrd", "vkey"
 FILE, RESOURCE = "file", "sesrsc"
 SKILL, SKILL_VERSION = "skill", "skillver"
 WORK, ENVIRONMENT_KEY = "work", "envkey"
+AUDIT_ENTRY = "audit"
 DEFAULT_WORKSPACE = WorkspaceId("wrkspc_default")
 CORRAL_KEY_PREFIX = "corral_"  # begins every API key that Corral makes: recognisable, never sent to a model
 ENVIRONMENT_KEY_PREFIX = "sk-ant-oat01-corral-"  # as hosted ones begin, and still ours

@@ -90,6 +90,35 @@ EGRESS_REPLY_SECONDS = 30.0  # until it has sealed a batch anew; a key command m
 VAULT_KEY_COMMAND_SECONDS = 20.0  # until vault_key_command has printed the keys
 VAULT_KEYS_BYTES_MAX = 65_536  # of a key file: some 500 keys
 
+# -- egress -----------------------------------------------------------------------------------------
+EGRESS_PORT = 3128  # of the proxy inside a sandbox, at its own loopback; what proxies usually have
+EGRESS_CONNECTIONS_PER_SESSION_MAX = 256  # through the proxy at once; more wait to be accepted
+EGRESS_CONNECTIONS_MAX = 4_000  # of all sessions: two descriptors each; more wait, one of each session
+EGRESS_LOOKUPS_PER_SESSION_MAX = 8  # names resolved at once: a slow name server holds up its session alone
+EGRESS_LOOKUP_THREADS = 64  # names resolved at once, of all sessions
+EGRESS_GRANT_BYTES_MAX = 256 * 1024  # what a hands host says of a sandbox: 512 hosts of the longest name
+EGRESS_HEAD_BYTES_MAX = 64 * 1024  # of a request's or an answer's headers; common servers take 8 to 32 KB
+EGRESS_METHOD_CHARS_MAX = 32  # of a request's method; the longest that is registered has 16
+EGRESS_HELLO_BYTES_MAX = 64 * 1024  # of a TLS client's first message, which may be four records long
+EGRESS_HEAD_SECONDS = 60.0  # from a connection to its request, and between two requests on it
+EGRESS_CONNECT_SECONDS = 10.0  # a name that does not resolve, or a host that does not accept, is down
+EGRESS_IDLE_SECONDS = 600.0  # no byte either way: WebSockets and long polls send something more often
+EGRESS_LINGER_SECONDS = 5.0  # what is refused hears why, while what it still sends is thrown away
+EGRESS_CHUNK_BYTES = 256 * 1024  # of a body in memory, each way
+EGRESS_SPOOL_SEGMENT_BYTES = 1024 * 1024  # of a file of what was not stored yet; read whole by the server
+EGRESS_SPOOL_BYTES_MAX = 64 * 1024 * 1024  # of all of them: 150,000 requests; then nothing more gets out
+EGRESS_SPOOL_SYNC_SECONDS = 1.0  # of the audit, lost at most when the power fails
+REGISTRIES_BYTES_MAX, REGISTRIES_MAX = 64 * 1024, 100  # what package managers say of where they fetch from
+EGRESS_RETRY_SECONDS, EGRESS_RETRY_SECONDS_MAX = 0.1, 1.0  # between looks for an egress that is away
+
+# -- audit ------------------------------------------------------------------------------------------
+AUDIT_TAKE_SECONDS = 1.0  # how late the store has what an egress process wrote down
+AUDIT_DAYS = 90  # an entry is kept, unless the operator says otherwise: a quarter of a year
+AUDIT_ENTRIES_MAX = 2_000_000  # of all sessions, half a gigabyte; the oldest go first
+AUDIT_PRUNE_SECONDS = 3600.0  # between looks for entries that are too old
+AUDIT_PRUNE_BATCH_MAX = 1000  # forgotten in one transaction
+AUDIT_PAGE_LIMIT_MAX = 1000  # entries of one page: exports are long
+
 # -- leases ---------------------------------------------------------------------------------------
 LEASE_TTL_SECONDS = 10.0
 LEASE_RENEW_SECONDS = LEASE_TTL_SECONDS / 3

@@ -8,6 +8,7 @@ The random comparison with `testing.oracle` is in tests/property.
 """
 
 from corral.testing import (
+    contract_audit,
     contract_budgets,
     contract_catalog,
     contract_files,
@@ -33,5 +34,6 @@ CHECKS: tuple[Check, ...] = (
     *contract_memory_versions.CHECKS,
     *contract_skills.CHECKS,
     *contract_vaults.CHECKS,
+    *contract_audit.CHECKS,
     *contract_work.CHECKS,
 )

@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
+from corral.catalog.audit import AuditStore
 from corral.catalog.environment_keys import EnvironmentKeyStore
 from corral.catalog.files import FileTable, UnneededBlobs
 from corral.catalog.idempotency import IdempotencyStore
@@ -58,6 +59,7 @@ class Stores:
     memory_versions: MemoryVersions
     memory_mounts: MemoryMounts
     memory_forgetting: MemoryForgetting
+    audit: AuditStore
     skills: Skills
     skill_versions: SkillVersions
     skill_forgetting: SkillForgetting

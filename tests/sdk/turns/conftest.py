@@ -40,6 +40,7 @@ async def corral(upstream: MessagesApi, web: WebHost, searxng: WebHost) -> Async
             "models": {"model": [narrow]},
             "web_private_hosts": (web.where,),
             "web_ca": web.authority,
+            "egress_internal_hosts": ("localhost",),
             "search_url": searxng.url(""),
         },
         AWS_SECRET_ACCESS_KEY="canary-5f2d9c",

@@ -108,16 +108,15 @@ def test_update_refusals() -> None:
 
 def test_what_a_session_can_run_in() -> None:
     check_session_environment(environment())
-    check_session_environment(environment(config=cloud(networking=limited())))
+    for ways in (
+        {},
+        {"allowed_hosts": ["a.example"]},
+        {"allow_package_managers": True},
+        {"allow_mcp_servers": True},
+    ):
+        check_session_environment(environment(config=cloud(networking=limited(**ways))))
     check_session_environment(environment(config=cloud(packages={"apt": ["x"], "pip": ["y"]})))
     registries = limited(allow_package_managers=True)
     check_session_environment(environment(config=cloud(networking=registries, packages={"pip": ["x"]})))
-    for config, message in (
-        (cloud(networking=limited(allowed_hosts=["a.example"])), "networking.allowed_hosts"),
-        (cloud(networking=limited(allow_mcp_servers=True)), "networking.allow_mcp_servers"),
-        (cloud(networking=limited(allow_package_managers=True)), "networking.allow_package_managers"),
-    ):
-        with pytest.raises(InvalidRequest, match=message):
-            check_session_environment(environment(config=config))
     with pytest.raises(InvalidRequest, match="archived"):
         check_session_environment({**environment(), "archived_at": "x"})

@@ -47,6 +47,8 @@ _FIELDS: Mapping[str, str] = {
     " revoked_at:time?",
     "Workspace": "id type=workspace name created_at:time? archived_at:time?",
     "Sandbox": "type=sandbox host_id session_id is_busy:bool disk_bytes:int",
+    "AuditEntry": "id type=audit_entry created_at:time session_id host port:int method decision reason?"
+    " credential_id? sent_bytes:int? received_bytes:int? seconds:float? failed?",
     "Killed": "type=killed session_ids:array next_page?",
     "VaultKeys": "type=vault_keys is_rotating:bool keys:array",
     "Deleted": "id type",
@@ -73,6 +75,7 @@ _NOUNS: Mapping[str, str] = {
     "v1/keys": "ApiKey",
     "workspaces": "Workspace",
     "sandboxes": "Sandbox",
+    "audit": "AuditEntry",
     "work": "Work",
     "stats": "WorkQueueStats",
     "heartbeat": "WorkHeartbeat",
@@ -100,6 +103,7 @@ _OTHERWISE: Mapping[tuple[str, str], Schema] = {
 }
 _TYPES: Mapping[str, Schema] = {
     "int": {"type": "integer"},
+    "float": {"type": "number"},
     "bool": {"type": "boolean"},
     "time": {"type": "string", "format": "date-time"},
     "object": {"type": "object"},

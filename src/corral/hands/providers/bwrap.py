@@ -17,6 +17,7 @@ from corral.hands.providers.leftovers import clear_state
 from corral.hands.providers.process import BwrapProcess
 from corral.hands.providers.seccomp import seccomp_filter
 from corral.hands.providers.walled import WalledProvider
+from corral.hands.way_out import Egress
 from corral.kernel.errors import SandboxUnavailable
 from corral.kernel.limits import SANDBOX_PROCESSES_MAX
 
@@ -31,8 +32,9 @@ _NO_CGROUP: Final = {
 class BwrapProvider(WalledProvider):
     """`hands.ports.Provider` by bubblewrap."""
 
-    def __init__(self, *, state_dir: Path, pool_size: int = 1) -> None:
-        super().__init__(BwrapWalls(state_dir.resolve()), state_dir=state_dir, pool_size=pool_size)
+    def __init__(self, *, state_dir: Path, pool_size: int = 1, egress: Egress | None = None) -> None:
+        walls = BwrapWalls(state_dir.resolve())
+        super().__init__(walls, state_dir=state_dir, pool_size=pool_size, egress=egress)
 
 
 class BwrapWalls:
@@ -74,7 +76,13 @@ class BwrapWalls:
         return  # /tmp is memory of the sandbox
 
     async def start(
-        self, home: Path, program: Sequence[str], memory: Mapping[str, bool], layer: Layer | None = None
+        self,
+        home: Path,
+        program: Sequence[str],
+        memory: Mapping[str, bool],
+        layer: Layer | None = None,
+        *,
+        gives: Sequence[int] = (),
     ) -> BwrapProcess:
         blueprint = self._made
         return await BwrapProcess.start(
@@ -90,6 +98,7 @@ class BwrapWalls:
             ),
             seccomp=self._seccomp,
             cgroups=self._cgroups,
+            gives=gives,
         )
 
     def diagnose(self, complaint: str) -> SandboxUnavailable:

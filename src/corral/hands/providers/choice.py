@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Final, Literal, get_args
 
 from corral.hands.ports import Provider
+from corral.hands.way_out import Egress
 
 __all__ = ["DEFAULT", "FALLBACK", "PROVIDERS", "ProviderName", "provider_of"]
 
@@ -16,14 +17,17 @@ FALLBACK: Final[ProviderName] = "landlock"
 """Where user namespaces are forbidden, only this one works."""
 
 
-def provider_of(name: ProviderName, *, state_dir: Path, is_warm: bool = True) -> Provider:
-    """state_dir: exists; on the file system of the workspaces. is_warm: it may keep sandboxes ready."""
+def provider_of(
+    name: ProviderName, *, state_dir: Path, is_warm: bool = True, egress: Egress | None = None
+) -> Provider:
+    """state_dir: exists; on the file system of the workspaces. is_warm: it may keep sandboxes ready.
+    egress: through which sandboxes get out, of providers that have a network for them."""
     pool_size = 1 if is_warm else 0
     match name:
         case "bwrap":
             from corral.hands.providers.bwrap import BwrapProvider
 
-            return BwrapProvider(state_dir=state_dir, pool_size=pool_size)
+            return BwrapProvider(state_dir=state_dir, pool_size=pool_size, egress=egress)
         case "landlock":
             from corral.hands.providers.landlock import LandlockProvider
 

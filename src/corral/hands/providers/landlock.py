@@ -135,10 +135,16 @@ class LandlockWalls:
                 await process.close()
 
     async def start(
-        self, home: Path, program: Sequence[str], memory: Mapping[str, bool], layer: Layer | None = None
+        self,
+        home: Path,
+        program: Sequence[str],
+        memory: Mapping[str, bool],
+        layer: Layer | None = None,
+        *,
+        gives: Sequence[int] = (),
     ) -> "KeptProcess":
         assert self._inside, "set_up comes first"
-        assert layer is None, "it has no layers"
+        assert layer is None and not gives, "it has no layers, and no way out"
         with starting_in(self._cgroups) as group:
             self._make_scratch(home / SCRATCH)
             told = {

@@ -40,8 +40,10 @@ from corral.hands.providers.home import (
 )
 from corral.hands.providers.launch import environment
 from corral.hands.providers.layers import Layer, LayerShelf
+from corral.hands.providers.registries import Registries
 from corral.hands.providers.walls import Process, Walls
 from corral.hands.sandbox import AgentSandbox, start_message
+from corral.hands.way_out import Egress, expected_way_out, opens_registries
 from corral.kernel.errors import InvalidRequest, SandboxUnavailable, WorldError
 from corral.kernel.limits import (
     LAYER_BYTES_MAX,
@@ -63,13 +65,18 @@ _SIGNALLED: Final = 128  # an exit code above: what ran inside was killed
 class WalledProvider:
     """`hands.ports.Provider`. One per hands host; `aclose` ends all it started."""
 
-    def __init__(self, walls: Walls, *, state_dir: Path, pool_size: int = 1) -> None:
-        """`state_dir`: exists; on the file system of the workspaces, else the pool stays unused."""
+    def __init__(
+        self, walls: Walls, *, state_dir: Path, pool_size: int = 1, egress: Egress | None = None
+    ) -> None:
+        """`state_dir`: exists; on the file system of the workspaces, else the pool stays unused. egress:
+        through which sandboxes get out; without one they do not."""
         self.name = walls.name
         self.capabilities = walls.capabilities
         self._walls = walls
         self._state_dir = state_dir.resolve()
         self._pool_size = pool_size if walls.can_be_renamed else 0
+        self._egress = egress if walls.capabilities.holds("network") else None
+        self._registries = Registries(self._asking)
         self._living: dict[AgentSandbox, str | None] = {}  # and the digest of its packages
         self._shelf = LayerShelf(self._state_dir / "layers", in_use=self._layers_in_use)
         self._pool: list[tuple[Path, AgentSandbox]] = []
@@ -94,10 +101,10 @@ class WalledProvider:
                 self._pool.append((home, warm))
                 break
             self._fill_pool()
-            return warm
+            return await self._let_out(warm, session_id, recipe)
         sandbox = await self._boot(workspace, memory, digest)
         self._fill_pool()
-        return sandbox
+        return await self._let_out(sandbox, session_id, recipe)
 
     async def probe(self) -> Probe:
         """Boot a throw-away sandbox over planted links, try every escape, find python3 and bash in it."""
@@ -180,36 +187,70 @@ class WalledProvider:
 
         python = self._walls.python
         layer = None if digest is None else Layer.at(self._shelf.path(digest) / _LAYER)
-        process = await self._start(home, [str(python.path), "-IS", seen(AGENT)], memory, layer)
-        sandbox = AgentSandbox(process)
-        self._living = {other: used for other, used in self._living.items() if other.is_alive}
-        self._living[sandbox] = digest
         documented = [*PATHS.values(), UPLOADS[1], *(f"{MEMORY[1]}/{slug}" for slug in memory), TMP]
         moved = {path: here for path in documented if (here := seen(path)) != path}
         roots = ["/mnt/session", MEMORY[1], TMP] if not moved else [seen(path) for path in documented]
-        try:
-            await sandbox.start(
-                start_message(
-                    env={
-                        **environment(python, layer),
-                        **({"HOME": seen(TMP), "TMPDIR": seen(TMP)} if moved else {}),
-                    },
-                    workdir=seen(WORKDIR),
-                    roots=roots,
-                    spill=seen(PATHS["tool-outputs"]),
-                    moved=moved,
-                    processes=self._walls.processes_max,
+        with expected_way_out(self._egress) as way:
+            agent = [str(python.path), "-IS", seen(AGENT)]
+            process = await self._walls.start(home, agent, memory, layer, gives=way.gives)
+            sandbox = AgentSandbox(process)
+            self._living = {other: used for other, used in self._living.items() if other.is_alive}
+            self._living[sandbox] = digest
+            try:
+                await sandbox.start(
+                    start_message(
+                        env={
+                            **environment(python, layer),
+                            **({"HOME": seen(TMP), "TMPDIR": seen(TMP)} if moved else {}),
+                            **way.environment,
+                        },
+                        workdir=seen(WORKDIR),
+                        roots=roots,
+                        spill=seen(PATHS["tool-outputs"]),
+                        moved=moved,
+                        processes=self._walls.processes_max,
+                        way_out=way.listens,
+                    )
                 )
-            )
-            process.booted()
-        except SandboxLost as e:
-            process.kill()
-            await process.exit_code()
-            raise self._walls.diagnose(process.complaint() or str(e)) from e
-        finally:
-            if not sandbox.is_alive:
+                process.booted()
+                sandbox.way_out = way.taken()
+            except SandboxLost as e:
+                process.kill()
+                await process.exit_code()
+                complaint = process.complaint() or str(e)
                 await sandbox.destroy()
+                raise self._walls.diagnose(complaint) from e
+            finally:
+                if not sandbox.is_alive:
+                    await sandbox.destroy()
         return sandbox
+
+    async def _let_out(self, sandbox: AgentSandbox, session_id: str, recipe: Recipe) -> AgentSandbox:
+        """From now on it is this session's. Raises SandboxUnavailable."""
+        if sandbox.way_out is not None:
+            try:
+                hosts = await self._registries.hosts() if opens_registries(recipe) else ()
+            except BaseException:
+                await sandbox.destroy()
+                raise
+            sandbox.way_out.open(session_id, recipe, package_hosts=hosts)
+        return sandbox
+
+    @contextlib.asynccontextmanager
+    async def _asking(self) -> AsyncIterator[Process]:
+        """The program that says where package managers fetch from, in a sandbox that nobody has used."""
+        home = self._state_dir / f"probe-{os.getpid()}-{secrets.token_hex(4)}"
+        await self._walls.set_up()
+        self._lay_out(home)
+        agent = self._walls.seen(home, AGENT)
+        try:
+            asking = await self._start(home, [str(self._walls.python.path), "-IS", agent, "registries"])
+            try:
+                yield asking
+            finally:
+                await asking.close()
+        finally:
+            await asyncio.to_thread(shutil.rmtree, home, ignore_errors=True)
 
     async def _start(
         self,

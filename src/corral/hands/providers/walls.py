@@ -62,11 +62,18 @@ class Walls(Protocol):
         """Before the first program of a sandbox: what an earlier one left and is not kept goes."""
 
     async def start(
-        self, home: Path, program: Sequence[str], memory: Mapping[str, bool], layer: Layer | None = None
+        self,
+        home: Path,
+        program: Sequence[str],
+        memory: Mapping[str, bool],
+        layer: Layer | None = None,
+        *,
+        gives: Sequence[int] = (),
     ) -> Process:
         """Start a program on a workspace that is laid out. memory: the slugs of its memory stores, and
-        whether the agent may write there. layer: its packages, where they can be had. Raises
-        SandboxUnavailable."""
+        whether the agent may write there. layer: its packages, where they can be had. gives: descriptors
+        that it gets, under the same numbers; none where it has no loopback of its own (the wall
+        `network`). Raises SandboxUnavailable."""
 
     def diagnose(self, complaint: str) -> SandboxUnavailable:
         """What is to be done about a complaint of theirs."""

@@ -17,6 +17,9 @@ One process, no threads: a `poll` loop (`loop`). A bash call is a line written t
 hostile regular expression nor a huge file can stop the loop from hearing a cancel. At most one bash call
 per thread is in flight: the host queues the others. The host trusts nothing that comes out of here.
 
+Before it is ready it may hand out a listening socket on the sandbox's own loopback (`way_out`): the only
+way out of a sandbox.
+
 It runs as process 1 of the sandbox: its end, by the host or by end of stdin, is the end of everything in
 there, and no signal from inside can bring that about. Not dumpable, it is no target through /proc either.
 """

@@ -272,5 +272,9 @@ def main() -> None:
     place = Place(json.loads(unread[HEADER.size : HEADER.size + size]))
     del unread[: HEADER.size + size]
     harden(place.limits)
+    if place.way_out:
+        from .way_out import hand_out
+
+        hand_out(*place.way_out)
     with contextlib.suppress(BrokenPipeError):  # the host is gone, and with it the reason to be here
         Loop(place, stdin, stdout, unread).run()

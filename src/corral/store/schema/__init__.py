@@ -4,6 +4,7 @@ What changes with every append (`sessions`, `threads`) is narrow; what is large 
 (`session_details`, `thread_details`) is apart, because an update rewrites its whole row.
 """
 
+from corral.store.schema.audit import audit_entries
 from corral.store.schema.catalog import (
     agent_versions,
     agents,
@@ -45,6 +46,7 @@ __all__ = [
     "agent_versions",
     "agents",
     "api_keys",
+    "audit_entries",
     "checkpoints",
     "cleanup",
     "credential_secrets",
@@ -83,5 +85,5 @@ __all__ = [
     "writers",
 ]
 
-REVISION = "0012"
+REVISION = "0013"
 """The Alembic revision that these tables are of."""

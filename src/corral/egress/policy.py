@@ -1,0 +1,78 @@
+"""Whether a sandbox may reach a host: by its name first, by each of its addresses afterwards."""
+
+import ipaddress
+from dataclasses import dataclass
+from typing import Final
+
+from corral.catalog.networking import NetworkPolicy
+from corral.kernel.addresses import is_public
+from corral.kernel.hosts import fits
+
+__all__ = ["Gate", "OperatorHosts", "Refused"]
+
+_LINK_LOCAL: Final = (ipaddress.ip_network("169.254.0.0/16"), ipaddress.ip_network("fe80::/10"))
+
+
+class Refused(Exception):
+    """reason: for the sandbox and the audit. detail: for the audit alone: where our own network is
+    is none of the sandbox's business."""
+
+    def __init__(self, reason: str, *, detail: str = "") -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.detail = detail
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OperatorHosts:
+    """What the operator says for every sandbox: entries such as `host`, `host:port`, `*.domain` or `*`.
+
+    denied:   reached by nobody; an address denies every name that is there.
+    internal: may be at a private or loopback address; an environment's policy binds them all the same.
+    packages: hosts that `allow_package_managers` opens, beside those that are configured in a sandbox.
+    """
+
+    denied: tuple[str, ...] = ()
+    internal: tuple[str, ...] = ()
+    packages: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Gate:
+    """Of one sandbox."""
+
+    policy: NetworkPolicy
+    operator: OperatorHosts
+
+    def check_name(self, host: str, port: int) -> None:
+        """host: canonical. Raises Refused."""
+        if _any_fits(self.operator.denied, host, port):
+            raise Refused("the operator of this server denies it")
+        if not self.policy.allows(host):
+            raise Refused("the networking of the environment does not allow it")
+
+    def check_address(self, host: str, port: int, address: str) -> None:
+        """One of the addresses of a host that passed `check_name`. Raises Refused."""
+        if _any_fits(self.operator.denied, address, port):
+            raise Refused("the operator of this server denies its address", detail=f"it is at {address}")
+        if is_public(address):
+            return
+        if _any_fits(self.operator.internal, host, port) and not _is_never_reached(address):
+            return
+        raise Refused("it is at an address that is not public", detail=f"it is at {address}")
+
+
+def _any_fits(entries: tuple[str, ...], host: str, port: int) -> bool:
+    return any(fits(entry, host, port, port_unless_named=None) for entry in entries)
+
+
+def _is_never_reached(address: str) -> bool:
+    """Link-local, where machines keep their metadata services, and what is no host: not even for a name
+    that an operator opened, because whoever answers for that name could point it there."""
+    try:
+        parsed = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return True
+    if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped is not None:
+        parsed = parsed.ipv4_mapped
+    return parsed.is_multicast or parsed.is_unspecified or any(parsed in each for each in _LINK_LOCAL)

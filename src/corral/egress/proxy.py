@@ -1,0 +1,214 @@
+"""The proxy of one sandbox: reads what a connection wants, decides, writes the decision down, and has it
+done.
+
+    GET http://host/...      `forward`: parsed, judged, written anew
+    CONNECT host:port        `tunnel`: passed through; TLS must name that host. What turns out to be HTTP in
+                             clear text is served like the first kind, for that host alone.
+"""
+
+import asyncio
+import contextlib
+import logging
+import socket
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import h11
+
+from corral.catalog.audit import Ended
+from corral.egress.book import Book, BookFull
+from corral.egress.dial import Resolve, Unreachable, dial
+from corral.egress.forward import forward
+from corral.egress.headers import RawHeaders, check_host
+from corral.egress.policy import Gate, Refused
+from corral.egress.speech import Speech
+from corral.egress.target import BadTarget, Target, absolute_target, connect_target
+from corral.egress.tunnel import is_http, opened, pass_through
+from corral.egress.wire import Silent, Wire
+from corral.kernel.ids import SessionId
+from corral.kernel.limits import (
+    EGRESS_HEAD_SECONDS,
+    EGRESS_LOOKUPS_PER_SESSION_MAX,
+    EGRESS_METHOD_CHARS_MAX,
+)
+
+__all__ = ["Proxy"]
+
+_log = logging.getLogger(__name__)
+_HTTP_PORT = 80
+
+
+@dataclass(kw_only=True, slots=True)
+class _Passage:
+    """A connection to a host that was allowed."""
+
+    far: Wire
+    failed: str = ""
+
+
+class Proxy:
+    def __init__(self, session_id: SessionId, gate: Gate, *, book: Book, resolve: Resolve) -> None:
+        self._session_id = session_id
+        self._gate = gate
+        self._book = book
+        self._resolve = resolve
+        self._lookups = asyncio.Semaphore(EGRESS_LOOKUPS_PER_SESSION_MAX)
+
+    async def serve(self, end: socket.socket) -> None:
+        """One connection from the sandbox, to its end. Owns the socket. Never raises but CancelledError."""
+        near = Wire(end)
+        try:
+            await self._converse(Speech(near, h11.SERVER), only=None)
+        except (OSError, Silent, TimeoutError, h11.LocalProtocolError):
+            pass  # one of the two sides went away, or stopped talking
+        except Exception:  # the boundary of a connection: a bug of ours must not end those of others
+            _log.exception("a connection of %s failed", self._session_id)
+        finally:
+            near.close()
+
+    async def _converse(self, near: Speech, *, only: Target | None) -> None:
+        """Requests, one after another. only: the host that this connection was opened to."""
+        while True:
+            try:
+                async with asyncio.timeout(EGRESS_HEAD_SECONDS):
+                    request = await near.next_event()
+            except h11.RemoteProtocolError as error:
+                await _refuse(near, error.error_status_hint, str(error))
+                return
+            if not isinstance(request, h11.Request):
+                return
+            try:
+                if len(request.method) > EGRESS_METHOD_CHARS_MAX:
+                    raise BadTarget("there is no such method")
+                if request.method == b"CONNECT":
+                    await self._connect(near, request, only=only)
+                    return
+                is_over = await self._request(near, request, only=only)
+            except BadTarget as error:
+                await _refuse(near, 400, str(error))
+                return
+            except BookFull as error:
+                await _refuse(near, 503, str(error))
+                return
+            if is_over:
+                return
+            near.state.start_next_cycle()
+
+    # -- what a request asks for ----------------------------------------------------------------------
+
+    async def _request(self, near: Speech, request: h11.Request, *, only: Target | None) -> bool:
+        """Whether the connection is over afterwards. Raises BadTarget, BookFull, OSError, Silent."""
+        if only is None:
+            target, path = absolute_target(request.target)
+        elif request.target.startswith(b"/") or request.target == b"*":
+            target, path = only, request.target
+        else:
+            raise BadTarget("this connection is to one host: send the path alone")
+        headers: RawHeaders = list(request.headers.raw_items())
+        check_host(headers, target, default_port=only.port if only else _HTTP_PORT)
+        async with self._passage(near, target, request.method.decode()) as passage:
+            if passage is None:
+                return True
+            asked = h11.Request(method=request.method, target=path, headers=headers)
+            outcome = await forward(near, asked, Speech(passage.far, h11.CLIENT), target)
+            passage.failed = outcome.failed
+            return outcome.is_over
+
+    async def _connect(self, near: Speech, request: h11.Request, *, only: Target | None) -> None:
+        """Raises BadTarget, BookFull, OSError, Silent."""
+        target = connect_target(request.target)
+        if only is not None and target != only:
+            raise BadTarget("this connection is to one host already")
+        check_host(list(request.headers.raw_items()), target, default_port=target.port)
+        if isinstance(await near.next_event(), h11.Data):
+            raise BadTarget("a CONNECT has no body")
+        async with self._passage(near, target, "CONNECT") as passage:
+            if passage is None:
+                return
+            await near.send(h11.Response(status_code=200, reason=b"Connection established", headers=[]))
+            wire = near.switch()
+            first = await opened(wire, passage.far)
+            if not is_http(first):
+                try:
+                    await pass_through(wire, passage.far, first, target)
+                except Refused as refused:
+                    passage.failed = refused.reason
+                    self._deny(target, "CONNECT", refused)
+                return
+        wire.unread(first)
+        await self._converse(Speech(wire, h11.SERVER), only=target)
+
+    # -- the way there --------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def _passage(
+        self, near: Speech, target: Target, method: str
+    ) -> AsyncGenerator[_Passage | None, None]:
+        """A connection to the host, and its entry in the book; None if there is none: the client knows.
+
+        Raises BookFull, OSError."""
+        try:
+            end = await dial(target.host, target.port, gate=self._gate, resolve=self._looked_up)
+        except Refused as refused:
+            self._deny(target, method, refused)
+            await _refuse(near, 403, f"{target.host} is blocked: {refused.reason}")
+            yield None
+            return
+        except Unreachable as away:
+            entry_id = self._book.begin(self._session_id, target, method, "allowed")
+            self._book.end(Ended(entry_id=entry_id, failed=str(away)))
+            await _refuse(near, 502, f"{target.host} cannot be reached: {away}")
+            yield None
+            return
+        loop = asyncio.get_running_loop()
+        passage = _Passage(far=Wire(end))
+        began_at = loop.time()
+        try:
+            entry_id = self._book.begin(self._session_id, target, method, "allowed")
+            try:
+                yield passage
+            except (OSError, Silent) as error:
+                passage.failed = passage.failed or type(error).__name__
+                raise
+            finally:
+                self._book.end(
+                    Ended(
+                        entry_id=entry_id,
+                        sent_bytes=passage.far.sent,
+                        received_bytes=passage.far.received,
+                        seconds=loop.time() - began_at,
+                        failed=passage.failed,
+                    )
+                )
+        finally:
+            passage.far.close()
+
+    def _deny(self, target: Target, method: str, refused: Refused) -> None:
+        """Raises BookFull."""
+        self._book.begin(
+            self._session_id, target, method, "denied", reason=refused.reason, detail=refused.detail
+        )
+
+    async def _looked_up(self, host: str, port: int) -> list[str]:
+        async with self._lookups:
+            return list(await self._resolve(host, port))
+
+
+async def _refuse(near: Speech, status: int, why: str) -> None:
+    """Say so, and end the connection. The reason stands in the status line, too: of an answer to a CONNECT,
+    most programs show nothing else."""
+    if near.state.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
+        return
+    body = f"{why}\n".encode()
+    headers = [
+        ("Content-Type", "text/plain; charset=utf-8"),
+        ("Content-Length", str(len(body))),
+        ("Connection", "close"),
+    ]
+    reason = why.encode("ascii", "replace").replace(b"\r", b" ").replace(b"\n", b" ")[:300]
+    with contextlib.suppress(OSError, h11.LocalProtocolError):
+        await near.send(h11.Response(status_code=status, reason=reason, headers=headers))
+        await near.send(h11.Data(data=body))
+        await near.send(h11.EndOfMessage())
+        await near.wire.drain()

@@ -1,0 +1,41 @@
+"""HTTP/1.1 on a wire, as h11 reads and writes it."""
+
+from typing import TypeVar
+
+import h11
+
+from corral.egress.wire import Wire
+from corral.kernel.limits import EGRESS_HEAD_BYTES_MAX
+
+__all__ = ["Speech"]
+
+_Sent = TypeVar("_Sent", bound=h11.Event)
+
+
+class Speech:
+    """role: h11.SERVER towards a sandbox, h11.CLIENT towards a host."""
+
+    def __init__(self, wire: Wire, role: type[h11.SERVER] | type[h11.CLIENT]) -> None:
+        self.wire = wire
+        self.state = h11.Connection(role, max_incomplete_event_size=EGRESS_HEAD_BYTES_MAX)
+
+    async def next_event(self) -> h11.Event | type[h11.PAUSED]:
+        """Raises OSError, h11.RemoteProtocolError."""
+        while True:
+            event = self.state.next_event()
+            if event is not h11.NEED_DATA:
+                assert isinstance(event, h11.Event) or event is h11.PAUSED
+                return event
+            self.state.receive_data(await self.wire.read())
+
+    async def send(self, event: h11.Event) -> None:
+        """Raises OSError, h11.LocalProtocolError."""
+        data = self.state.send(event)
+        if data:
+            await self.wire.write(data)
+
+    def switch(self) -> Wire:
+        """The wire, from where HTTP ended on it."""
+        unread, _ = self.state.trailing_data
+        self.wire.unread(unread)
+        return self.wire

@@ -1,0 +1,127 @@
+"""One side of a connection that is passed on: a socket, what was read ahead, and how much went through."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Coroutine
+from typing import Any
+
+from corral.kernel.limits import EGRESS_CHUNK_BYTES, EGRESS_IDLE_SECONDS, EGRESS_LINGER_SECONDS
+
+__all__ = ["Silent", "Wire", "both"]
+
+
+class Silent(Exception):
+    """No byte either way for EGRESS_IDLE_SECONDS."""
+
+
+class Wire:
+    """Owns its socket. sent, received: bytes."""
+
+    def __init__(self, end: socket.socket, *, ahead: bytes = b"") -> None:
+        self._end = end
+        self._loop = asyncio.get_running_loop()
+        self._ahead = ahead
+        self._coming: asyncio.Task[bytes] | None = None
+        self.sent = 0
+        self.received = len(ahead)
+        self.used_at = self._loop.time()
+
+    async def read(self) -> bytes:
+        """What comes next; empty at the end. Cancelled, it may lose bytes: then the wire is to be closed.
+        Raises OSError."""
+        if self._ahead:
+            data, self._ahead = self._ahead, b""
+            return data
+        coming, self._coming = self.coming(), None
+        return await coming
+
+    def coming(self) -> "asyncio.Task[bytes]":
+        """What `read` will return behind what was read ahead. To be waited for, and not cancelled: a read
+        that is cancelled when its bytes have just come loses them."""
+        if self._coming is None:
+            self._coming = self._loop.create_task(self._receive())
+        return self._coming
+
+    async def _receive(self) -> bytes:
+        data = await self._loop.sock_recv(self._end, EGRESS_CHUNK_BYTES)
+        self.received += len(data)
+        self.used_at = self._loop.time()
+        return data
+
+    async def write(self, data: bytes | memoryview) -> None:
+        """Returns when the kernel has taken all of it. Raises OSError."""
+        await self._loop.sock_sendall(self._end, data)
+        self.sent += len(data)
+        self.used_at = self._loop.time()
+
+    async def drain(self) -> None:
+        """End our output and throw away what still comes, for EGRESS_LINGER_SECONDS at most: closed with
+        something unread, a connection is reset, and what was last said is lost."""
+        self.end_output()
+        with contextlib.suppress(OSError, TimeoutError):
+            async with asyncio.timeout(EGRESS_LINGER_SECONDS):
+                while await self.read():
+                    pass
+
+    async def pour(self, into: "Wire") -> None:
+        """Pass on what comes until its end, then end the other side's input. Raises OSError."""
+        while self._ahead or self._coming:
+            data = await self.read()
+            if not data:
+                into.end_output()
+                return
+            await into.write(data)
+        room = memoryview(bytearray(EGRESS_CHUNK_BYTES))
+        while size := await self._loop.sock_recv_into(self._end, room):
+            self.received += size
+            self.used_at = self._loop.time()
+            await into.write(room[:size])
+        into.end_output()
+
+    def unread(self, data: bytes) -> None:
+        """Give it back, to be read next."""
+        self._ahead = data + self._ahead
+
+    def end_output(self) -> None:
+        with contextlib.suppress(OSError):
+            self._end.shutdown(socket.SHUT_WR)
+
+    def close(self) -> None:
+        """Repeat: safe."""
+        if self._coming is not None:
+            self._coming.cancel()
+        self._end.close()
+
+
+async def both(
+    there: Coroutine[Any, Any, None],
+    back: Coroutine[Any, Any, None],
+    *wires: Wire,
+    ends_with_back: bool = False,
+) -> None:
+    """Run the two directions of a connection until both have ended, or one fails: then neither goes on.
+    ends_with_back: nothing is sent any more once what came back was all.
+
+    Raises: what a direction raised; Silent when no byte went either way for EGRESS_IDLE_SECONDS.
+    """
+    loop = asyncio.get_running_loop()
+    ways = [loop.create_task(there), loop.create_task(back)]
+    open_ways = set(ways)
+    try:
+        patience = EGRESS_IDLE_SECONDS
+        while True:
+            done, open_ways = await asyncio.wait(
+                open_ways, timeout=patience, return_when=asyncio.FIRST_COMPLETED
+            )
+            for way in done:
+                way.result()
+            if not open_ways or (ends_with_back and ways[1].done()):
+                return
+            patience = EGRESS_IDLE_SECONDS - (loop.time() - max(wire.used_at for wire in wires))
+            if patience <= 0:
+                raise Silent
+    finally:
+        for way in ways:
+            way.cancel()
+        await asyncio.gather(*ways, return_exceptions=True)

@@ -1,0 +1,182 @@
+"""How a sandbox gets out: the listening socket that was made in its network, and the egress process to
+which it is brought.
+
+    sandbox agent --socket pair--> provider --WayOut--> doors.sock of egress (`corral.egress.doors`)
+
+What goes out through it is the egress process's affair: here no byte of it is seen. The connection on which
+the socket was brought is what keeps the door open, so it closes with the sandbox, and with this host.
+"""
+
+import asyncio
+import contextlib
+import json
+import logging
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from corral.daemon import doors_path, made_token
+from corral.hands.ports import SandboxLost
+from corral.kernel.limits import (
+    EGRESS_PORT,
+    EGRESS_RETRY_SECONDS,
+    EGRESS_RETRY_SECONDS_MAX,
+    HANDS_CONNECT_SECONDS,
+)
+from corral.session.call import Recipe
+from corral.session.content import Json
+
+__all__ = ["Egress", "Expected", "WayOut", "expected_way_out", "opens_registries"]
+
+_log = logging.getLogger(__name__)
+_PROXY: Final = f"http://127.0.0.1:{EGRESS_PORT}"
+_NOT_PROXIED: Final = "localhost,127.0.0.1,::1"
+_ANSWER_BYTES_MAX: Final = 4096
+_NOTHING_ALLOWED: Final[Mapping[str, Json]] = {"type": "limited"}
+
+_ENVIRONMENT: Final[Mapping[str, str]] = {  # by which programs in a sandbox find their way out
+    **dict.fromkeys(("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy"), _PROXY),
+    **dict.fromkeys(("ALL_PROXY", "all_proxy"), _PROXY),
+    **dict.fromkeys(("NO_PROXY", "no_proxy"), _NOT_PROXIED),
+    "NODE_USE_ENV_PROXY": "1",  # its fetch looks at the others only then
+}
+
+
+def opens_registries(recipe: Recipe) -> bool:
+    """Whether its sandboxes reach where package managers fetch from."""
+    return _networking(recipe).get("allow_package_managers") is True
+
+
+def _networking(recipe: Recipe) -> Mapping[str, Json]:
+    """Nothing is allowed where nothing is said."""
+    networking = recipe.environment.get("networking")
+    return networking if isinstance(networking, Mapping) else _NOTHING_ALLOWED
+
+
+class Expected:
+    """A way out of a sandbox that is being booted, if it is to have one.
+
+    gives: what the agent inside gets: one end of a socket pair. listens: what it is told: that descriptor,
+    and the port to listen on. environment: of its programs.
+    """
+
+    def __init__(self, egress: "Egress | None", ours: socket.socket, theirs: socket.socket) -> None:
+        self._egress = egress
+        self._ours = ours
+        self.gives = () if egress is None else (theirs.fileno(),)
+        self.listens = None if egress is None else (theirs.fileno(), EGRESS_PORT)
+        self.environment = {} if egress is None else _ENVIRONMENT
+
+    def taken(self) -> "WayOut | None":
+        """Once the agent is ready: it has sent its listening socket by then.
+
+        Raises SandboxLost if it sent none, or something else.
+        """
+        if self._egress is None:
+            return None
+        try:
+            _, descriptors, _, _ = socket.recv_fds(self._ours, 1, 1, socket.MSG_CMSG_CLOEXEC)
+        except OSError as error:
+            raise SandboxLost("the sandbox handed no socket out", detail=repr(error)) from error
+        if not descriptors:
+            raise SandboxLost("the sandbox handed no socket out")
+        listening = socket.socket(fileno=descriptors[0])
+        listening.setblocking(False)
+        return WayOut(listening, self._egress)
+
+
+@contextmanager
+def expected_way_out(egress: "Egress | None") -> Iterator[Expected]:
+    """egress: None for a sandbox without a way out."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+        yield Expected(egress, ours, theirs)
+
+
+class Egress:
+    """The egress process of a data directory, which may be away: its supervisor starts it again."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self._data_dir = data_dir
+
+    async def brought(self, listening: socket.socket, grant: Mapping[str, Json]) -> socket.socket:
+        """Bring it a door; the door is open until the connection that is returned ends.
+
+        Raises OSError, TimeoutError, ValueError: it says what is wrong.
+        """
+        loop = asyncio.get_running_loop()
+        said = json.dumps({"token": made_token(self._data_dir, "egress"), **grant}).encode() + b"\n"
+        control = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        control.setblocking(False)
+        try:
+            async with asyncio.timeout(HANDS_CONNECT_SECONDS):
+                await loop.sock_connect(control, str(doors_path(self._data_dir)))
+                socket.send_fds(control, [said[:1]], [listening.fileno()])
+                await loop.sock_sendall(control, said[1:])
+                answer = b""
+                while not answer.endswith(b"\n") and len(answer) < _ANSWER_BYTES_MAX:
+                    chunk = await loop.sock_recv(control, _ANSWER_BYTES_MAX)
+                    if not chunk:
+                        raise ConnectionResetError
+                    answer += chunk
+            if json.loads(answer) != {"open": True}:
+                raise ValueError(answer.decode(errors="replace").strip())
+        except BaseException:
+            control.close()
+            raise
+        return control
+
+
+class WayOut:
+    """Of one sandbox. Owns the listening socket."""
+
+    def __init__(self, listening: socket.socket, egress: Egress) -> None:
+        self._listening = listening
+        self._egress = egress
+        self._keeping: asyncio.Task[None] | None = None
+
+    def open(self, session_id: str, recipe: Recipe, *, package_hosts: Sequence[str] = ()) -> None:
+        """From now on the sandbox is this session's, and may go where its environment allows. Once only.
+        package_hosts: where its package managers fetch from.
+
+        Returns at once: what the sandbox asks for meanwhile waits in the socket.
+        """
+        assert self._keeping is None
+        networking = _networking(recipe)
+        grant: dict[str, Json] = {
+            "session_id": session_id,
+            "networking": networking,
+            "package_hosts": list(package_hosts),
+        }
+        self._keeping = asyncio.create_task(self._keep(grant), name="way-out")
+
+    async def close(self) -> None:
+        """Close the door, and with it every connection that went through. Repeat: safe."""
+        if self._keeping is not None:
+            self._keeping.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._keeping
+        self._listening.close()
+
+    async def _keep(self, grant: Mapping[str, Json]) -> None:
+        """Bring the door to each egress process that comes."""
+        loop = asyncio.get_running_loop()
+        patience, told = EGRESS_RETRY_SECONDS, ""
+        while True:
+            try:
+                control = await self._egress.brought(self._listening, grant)
+            except (OSError, TimeoutError):
+                pass
+            except ValueError as error:
+                if str(error) != told:
+                    told = str(error)
+                    _log.warning("the egress process opens no door: %s", told)
+            else:
+                patience = EGRESS_RETRY_SECONDS
+                with control, contextlib.suppress(OSError):
+                    await loop.sock_recv(control, 1)
+            await asyncio.sleep(patience)
+            patience = min(2 * patience, EGRESS_RETRY_SECONDS_MAX)

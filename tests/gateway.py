@@ -1,0 +1,176 @@
+"""An egress process in a test, and doors that are brought to it as a hands host brings them."""
+
+import asyncio
+import contextlib
+import http.client
+import json
+import shutil
+import socket
+import ssl
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from corral.daemon import socket_path, token_path
+from corral.egress.policy import OperatorHosts
+from corral.egress.process import serve_egress
+from corral.hands.way_out import Egress, WayOut
+from corral.session.call import Recipe
+
+SECONDS = 20.0
+UNRESTRICTED = {"type": "unrestricted"}
+
+
+def limited(*hosts: str, **more: bool) -> dict[str, object]:
+    return {"type": "limited", "allowed_hosts": list(hosts), **more}
+
+
+@dataclass(kw_only=True)
+class Gateway:
+    """names: what resolves, and to which addresses; everything else does not."""
+
+    data_dir: Path
+    names: dict[str, list[str]]
+    operator: OperatorHosts
+    serving: "asyncio.Task[None] | None" = None
+    ways_out: list[WayOut] = field(default_factory=list)
+    book: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def start(
+        cls, *, names: Mapping[str, Sequence[str]], operator: OperatorHosts | None = None
+    ) -> "AsyncIterator[Gateway]":
+        data_dir = Path(tempfile.mkdtemp(prefix="corral-"))  # a socket's path is short
+        gateway = cls(
+            data_dir=data_dir,
+            names={name: list(found) for name, found in names.items()},
+            operator=operator or OperatorHosts(internal=("*",)),
+        )
+        await gateway.serve()
+        try:
+            yield gateway
+        finally:
+            for way_out in gateway.ways_out:
+                await way_out.close()
+            await gateway.end()
+            shutil.rmtree(data_dir)
+
+    async def serve(self) -> None:
+        ready = asyncio.Event()
+        self.serving = asyncio.ensure_future(
+            serve_egress(
+                data_dir=self.data_dir, operator=self.operator, resolve=self._resolve, on_ready=ready.set
+            )
+        )
+        await asyncio.wait_for(ready.wait(), SECONDS)
+
+    async def end(self) -> None:
+        assert self.serving
+        self.serving.cancel()
+        await asyncio.wait([self.serving], timeout=SECONDS)
+
+    async def _resolve(self, host: str, port: int) -> Sequence[str]:
+        if host not in self.names:
+            raise OSError("no such name")
+        return self.names[host]
+
+    def door(self, networking: Mapping[str, object] = UNRESTRICTED, *, session_id: str = "sesn_1") -> int:
+        """The port of a new sandbox's proxy, at our loopback instead of its own."""
+        listening = socket.create_server(("127.0.0.1", 0), backlog=512)
+        listening.setblocking(False)
+        way_out = WayOut(listening, Egress(self.data_dir))
+        way_out.open(session_id, Recipe(environment={"type": "cloud", "networking": dict(networking)}))
+        self.ways_out.append(way_out)
+        return int(listening.getsockname()[1])
+
+    async def ask(self, what: str, body: Mapping[str, object] | None = None) -> dict[str, Any]:
+        reader, writer = await asyncio.open_unix_connection(socket_path(self.data_dir, "egress"))
+        data = json.dumps(body or {}).encode()
+        token = token_path(self.data_dir, "egress").read_text()
+        writer.write(
+            f"POST /corral/egress/v1/{what} HTTP/1.1\r\nAuthorization: Bearer {token}\r\n"
+            f"Content-Length: {len(data)}\r\n\r\n".encode()
+            + data
+        )
+        answer = await asyncio.wait_for(reader.read(), SECONDS)
+        writer.close()
+        await writer.wait_closed()
+        return dict(json.loads(answer.partition(b"\r\n\r\n")[2]))
+
+    async def entries(self) -> list[dict[str, Any]]:
+        """What the audit has: each entry, with how it ended."""
+        while (page := await self.ask("audit/read"))["lines"]:
+            for line in page["lines"]:
+                said = line.get("begin") or line["end"]
+                self.book.setdefault(said["entry_id"], {}).update(said)
+            await self.ask("audit/forget", {"position": page["position"]})
+        return list(self.book.values())
+
+    async def ended(self) -> list[dict[str, Any]]:
+        """`entries`, once everything that was allowed has ended."""
+
+        async def is_over() -> bool:
+            return all(
+                "seconds" in entry or entry["decision"] == "denied" for entry in await self.entries()
+            )
+
+        await until(is_over)
+        return list(self.book.values())
+
+
+async def through(
+    port: int, method: str, url: str, *, body: bytes | None = None, headers: Mapping[str, str] | None = None
+) -> tuple[int, str, bytes]:
+    """One request as a program sends it to its proxy: status, reason, body."""
+
+    def ask() -> tuple[int, str, bytes]:
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=SECONDS)) as client:
+            client.request(method, url, body, dict(headers or {}))
+            response = client.getresponse()
+            return response.status, response.reason, response.read()
+
+    return await asyncio.to_thread(ask)
+
+
+async def through_tls(
+    port: int, host: str, far_port: int, path: str, *, authority: Path, server_name: str | None = None
+) -> bytes:
+    """GET through CONNECT. Raises OSError with what the proxy, or the host, said."""
+
+    def ask() -> bytes:
+        context = ssl.create_default_context(cafile=str(authority))
+        context.check_hostname = server_name is None
+        client = http.client.HTTPConnection("127.0.0.1", port, timeout=SECONDS)
+        with contextlib.closing(client):
+            client.set_tunnel(host, far_port)
+            client.connect()
+            client.sock = context.wrap_socket(client.sock, server_hostname=server_name or host)
+            client.request("GET", path)
+            response = client.getresponse()
+            assert response.status == 200
+            return response.read()
+
+    return await asyncio.to_thread(ask)
+
+
+async def said_to(port: int, data: bytes) -> bytes:
+    """All that comes back for these bytes."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(data)
+    try:
+        return await asyncio.wait_for(reader.read(), SECONDS)
+    except ConnectionResetError:
+        return b""
+    finally:
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+
+
+async def until(is_so: Callable[[], Awaitable[bool]]) -> None:
+    async with asyncio.timeout(SECONDS):
+        while not await is_so():  # noqa: ASYNC110  (nothing tells of it)
+            await asyncio.sleep(0.01)
