@@ -132,8 +132,9 @@ def test_an_operator_denies_names_and_addresses() -> None:
     for host in ("bad.test", "x.bad.test"):
         with pytest.raises(Refused, match="operator"):
             gate.check_name(host, 443)
-    with pytest.raises(Refused, match="operator"):
-        gate.check_address("good.test", 443, "203.0.114.7")
+    for address in ("203.0.114.7", "::ffff:203.0.114.7"):
+        with pytest.raises(Refused, match="operator"):
+            gate.check_address("good.test", 443, address)
 
 
 # -- the proxy is told anything --------------------------------------------------------------------------

@@ -53,13 +53,23 @@ class Gate:
 
     def check_address(self, host: str, port: int, address: str) -> None:
         """One of the addresses of a host that passed `check_name`. Raises Refused."""
-        if _any_fits(self.operator.denied, address, port):
+        if _any_fits(self.operator.denied, _as_ipv4(address), port):
             raise Refused("the operator of this server denies its address", detail=f"it is at {address}")
         if is_public(address):
             return
         if _any_fits(self.operator.internal, host, port) and not _is_never_reached(address):
             return
         raise Refused("it is at an address that is not public", detail=f"it is at {address}")
+
+
+def _as_ipv4(address: str) -> str:
+    """An IPv4 address that is spelled as an IPv6 one (RFC 4291, 2.5.5.2) by its own name; others as they
+    are."""
+    try:
+        mapped = ipaddress.IPv6Address(address.partition("%")[0]).ipv4_mapped
+    except ValueError:
+        return address
+    return address if mapped is None else str(mapped)
 
 
 def _any_fits(entries: tuple[str, ...], host: str, port: int) -> bool:
@@ -70,9 +80,7 @@ def _is_never_reached(address: str) -> bool:
     """Link-local, where machines keep their metadata services, and what is no host: not even for a name
     that an operator opened, because whoever answers for that name could point it there."""
     try:
-        parsed = ipaddress.ip_address(address.partition("%")[0])
+        parsed = ipaddress.ip_address(_as_ipv4(address).partition("%")[0])
     except ValueError:
         return True
-    if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped is not None:
-        parsed = parsed.ipv4_mapped
     return parsed.is_multicast or parsed.is_unspecified or any(parsed in each for each in _LINK_LOCAL)

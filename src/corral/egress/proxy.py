@@ -65,7 +65,7 @@ class Proxy:
         except Exception:  # the boundary of a connection: a bug of ours must not end those of others
             _log.exception("a connection of %s failed", self._session_id)
         finally:
-            near.close()
+            await near.close()
 
     async def _converse(self, near: Speech, *, only: Target | None) -> None:
         """Requests, one after another. only: the host that this connection was opened to."""
@@ -121,8 +121,9 @@ class Proxy:
         if only is not None and target != only:
             raise BadTarget("this connection is to one host already")
         check_host(list(request.headers.raw_items()), target, default_port=target.port)
-        if isinstance(await near.next_event(), h11.Data):
-            raise BadTarget("a CONNECT has no body")
+        async with asyncio.timeout(EGRESS_HEAD_SECONDS):
+            if isinstance(await near.next_event(), h11.Data):
+                raise BadTarget("a CONNECT has no body")
         async with self._passage(near, target, "CONNECT") as passage:
             if passage is None:
                 return
@@ -182,7 +183,7 @@ class Proxy:
                     )
                 )
         finally:
-            passage.far.close()
+            await passage.far.close()
 
     def _deny(self, target: Target, method: str, refused: Refused) -> None:
         """Raises BookFull."""

@@ -10,7 +10,7 @@ from corral.egress.policy import Refused
 from corral.egress.target import Target
 from corral.egress.wire import Silent, Wire, both
 from corral.kernel.hosts import canonical_host
-from corral.kernel.limits import EGRESS_IDLE_SECONDS
+from corral.kernel.limits import EGRESS_HEAD_SECONDS, EGRESS_IDLE_SECONDS
 
 __all__ = ["is_http", "opened", "pass_through"]
 
@@ -47,7 +47,8 @@ def is_http(first: bytes) -> bool:
 async def pass_through(near: Wire, far: Wire, first: bytes, target: Target) -> None:
     """Until both sides have ended. first: what the client has said.
 
-    Raises OSError, Silent; Refused for a TLS client that asks for another host: not a byte of it went out.
+    Raises OSError, TimeoutError, Silent; Refused for a TLS client that asks for another host: nothing of it
+    went out.
     """
     if begins_tls(first):
         first = await _checked_hello(near, first, target)
@@ -63,7 +64,8 @@ async def _checked_hello(near: Wire, first: bytes, target: Target) -> bytes:
         state = hello.feed(chunk)
         if state != "unfinished":
             break
-        chunk = await near.read()
+        async with asyncio.timeout(EGRESS_HEAD_SECONDS):
+            chunk = await near.read()
         if not chunk:
             raise ConnectionResetError
     name = hello.server_name

@@ -22,7 +22,7 @@ class Wire:
         self._end = end
         self._loop = asyncio.get_running_loop()
         self._ahead = ahead
-        self._coming: asyncio.Task[bytes] | None = None
+        self._coming: asyncio.Future[bytes] | None = None
         self.sent = 0
         self.received = len(ahead)
         self.used_at = self._loop.time()
@@ -36,11 +36,16 @@ class Wire:
         coming, self._coming = self.coming(), None
         return await coming
 
-    def coming(self) -> "asyncio.Task[bytes]":
-        """What `read` will return behind what was read ahead. To be waited for, and not cancelled: a read
-        that is cancelled when its bytes have just come loses them."""
+    def coming(self) -> "asyncio.Future[bytes]":
+        """What `read` will return next. To be waited for, and not cancelled: a read that is cancelled when
+        its bytes have just come loses them."""
         if self._coming is None:
-            self._coming = self._loop.create_task(self._receive())
+            if self._ahead:
+                self._coming = self._loop.create_future()
+                self._coming.set_result(self._ahead)
+                self._ahead = b""
+            else:
+                self._coming = self._loop.create_task(self._receive())
         return self._coming
 
     async def _receive(self) -> bytes:
@@ -49,7 +54,7 @@ class Wire:
         self.used_at = self._loop.time()
         return data
 
-    async def write(self, data: bytes | memoryview) -> None:
+    async def write(self, data: bytes) -> None:
         """Returns when the kernel has taken all of it. Raises OSError."""
         await self._loop.sock_sendall(self._end, data)
         self.sent += len(data)
@@ -65,18 +70,10 @@ class Wire:
                     pass
 
     async def pour(self, into: "Wire") -> None:
-        """Pass on what comes until its end, then end the other side's input. Raises OSError."""
-        while self._ahead or self._coming:
-            data = await self.read()
-            if not data:
-                into.end_output()
-                return
+        """Pass on what comes until its end, then end the other side's input. Nothing is held while nothing
+        comes, and one chunk while the other side does not take it. Raises OSError."""
+        while data := await self.read():
             await into.write(data)
-        room = memoryview(bytearray(EGRESS_CHUNK_BYTES))
-        while size := await self._loop.sock_recv_into(self._end, room):
-            self.received += size
-            self.used_at = self._loop.time()
-            await into.write(room[:size])
         into.end_output()
 
     def unread(self, data: bytes) -> None:
@@ -87,11 +84,15 @@ class Wire:
         with contextlib.suppress(OSError):
             self._end.shutdown(socket.SHUT_WR)
 
-    def close(self) -> None:
-        """Repeat: safe."""
-        if self._coming is not None:
-            self._coming.cancel()
-        self._end.close()
+    async def close(self) -> None:
+        """Repeat: safe. Nobody reads any more when the socket is closed: the loop would take the next one
+        with the same number for it."""
+        try:
+            if self._coming is not None:
+                self._coming.cancel()
+                await asyncio.wait({self._coming})
+        finally:
+            self._end.close()
 
 
 async def both(

@@ -133,6 +133,16 @@ async def test_tls_is_passed_through(gateway: Gateway, secure: Origin) -> None:
     assert entry["received_bytes"] > LARGE and entry["sent_bytes"] > 100 and entry["failed"] == ""
 
 
+async def test_a_client_that_does_not_wait_for_the_connection(gateway: Gateway, plain: Origin) -> None:
+    """What it sends with its CONNECT is not forgotten."""
+    host = f"Host: origin.test:{plain.port}\r\n"
+    said = (
+        f"CONNECT origin.test:{plain.port} HTTP/1.1\r\n{host}\r\nGET / HTTP/1.1\r\n{host}Connection: close"
+    )
+    answer = await said_to(gateway.door(), f"{said}\r\n\r\n".encode())
+    assert answer.count(b" 200 ") == 2 and answer.endswith(b"hello")
+
+
 async def test_a_websocket_in_clear_text(gateway: Gateway, plain: Origin) -> None:
     shake = (
         f"Host: origin.test:{plain.port}\r\nUpgrade: websocket\r\nConnection: keep-alive, Upgrade\r\n"
