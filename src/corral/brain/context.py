@@ -27,7 +27,7 @@ ENVIRONMENT_NOTE = (
     "You work in an isolated Linux sandbox. Your working directory is /workspace; put files meant for the"
     " user into /mnt/session/outputs. Programs in the sandbox reach the network only through the proxy that"
     " HTTP_PROXY and HTTPS_PROXY name, if they are set, and only hosts that its environment allows: what is"
-    " refused is a 403 that names the host; no other way helps. Host names do not resolve without the proxy."
+    " refused is a 403 that names the host; no other way helps. No host name resolves without the proxy."
 )
 """Said when the agent has tools that act in the sandbox. Source: docs/DIVERGENCES.md."""
 
