@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from corral.catalog.audit import Ended
 from corral.catalog.networking import NetworkPolicy
-from corral.egress.dial import Unreachable, dial, resolved
+from corral.confine.names import Names
+from corral.egress.dial import Unreachable, dial
 from corral.egress.policy import Gate, OperatorHosts, Refused
 from corral.egress.proxy import Proxy
 from corral.egress.target import Target
@@ -91,7 +92,7 @@ async def test_no_spelling_of_an_inner_address_is_dialled(spelled: str) -> None:
     host = canonical_host(spelled)
     assert host is not None
     with pytest.raises((Refused, Unreachable)) as refused:
-        await dial(host, 9, gate=ANYWHERE, resolve=resolved)
+        await dial(host, 9, gate=ANYWHERE, resolve=Names().resolve)
     assert "not public" in str(refused.value) or "resolve" in str(refused.value)
 
 

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from corral.catalog.metadata import merged
-from corral.catalog.packages import PACKAGE_MANAGERS, wanted
+from corral.catalog.packages import PACKAGE_MANAGERS
 from corral.catalog.records import Wire
 from corral.kernel.clock import rfc3339
 from corral.kernel.errors import InvalidRequest

@@ -3,11 +3,11 @@
 import asyncio
 import socket
 
-from corral.confine.tunnel import Resolve, resolved
+from corral.confine.tunnel import Resolve
 from corral.egress.policy import Gate
 from corral.kernel.limits import EGRESS_CONNECT_SECONDS
 
-__all__ = ["Resolve", "Unreachable", "dial", "resolved"]
+__all__ = ["Resolve", "Unreachable", "dial"]
 
 
 class Unreachable(Exception):

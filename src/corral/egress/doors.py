@@ -22,8 +22,9 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from corral.catalog.networking import NetworkPolicy
+from corral.confine.names import Names
 from corral.egress.book import Book
-from corral.egress.dial import Resolve, resolved
+from corral.egress.dial import Resolve
 from corral.egress.policy import Gate, OperatorHosts
 from corral.egress.proxy import Proxy
 from corral.kernel.ids import SessionId
@@ -31,6 +32,7 @@ from corral.kernel.limits import (
     EGRESS_CONNECTIONS_MAX,
     EGRESS_CONNECTIONS_PER_SESSION_MAX,
     EGRESS_GRANT_BYTES_MAX,
+    EGRESS_LOOKUPS_PER_SESSION_MAX,
     EGRESS_RETRY_SECONDS,
     HANDS_CONNECT_SECONDS,
 )
@@ -46,8 +48,9 @@ class Doors:
     """Of one egress process. Use it as a context manager: all doors close at its end."""
 
     def __init__(
-        self, *, token: str, operator: OperatorHosts, book: Book, resolve: Resolve = resolved
+        self, *, token: str, operator: OperatorHosts, book: Book, resolve: Resolve | None = None
     ) -> None:
+        """resolve: instead of this machine's resolver, of which each sandbox has places of its own."""
         self._token = token.encode()
         self._operator = operator
         self._book = book
@@ -118,7 +121,8 @@ class Doors:
             package_hosts=[*map(str, grant["package_hosts"]), *self._operator.packages],
         )
         gate = Gate(policy=policy, operator=self._operator)
-        return Proxy(SessionId(str(grant["session_id"])), gate, book=self._book, resolve=self._resolve)
+        resolve = self._resolve or Names(at_once_max=EGRESS_LOOKUPS_PER_SESSION_MAX).resolve
+        return Proxy(SessionId(str(grant["session_id"])), gate, book=self._book, resolve=resolve)
 
     async def _let_out(self, listening: socket.socket, proxy: Proxy) -> None:
         """Serve what comes out of one sandbox. It waits in the socket while the sandbox, or all of them

@@ -18,21 +18,19 @@ import json
 import os
 import signal
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
 from corral import __version__
 from corral.daemon import doors_path, listening, made_token, owned, socket_path
 from corral.egress.audit import AuditDesk
-from corral.egress.dial import Resolve, resolved
+from corral.egress.dial import Resolve
 from corral.egress.doors import Doors
 from corral.egress.keys import VaultDesk
 from corral.egress.policy import OperatorHosts
 from corral.egress.spool import Spool
 from corral.kernel.clock import SystemClock
 from corral.kernel.limits import (
-    EGRESS_LOOKUP_THREADS,
     EGRESS_REQUEST_BYTES_MAX,
     HANDS_CONNECT_SECONDS,
     HANDS_HEARTBEAT_SECONDS,
@@ -54,13 +52,13 @@ async def serve_egress(
     unadopted_seconds: float = HANDS_UNADOPTED_SECONDS,
     keys: Keys | None = None,
     operator: OperatorHosts = NOTHING_SAID,
-    resolve: Resolve = resolved,
+    resolve: Resolve | None = None,
     on_ready: Callable[[], None] = lambda: None,
 ) -> None:
     """Be the egress of `data_dir` until SIGTERM, SIGINT, or nobody has adopted it for too long.
 
     keys: the vault's private ones; a file beside the socket unless given. operator: what it says of hosts.
-    resolve: finds the addresses of names.
+    resolve: finds the addresses of names, instead of this machine's resolver.
 
     Raises: Conflict if another one holds the lock; InvalidRequest if the socket path is too long.
     """
@@ -76,7 +74,6 @@ async def serve_egress(
         egress = _Egress(token=token, vault=VaultDesk(ring), audit=AuditDesk(spool))
         server = await asyncio.start_unix_server(egress.answer, sock=listener, limit=_HEAD_BYTES_MAX)
         loop = asyncio.get_running_loop()
-        loop.set_default_executor(ThreadPoolExecutor(EGRESS_LOOKUP_THREADS, "lookup"))
         for name in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(name, egress.ended.set)
         duties = [loop.create_task(doors.serve(doors_listener)), loop.create_task(spool.sync_forever())]

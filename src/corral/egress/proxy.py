@@ -27,11 +27,7 @@ from corral.egress.target import BadTarget, Target, absolute_target, connect_tar
 from corral.egress.tunnel import is_http, opened, pass_through
 from corral.egress.wire import Silent, Wire
 from corral.kernel.ids import SessionId
-from corral.kernel.limits import (
-    EGRESS_HEAD_SECONDS,
-    EGRESS_LOOKUPS_PER_SESSION_MAX,
-    EGRESS_METHOD_CHARS_MAX,
-)
+from corral.kernel.limits import EGRESS_HEAD_SECONDS, EGRESS_METHOD_CHARS_MAX
 
 __all__ = ["Proxy"]
 
@@ -53,7 +49,6 @@ class Proxy:
         self._gate = gate
         self._book = book
         self._resolve = resolve
-        self._lookups = asyncio.Semaphore(EGRESS_LOOKUPS_PER_SESSION_MAX)
 
     async def serve(self, end: socket.socket) -> None:
         """One connection from the sandbox, to its end. Owns the socket. Never raises but CancelledError."""
@@ -150,7 +145,7 @@ class Proxy:
 
         Raises BookFull, OSError."""
         try:
-            end = await dial(target.host, target.port, gate=self._gate, resolve=self._looked_up)
+            end = await dial(target.host, target.port, gate=self._gate, resolve=self._resolve)
         except Refused as refused:
             self._deny(target, method, refused)
             await _refuse(near, 403, f"{target.host} is blocked: {refused.reason}")
@@ -190,10 +185,6 @@ class Proxy:
         self._book.begin(
             self._session_id, target, method, "denied", reason=refused.reason, detail=refused.detail
         )
-
-    async def _looked_up(self, host: str, port: int) -> list[str]:
-        async with self._lookups:
-            return list(await self._resolve(host, port))
 
 
 async def _refuse(near: Speech, status: int, why: str) -> None:

@@ -95,7 +95,6 @@ EGRESS_PORT = 3128  # of the proxy inside a sandbox, at its own loopback; what p
 EGRESS_CONNECTIONS_PER_SESSION_MAX = 256  # through the proxy at once; more wait to be accepted
 EGRESS_CONNECTIONS_MAX = 4_000  # of all sessions: two descriptors each; more wait, one of each session
 EGRESS_LOOKUPS_PER_SESSION_MAX = 8  # names resolved at once: a slow name server holds up its session alone
-EGRESS_LOOKUP_THREADS = 64  # names resolved at once, of all sessions
 EGRESS_GRANT_BYTES_MAX = 256 * 1024  # what a hands host says of a sandbox: 512 hosts of the longest name
 EGRESS_HEAD_BYTES_MAX = 64 * 1024  # of a request's or an answer's headers; common servers take 8 to 32 KB
 EGRESS_METHOD_CHARS_MAX = 32  # of a request's method; the longest that is registered has 16
