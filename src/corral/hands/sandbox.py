@@ -232,6 +232,8 @@ class AgentSandbox:
         except (_Hostile, OSError) as e:
             why = f"it broke the protocol: {e}"
         self._lose(why)
+        if self.way_out is not None:  # one that died may never be destroyed by anybody
+            await self.way_out.close()
         await self._machine.close()
 
     def _settle(self, message: Mapping[str, Json]) -> None:
