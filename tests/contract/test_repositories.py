@@ -439,12 +439,12 @@ async def test_a_source_of_mounts(host: GitHost, opened: Open, repositories: Pat
 
     source = RepositorySource(opened(), resources=resources, workspace=workspace)
     session_id = SessionId("sesn_1")
-    [mount] = source.mounts(Attached(session_id=session_id, resources=attached))
+    [mount] = await source.mounts(Attached(session_id=session_id, resources=attached))
     assert (mount.mount_id, mount.kind, mount.path, mount.mode) == (
         *("sesrsc_1", "repository", "/workspace/mounted", "copy"),
     )
     moved = {**resource, "checkout": {"type": "commit", "sha": commit}}
-    [other] = source.mounts(Attached(session_id=session_id, resources=[moved]))
+    [other] = await source.mounts(Attached(session_id=session_id, resources=[moved]))
     assert other.digest != mount.digest
     host.taken()
     [skill] = await source.skills(session_id, resource)

@@ -21,7 +21,7 @@ class Source:
     def __init__(self) -> None:
         self.opened = 0
 
-    def mounts(self, attached: Attached) -> Sequence[Mount]:
+    async def mounts(self, attached: Attached) -> Sequence[Mount]:
         return [FILE]
 
     async def open(self, session_id: SessionId, mount: Mount) -> AsyncIterator[bytes]:

@@ -61,7 +61,7 @@ def open_collector(ground: Ground, hands: HandsClient, blobs: BlobStore) -> Outp
 
     async def save_memory(session_id: SessionId) -> None:
         attached = Attached(session_id=session_id, resources=await resources(session_id))
-        if mounts := memory.mounts(attached):
+        if mounts := await memory.mounts(attached):
             await memory.push(session_id, mounts, tells=False)
 
     return OutputsCollector(files_of(ground, blobs), save_memory=save_memory)

@@ -107,7 +107,7 @@ class MemorySync:
         self._mounts = mounts
         self._changes: dict[tuple[SessionId, str], int] = {}  # known to be in the tree
 
-    def mounts(self, attached: Attached) -> Sequence[Mount]:
+    async def mounts(self, attached: Attached) -> Sequence[Mount]:
         return [
             Mount(
                 mount_id=each["memory_store_id"],

@@ -19,7 +19,7 @@ class FileSource:
     def __init__(self, files: Files) -> None:
         self._files = files
 
-    def mounts(self, attached: Attached) -> Sequence[Mount]:
+    async def mounts(self, attached: Attached) -> Sequence[Mount]:
         return [
             Mount(
                 mount_id=each["id"],

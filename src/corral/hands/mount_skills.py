@@ -24,7 +24,7 @@ class SkillSource:
     def __init__(self, blobs: BlobStore) -> None:
         self._blobs = blobs
 
-    def mounts(self, attached: Attached) -> Sequence[Mount]:
+    async def mounts(self, attached: Attached) -> Sequence[Mount]:
         return [
             Mount(
                 mount_id=skill["version"],

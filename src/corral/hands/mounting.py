@@ -94,7 +94,7 @@ class Mounting:
         attached = Attached(
             session_id=session_id, agent=agent, resources=resources, environment=environment
         )
-        return [mount for source in self._sources.values() for mount in source.mounts(attached)]
+        return [mount for source in self._sources.values() for mount in await source.mounts(attached)]
 
     def _keep(
         self, session_id: SessionId, resources: Sequence[Mapping[str, Json]], asked_at: float

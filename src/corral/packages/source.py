@@ -1,5 +1,6 @@
 """Packages as a mount: a layer, which a host needs before the session's first tool call."""
 
+import asyncio
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
@@ -29,12 +30,13 @@ class PackageSource:
         # By the digest that we gave it; empty: it cannot be made.
         self._known: OrderedDict[str, Wanted] = OrderedDict()
 
-    def mounts(self, attached: Attached) -> Sequence[Mount]:
+    async def mounts(self, attached: Attached) -> Sequence[Mount]:
         packages = wanted(attached.environment)
         if not packages:
             return ()
         try:
-            digest = layer_digest(packages, ground=ground(packages))
+            below = await asyncio.to_thread(ground, packages)
+            digest = layer_digest(packages, ground=below)
         except CannotWork:  # no host has this one, so we are asked for it
             digest, packages = layer_digest(packages, ground=""), {}
         self._known[digest] = packages

@@ -44,7 +44,7 @@ class RepositorySource:
         self._workspace = workspace
         self._resolved: OrderedDict[tuple[SessionId, str], tuple[float, Resolved]] = OrderedDict()
 
-    def mounts(self, attached: Attached) -> Sequence[Mount]:
+    async def mounts(self, attached: Attached) -> Sequence[Mount]:
         return [_mount(each) for each in attached.resources if each["type"] == RESOURCE_TYPE]
 
     async def open(self, session_id: SessionId, mount: Mount) -> AsyncGenerator[bytes, None]:

@@ -69,8 +69,8 @@ class Attached:
 class MountSource(Protocol):
     """The mounts of one kind."""
 
-    def mounts(self, attached: Attached) -> Sequence[Mount]:
-        """Those that the session has now. Pure and cheap: asked before each tool call."""
+    async def mounts(self, attached: Attached) -> Sequence[Mount]:
+        """Those that the session has now. Cheap: asked before each tool call."""
 
     def open(self, session_id: SessionId, mount: Mount) -> AsyncIterator[bytes]:
         """Its content as a tar stream of at most MOUNT_BYTES_MAX.

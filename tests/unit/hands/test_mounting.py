@@ -75,7 +75,7 @@ class Fencing:
 class Empty:
     """A source of files without content."""
 
-    def mounts(self, attached: Any) -> Any:
+    async def mounts(self, attached: Any) -> Any:
         return ()
 
     async def open(self, session_id: SessionId, mount: Mount) -> AsyncIterator[bytes]:

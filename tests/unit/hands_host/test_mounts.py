@@ -43,7 +43,7 @@ class Source:
         self.asked, self.blocks = asyncio.Event(), asyncio.Event()
         self.blocks.set()
 
-    def mounts(self, attached: Attached) -> Sequence[Mount]:
+    async def mounts(self, attached: Attached) -> Sequence[Mount]:
         return self.has
 
     async def open(self, session_id: str, mount: Mount) -> AsyncIterator[bytes]:
@@ -106,7 +106,7 @@ class Skills:
         self._source = source
         self.open = source.open
 
-    def mounts(self, attached: Attached) -> Sequence[Mount]:
+    async def mounts(self, attached: Attached) -> Sequence[Mount]:
         return ()
 
 

@@ -1,5 +1,6 @@
 """Packages as a mount."""
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -25,14 +26,22 @@ async def _default(session_id: SessionId) -> WorkspaceId:
 async def test_a_machine_without_python_is_said_to_be_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    threads: list[threading.Thread] = []
+
     def no_ground(packages: Wanted) -> str:
+        threads.append(threading.current_thread())
         raise CannotWork("no Python 3", remedy="install it")
 
     monkeypatch.setattr("corral.packages.source.ground", no_ground)
     installer = Installer(tmp_path / "packages", hosts=HostList())
     layers = Layers(installer, await LocalBlobs.open(tmp_path / "blobs"))
     source = PackageSource(layers, workspace=_default)
-    (mount,) = source.mounts(Attached(session_id=SESSION, environment={"packages": {"pip": ["greet"]}}))
+    (mount,) = await source.mounts(
+        Attached(session_id=SESSION, environment={"packages": {"pip": ["greet"]}})
+    )
+    assert len(threads) == 1 and threading.main_thread() not in threads, (
+        "a runtime may hang when it is asked"
+    )
     shelf = LayerShelf(tmp_path / "layers", in_use=set)
     assert not shelf.has(mount.digest), "a host says that it is missing"
     with pytest.raises(MountFailed, match="no Python 3"):

@@ -28,7 +28,8 @@ _SECONDS_MAX: Final = 10.0
 
 def ground(packages: Wanted) -> str:
     """What these packages depend on, in a few words that differ where they would not work. Reads some small
-    files; a runtime is asked for its version once. Raises CannotWork without a Python."""
+    files; a runtime is asked for its version once. Blocks: up to _SECONDS_MAX for one that hangs, which is
+    asked again the next time. Raises CannotWork without a Python."""
     python = find_python()
     facts = [str(_FORM), platform.machine(), _digest(_SYSTEM)]
     if "apt" in packages:
@@ -38,7 +39,10 @@ def ground(packages: Wanted) -> str:
     for manager, runtime in _RUNTIMES.items():
         found = shutil.which(runtime, path=environment(python)["PATH"])
         if manager in packages and found is not None:
-            facts.append(_version(found, Path(found).stat().st_mtime_ns))
+            try:
+                facts.append(_version(found, Path(found).stat().st_mtime_ns))
+            except (OSError, subprocess.SubprocessError):
+                facts.append("")
     return "\n".join(facts)
 
 
@@ -57,15 +61,13 @@ def _digest_at(path: Path, mtime_ns: int, size: int) -> str:
 
 @functools.lru_cache(maxsize=4)
 def _version(program: str, mtime_ns: int) -> str:
-    try:
-        done = subprocess.run(
-            [program, "--version"],
-            capture_output=True,
-            text=True,
-            timeout=_SECONDS_MAX,
-            check=False,
-            env={"PATH": os.defpath},
-        )
-    except (OSError, subprocess.SubprocessError):
-        return ""
+    """What it raises is not kept."""
+    done = subprocess.run(
+        [program, "--version"],
+        capture_output=True,
+        text=True,
+        timeout=_SECONDS_MAX,
+        check=True,
+        env={"PATH": os.defpath},
+    )
     return done.stdout.strip()

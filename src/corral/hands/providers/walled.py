@@ -87,9 +87,9 @@ class WalledProvider:
     # -- sandboxes ----------------------------------------------------------------------------------
 
     async def create(self, *, session_id: str, workspace: Path, recipe: Recipe) -> Sandbox:
+        memory, digest = stores_of(recipe), await self._layer_of(recipe)
         if self._is_closed:
             raise SandboxUnavailable("the provider is closed", retryable=False)
-        memory, digest = stores_of(recipe), self._layer_of(recipe)
         while self._pool and not memory and digest is None:
             home, warm = self._pool.pop()
             if not warm.is_alive:
@@ -273,7 +273,7 @@ class WalledProvider:
             if fresh is not None:  # it is unpacked as the files of a workspace are
                 await self._import(fresh, archive, LAYER_BYTES_MAX, LAYER_ENTRIES_MAX, _LAYER.name)
 
-    def _layer_of(self, recipe: Recipe) -> str | None:
+    async def _layer_of(self, recipe: Recipe) -> str | None:
         """The digest of its packages. Raises SandboxUnavailable."""
         mount, packages = recipe.packages, wanted(recipe.environment)
         if mount is None and not packages:
@@ -281,7 +281,8 @@ class WalledProvider:
         self._require_layers()
         if mount is None:
             raise SandboxUnavailable("the packages of the environment are not installed", retryable=False)
-        if mount.digest != layer_digest(packages, ground=ground(packages)):
+        below = await asyncio.to_thread(ground, packages)
+        if mount.digest != layer_digest(packages, ground=below):
             raise SandboxUnavailable(
                 "the packages of the environment were installed on a machine whose system, Python or Node"
                 " differs from this one's; machines with brains and machines with sandboxes need the same",
