@@ -5,6 +5,7 @@ some hundred levels deep ends them. Here one directory is open at a time, and no
 """
 
 import contextlib
+import ctypes
 import os
 import secrets
 from collections.abc import Generator
@@ -13,7 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Final
 
-__all__ = ["disk_bytes", "is_larger", "is_real_directory", "remove_tree"]
+__all__ = ["disk_bytes", "is_larger", "is_real_directory", "remove_tree", "sync_disk"]
 
 _OPEN: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _BLOCK_BYTES: Final = 512  # unit of st_blocks
@@ -27,6 +28,18 @@ def is_real_directory(path: Path) -> bool:
         return False
     os.close(fd)
     return True
+
+
+def sync_disk(folder: Path) -> None:
+    """What was written on the file system of this directory outlives a power cut from now on. Blocks for as
+    long as the disk takes. Raises OSError."""
+    fd = os.open(folder, _OPEN)
+    try:
+        if ctypes.CDLL(None, use_errno=True).syncfs(fd) != 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number), str(folder))
+    finally:
+        os.close(fd)
 
 
 def disk_bytes(top: Path, *, entries_max: int | None = None) -> int:

@@ -10,6 +10,7 @@ from corral.hands.providers.binary import PythonInside
 from corral.hands.providers.bwrap import BwrapProvider
 from corral.hands.providers.launch import environment
 from corral.hands.providers.layers import Layer, LayerShelf
+from corral.kernel.disk_trees import sync_disk
 from corral.kernel.errors import InvalidRequest, SandboxUnavailable
 from corral.session.call import Mount, Recipe
 
@@ -68,6 +69,29 @@ async def test_the_longest_unused_layers_go_but_none_in_use(tmp_path: Path) -> N
     assert sorted(path.name for path in (tmp_path / "layers").iterdir()) == [TWO, THREE]
     with pytest.raises(InvalidRequest):
         shelf.path("../x")
+
+
+async def test_a_layer_takes_its_name_once_it_is_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shelf, seen = LayerShelf(tmp_path / "layers", in_use=set), []
+
+    def sync(folder: Path) -> None:
+        seen.append(sorted(path.name.partition("-")[0] for path in folder.iterdir()))
+        sync_disk(folder)
+        if len(seen) == 2:
+            raise OSError("the disk is broken")
+
+    monkeypatch.setattr("corral.hands.providers.layers.sync_disk", sync)
+    async with shelf.bring(ONE) as fresh:
+        assert fresh is not None
+        fresh.mkdir()
+    assert seen == [[".new"]] and shelf.has(ONE)
+    with pytest.raises(OSError, match="broken"):
+        async with shelf.bring(TWO) as fresh:
+            assert fresh is not None
+            fresh.mkdir()
+    assert not shelf.has(TWO) and len(list((tmp_path / "layers").iterdir())) == 1
 
 
 async def test_packages_that_were_installed_on_another_ground_are_refused(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from corral.kernel.disk_trees import disk_bytes, is_larger, is_real_directory, remove_tree
+from corral.kernel.disk_trees import disk_bytes, is_larger, is_real_directory, remove_tree, sync_disk
 
 LEVELS = 1_500  # more than Python recurses, and than fit into a path
 
@@ -80,3 +80,9 @@ def test_a_tree_is_larger_by_what_it_takes_or_by_what_is_in_it(tree: Path) -> No
     assert is_larger(tree, bytes_max=size - 1, entries_max=4)
     assert is_larger(tree, bytes_max=size, entries_max=3)
     assert not is_larger(tree / "nothing", bytes_max=0, entries_max=0)
+
+
+def test_what_is_no_directory_is_not_synced(tmp_path: Path) -> None:
+    sync_disk(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        sync_disk(tmp_path / "gone")

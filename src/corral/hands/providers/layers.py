@@ -25,7 +25,7 @@ from weakref import WeakValueDictionary
 
 from corral.catalog.packages import PACKAGE_MANAGERS, PLACE
 from corral.hands.providers.overlay import Overlay
-from corral.kernel.disk_trees import disk_bytes, is_real_directory, remove_tree
+from corral.kernel.disk_trees import disk_bytes, is_real_directory, remove_tree, sync_disk
 from corral.kernel.errors import InvalidRequest, SandboxUnavailable
 from corral.kernel.limits import LAYER_ENTRIES_MAX, LAYERS_KEPT_BYTES_MAX, LAYERS_KEPT_MAX
 from corral.kernel.owned_names import is_orphaned, owned_name
@@ -130,6 +130,9 @@ class LayerShelf:
             fresh = self._aside("new")
             try:
                 yield fresh
+                await asyncio.to_thread(
+                    sync_disk, self._root
+                )  # what has its name is whole, whatever happens
                 fresh.rename(self.path(digest))
             except BaseException:
                 await asyncio.shield(asyncio.to_thread(remove_tree, fresh))
