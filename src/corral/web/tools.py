@@ -54,8 +54,9 @@ class WebTools:
             await self._search.aclose()
 
     async def _in_turn(self, call: ToolCall) -> ToolResult:
+        assert call.web is not None, "whoever calls a web tool says what it may reach"
         async with self._places.one(call.session_id):  # a session that asks for many takes not all
-            return await self._act(call.name, call.input, call.web or WebRules())
+            return await self._act(call.name, call.input, call.web)
 
     async def _act(self, name: str, given: Mapping[str, Json], rules: WebRules) -> ToolResult:
         try:

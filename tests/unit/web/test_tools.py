@@ -2,7 +2,10 @@
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+
+import pytest
 
 from corral.catalog.web.rules import WebRules
 from corral.kernel.clock import SystemClock
@@ -59,6 +62,16 @@ async def test_no_session_takes_all_places(tmp_path: Path) -> None:
         engine.go.set()
     assert not one.result().is_error
     assert len(engine.asked) == 2 * WEB_CALLS_AT_ONCE + 1
+    await tools.aclose()
+
+
+async def test_without_rules_nothing_is_reached(tmp_path: Path) -> None:
+    engine = Engine()
+    engine.go.set()
+    tools = WebTools(Fetcher(tmp_path), engine, clock=SystemClock())
+    with pytest.raises(AssertionError, match="what it may reach"):
+        await tools.run(replace(search("one", "a"), web=None))
+    assert engine.asked == []
     await tools.aclose()
 
 
