@@ -41,6 +41,7 @@ from corral.app.own_files import own_files_part, refuse_own_files
 from corral.app.part import Part
 from corral.app.readiness import Readiness
 from corral.app.store import store_part
+from corral.catalog.web.domains import load_suffixes
 from corral.config import Config
 from corral.kernel.limits import HTTP_KEEPALIVE_SECONDS, READY_PATIENCE_SECONDS, STREAMS_END_SECONDS
 from corral.kernel.metrics import install
@@ -200,7 +201,7 @@ async def _open(ground: Ground, keys: KeysOfThisStart, stack: AsyncExitStack) ->
     # What a PostgreSQL stores is not on our disk.
     data_dir = None if config.is_postgres else config.data_dir
     admission = Admission(Machine(data_dir=data_dir, writes_queued=lambda: ground.database.writes_queued))
-    parts.append(Part(duties=[admission.watch]))
+    parts.append(Part(duties=[admission.watch], later=[load_suffixes]))
     operations = Operations(
         api_keys=keys,
         workspace_records=Workspaces(ground.database),

@@ -5,6 +5,7 @@ An entry covers its host and all subdomains of it; `www.` is a subdomain like an
 the same, and one trailing slash is nothing. Source: API docs, tools "Web tool restrictions".
 """
 
+import asyncio
 import re
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -15,7 +16,7 @@ from publicsuffixlist import PublicSuffixList
 from corral.kernel.errors import InvalidRequest
 from corral.kernel.limits import WEB_DOMAIN_CHARS_MAX, WEB_DOMAINS_MAX
 
-__all__ = ["covers", "is_address", "resolve_domains", "split_domain"]
+__all__ = ["covers", "is_address", "load_suffixes", "resolve_domains", "split_domain"]
 
 _LABEL: Final = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
 _NUMBER: Final = re.compile(r"[0-9]+|0x[0-9a-f]*")
@@ -127,6 +128,11 @@ def _wrong_host(host: str) -> str | None:
     if _suffixes().publicsuffix(host) == host:
         return "is a registry suffix, under which anybody may register; name a domain below it"
     return None
+
+
+async def load_suffixes() -> None:
+    """Read the list of registries beside the event loop: it takes a tenth of a second, once."""
+    await asyncio.to_thread(_suffixes)
 
 
 @cache

@@ -1,8 +1,12 @@
 """Lists of domains. Source: API docs, tools "Web tool restrictions"."""
 
+import threading
+from typing import Any
+
 import pytest
 
-from corral.catalog.web.domains import covers, is_address, resolve_domains
+from corral.catalog.web import domains
+from corral.catalog.web.domains import covers, is_address, load_suffixes, resolve_domains
 from corral.kernel.errors import InvalidRequest
 
 
@@ -136,3 +140,20 @@ def test_addresses_are_known_in_every_notation() -> None:
         map(is_address, ("1.2.3.4", "0x7f.1", "017700000001", "2130706433", "::1", "1.2.3.4.", "0x"))
     )
     assert not any(map(is_address, ("example.com", "1.example", "0x7f.com", "a1", "1e3.com")))
+
+
+async def test_the_list_of_registries_is_read_once_and_not_on_the_event_loop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    threads: list[threading.Thread] = []
+    make = domains.PublicSuffixList
+
+    def noted(**options: Any) -> Any:
+        threads.append(threading.current_thread())
+        return make(**options)
+
+    monkeypatch.setattr(domains, "PublicSuffixList", noted)
+    domains._suffixes.cache_clear()
+    await load_suffixes()
+    assert allowed("example.co.uk")
+    assert len(threads) == 1 and threads[0] is not threading.main_thread()
