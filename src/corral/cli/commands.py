@@ -95,7 +95,9 @@ def serve(
 def run(
     task: Annotated[Text, typer.Argument(help="What to do.")] = None,
     agent: Annotated[Text, typer.Option(help="Id of an agent to use.")] = None,
-    model: Annotated[Text, typer.Option(help="Model of the agent: claude-*, local, replay.")] = None,
+    model: Annotated[
+        Text, typer.Option(help="Model of the agent: claude-*, local, replay. [claude-sonnet-5-5]")
+    ] = None,
     session: Annotated[Text, typer.Option(help="Go on with this session.")] = None,
     workspace: Annotated[
         Path | None,
@@ -129,7 +131,7 @@ def demo(
         str, typer.Option(help="replay plays a recorded run; any other works live.")
     ] = "replay",
     keep: Annotated[bool, typer.Option("--keep", help="Keep the fixed project and say where.")] = False,
-    url: Url = None,
+    url: Annotated[Text, typer.Option(help="Server to talk to; one of its own unless set.")] = None,
 ) -> int:
     """An agent fixes a bug in a real sandbox; the result is verified without taking its word."""
     from corral.cli.demo import demo

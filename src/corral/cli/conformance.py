@@ -62,6 +62,7 @@ def conformance(server: Server, asked: Asked, *, shows_json: bool) -> Exit:
             f"{outcome.case.group}: {outcome.case.title}",
             highlight=False,
             markup=False,
+            soft_wrap=True,
         )
 
     outcomes = asyncio.run(run_all(server, cases, uses_model=asked.uses_model, show=show))

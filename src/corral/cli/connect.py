@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from corral.cli.outcome import Exit, Problem
+from corral.cli.outcome import WRONG_KEY, Exit, Problem
 from corral.config import Config
 from corral.kernel.ids import CORRAL_KEY_PREFIX
 from corral.kernel.limits import CLI_CONNECT_SECONDS, CLI_REPLY_SECONDS
@@ -254,6 +254,8 @@ def _refused(response: "httpx2.Response") -> Problem:
         message = str(response.json()["error"]["message"])
     except (ValueError, KeyError, TypeError):
         message = f"the server answered {response.status_code}"
+    if response.status_code == 401:
+        message += WRONG_KEY
     return Problem(message, exit=Exit.NO_SERVER if response.status_code in (401, 403) else Exit.FAILED)
 
 

@@ -211,7 +211,7 @@ def _claude(config: Config) -> Finding:
         return Finding(
             name="claude-*",
             state="warning",
-            detail="no model key; replay and local work without one",
+            detail="no model key in this shell; replay and local work without one",
             remedy="export CORRAL_ANTHROPIC_API_KEY=... before corral serve",
         )
     import httpx2

@@ -21,7 +21,7 @@ from corral.cli.outcome import Exit, Problem
 
 __all__ = ["GROUPS"]
 
-sessions_app = typer.Typer(help="Sessions of a server: list, show, follow.", no_args_is_help=True)
+sessions_app = typer.Typer(help="Sessions of a server: list, show, tail, events.", no_args_is_help=True)
 keys_app = typer.Typer(help="API keys of a server.", no_args_is_help=True)
 workspaces_app = typer.Typer(
     help="Workspaces of a server: apart from each other in everything.", no_args_is_help=True

@@ -7,7 +7,7 @@ from itertools import pairwise
 import typer
 
 from corral.cli.commands import app
-from corral.cli.outcome import Exit, Problem
+from corral.cli.outcome import WRONG_KEY, Exit, Problem
 from corral.kernel.errors import CorralError
 
 __all__ = ["app", "main"]
@@ -54,7 +54,9 @@ def _explain(error: Exception) -> int | None:
         import anthropic
 
         if isinstance(error, anthropic.APIStatusError):
-            print(f"corral: the server says: {_wire_message(error.body) or error.message}", file=sys.stderr)
+            hint = WRONG_KEY if error.status_code == 401 else ""
+            said = _wire_message(error.body) or error.message
+            print(f"corral: the server says: {said}{hint}", file=sys.stderr)
             return Exit.NO_SERVER if error.status_code in (401, 403) else Exit.FAILED
         if isinstance(error, anthropic.APIConnectionError):
             print("corral: the server went away; see `corral status`", file=sys.stderr)

@@ -16,7 +16,7 @@ from corral.config import Config
 __all__ = ["check_model", "install_local", "is_recorded", "list_models"]
 
 XLLAMACPP = "xllamacpp==2026.10.11549"  # the extra `local` of pyproject.toml
-_NO_KEY = "no key: export CORRAL_ANTHROPIC_API_KEY=..."
+_NO_KEY = "no key in this shell: export CORRAL_ANTHROPIC_API_KEY=..."
 _NOT_INSTALLED = "not installed: corral models install local"
 
 

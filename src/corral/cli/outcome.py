@@ -4,7 +4,10 @@ from enum import IntEnum
 
 from corral.kernel.errors import CorralError
 
-__all__ = ["Exit", "Problem"]
+__all__ = ["WRONG_KEY", "Exit", "Problem"]
+
+WRONG_KEY = " (check ANTHROPIC_API_KEY; on the server's own machine, unset it)"
+"""What to do about a 401, after the server's words."""
 
 
 class Exit(IntEnum):

@@ -41,6 +41,7 @@ _TOO_LARGE: Final = 3  # exit code of the runner
 _CHUNK_BYTES: Final = 256 * 1024
 _NO_ROOM: Final = "The server that installs packages is short of disk space."
 _TOO_MUCH: Final = "The packages are larger than a sandbox takes."
+_SETTINGS: Final = "see CORRAL_PACKAGES_HOSTS and CORRAL_PACKAGES_PRIVATE_HOSTS"
 _OF_THE_WAY: Final[dict[Trouble | None, str]] = {
     "refused": "This server does not go where the packages lead; its operator can see why.",
     "unreachable": "A host that packages come from cannot be reached.",
@@ -265,7 +266,8 @@ class Installer:
 
 def _failed(manager: str, said: str, tunnel: Tunnel) -> PackagesFailed:
     """What the network says explains more than what the package manager makes of it."""
-    detail = f"{tunnel.trouble}: {tunnel.detail}; {said}" if tunnel.trouble else said
+    settings = f" ({_SETTINGS})" if tunnel.trouble == "refused" else ""
+    detail = f"{tunnel.trouble}: {tunnel.detail}{settings}; {said}" if tunnel.trouble else said
     if (message := _OF_THE_WAY.get(tunnel.trouble)) is not None:
         return PackagesFailed(message, detail=detail)
     words = "".join(each if each.isprintable() else " " for each in said)

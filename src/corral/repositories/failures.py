@@ -28,6 +28,7 @@ _MESSAGES: Final[dict[Kind, str]] = {
 }
 
 TOO_LARGE: Final = "The repository is larger than this server clones."
+_SETTINGS: Final = "see CORRAL_REPOSITORY_HOSTS and CORRAL_REPOSITORY_PRIVATE_HOSTS"
 _OF_THE_WAY: Final[dict[Trouble | None, str]] = {
     "refused": "This server does not go where the repository host {host} leads; its operator can see why.",
     "unreachable": "The repository host {host} cannot be reached.",
@@ -67,7 +68,8 @@ def fetch_failed(repository: Repository, step: str, stderr: str, tunnel: Tunnel)
             f" {REPOSITORY_REF_DEPTH_MAX} parts in its name.",
             blames_mirror=True,
         )
-    detail = f"{tunnel.trouble}: {tunnel.detail}; {stderr}" if tunnel.trouble else stderr
+    settings = f" ({_SETTINGS})" if tunnel.trouble == "refused" else ""
+    detail = f"{tunnel.trouble}: {tunnel.detail}{settings}; {stderr}" if tunnel.trouble else stderr
     if (message := _OF_THE_WAY.get(tunnel.trouble)) is not None:
         return RepositoryFailed("clone", message.format(host=repr(repository.url.host)), detail=detail)
     for pattern, kind in _WORDS:

@@ -45,6 +45,8 @@ def ready_text(config: Config, url: str, api_key: Secret | None) -> str:
         "",
         "  Or talk to an agent here:",
         f'    {corral} run "what is in this directory?" --workspace .{model}{option}',
+        "",
+        f"  Every endpoint, to read and to try in a browser: {url}/corral/v1/docs",
     ]
     if config.is_postgres and config.blob_url is None:
         lines += [

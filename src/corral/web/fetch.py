@@ -47,6 +47,10 @@ _OF_TROUBLE: Final[Mapping[Trouble, str]] = {
     "too_large": "content_too_large",
     "cut_off": "url_not_accessible",
 }
+_OF_DOOR: Final[Mapping[Trouble, str]] = {
+    "refused": "it is at an address that is not public",
+    "unreachable": "its host has no address, or takes no connection",
+}
 
 
 class WebFailed(Exception):
@@ -184,7 +188,7 @@ def _failed(said: Mapping[str, Any], url: WebUrl, tunnel: Tunnel) -> WebFailed:
     if code == "url_not_accessible" and tunnel.trouble not in (None, "cut_off"):
         assert tunnel.trouble is not None
         code = _OF_TROUBLE[tunnel.trouble]
-        detail = "it is at an address that is not public" if tunnel.trouble == "refused" else detail
+        detail = _OF_DOOR.get(tunnel.trouble, detail)
     return WebFailed(code, f"{url.text}: {detail}")
 
 
