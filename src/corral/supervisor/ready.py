@@ -62,7 +62,15 @@ def ready_text(config: Config, url: str, api_key: Secret | None) -> str:
             "    export CORRAL_ANTHROPIC_API_KEY=...",
             f"  or use the model `local`: {corral} models install local",
         ]
-    return "\n".join([*lines, "", "  Sandboxes have no network yet, whatever an environment asks for.", ""])
+    if config.sandbox == "landlock":
+        lines += ["", "  Sandboxes of landlock have no network, whatever an environment asks for."]
+    else:
+        lines += [
+            "",
+            "  Sandboxes reach public hosts as far as their environment lets them. Which they did:",
+            f"    {corral} audit list{option}",
+        ]
+    return "\n".join([*lines, ""])
 
 
 def _without_api(config: Config, url: str, status: str) -> str:
