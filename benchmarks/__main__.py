@@ -14,6 +14,7 @@ ROWS = (
     "turns",
     "hundred",
     "tools",
+    "mcp",
     "append",
     "first_token",
     "idle",

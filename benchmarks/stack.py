@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -64,8 +64,10 @@ def server(
     roles: Sequence[str] = (),
     database_url: str | None = None,
     api_key: str | None = None,
+    settings: Mapping[str, str] | None = None,
 ) -> Iterator[Server]:
-    """Start one node, and at the end stop all of it: politely, then by pid. `roles`: all unless given."""
+    """Start one node, and at the end stop all of it: politely, then by pid. `roles`: all unless given.
+    settings: more of its environment."""
     api_key = api_key or f"corral_{secrets.token_urlsafe(16)}"
     own = {name: value for name, value in os.environ.items() if not name.startswith("CORRAL_")}
     options = ["--json", "--port", "0", "--data-dir", str(data_dir), "--log-level", "error"]
@@ -83,6 +85,7 @@ def server(
             "CORRAL_ANTHROPIC_API_KEY": "made-up",
             "CORRAL_ANTHROPIC_BASE_URL": model_url,
         }
+        | dict(settings or {})
         | ({"CORRAL_DATABASE_URL": database_url} if database_url else {})
         | ({"CORRAL_BLOB_URL": (data_dir.parent / "blobs").as_uri()} if roles else {}),
         start_new_session=True,
@@ -156,7 +159,10 @@ class Stage:
 
 @contextlib.asynccontextmanager
 async def stage(
-    *, database_url: str | None = None, nodes: Sequence[Sequence[str]] = ((),)
+    *,
+    database_url: str | None = None,
+    nodes: Sequence[Sequence[str]] = ((),),
+    settings: Mapping[str, str] | None = None,
 ) -> AsyncIterator[Stage]:
     """A fresh one, on the file system of the working directory's temporary files (not one in memory).
 
@@ -178,6 +184,7 @@ async def stage(
                             roles=roles,
                             database_url=database_url,
                             api_key=api_key,
+                            settings=settings,
                         )
                     )
                 )

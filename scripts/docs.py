@@ -165,6 +165,8 @@ MEANING: Mapping[str, str] = {
     "agent.thinking": "The agent thought. The text is not on the wire.",
     "agent.tool_use": "The agent calls a built-in tool. Logged before the tool runs.",
     "agent.tool_result": "The outcome of a tool use; unique per call.",
+    "agent.mcp_tool_use": "The agent calls a tool of an MCP server. Logged before the call is made.",
+    "agent.mcp_tool_result": "What that tool answered, or that the call was refused, denied or lost.",
     "agent.custom_tool_use": "The agent calls a tool that your client runs.",
     "agent.thread_context_compacted": "The conversation was too long for the model: a summary replaced it.",
     "session.status_running": "A brain works.",

@@ -113,10 +113,16 @@ class Stage:
         return self.requests[number - 1]
 
     # -- the client's side ------------------------------------------------------------
-    async def session(self, *tools: Any, model: str = MODEL, **fields: Any) -> Any:
+    async def session(
+        self, *tools: Any, model: str = MODEL, mcp_servers: Sequence[Any] = (), **fields: Any
+    ) -> Any:
         """A session of a new agent with these tools; the built-in ones if none are named."""
         agent = await self.client.beta.agents.create(
-            name="Tester", model=model, system=self.name, tools=list(tools or (TOOLSET,))
+            name="Tester",
+            model=model,
+            system=self.name,
+            tools=list(tools or (TOOLSET,)),
+            mcp_servers=list(mcp_servers),
         )
         if self._environment_id is None:
             self._environment_id = (await self.client.beta.environments.create(name="test")).id
@@ -286,7 +292,8 @@ def check_log(session: Snapshot) -> None:
         assert not {"private", "signature", "placement", "epoch"} & set(body)
         assert "signature" not in json.dumps(body), "no private block is on the wire"
 
-    uses = [event.event_id for event in events if event.type in ("agent.tool_use", "agent.custom_tool_use")]
+    kinds = ("agent.tool_use", "agent.custom_tool_use", "agent.mcp_tool_use")
+    uses = [event.event_id for event in events if event.type in kinds]
     answers = Counter(event.answers for event in events if event.answers is not None)
     assert set(answers) <= set(uses) and all(n == 1 for n in answers.values()), "a call is answered once"
     assert set(uses) - set(answers) == set(record.blocked_on), "no call is left without an answer"

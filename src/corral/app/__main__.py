@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 
 async def _hands(start: Start) -> None:
+    from corral.app.mcp import open_mcp
     from corral.app.web import open_web
     from corral.hands.process import serve_hands
     from corral.hands.providers.choice import DEFAULT, provider_of
@@ -31,6 +32,7 @@ async def _hands(start: Start) -> None:
         data_dir=config.data_dir,
         provider=lambda state_dir: provider_of(sandbox, state_dir=state_dir, egress=egress),
         web=lambda state_dir: open_web(config, state_dir),
+        mcp=lambda: open_mcp(config),
         on_ready=report_ready,
         sandboxes_max=config.sandboxes_max,
         listen=config.hands_listen,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from corral.brain.judge import Judgement
 from corral.brain.ports import ModelFailed, ModelReply
+from corral.catalog.mcp.servers import McpTools
 from corral.kernel.ids import EventId, ThreadId
 from corral.session.call import Placement
 from corral.session.content import Json, ToolResult
@@ -37,15 +38,16 @@ class Backoff:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SeekSkills:
-    """Look which skills the repositories of the session bring, before a request of the thread. waits: for
-    a while, with its first request; a later one takes what is known by then."""
+class Seek:
+    """Before a request of the thread, look what it is to be told: which skills the repositories of the
+    session bring, and which tools the MCP servers of its agent list. waits: for skills for a while, with
+    its first request; a later one takes what is known by then."""
 
     thread_id: ThreadId
     waits: bool
 
 
-Action = AskModel | RunTool | Backoff | SeekSkills
+Action = AskModel | RunTool | Backoff | Seek
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,10 +110,12 @@ class Waited:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sought:
     """skills: as `RepositorySkills.of`. They are logged with the request that is first told of them; None:
-    that the thread is told later is logged."""
+    that the thread is told later is logged. listings: of the servers; logged with the request, too, if
+    they are news."""
 
-    action: SeekSkills
+    action: Seek
     skills: tuple[Mapping[str, Json], ...] | None
+    listings: tuple[McpTools, ...] = ()
 
 
 Completion = Replied | Failed | Aborted | Ran | Unmounted | Waited | Sought

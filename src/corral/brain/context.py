@@ -74,7 +74,7 @@ def build(
 def fixed_weight(thread: Thread, *, is_self_hosted: bool = False, has_search: bool = False) -> int:
     """Of what is sent with every request: tools and system prompt. What the system said before the user is
     counted with the conversation."""
-    tools = policy.offered(thread.agent, has_search=has_search)
+    tools = policy.offered(thread.agent, has_search=has_search, told=thread.mcp)
     return weight(tools) + weight(_system(thread, tools, is_self_hosted=is_self_hosted))
 
 
@@ -82,7 +82,7 @@ def _fixed(
     thread: Thread, *, is_self_hosted: bool, has_search: bool
 ) -> tuple[Sequence[Mapping[str, Json]], list[Block], list[Entry]]:
     """Tools, system prompt, and the conversation behind them."""
-    tools = policy.offered(thread.agent, has_search=has_search)
+    tools = policy.offered(thread.agent, has_search=has_search, told=thread.mcp)
     # A conversation begins with the user: what was said before is part of the system prompt.
     early = list(takewhile(lambda entry: entry.role == "system", thread.entries))
     system = _system(thread, tools, is_self_hosted=is_self_hosted)

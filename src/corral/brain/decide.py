@@ -2,7 +2,7 @@
 running already. The loop starts what is missing and stops what it is told to stop.
 """
 
-from corral.brain.actions import Action, AskModel, Backoff, RunTool, SeekSkills, Stop
+from corral.brain.actions import Action, AskModel, Backoff, RunTool, Seek, Stop
 from corral.brain.toolset import SHELL_TOOL
 from corral.kernel.ids import ThreadId
 from corral.session.events import UserInterrupt
@@ -42,11 +42,11 @@ def wanted(state: State, thread: Thread, *, epoch: int) -> set[Action]:
         mine = thread.request_epoch == epoch
         return {AskModel(thread_id=thread.thread_id, request=thread.request)} if mine else set()
     ready = [c for c in thread.calls.values() if not c.awaits_client and c.placement is not None]
-    if thread.seeks_skills and thread.wants_model and not thread.calls:
-        return {SeekSkills(thread_id=thread.thread_id, waits=not thread.is_told_later)}
+    if (thread.seeks_skills or thread.seeks_tools) and thread.wants_model and not thread.calls:
+        return {Seek(thread_id=thread.thread_id, waits=not thread.is_told_later)}
     # A thread's shell takes one command after another, in the order the model gave them: hands could not
     # tell that order from the order in which side by side requests reach them.
-    in_shell = [call.call_id for call in ready if call.name == SHELL_TOOL]
+    in_shell = [call.call_id for call in ready if call.own_tool == SHELL_TOOL]
     return {
         RunTool(call_id=call.call_id, attach=call.epoch != epoch)
         for call in ready

@@ -9,8 +9,11 @@ import asyncio
 from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 
+from corral.brain.mcp import list_tools, server_of
 from corral.brain.ports import Hands, Mounts, NeverStarted, NoMounts
 from corral.brain.web import rules_of
+from corral.catalog.mcp.names import model_name
+from corral.catalog.mcp.servers import McpCall, McpTools
 from corral.kernel.errors import (
     CallerError,
     HandsUnavailable,
@@ -36,7 +39,7 @@ from corral.session.content import ToolResult
 from corral.session.log import NewEvent
 from corral.session.mounts import MountFailed, MountsMissing
 from corral.session.resources import Resource
-from corral.session.state import PendingCall, State
+from corral.session.state import PendingCall, State, Thread
 
 OUTCOME_UNKNOWN = (
     "The machine that ran this tool call cannot be reached, so its outcome is unknown: it may have"
@@ -84,6 +87,10 @@ class Dispatch:
         except HandsUnavailable:
             return
 
+    async def list_tools(self, state: State, thread: Thread, *, epoch: int) -> tuple[McpTools, ...]:
+        """As `mcp.list_tools`."""
+        return await list_tools(self._hands, state, thread, epoch=epoch)
+
     async def run(
         self, state: State, pending: PendingCall, *, epoch: int, attach: bool, stop: asyncio.Event
     ) -> ToolResult:
@@ -93,16 +100,18 @@ class Dispatch:
         StoreUnavailable.
         """
         assert pending.placement is not None
-        web = rules_of(state, pending)
+        web, server = rules_of(state, pending), server_of(state, pending)
+        is_outside = web is not None or server is not None
         call = ToolCall(
             session_id=state.session_id,
             thread_id=pending.thread_id,
             call_id=pending.call_id,
-            name=pending.name,
+            name=pending.name if server is None else model_name(server.name, pending.name),
             input=pending.input,
-            recipe=await self._recipe(state) if web is None else Recipe(environment=state.environment),
+            recipe=Recipe(environment=state.environment) if is_outside else await self._recipe(state),
             placement=pending.placement,
             web=web,
+            mcp=None if server is None else McpCall(server=server, tool=pending.name),
         )
         asked_at = asyncio.get_running_loop().time()
         is_restored = epoch - pending.epoch >= RESTORE_EPOCH_STEP

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
+from corral.catalog.mcp.servers import McpTools
 from corral.kernel.clock import Clock
 from corral.kernel.ids import EventId, Ids, ThreadId
 from corral.session.content import Json
@@ -29,6 +30,8 @@ class Draft:
         self.consumes: list[EventId] = []
         self.sought: dict[ThreadId, tuple[Mapping[str, Json], ...] | None] = {}
         """Skills that repositories bring, for the request that is written now; None: nobody knows yet."""
+        self.listings: dict[ThreadId, tuple[McpTools, ...]] = {}
+        """What MCP servers listed, likewise."""
         self._clock = clock
         self._ids = ids
 

@@ -163,7 +163,7 @@ async def judge_calls(
     calls = [
         block
         for block in reply.content
-        if block["type"] == "tool_use" and policy.needs_judge(thread.agent, block["name"])
+        if block["type"] == "tool_use" and policy.needs_judge(thread.agent, block["name"], told=thread.mcp)
     ]
     words = tuple(block for block in reply.content if block["type"] == "text")
     questions = [

@@ -12,7 +12,7 @@ Rules of this file:
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
@@ -26,7 +26,7 @@ from corral.brain.actions import (
     Ran,
     Replied,
     RunTool,
-    SeekSkills,
+    Seek,
     Sought,
     Stop,
     Unmounted,
@@ -45,6 +45,8 @@ from corral.brain.ports import BlockStarted, Model, ModelFailed, ModelReply, Rep
 from corral.brain.preview import Previews
 from corral.brain.turn import Terms, advance
 from corral.brain.web import Misses, refuse_unseen
+from corral.catalog.mcp.names import is_mcp_name
+from corral.catalog.mcp.servers import McpTools
 from corral.catalog.models import ModelTable
 from corral.catalog.toolset import SANDBOX_TOOLS
 from corral.catalog.web.settings import WEB_TOOLS
@@ -65,7 +67,8 @@ from corral.kernel.limits import (
     TURN_OVER_SECONDS,
 )
 from corral.session.bus import Bus
-from corral.session.events import AgentToolResult, UserToolConfirmation
+from corral.session.content import Json
+from corral.session.events import AgentMcpToolResult, AgentToolResult, UserToolConfirmation
 from corral.session.fold import fold_stored, receive
 from corral.session.lease import Claim, Lease
 from corral.session.log import Append, SessionLog, Snapshot
@@ -306,7 +309,9 @@ class Loop:
             self.lease = None
         if append.gets_on:
             self._failures, self.got_on = 0, True
-        if not after.is_self_hosted or any(isinstance(n.event, AgentToolResult) for n in draft.events):
+        if not after.is_self_hosted or any(
+            isinstance(n.event, AgentToolResult | AgentMcpToolResult) for n in draft.events
+        ):
             gear.dispatch.settled(self.session_id, draft.events, epoch=lease.epoch)
         return after
 
@@ -392,13 +397,27 @@ class Loop:
                     )
                 crash_point("brain.after_tool")
                 return Ran(action=action, result=result)
-            case SeekSkills(waits=waits):
-                look = self._gear.repository_skills
-                skills = () if look is None else await look.of(self.session_id, waits=waits)
-                return Sought(action=action, skills=None if skills is None else tuple(skills))
+            case Seek():
+                return await self._seek(state, action, epoch=epoch)
             case Backoff(thread_id=thread_id):
                 await asyncio.sleep(backoff_seconds(state.threads[thread_id]))
                 return Waited(action=action)
+
+    async def _seek(self, state: State, action: Seek, *, epoch: int) -> Sought:
+        thread, look = state.threads[action.thread_id], self._gear.repository_skills
+
+        async def skills() -> Sequence[Mapping[str, Json]] | None:
+            if look is None or not thread.seeks_skills:
+                return ()
+            return await look.of(self.session_id, waits=action.waits)
+
+        async def listings() -> tuple[McpTools, ...]:
+            if not thread.seeks_tools:
+                return ()
+            return await self._gear.dispatch.list_tools(state, thread, epoch=epoch)
+
+        found, listed = await asyncio.gather(skills(), listings())
+        return Sought(action=action, skills=None if found is None else tuple(found), listings=listed)
 
     async def _ask_model(self, state: State, action: AskModel, *, epoch: int) -> Completion:
         gear, thread = self._gear, state.threads[action.thread_id]
@@ -454,8 +473,12 @@ class Loop:
 
 
 def _goes_out(reply: ModelReply) -> bool:
-    """Whether it calls a web tool: those run here, wherever the session's sandbox is."""
-    return any(block["type"] == "tool_use" and block["name"] in WEB_TOOLS for block in reply.content)
+    """Whether it calls a web tool, or one of an MCP server: wherever the session's sandbox is, those run
+    here."""
+    return any(
+        block["type"] == "tool_use" and (block["name"] in WEB_TOOLS or is_mcp_name(block["name"]))
+        for block in reply.content
+    )
 
 
 def backoff_seconds(thread: Thread) -> float:

@@ -43,7 +43,7 @@ _WORKING_DIRECTORY: Final = "/workspace"
 async def read_own_log(log: SessionLog, state: State, call: PendingCall) -> ToolResult | None:
     """The result of a call that reads the log; None for every other call."""
     path = call.input.get("file_path")
-    if call.name != "read" or not isinstance(path, str):
+    if call.own_tool != "read" or not isinstance(path, str):
         return None
     where = posixpath.normpath(posixpath.join(_WORKING_DIRECTORY, path))
     if where != LOG_DIRECTORY and not where.startswith(LOG_DIRECTORY + "/"):

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Literal, Protocol
 
+from corral.catalog.mcp.servers import McpServer, McpTools
 from corral.kernel.errors import WorldError
 from corral.kernel.ids import EventId, SessionId
 from corral.session.call import Mount, Placement, Recipe, ToolCall
@@ -47,6 +48,13 @@ class Hands(Protocol):
     async def cancel(self, session_id: SessionId, *, epoch: int, call_ids: Sequence[EventId]) -> None:
         """Kill the calls within CANCEL_GRACE_SECONDS; each then has an error result that says it was
         interrupted, also one that arrives only later. Finished ids are ignored.
+        Raises LeaseLost, HandsUnavailable."""
+
+    async def list_tools(
+        self, session_id: SessionId, servers: Sequence[McpServer], *, epoch: int
+    ) -> Sequence[McpTools]:
+        """The tools of these MCP servers, one answer for each in their order, within MCP_LIST_SECONDS or
+        so. A server that fails has an error in its answer. Repeat: asks again.
         Raises LeaseLost, HandsUnavailable."""
 
     async def settle(self, session_id: SessionId, *, call_ids: Sequence[EventId]) -> None:

@@ -93,7 +93,7 @@ def _end(draft: Draft, thread: Thread, done: Replied, models: ModelTable) -> Non
 
 def _tool_use(draft: Draft, thread: Thread, block: Block, done: Replied, *, epoch: int) -> None:
     judged, placement = done.judgements.get(block["id"], UNDECIDED), done.placement
-    verdict = policy.evaluate(thread.agent, block["name"], judged=judged.evaluated())
+    verdict = policy.evaluate(thread.agent, block["name"], judged=judged.evaluated(), told=thread.mcp)
     is_remote = draft.state.is_self_hosted and block["name"] in SANDBOX_TOOLS and not verdict.is_custom
     dispatch = None if verdict.permission == "ask" or verdict.is_custom or is_remote else placement
     private = {
@@ -113,11 +113,13 @@ def _tool_use(draft: Draft, thread: Thread, block: Block, done: Replied, *, epoc
         )
         return
     fields: dict[str, Json] = {} if verdict.evaluation is None else {"evaluation": verdict.evaluation}
+    if verdict.tool is not None:
+        fields["mcp_server_name"] = verdict.tool.server
     draft.add(
-        ev.AgentToolUse,
+        ev.AgentToolUse if verdict.tool is None else ev.AgentMcpToolUse,
         thread.thread_id,
         private=private,
-        name=block["name"],
+        name=block["name"] if verdict.tool is None else verdict.tool.name,
         input=block["input"],
         evaluated_permission=verdict.permission,
         **fields,

@@ -9,7 +9,7 @@ a turn", "Interrupts", "Requires action".
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Literal
 
 from corral.brain import ending, policy, window
@@ -31,11 +31,12 @@ from corral.brain.derive import is_at_cap
 from corral.brain.derive import usage as session_usage
 from corral.brain.draft import Draft
 from corral.brain.ending import Ending, TurnLimits
+from corral.brain.mcp import news_of
 from corral.brain.ports import ModelFailed, Usage
 from corral.brain.reply import model_usage, write_reply, write_summary
 from corral.catalog.models import ModelTable
 from corral.kernel import limits
-from corral.kernel.ids import EVENT, EventId, derived
+from corral.kernel.ids import EVENT, EventId, ThreadId, derived
 from corral.session import events as ev
 from corral.session.budget import BUDGET_REACHED
 from corral.session.call import INTERRUPTED, Placement
@@ -105,6 +106,8 @@ def _finish(draft: Draft, terms: Terms, completion: Completion) -> None:
             call = draft.state.call(action.call_id)
             if call is not None:
                 private = None if result.is_error else _used(call, terms.models)
+                if result.trouble is not None:
+                    _tell_of_server(draft, call.thread_id, result.trouble)
                 _answer(draft, call, result.content, is_error=result.is_error, private=private)
         case Unmounted(needed_failures=int()):
             _lack(draft, completion)
@@ -117,8 +120,9 @@ def _finish(draft: Draft, terms: Terms, completion: Completion) -> None:
                     private={"failed_mount": mount_id},
                     error={**error, "retry_status": {"type": "retrying"}},
                 )
-        case Sought(action=action, skills=skills):
+        case Sought(action=action, skills=skills, listings=listings):
             draft.sought[action.thread_id] = skills
+            draft.listings[action.thread_id] = listings
         case Waited(action=action):
             thread = draft.state.threads[action.thread_id]
             if thread.status == "rescheduling":
@@ -160,7 +164,7 @@ def _lack(draft: Draft, completion: Unmounted) -> None:
 
 def _used(call: PendingCall, models: ModelTable) -> Mapping[str, Json] | None:
     """What a call that did its work counts for; one that failed is free, and so is every fetch."""
-    if call.name != "web_search":
+    if call.own_tool != "web_search":
         return None
     return {"usage": {"web_search_requests": 1, "cost_microcents": str(models.search_cost(1))}}
 
@@ -173,30 +177,39 @@ def _answer(
     is_error: bool,
     private: Mapping[str, Json] | None = None,
 ) -> None:
+    of_mcp = call.mcp_server is not None
     draft.add(
-        ev.AgentToolResult,
+        ev.AgentMcpToolResult if of_mcp else ev.AgentToolResult,
         call.thread_id,
         private=private,
         answers=call.call_id,
-        tool_use_id=call.call_id,
         content=list(content),
         is_error=is_error,
+        **{"mcp_tool_use_id" if of_mcp else "tool_use_id": call.call_id},
     )
+
+
+def _tell_of_server(draft: Draft, thread_id: ThreadId, error: Mapping[str, Json]) -> None:
+    """An MCP server failed: that is said once, until the session goes running; then it is tried again."""
+    if error["mcp_server_name"] not in draft.state.failed_servers:
+        draft.add(ev.SessionError, thread_id, error={**error, "retry_status": {"type": "retrying"}})
 
 
 def _answer_for(draft: Draft, call: PendingCall, text: str, *, is_left: bool = False) -> None:
     """A synthetic error result: its id is a function of the call, so that it cannot exist twice.
     is_left: the call may still be running."""
+    of_mcp = call.mcp_server is not None
+    # A worker that reads the log would run the call if it had another answer than one of its own kind.
+    of_sandbox = ev.UserToolResult if call.is_remote else ev.AgentToolResult
     draft.add(
-        # A worker that reads the log would run the call if it had another answer than one of its own kind.
-        ev.UserToolResult if call.is_remote else ev.AgentToolResult,
+        ev.AgentMcpToolResult if of_mcp else of_sandbox,
         call.thread_id,
         event_id=EventId(derived(EVENT, "result", call.call_id)),
         private={"left": True} if is_left else None,
         answers=call.call_id,
-        tool_use_id=call.call_id,
         content=[text_block(text)],
         is_error=True,
+        **{"mcp_tool_use_id" if of_mcp else "tool_use_id": call.call_id},
     )
 
 
@@ -257,7 +270,7 @@ class _Thread:
             self._idle(BUDGET_REACHED)
         elif (large := ending.of_size(thread, self.terms.limits)) is not None:
             self._give_up(large.error_type, large.message)
-        elif not thread.seeks_skills or self.thread_id in self.draft.sought:
+        elif not (thread.seeks_skills or thread.seeks_tools) or self.thread_id in self.draft.sought:
             self._ask()
 
     def _is_stuck(self) -> bool:
@@ -277,18 +290,25 @@ class _Thread:
     def _ask(self) -> None:
         """Announce the next model request: for a summary, if the conversation outgrows the window."""
         info = self.terms.models.resolve(self.thread.model)
+        listings = self.draft.listings.get(self.thread_id, ())
+        for listing in listings:
+            if listing.error is not None:
+                _tell_of_server(self.draft, self.thread_id, listing.error)
+        news = news_of(self.thread, listings)
         try:
-            plan = window.plan(self.thread, info, self._fixed_weight)
+            plan = window.plan(self.thread, info, lambda: self._fixed_weight(news))
         except window.TooLong:
             too_long = ending.of_window(self.thread)
             self._give_up(too_long.error_type, too_long.message)
             return
         private = {"epoch": self.terms.epoch, **plan, **self._sought()}
+        if news:
+            private["mcp"] = news
         self.draft.add(ev.SpanModelRequestStart, self.thread_id, private=private)
 
-    def _fixed_weight(self) -> int:
+    def _fixed_weight(self, news: Mapping[str, Json]) -> int:
         return fixed_weight(
-            self.thread,
+            replace(self.thread, mcp={**self.thread.mcp, **news}),
             is_self_hosted=self.draft.state.is_self_hosted,
             has_search=self.terms.has_search,
         )
@@ -415,10 +435,10 @@ class _Thread:
             if call.awaits_client:
                 continue
             if call.permission == "deny":
-                refusal = policy.evaluate(self.thread.agent, call.name).refusal
+                refusal = policy.refusal(call)
                 if call.evaluation is not None:
                     refusal = JUDGED_RISKY if policy.is_risky(call.evaluation) else NOT_JUDGED
-                _answer_for(self.draft, call, refusal or f"The tool {call.name!r} is not enabled.")
+                _answer_for(self.draft, call, refusal)
             elif call.confirmation == "deny":
                 _answer_for(self.draft, call, " ".join(filter(None, (DENIED, call.deny_message))))
             elif call.placement is None:

@@ -32,7 +32,7 @@ def rules_of(state: State, call: PendingCall) -> WebRules | None:
 
     A tool that the agent has lost since it asked for the call reaches nothing.
     """
-    if call.name not in WEB_TOOLS:
+    if call.own_tool not in WEB_TOOLS:
         return None
     config = _config(state, call)
     return WebRules(allowed_hosts=()) if config is None else WebRules.of(config, state.environment)
@@ -65,7 +65,7 @@ async def refuse_unseen(
     Repeat: after a crash it is asked again, and the log may have grown; it never turns from allowed to
     refused.
     """
-    sources = (_config(state, call) or {}).get("url_sources") if call.name == "web_fetch" else None
+    sources = (_config(state, call) or {}).get("url_sources") if call.own_tool == "web_fetch" else None
     if sources is None:
         return None
     try:

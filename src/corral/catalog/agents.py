@@ -169,22 +169,15 @@ def check_budgetable(snapshot: Wire, *, models: ModelTable) -> None:
 
 
 def session_tools(given: Fields, *, has_search: bool = False) -> list[Wire] | None:
-    """The tools of a session update, resolved; None if it leaves them alone. Raises InvalidRequest."""
-    mcp_servers = given.get("mcp_servers") or []
-    check_runnable({"mcp_servers": mcp_servers, "tools": given.get("tools") or []})
+    """The tools of a session update, resolved; None if it leaves them alone. Whether they fit the session's
+    MCP servers is seen where those are known. Raises InvalidRequest."""
     if "tools" not in given:
         return None
-    return resolve_tools(given["tools"] or [], mcp_servers, where="agent.", has_search=has_search)
+    return resolve_tools(given["tools"] or [], None, where="agent.", has_search=has_search)
 
 
 def check_runnable(agent: Wire) -> None:
     """Refuse what a saved agent may have but no session of this server can run. Raises InvalidRequest."""
-    has_mcp = agent["mcp_servers"] or any(tool["type"] == "mcp_toolset" for tool in agent["tools"])
-    if has_mcp:
-        raise InvalidRequest(
-            "agent.mcp_servers: sessions cannot reach MCP servers on this server yet. Start it with"
-            " agent_with_overrides, mcp_servers: [] and tools without an mcp_toolset."
-        )
     identity = agent.get("execution_identity")
     if identity is not None and identity["type"] != "service_account":
         raise InvalidRequest(

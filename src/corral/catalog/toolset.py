@@ -20,14 +20,15 @@ SANDBOX_TOOLS = ("bash", "read", "write", "edit", "glob", "grep")
 AGENT_TOOLSET = "agent_toolset_20260401"
 
 _ALLOW, _ASK = {"type": "always_allow"}, {"type": "always_ask"}
-_PROPERTY_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+PROPERTY_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
 def resolve_tools(
-    tools: Sequence[Wire], mcp_servers: Sequence[Wire], *, where: str = "", has_search: bool = False
+    tools: Sequence[Wire], mcp_servers: Sequence[Wire] | None, *, where: str = "", has_search: bool = False
 ) -> list[Wire]:
     """Check and complete submitted tools. `where` prefixes field paths, such as `agent.`. has_search: there
-    is a search engine to ask, so `web_search` may be enabled.
+    is a search engine to ask, so `web_search` may be enabled. mcp_servers: None if whoever knows them
+    checks them (`check_servers`).
 
     Raises InvalidRequest naming the field.
     """
@@ -53,7 +54,8 @@ def resolve_tools(
         raise InvalidRequest(
             f"{where}tools: {count} tools; at most {TOOLS_PER_AGENT_MAX} over all toolsets"
         )
-    _check_servers(mcp_servers, toolset_servers, where)
+    if mcp_servers is not None:
+        check_servers(resolved, mcp_servers, where=where)
     return resolved
 
 
@@ -194,7 +196,7 @@ def _check_schema(schema: Mapping[str, Any], path: str) -> None:
     ):
         raise InvalidRequest(f"{path}.required: must be an array of strings")
     for name in properties or ():
-        if not _PROPERTY_NAME.fullmatch(name):
+        if not PROPERTY_NAME.fullmatch(name):
             raise InvalidRequest(
                 f"{path}.properties: {name!r} must be 1 to 64 letters, digits, '_', '.' or '-'"
             )
@@ -213,7 +215,9 @@ def _children(node: Any) -> Iterable[Any]:
     return node if isinstance(node, list) else ()
 
 
-def _check_servers(mcp_servers: Sequence[Wire], toolset_servers: set[str], where: str) -> None:
+def check_servers(tools: Sequence[Wire], mcp_servers: Sequence[Wire], *, where: str = "") -> None:
+    """Whether resolved tools and servers name each other. Raises InvalidRequest."""
+    toolset_servers = {tool["mcp_server_name"] for tool in tools if tool["type"] == "mcp_toolset"}
     declared: set[str] = set()
     for number, server in enumerate(mcp_servers):
         name = server["name"]
@@ -222,7 +226,6 @@ def _check_servers(mcp_servers: Sequence[Wire], toolset_servers: set[str], where
         if name not in toolset_servers:
             raise InvalidRequest(
                 f"{where}mcp_servers.{number}.name: no mcp_toolset in tools names {name!r}; add one"
-                " (sessions of such an agent cannot be started on this server yet)"
             )
         declared.add(name)
     for name in sorted(toolset_servers - declared):

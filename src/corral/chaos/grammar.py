@@ -5,9 +5,9 @@ A session is a sequence of turns. Written as a rule per turn, with `?` for optio
     turn     = RUNNING input* (request results)* [error] IDLE
     RUNNING  = session.status_running, session.thread_status_running
     request  = span.model_request_start, reply*, span.model_request_end
-    reply    = agent.message | agent.thinking | agent.tool_use | agent.custom_tool_use
-             | agent.thread_context_compacted
-    results  = agent.tool_result* | user.custom_tool_result* | user.tool_result*
+    reply    = agent.message | agent.thinking | agent.tool_use | agent.mcp_tool_use
+             | agent.custom_tool_use | agent.thread_context_compacted
+    results  = agent.tool_result* | agent.mcp_tool_result* | user.custom_tool_result* | user.tool_result*
     IDLE     = session.thread_status_idle, session.usage, session.status_idle
 
 The table below is that rule as an automaton, with waiting for the client, interrupts and retries added.
@@ -36,9 +36,12 @@ Place = Literal[
 ]
 
 _INPUTS: Final = ("user.message", "user.interrupt", "user.tool_confirmation", "system.message")
-_RESULTS: Final = ("agent.tool_result", "user.custom_tool_result", "user.tool_result")
+_RESULTS: Final = (
+    *("agent.tool_result", "agent.mcp_tool_result"),
+    *("user.custom_tool_result", "user.tool_result"),
+)
 _REPLY: Final = (
-    *("agent.message", "agent.thinking", "agent.tool_use", "agent.custom_tool_use"),
+    *("agent.message", "agent.thinking", "agent.tool_use", "agent.mcp_tool_use", "agent.custom_tool_use"),
     "agent.thread_context_compacted",
 )
 
@@ -140,7 +143,7 @@ def _read(reading: _Reading, event: Mapping[str, Json]) -> Iterator[str]:
             reading.request = None
         case "agent.message" | "agent.thinking" | "agent.thread_context_compacted":
             reading.replied += 1
-        case "agent.tool_use" | "agent.custom_tool_use":
+        case "agent.tool_use" | "agent.mcp_tool_use" | "agent.custom_tool_use":
             reading.replied += 1
             if event["id"] in reading.asked_calls:
                 yield f"the call {event['id']} is asked for twice"
@@ -150,6 +153,8 @@ def _read(reading: _Reading, event: Mapping[str, Json]) -> Iterator[str]:
             reading.confirmed_calls.add(event["tool_use_id"])
         case "agent.tool_result" | "user.tool_result":
             yield from _answer(reading, event["tool_use_id"])
+        case "agent.mcp_tool_result":
+            yield from _answer(reading, event["mcp_tool_use_id"])
         case "user.custom_tool_result":
             yield from _answer(reading, event["custom_tool_use_id"])
         case "session.status_idle":

@@ -61,6 +61,8 @@ class Config:
     repository_hosts: tuple[str, ...] = ("github.com",)
     repository_private_hosts: tuple[str, ...] = ()
     repository_ca: Path | None = None
+    mcp_private_hosts: tuple[str, ...] = ()
+    mcp_ca: Path | None = None
     web_private_hosts: tuple[str, ...] = ()
     web_ca: Path | None = None
     search_url: str | None = None
@@ -223,6 +225,17 @@ SETTINGS: Final[Mapping[str, Setting]] = {
         ("env",),
     ),
     # Not from a file, for the same reason.
+    "mcp_private_hosts": Setting(
+        values.hosts,
+        "hosts at private or loopback addresses where MCP servers of agents may be: host, host:port,"
+        " *.domain; none unless set",
+        ("env",),
+    ),
+    "mcp_ca": Setting(
+        values.path,
+        "authorities (PEM) that may sign the certificates of MCP servers, beside the system's",
+        ("env",),
+    ),
     "web_private_hosts": Setting(
         values.hosts,
         "hosts at private or loopback addresses that web_fetch may reach: host, host:port, *.domain; none"

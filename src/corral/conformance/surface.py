@@ -236,6 +236,8 @@ EVENT_TYPES: tuple[str, ...] = (
     "agent.thinking",
     "agent.tool_use",
     "agent.tool_result",
+    "agent.mcp_tool_use",
+    "agent.mcp_tool_result",
     "agent.custom_tool_use",
     "agent.thread_context_compacted",
     "session.status_running",
@@ -258,8 +260,6 @@ EVENT_TYPES: tuple[str, ...] = (
 """What an event stream of a session with one agent can bring, previews included."""
 
 EVENT_TYPES_LATER: Mapping[str, str] = {
-    "agent.mcp_tool_use": "MCP servers",
-    "agent.mcp_tool_result": "MCP servers",
     "agent.thread_message_sent": "many agents",
     "agent.thread_message_received": "many agents",
     "session.thread_created": "many agents",

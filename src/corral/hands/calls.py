@@ -14,7 +14,7 @@ from typing import Literal
 from corral.hands.journal import Journal
 from corral.hands.lifecycle import Sandboxes
 from corral.hands.news import NEWS_KEPT, SANDBOX_STOPPED
-from corral.hands.ports import Sandbox, SandboxLost, Web
+from corral.hands.ports import Connector, Sandbox, SandboxLost, Web
 from corral.hands.spill import Spill
 from corral.hands.wire import decode_result, encode_result
 from corral.kernel.crash import crash_point
@@ -33,14 +33,14 @@ class Call:
 
     new:     its task has not run yet; cancelling that would skip its clean-up, so it looks for itself.
     waiting: for its sandbox and its `started`; its task may be cancelled, nothing happened yet.
-    acting:  in `sandbox`, or on the web. ending: its result is being recorded; nothing may disturb that.
+    acting:  in `sandbox`, or outside. ending: its result is being recorded; nothing may disturb that.
     """
 
     call: ToolCall
     done: "asyncio.Future[bytes]"
     task: "asyncio.Task[None] | None" = None
     stage: Literal["new", "waiting", "acting", "ending"] = "new"
-    sandbox: Sandbox | Web | None = None
+    sandbox: Sandbox | Web | Connector | None = None
     is_interrupted: bool = False
     is_settled: bool = False
     told: bool | None = None  # as `Journal.finish`
@@ -58,12 +58,14 @@ class Calls:
         sandboxes: Sandboxes,
         spill: Spill,
         web: Web | None = None,
+        mcp: Connector | None = None,
     ) -> None:
         self._tasks = tasks
         self._journal = journal
         self._sandboxes = sandboxes
         self._spill = spill
         self._web = web
+        self._mcp = mcp
         self._calls: dict[EventId, Call] = {}
         self.is_stopping = False
 
@@ -111,7 +113,7 @@ class Calls:
                 running.is_interrupted = True
                 asking.create_task(_ask_to_stop(running))
         if stubborn := [running for running in calls if running.stage == "acting"]:
-            if any(running.call.web is None for running in stubborn):
+            if any(not running.call.is_outside for running in stubborn):
                 self._tasks.create_task(self._sandboxes.destroy(session_id))
             await self._wait_for(stubborn, seconds=CANCEL_GRACE_SECONDS / 4)
             for running in stubborn:
@@ -127,7 +129,7 @@ class Calls:
             if running.stage == "waiting" and running.task:
                 running.task.cancel()
         for running in list(self._calls.values()):
-            if running.stage == "acting" and running.call.web is not None and running.sandbox:
+            if running.stage == "acting" and running.call.is_outside and running.sandbox:
                 await running.sandbox.cancel(running.call.call_id)
         await self._sandboxes.destroy_all()
         await self._wait_for(list(self._calls.values()), seconds=CANCEL_GRACE_SECONDS)
@@ -147,7 +149,7 @@ class Calls:
                 call.call_id,
                 result,
                 told=running.told,
-                in_workspace=call.web is None,
+                in_workspace=not call.is_outside,
             )
             crash_point("hands.after_result")
             running.done.set_result(result)
@@ -172,7 +174,7 @@ class Calls:
         self.require_running()
         running.stage = "waiting"
         try:
-            if call.web is not None:
+            if call.is_outside:
                 return await self._reach_out(running)
             async with self._sandboxes.use(call.session_id, recipe=call.recipe) as sandbox:
                 crash_point("hands.before_started")
@@ -196,18 +198,21 @@ class Calls:
             raise
 
     async def _reach_out(self, running: Call) -> ToolResult:
-        """A call of a web tool: the session's sandbox is not made for it, and takes no notice."""
-        call, web = running.call, self._web
-        if web is None:
-            return ToolResult.text("unavailable: this host has no web tools", is_error=True)
+        """A call of a web tool, or of one of an MCP server: the session's sandbox is not made for it, and
+        takes no notice."""
+        call = running.call
+        outside = self._web if call.mcp is None else self._mcp
+        if outside is None:
+            what = "web tools" if call.mcp is None else "connections to MCP servers"
+            return ToolResult.text(f"unavailable: this host has no {what}", is_error=True)
         crash_point("hands.before_started")
         kept = await self._journal.start(call.session_id, call.call_id, in_workspace=False)
         if kept is not None:  # cancelled in the moment that it came
             return decode_result(kept)
         crash_point("hands.after_started")
-        running.stage, running.sandbox = "acting", web
+        running.stage, running.sandbox = "acting", outside
         try:
-            return await self._spill.shortened(call, await web.run(call))
+            return await self._spill.shortened(call, await outside.run(call))
         except SandboxUnavailable as error:
             return ToolResult.text(f"unavailable: {error.message}", is_error=True)
 

@@ -16,6 +16,7 @@ from urllib.parse import urlencode
 import httpx2
 import orjson
 
+from corral.catalog.mcp.servers import McpServer, McpTools
 from corral.hands import wire
 from corral.hands.ports import Probe
 from corral.hands.unreachable import why_tls_failed
@@ -29,6 +30,7 @@ from corral.kernel.limits import (
     HANDS_HEARTBEAT_SECONDS,
     HANDS_REPLY_SECONDS,
     HOST_SILENT_SECONDS,
+    MCP_LIST_SECONDS,
     TREE_REPLY_BYTES_MAX,
 )
 from corral.session.call import Mount, Placement, Recipe, ToolCall
@@ -37,6 +39,7 @@ from corral.session.content import Json, ToolResult
 __all__ = ["HandsClient"]
 
 _SOON = httpx2.Timeout(HANDS_REPLY_SECONDS, connect=HANDS_CONNECT_SECONDS)
+_LISTED = httpx2.Timeout(MCP_LIST_SECONDS + HANDS_REPLY_SECONDS, connect=HANDS_CONNECT_SECONDS)
 _WHENEVER = httpx2.Timeout(None, connect=HANDS_CONNECT_SECONDS)
 _LONG = httpx2.Timeout(2 * HANDS_REPLY_SECONDS, connect=HANDS_CONNECT_SECONDS)  # some megabytes
 _WHILE_IT_BEATS = httpx2.Timeout(3 * HANDS_HEARTBEAT_SECONDS, connect=HANDS_CONNECT_SECONDS)
@@ -221,6 +224,16 @@ class HandsClient:
 
     async def cancel(self, session_id: SessionId, *, epoch: int, call_ids: Sequence[EventId]) -> None:
         await self._post("/cancel", {"session_id": session_id, "epoch": epoch, "call_ids": list(call_ids)})
+
+    async def list_tools(
+        self, session_id: SessionId, servers: Sequence[McpServer], *, epoch: int
+    ) -> Sequence[McpTools]:
+        body = orjson.dumps({"session_id": session_id, "epoch": epoch, "servers": list(servers)})
+        answer = await self._send(self._work, "POST", "/tools", content=body, timeout=_LISTED)
+        try:
+            return wire.decode_listings(answer, servers)
+        except (KeyError, TypeError, ValueError) as error:
+            raise HandsUnavailable("the hands host sent an answer that cannot be read") from error
 
     async def settle(self, session_id: SessionId, *, call_ids: Sequence[EventId]) -> None:
         await self._post("/settle", {"session_id": session_id, "call_ids": list(call_ids)})

@@ -18,12 +18,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
+from corral.catalog.mcp.servers import McpServer, McpTools
 from corral.hands.calls import Calls
 from corral.hands.held import HeldWorkspaces
 from corral.hands.journal import Journal
 from corral.hands.lifecycle import Sandboxes
 from corral.hands.news import OUTCOME_UNKNOWN
-from corral.hands.ports import Probe, Provider, Web, WorkspaceMissing
+from corral.hands.ports import Connector, Probe, Provider, Web, WorkspaceMissing
 from corral.hands.spill import Spill
 from corral.hands.wire import LiveSandbox, decode_result, encode_result
 from corral.hands.workspace import Workspaces
@@ -62,9 +63,10 @@ class HandsHost:
         idle_seconds: float = SANDBOX_IDLE_SECONDS,
         disk_free_bytes_min: int = DISK_FREE_BYTES_MIN,
         web: Web | None = None,
+        mcp: Connector | None = None,
     ) -> None:
-        """`state_dir`: exists, on a disk that outlives the host; workspaces go below it. web: None on a
-        host without web tools."""
+        """`state_dir`: exists, on a disk that outlives the host; workspaces go below it. web, mcp: None
+        on a host without web tools, or without connections to MCP servers."""
         self._clock = clock or SystemClock()
         self._provider = provider
         self._journal = journal
@@ -81,13 +83,14 @@ class HandsHost:
             on_evicted=journal.settle_old,
         )
         self._tasks = asyncio.TaskGroup()
-        self._web = web
+        self._web, self._mcp = web, mcp
         self._calls = Calls(
             self._tasks,
             journal=journal,
             sandboxes=self._sandboxes,
             spill=Spill(self.workspaces, journal),
             web=web,
+            mcp=mcp,
         )
         self.held = HeldWorkspaces(
             host_id=host_id,
@@ -117,8 +120,9 @@ class HandsHost:
             self._reaper.cancel()
             await self._tasks.__aexit__(kind, error, trace)
         finally:
-            if self._web is not None:
-                await self._web.aclose()
+            for outside in (self._web, self._mcp):
+                if outside is not None:
+                    await outside.aclose()
             await self._provider.aclose()
 
     async def stop(self) -> None:
@@ -181,6 +185,15 @@ class HandsHost:
             await self._journal.forbid(session_id, absent, _INTERRUPTED_RESULT)
         await self._calls.interrupt(session_id, call_ids)
 
+    async def list_tools(
+        self, session_id: SessionId, servers: Sequence[McpServer], *, epoch: int
+    ) -> Sequence[McpTools]:
+        await self.announce(session_id, epoch=epoch)
+        self._calls.require_running()
+        if self._mcp is None:
+            raise SandboxUnavailable("this host has no connections to MCP servers", retryable=False)
+        return await self._mcp.list_tools(session_id, servers)
+
     async def settle(self, session_id: SessionId, *, call_ids: Sequence[EventId]) -> None:
         self._calls.settle(call_ids)
 
@@ -198,6 +211,8 @@ class HandsHost:
         if delete_workspace:
             self.held.cut_imports(session_id)
         await self._calls.interrupt(session_id)
+        if self._mcp is not None:
+            await self._mcp.forget(session_id)
         await self._sandboxes.destroy(session_id)
         if delete_workspace:
             await self.workspaces.remove(session_id)
@@ -263,7 +278,7 @@ class HandsHost:
                 return unknown
             if row is not None:
                 return await self._journal.finish(
-                    call.session_id, call.call_id, unknown, in_workspace=call.web is None
+                    call.session_id, call.call_id, unknown, in_workspace=not call.is_outside
                 )
             if not may_start:
                 raise NeverStarted(call.call_id)

@@ -2,12 +2,14 @@
 `corral.testing.contract_provider`.
 """
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
 
+from corral.catalog.mcp.servers import McpServer, McpTools
 from corral.kernel.errors import WorldError
+from corral.kernel.ids import SessionId
 from corral.session.call import Recipe, ToolCall
 from corral.session.content import ToolResult
 
@@ -104,6 +106,28 @@ class Web(Protocol):
 
     async def cancel(self, call_id: str) -> None:
         """End this call; `run` then returns an error result that says so. Unknown ids are ignored."""
+
+    async def aclose(self) -> None:
+        """End what still runs. Repeat: safe."""
+
+
+class Connector(Protocol):
+    """Whoever speaks to MCP servers for a host: no sandbox of a session is needed, and what is kept of a
+    session is connections, which may end at any time."""
+
+    async def run(self, call: ToolCall) -> ToolResult:
+        """Call one tool, once. What the server or the way to it does wrong is an error result, with a
+        `trouble` if the server could not be reached."""
+
+    async def list_tools(self, session_id: SessionId, servers: Sequence[McpServer]) -> Sequence[McpTools]:
+        """As `corral.brain.ports.Hands.list_tools`. Raises nothing but cancellation."""
+
+    async def cancel(self, call_id: str) -> None:
+        """End this call, and tell its server; `run` then returns an error result that says so. Unknown ids
+        are ignored."""
+
+    async def forget(self, session_id: SessionId) -> None:
+        """The session ended: close its connections. Repeat: safe."""
 
     async def aclose(self) -> None:
         """End what still runs. Repeat: safe."""

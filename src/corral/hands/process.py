@@ -23,7 +23,7 @@ from corral.daemon import listening, made_once, made_token, owned, socket_path
 from corral.hands.host import HandsHost
 from corral.hands.journal import Journal
 from corral.hands.news import NEWS_LOST
-from corral.hands.ports import Provider, Web
+from corral.hands.ports import Connector, Provider, Web
 from corral.hands.rpc import Adoption, app
 from corral.hands.tls import ClusterTls, listening_tcp, server_context
 from corral.kernel.ids import Ids, SessionId
@@ -37,6 +37,7 @@ async def serve_hands(
     data_dir: Path,
     provider: Callable[[Path], Provider],
     web: Callable[[Path], Web] | None = None,
+    mcp: Callable[[], Connector] | None = None,
     unadopted_seconds: float = HANDS_UNADOPTED_SECONDS,
     on_ready: Callable[[], None] = lambda: None,
     sandboxes_max: int = SANDBOXES_MAX,
@@ -45,7 +46,7 @@ async def serve_hands(
 ) -> None:
     """Be the hands host of `data_dir` until SIGTERM, SIGINT, or nobody has adopted it for too long.
 
-    provider, web: called once the lock is held, with the state directory (`<data_dir>/hands`).
+    provider, web: called once the lock is held, with the state directory (`<data_dir>/hands`); mcp, too.
     on_ready: called when the socket accepts.
     listen:   `host:port` where nodes of other machines reach it too; needs `tls`.
     Raises: Conflict if another host holds the lock; InvalidRequest if the socket path is too long, the
@@ -70,6 +71,7 @@ async def serve_hands(
                     state_dir=state_dir,
                     sandboxes_max=sandboxes_max,
                     web=web(state_dir) if web else None,
+                    mcp=mcp() if mcp else None,
                 ) as host:
                     adoption = Adoption()
                     servers = [(_server(app(host, token=token, adoption=adoption)), listener)]

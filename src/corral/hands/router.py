@@ -21,6 +21,7 @@ from contextlib import aclosing, suppress
 from typing import Any, Final, TypeVar
 
 from corral.catalog.blobs import BlobStore
+from corral.catalog.mcp.servers import McpServer, McpTools
 from corral.cluster.node import HostFacts, SeenNode
 from corral.cluster.placement import PlacementStore
 from corral.hands.client import HandsClient
@@ -186,6 +187,14 @@ class HandsRouter:
         for host_id, of_host in (await self._by_host(session_id, call_ids)).items():
             cancel = self._hosts.link(host_id).client.cancel(session_id, epoch=epoch, call_ids=of_host)
             await self._hosts.through(host_id, cancel)
+
+    async def list_tools(
+        self, session_id: SessionId, servers: Sequence[McpServer], *, epoch: int
+    ) -> Sequence[McpTools]:
+        placement = await self.placement(session_id)
+        link = self._hosts.link(placement.host_id)
+        listing = link.client.list_tools(session_id, servers, epoch=epoch)
+        return await self._hosts.through(placement.host_id, listing)
 
     async def settle(self, session_id: SessionId, *, call_ids: Sequence[EventId]) -> None:
         for host_id, of_host in (await self._by_host(session_id, call_ids)).items():

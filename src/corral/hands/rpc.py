@@ -116,6 +116,12 @@ def app(host: HandsHost, *, token: str | None, adoption: Adoption) -> Starlette:
         missing = await host.missing(session_id, epoch=epoch, mounts=recipe.mounts)
         return _json(orjson.dumps({"missing": missing}))
 
+    async def list_tools(request: Request) -> Response:
+        session_id, epoch, servers = await _read(
+            request, lambda body: (_session(body), _epoch(body), wire.decode_servers(body))
+        )
+        return _json(wire.encode_listings(await host.list_tools(session_id, servers, epoch=epoch)))
+
     async def put_mount(request: Request) -> Response:
         try:
             said = orjson.loads(request.query_params["put"])
@@ -246,6 +252,7 @@ def app(host: HandsHost, *, token: str | None, adoption: Adoption) -> Starlette:
         ("POST", "/provision", provision),
         ("POST", "/missing", missing),
         ("POST", "/cancel", cancel),
+        ("POST", "/tools", list_tools),
         ("POST", "/release", release),
         ("GET", "/health", health),
         ("GET", "/probe", probe),

@@ -6,6 +6,7 @@ gets as much as the model may be sent.
 Source: API docs, tools, "Any tool or MCP output above 100,000 characters"; `sandbox_agent.wire`.
 """
 
+from dataclasses import replace
 from typing import Final
 
 from corral.hands.journal import Journal
@@ -38,7 +39,7 @@ class Spill:
             await self._block(call, block, name=f"{call.call_id}{f'-{number}' if number else ''}.txt")
             for number, block in enumerate(result.content)
         ]
-        return ToolResult(content=tuple(blocks), is_error=result.is_error)
+        return replace(result, content=tuple(blocks))
 
     async def _block(self, call: ToolCall, block: Block, *, name: str) -> Block:
         source = block.get("source") or {}

@@ -6,11 +6,13 @@ ignore what they do not know, so roles one minor version apart work together.
 
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Final, Literal, TypeVar, get_args
 
 import orjson
 
+from corral.catalog.mcp.servers import McpCall, McpServer, McpTools
 from corral.catalog.web.rules import WebRules
 from corral.hands.ports import Probe, WorkspaceMissing
 from corral.hands.trees import Tree, TreeEntry
@@ -172,6 +174,7 @@ def decode_call(body: dict[str, Json]) -> tuple[ToolCall, int]:
         recipe=decode_recipe(call["recipe"]),
         placement=decode_placement(call["placement"]),
         web=decode_web(call.get("web")),
+        mcp=decode_mcp(call.get("mcp")),
     ), decode_epoch(body)
 
 
@@ -189,6 +192,43 @@ def decode_web(body: dict[str, Json] | None) -> WebRules | None:
             "allowed_hosts": None if hosts is None else tuple(map(_text, hosts)),
         }
     )
+
+
+def decode_mcp(body: dict[str, Json] | None) -> McpCall | None:
+    """Raises KeyError, TypeError."""
+    if body is None:
+        return None
+    return McpCall(server=decode_server(body["server"]), tool=_text(body["tool"]))
+
+
+def decode_server(body: dict[str, Json]) -> McpServer:
+    """A limit that we do not know is one that we cannot keep: raises KeyError, TypeError."""
+    hosts = body["allowed_hosts"]
+    return McpServer(
+        **{
+            **body,
+            "name": _text(body["name"]),
+            "url": _text(body["url"]),
+            "allowed_hosts": None if hosts is None else tuple(map(_text, hosts)),
+        }
+    )
+
+
+def decode_servers(body: dict[str, Json]) -> list[McpServer]:
+    """Raises KeyError, TypeError."""
+    return [decode_server(each) for each in body["servers"]]
+
+
+def encode_listings(listings: Sequence[McpTools]) -> bytes:
+    return orjson.dumps({"data": [{"tools": each.tools, "error": each.error} for each in listings]})
+
+
+def decode_listings(data: bytes, servers: Sequence[McpServer]) -> list[McpTools]:
+    """Of these servers, in their order. Raises KeyError, TypeError, ValueError."""
+    return [
+        McpTools(server=server, tools=tuple(each["tools"]), error=each["error"])
+        for server, each in zip(servers, orjson.loads(data)["data"], strict=True)
+    ]
 
 
 def decode_session_id(body: dict[str, Json]) -> SessionId:
@@ -240,12 +280,17 @@ def _text(value: Json) -> str:
 
 def encode_result(result: ToolResult) -> bytes:
     """Also the form in which the journal keeps a result."""
-    return orjson.dumps({"content": list(result.content), "is_error": result.is_error})
+    fields: dict[str, Json] = {"content": list(result.content), "is_error": result.is_error}
+    if result.trouble is not None:
+        fields["trouble"] = result.trouble
+    return orjson.dumps(fields)
 
 
 def decode_result(data: bytes) -> ToolResult:
     body = orjson.loads(data)
-    return ToolResult(content=tuple(body["content"]), is_error=body["is_error"])
+    return ToolResult(
+        content=tuple(body["content"]), is_error=body["is_error"], trouble=body.get("trouble")
+    )
 
 
 _ERRORS: Final[dict[str, tuple[type[Exception], int]]] = {

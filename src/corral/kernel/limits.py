@@ -429,6 +429,25 @@ WEB_SEARCH_RESULTS_MAX = 10  # shown of one search; the model asks again for mor
 WEB_SEARCH_LOOKED_AT_MAX = 200  # results of one answer, to find ten that the rules allow
 WEB_SNIPPET_CHARS_MAX = 2000  # of what a search says of one page
 
+# -- MCP ------------------------------------------------------------------------------------------
+MCP_CONNECT_SECONDS = 10.0  # a server that does not accept within this is down
+MCP_LIST_SECONDS = 20.0  # to connect and list the tools: a turn waits no longer for a server
+MCP_PAGES_MAX = 64  # of one listing; a server that goes on for ever is cut off
+MCP_TOOLS_MAX = 512  # of one server that a model is shown; the tokens of more would be most of a window
+MCP_TOOL_NAME_CHARS_MAX = 256  # twice what a config may name
+MCP_DESCRIPTION_CHARS_MAX = 8_000  # of one tool; honest ones have a few hundred
+MCP_SCHEMA_BYTES_MAX = 64 * 1024  # of one tool, its references written out
+MCP_LISTING_BYTES_MAX = 1024**2  # of all tools of one server; a listing that changed is logged
+MCP_ANSWER_BYTES_MAX = 32 * 1024**2  # of one HTTP answer; an image of the largest size is 7 MB in base64
+MCP_EVENT_BYTES_MAX = 24 * 1024**2  # of one message in a stream of them
+MCP_CALL_SILENT_SECONDS = 120.0  # without a result or progress; as a command has by default
+MCP_CALL_SECONDS_MAX = 3600.0  # of one call, whatever progress it reports
+MCP_IDLE_SECONDS = 300.0  # then a connection is closed; the next call makes another
+MCP_CLOSE_SECONDS = 2.0  # to say goodbye to a server; then the connection is cut
+MCP_CONNECTIONS_MAX = 512  # of one host; the longest idle one goes first
+MCP_BLOCKS_MAX = 100  # of one result
+MCP_REASON_CHARS_MAX = 500  # of what a server says of its error, to a user
+
 # -- packages ---------------------------------------------------------------------------------------
 PACKAGES_SECONDS_MAX = 600.0  # of one installation: a session waits for it; large ones compile
 PACKAGES_RETRY_SECONDS = 3.0  # from a failed installation to the next one of the same packages

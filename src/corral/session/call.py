@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
+from corral.catalog.mcp.servers import McpCall
 from corral.catalog.web.rules import WebRules
 from corral.kernel.ids import EventId, SessionId, ThreadId
 from corral.session.content import Json
@@ -82,7 +83,9 @@ class Recipe:
 class ToolCall:
     """One call. `call_id` is the id of its tool-use event and names the call for ever.
 
-    web: what a call of a web tool may reach; None for what runs in the sandbox.
+    web: what a call of a web tool may reach; None for what is none. mcp: the server whose tool it is;
+    `name` is then what the model calls it, which no host takes for a tool of its own. Without either it
+    runs in the sandbox.
     """
 
     session_id: SessionId
@@ -93,3 +96,9 @@ class ToolCall:
     recipe: Recipe
     placement: Placement
     web: WebRules | None = None
+    mcp: McpCall | None = None
+
+    @property
+    def is_outside(self) -> bool:
+        """Whether the host runs it itself, and no sandbox of the session has to do with it."""
+        return self.web is not None or self.mcp is not None

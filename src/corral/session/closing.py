@@ -30,12 +30,21 @@ _AT_WORK = ("running", "rescheduling")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class OpenCall:
+    """A tool use without a result. is_mcp: of a tool of an MCP server."""
+
+    call_id: EventId
+    thread_id: ThreadId
+    is_mcp: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Remains:
-    """requests: model requests without an end, calls: tool uses without a result; each with its thread."""
+    """requests: model requests without an end, each with its thread; calls: tool uses without a result."""
 
     record: SessionRecord
     requests: Sequence[tuple[EventId, ThreadId]]
-    calls: Sequence[tuple[EventId, ThreadId]]
+    calls: Sequence[OpenCall]
     inbox: Sequence[InboxEntry]
 
 
@@ -117,21 +126,18 @@ def _facts(remains: Remains, message: str, ids: Ids, now: datetime) -> Iterator[
                 id=ids.event(), is_error=True, model_request_start_id=request, model_usage=usage
             ),
         )
-    for call_id, thread_id in remains.calls:
-        # A worker takes a call for settled by an answer of its own kind.
-        result = (
-            ev.UserToolResult if record.environment.get("type") == "self_hosted" else ev.AgentToolResult
-        )
-        yield _Fact(
-            thread_id=thread_id,
-            answers=call_id,
-            event=result(
-                id=EventId(derived(EVENT, "result", call_id)),
-                tool_use_id=call_id,
-                content=[text_block(LEFT_BEHIND)],
-                is_error=True,
-            ),
-        )
+    for call in remains.calls:
+        fields: dict[str, Json] = {"content": [text_block(LEFT_BEHIND)], "is_error": True}
+        event_id = EventId(derived(EVENT, "result", call.call_id))
+        event: ev.Event
+        if call.is_mcp:
+            event = ev.AgentMcpToolResult(id=event_id, mcp_tool_use_id=call.call_id, **fields)
+        elif record.environment.get("type") == "self_hosted":
+            # A worker takes a call for settled by an answer of its own kind.
+            event = ev.UserToolResult(id=event_id, tool_use_id=call.call_id, **fields)
+        else:
+            event = ev.AgentToolResult(id=event_id, tool_use_id=call.call_id, **fields)
+        yield _Fact(thread_id=call.thread_id, answers=call.call_id, event=event)
     error = {"type": "unknown_error", "message": message, "retry_status": {"type": "exhausted"}}
     yield _Fact(thread_id=primary, event=ev.SessionError(id=ids.event(), error=error))
     for entry in remains.inbox:

@@ -19,10 +19,14 @@ def text_block(text: str) -> Block:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ToolResult:
-    """What a hand answers: content blocks for the model, and whether the tool failed."""
+    """What a hand answers: content blocks for the model, and whether the tool failed.
+
+    trouble: what the session's user is told besides, as a `session.error` without `retry_status`.
+    """
 
     content: Sequence[Block]
     is_error: bool = False
+    trouble: Mapping[str, Json] | None = None
 
     @classmethod
     def text(cls, text: str, *, is_error: bool = False) -> "ToolResult":

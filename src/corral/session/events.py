@@ -125,6 +125,20 @@ class AgentToolResult(Event):
     is_error: bool | None = None
 
 
+class AgentMcpToolUse(AgentToolUse):
+    """`name` is the server's own name of the tool."""
+
+    TYPE = "agent.mcp_tool_use"
+    mcp_server_name: str
+
+
+class AgentMcpToolResult(Event):
+    TYPE = "agent.mcp_tool_result"
+    mcp_tool_use_id: EventId
+    content: Content | None = None
+    is_error: bool | None = None
+
+
 class AgentCustomToolUse(Event):
     TYPE = "agent.custom_tool_use"
     name: str

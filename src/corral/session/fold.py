@@ -14,6 +14,7 @@ event. A brain folds what it is about to append into a fork, which it throws awa
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
+from corral.catalog.mcp.servers import uses_mcp
 from corral.kernel.ids import EventId, ThreadId
 from corral.session import events as ev
 from corral.session.budget import BUDGET_REACHED, running_seconds
@@ -115,7 +116,9 @@ def fold(
             thread.add(Entry("system", tuple(content), state.seq))
         case ev.UserToolConfirmation():
             _confirm(thread, event, private)
-        case ev.UserCustomToolResult() | ev.UserToolResult() | ev.AgentToolResult():
+        case (
+            ev.UserCustomToolResult() | ev.UserToolResult() | ev.AgentToolResult() | ev.AgentMcpToolResult()
+        ):
             if answers is not None:
                 _settle(thread, answers, event.content or (), bool(event.is_error), state.seq)
         case ev.AgentToolUse() | ev.AgentCustomToolUse():
@@ -123,6 +126,7 @@ def fold(
         case ev.SpanModelRequestStart():
             _begin_request(thread, event.id, private)
             _tell_skills(thread, private)
+            _tell_tools(thread, private)
         case ev.SpanModelRequestEnd():
             _end_request(thread, event, private, state.seq)
         case ev.AgentThreadContextCompacted():
@@ -135,6 +139,8 @@ def fold(
                 state.failed_mounts |= {failed_mount}
             if private.get("needed_mount"):
                 state.needed_failures += 1
+            if server := error.get("mcp_server_name"):
+                state.failed_servers |= {server}
             if private.get("leaves_out"):
                 thread.refusals += 1
                 thread.shorten(leave_out(thread.entries, is_repeated=thread.refusals > 1))
@@ -176,6 +182,7 @@ def _pending(
         epoch=int(private.get("epoch", 0)),
         evaluation=None if isinstance(event, ev.AgentCustomToolUse) else event.evaluation,
         is_remote=bool(private.get("remote")),
+        mcp_server=event.mcp_server_name if isinstance(event, ev.AgentMcpToolUse) else None,
     )
 
 
@@ -229,6 +236,15 @@ def _tell_skills(thread: Thread, private: Mapping[str, Json]) -> None:
         thread.measured_tokens = thread.measured_weight = 0  # it was without them
     thread.skills += told
     thread.seeks_skills = thread.is_told_later = bool(private.get("skills_later"))
+
+
+def _tell_tools(thread: Thread, private: Mapping[str, Json]) -> None:
+    """A request settles what the MCP servers list until the session next goes running. Only what has
+    changed is in the log; from there on prompts begin anew."""
+    thread.seeks_tools = False
+    if news := private.get("mcp"):
+        thread.mcp = {**thread.mcp, **news}
+        thread.measured_tokens = thread.measured_weight = 0
 
 
 def _compact(thread: Thread, private: Mapping[str, Json]) -> None:
@@ -294,6 +310,7 @@ def _session_status(state: State, event: ev.Event, at: datetime) -> None:
     state.blocked_on, state.stop_reason = [], None
     if state.status == "running":
         state.failed_mounts, state.needed_failures = frozenset(), 0
+        state.failed_servers = frozenset()
     if isinstance(event, ev.SessionStatusIdle):
         state.blocked_on = list(event.stop_reason.get("event_ids", ()))
         state.stop_reason = event.stop_reason["type"]
@@ -305,6 +322,8 @@ def _session_status(state: State, event: ev.Event, at: datetime) -> None:
 def _thread_status(thread: Thread, event: ev.Event, at: datetime) -> None:
     was, thread.status = thread.status, STATUS_AFTER[event.type]
     thread.updated_at = at
+    if was == "idle" and thread.status == "running":
+        thread.seeks_tools = uses_mcp(thread.agent)
     if was == "idle" and thread.status == "running" and not thread.stopped_for(*_PAUSES):
         thread.rounds, thread.worked_seconds, thread.tokens_before = 0, 0.0, thread.tokens.total
     if thread.status in ("running", "rescheduling"):

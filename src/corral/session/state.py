@@ -23,6 +23,7 @@ class PendingCall:
     """A tool use without a result. `epoch` and `placement`: who dispatched it, and where to.
 
     is_remote: a worker of the session's self-hosted environment runs it, and sends a user.tool_result.
+    mcp_server: whose tool it is; None for all others.
     """
 
     call_id: EventId
@@ -38,6 +39,12 @@ class PendingCall:
     confirmation: Literal["allow", "deny"] | None = None
     deny_message: str | None = None
     is_remote: bool = False
+    mcp_server: str | None = None
+
+    @property
+    def own_tool(self) -> str:
+        """The built-in tool that is called; "" for what only has the name of one."""
+        return "" if self.is_custom or self.mcp_server is not None else self.name
 
     @property
     def awaits_client(self) -> bool:
@@ -61,6 +68,8 @@ class Thread:
     skills:      of its agent, as the record of its session has them, and then of repositories.
     seeks_skills: its repositories may bring some, and no request has settled yet which.
     is_told_later: of these; its first request was made without.
+    mcp:         by name of an MCP server, `{"url", "tools"}`: what it listed there last.
+    seeks_tools: the session went running since, and no request has settled yet what they list now.
     wants_model: the conversation ends with something that the model has not answered.
     weight:      of all entries, as `conversation.weight` counts.
     measured_tokens, measured_weight: what the provider counted, reply included, when the entries weighed
@@ -84,6 +93,8 @@ class Thread:
     skills: tuple[Mapping[str, Json], ...] = ()
     seeks_skills: bool = False
     is_told_later: bool = False
+    mcp: Mapping[str, Mapping[str, Json]] = field(default_factory=dict)
+    seeks_tools: bool = False
     created_at: datetime
     memory_note: str | None = None
     status: Status = "idle"
@@ -189,6 +200,8 @@ class State:
     """Since the session last went running: it goes on without them."""
     needed_failures: int = 0
     """Likewise, how often it was told of a mount that it does not go on without."""
+    failed_servers: frozenset[str] = frozenset()
+    """Likewise, MCP servers that it was told of."""
 
     @property
     def primary(self) -> Thread:

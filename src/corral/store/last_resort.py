@@ -7,9 +7,10 @@ from sqlalchemy import Connection, bindparam, delete, func, insert, select, upda
 
 from corral.kernel.errors import LeaseLost
 from corral.kernel.ids import EventId, Ids, ThreadId
-from corral.session.closing import Remains, closed_seconds, closed_usage, closing
+from corral.session.closing import OpenCall, Remains, closed_seconds, closed_usage, closing
 from corral.session.events import (
     AgentCustomToolUse,
+    AgentMcpToolUse,
     AgentToolUse,
     SpanModelRequestEnd,
     SpanModelRequestStart,
@@ -38,10 +39,10 @@ _ID_AT = select(events.c.event_id).where(
 )
 _answers = events.alias("answers")
 _OPEN_CALLS = (
-    select(events.c.event_id, events.c.thread_id)
+    select(events.c.event_id, events.c.thread_id, events.c.type)
     .where(
         events.c.session_id == bindparam("of_session_id"),
-        events.c.type.in_([AgentToolUse.TYPE, AgentCustomToolUse.TYPE]),
+        events.c.type.in_([AgentToolUse.TYPE, AgentMcpToolUse.TYPE, AgentCustomToolUse.TYPE]),
         ~select(_answers.c.seq)
         .where(_answers.c.session_id == events.c.session_id, _answers.c.answers == events.c.event_id)
         .exists(),
@@ -66,7 +67,11 @@ def close_turn(
         record=record,
         requests=_open_requests(connection, of_session),
         calls=[
-            (EventId(row.event_id), ThreadId(row.thread_id))
+            OpenCall(
+                call_id=EventId(row.event_id),
+                thread_id=ThreadId(row.thread_id),
+                is_mcp=row.type == AgentMcpToolUse.TYPE,
+            )
             for row in connection.execute(_OPEN_CALLS, of_session)
         ],
         inbox=[inbox_entry(row) for row in connection.execute(_INBOX, of_session)],

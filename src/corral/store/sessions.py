@@ -6,9 +6,10 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import Connection, bindparam, delete, func, insert, select, union_all, update
 
+from corral.catalog.mcp.servers import check_mcp_networking
 from corral.catalog.metadata import merged
 from corral.catalog.skills.attached import check_readable
-from corral.catalog.toolset import check_web_networking
+from corral.catalog.toolset import check_servers, check_web_networking
 from corral.kernel.clock import Clock
 from corral.kernel.errors import Conflict, InvalidRequest
 from corral.kernel.ids import Ids, SessionId, WorkspaceId
@@ -397,6 +398,8 @@ def _apply(
             )
         check_readable(record.skills, agent["tools"], where="agent.")
         check_web_networking(agent["tools"], record.environment)
+        check_servers(agent["tools"], agent["mcp_servers"], where="agent.")
+        check_mcp_networking(agent["mcp_servers"], record.environment)
         details["agent"] = news["agent"] = agent
         for thread in record.threads:
             if thread.thread_id == record.primary_thread_id:

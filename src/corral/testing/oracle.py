@@ -13,9 +13,10 @@ from corral.kernel.errors import InvalidRequest, LeaseLost, NotFound, Stale
 from corral.kernel.ids import EventId, Ids, SessionId
 from corral.kernel.limits import LEASE_TTL_SECONDS, SUSPECT_TURNS
 from corral.session.budget import Budget, changed_budget, is_paused
-from corral.session.closing import Remains, closing
+from corral.session.closing import OpenCall, Remains, closing
 from corral.session.events import (
     AgentCustomToolUse,
+    AgentMcpToolUse,
     AgentToolUse,
     Event,
     SessionUpdated,
@@ -204,7 +205,7 @@ class Oracle:
         if not self._holds(lease):
             raise LeaseLost
         answered = {event.answers for event in session.log}
-        uses = (AgentToolUse.TYPE, AgentCustomToolUse.TYPE)
+        uses = (AgentToolUse.TYPE, AgentMcpToolUse.TYPE, AgentCustomToolUse.TYPE)
         spans = [
             event
             for event in session.log
@@ -215,7 +216,11 @@ class Oracle:
             record=self.snapshot(lease.session_id).record,
             requests=[(spans[-1].event_id, spans[-1].thread_id)] if is_open else [],
             calls=[
-                (event.event_id, event.thread_id)
+                OpenCall(
+                    call_id=event.event_id,
+                    thread_id=event.thread_id,
+                    is_mcp=event.type == AgentMcpToolUse.TYPE,
+                )
                 for event in session.log
                 if event.type in uses and event.event_id not in answered
             ],

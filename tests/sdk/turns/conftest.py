@@ -6,6 +6,7 @@ import pytest
 import pytest_asyncio
 
 from corral.testing.messages_api import MessagesApi
+from tests.mcp_host import McpHost
 from tests.served import Served, served
 from tests.stage import NARROW, NARROW_TOKENS, Stage, Stages
 from tests.web_host import WebHost
@@ -31,14 +32,31 @@ def searxng() -> Iterator[WebHost]:
         yield host
 
 
+@pytest.fixture(scope="session")
+def mcp(tmp_path_factory: pytest.TempPathFactory) -> Iterator[McpHost]:
+    """An MCP server that agents may reach."""
+    with McpHost.start("legacy", tmp_path_factory.mktemp("mcp")) as host:
+        yield host
+
+
+@pytest.fixture(scope="session")
+def liar(tmp_path_factory: pytest.TempPathFactory) -> Iterator[McpHost]:
+    """Likewise, one that says what a test tells it to."""
+    with McpHost.start("liar", tmp_path_factory.mktemp("liar")) as host:
+        yield host
+
+
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def corral(upstream: MessagesApi, web: WebHost, searxng: WebHost) -> AsyncIterator[Served]:
+async def corral(
+    upstream: MessagesApi, web: WebHost, searxng: WebHost, mcp: McpHost, liar: McpHost
+) -> AsyncIterator[Served]:
     narrow = {"ids": [NARROW], "context_window": NARROW_TOKENS, "max_output": 2_000}
     async with served(
         messages_url=upstream.url,
         settings={
             "models": {"model": [narrow]},
             "web_private_hosts": (web.where,),
+            "mcp_private_hosts": (mcp.where, liar.where),
             "web_ca": web.authority,
             "egress_internal_hosts": ("localhost",),
             "search_url": searxng.url(""),

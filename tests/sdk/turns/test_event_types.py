@@ -17,6 +17,7 @@ from corral.conformance.surface import EVENT_TYPES, EVENT_TYPES_LATER
 from corral.testing.messages_api import Request
 from corral.testing.messages_reply import Answer, HttpError, Reply
 from corral.testing.messages_window import TOKEN_BYTES
+from tests.mcp_host import McpHost
 from tests.served import KEY, text
 from tests.stage import ASK, LOOKUP, MODEL, NARROW, TOOLSET, Stage, Tail
 
@@ -142,7 +143,23 @@ async def answer_as_a_worker(seen: Seen) -> None:
         await tail.ended()
 
 
-async def test_every_event_type_in_scope_is_received(stage: Stage) -> None:
+async def call_an_mcp_server(seen: Seen, mcp: McpHost) -> None:
+    stage = seen.stage
+    stage.script = lambda request: (
+        Reply.text("Done.")
+        if request.turns
+        else Reply.tools(("toolu_4", "mcp__notes__echo", {"text": "hi"}))
+    )
+    policy = {"permission_policy": {"type": "always_allow"}}
+    tools = {"type": "mcp_toolset", "mcp_server_name": "notes", "default_config": policy}
+    server = {"type": "url", "name": "notes", "url": mcp.url}
+    session = await stage.session(tools, mcp_servers=[server])
+    async with seen.watch(session.id) as tail:
+        await stage.send(session.id, text("Go."))
+        await tail.idle()
+
+
+async def test_every_event_type_in_scope_is_received(stage: Stage, mcp: McpHost) -> None:
     async with anthropic.AsyncAnthropic(
         base_url=stage.server.url, api_key=KEY, max_retries=0, _strict_response_validation=True
     ) as stage.client:
@@ -150,6 +167,7 @@ async def test_every_event_type_in_scope_is_received(stage: Stage) -> None:
         await ask_and_answer(seen)
         await outgrow_the_window(seen)
         await answer_as_a_worker(seen)
+        await call_an_mcp_server(seen, mcp)
     print(f"event types: {len(seen.count)} received, {len(EVENT_TYPES)} in scope; {dict(seen.count)}")
     assert set(EVENT_TYPES) - set(seen.count) == set(), "these came to no client"
     assert set(seen.count) - set(EVENT_TYPES) == set(), "these are said not to be there yet"

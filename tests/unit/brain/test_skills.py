@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
-from corral.brain.actions import Aborted, SeekSkills, Sought, Stop
+from corral.brain.actions import Aborted, Seek, Sought, Stop
 from corral.brain.context import build
 from corral.brain.skills import skills_note
 from corral.session import events as ev
@@ -19,8 +19,8 @@ ATTACHED = {
     "sha256": "0",
 }
 FOUND = {"name": "a", "description": "Does B.", "path": "/workspace/repo/.claude/skills/a"}
-SEEK = SeekSkills(thread_id=THREAD, waits=True)
-SEEK_AGAIN = SeekSkills(thread_id=THREAD, waits=False)
+SEEK = Seek(thread_id=THREAD, waits=True)
+SEEK_AGAIN = Seek(thread_id=THREAD, waits=False)
 
 
 def scene(*, tools: list[dict[str, Any]] | None = None) -> Scene:

@@ -27,6 +27,7 @@ from corral.catalog.agents import check_budgetable, session_agent, session_tools
 from corral.catalog.credentials import check_session_vaults
 from corral.catalog.environments import check_session_environment
 from corral.catalog.idempotency import Answer
+from corral.catalog.mcp.servers import check_mcp_networking
 from corral.catalog.resources import check_self_hosted
 from corral.catalog.skills.attached import attach
 from corral.catalog.toolset import check_web_networking
@@ -88,6 +89,7 @@ def session_routes(
         )
         check_session_environment(environment)
         check_web_networking(snapshot["tools"], environment["config"])
+        check_mcp_networking(snapshot["mcp_servers"], environment["config"])
         vault_ids = [VaultId(vault_id) for vault_id in asked.vault_ids or ()]
         if vault_ids:
             vaults = await deps.vaults.contents(vault_ids, workspace_id=who.workspace_id)

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from corral.catalog.mcp.servers import McpServer, McpTools
 from corral.hands.host import HandsHost
 from corral.hands.journal import Journal
 from corral.hands.journal_file import SCHEMA
@@ -392,6 +393,11 @@ class HandsLink:
 
     async def cancel(self, session_id: SessionId, *, epoch: int, call_ids: Sequence[EventId]) -> None:
         await self._ask("cancel", lambda host: host.cancel(session_id, epoch=epoch, call_ids=call_ids))
+
+    async def list_tools(
+        self, session_id: SessionId, servers: Sequence[McpServer], *, epoch: int
+    ) -> Sequence[McpTools]:
+        raise AssertionError("no MCP servers in a simulation")
 
     async def settle(self, session_id: SessionId, *, call_ids: Sequence[EventId]) -> None:
         await self._ask("settle", lambda host: host.settle(session_id, call_ids=call_ids))

@@ -1,0 +1,268 @@
+"""MCP servers on this machine: the official SDK's over HTTP, in a process of its own, and a liar.
+
+As a script, `python -m tests.mcp_host KIND DIRECTORY PORT` is one; it prints its port. What was
+called is a line each in DIRECTORY/calls. KIND: modern (the newest protocol), legacy (a handshake, with a
+connection that the server remembers), stateless (a handshake that it forgets), json (answers are no
+streams), sse (the old transport), many (300 tools), locked (asks for a token), liar (no SDK: says what
+DIRECTORY/lies.json tells it).
+"""
+
+import asyncio
+import base64
+import json
+import os
+import select
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n" + b"\0" * 20).decode()
+TOKEN = "canary-mcp-token"
+
+
+@dataclass(kw_only=True, slots=True)
+class McpHost:
+    """port: of 127.0.0.1."""
+
+    kind: str
+    directory: Path
+    port: int = 0
+    process: "subprocess.Popen[bytes] | None" = None
+
+    @classmethod
+    @contextmanager
+    def start(cls, kind: str, directory: Path) -> "Iterator[McpHost]":
+        directory.mkdir(parents=True, exist_ok=True)
+        host = cls(kind=kind, directory=directory)
+        host.begin()
+        try:
+            yield host
+        finally:
+            host.die()
+
+    def begin(self) -> None:
+        """Start, on the port that it had before if it had one."""
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.mcp_host", self.kind, str(self.directory), str(self.port)],
+            stdout=subprocess.PIPE,
+            cwd=Path(__file__).parent.parent,
+        )
+        assert self.process.stdout is not None
+        ready, _, _ = select.select([self.process.stdout], [], [], 30)
+        assert ready, "the MCP server did not start"
+        self.port = int(self.process.stdout.readline())
+
+    def die(self) -> None:
+        """As if killed by -9. Repeat: safe."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            if self.process.stdout is not None:
+                self.process.stdout.close()
+            self.process = None
+
+    @property
+    def where(self) -> str:
+        """As an entry of the setting mcp_private_hosts."""
+        return f"localhost:{self.port}"
+
+    @property
+    def url(self) -> str:
+        return f"http://localhost:{self.port}/{'sse' if self.kind == 'sse' else 'mcp'}"
+
+    @property
+    def calls(self) -> list[dict[str, Any]]:
+        """What reached a tool, in order."""
+        path = self.directory / "calls"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def release(self) -> None:
+        """Let `hold` go on."""
+        (self.directory / "go").touch()
+
+    async def called(self, number: int, *, seconds: float = 20.0) -> None:
+        """Until so many calls have come."""
+        async with asyncio.timeout(seconds):
+            while len(self.calls) < number:  # noqa: ASYNC110  # it is another process
+                await asyncio.sleep(0.01)
+
+    def lie(self, **lies: Any) -> None:
+        """What the liar says from now on, by method: a result; or `{"raw": text}`, all of its answer."""
+        (self.directory / "lies.json").write_text(json.dumps(lies))
+
+
+def _server(kind: str, directory: Path) -> Any:
+    from mcp.server.mcpserver import Context, MCPServer
+    from mcp_types import AudioContent, EmbeddedResource, ImageContent, TextContent, TextResourceContents
+    from pydantic import BaseModel
+
+    server = MCPServer("test", log_level="CRITICAL")
+
+    def note(name: str, **fields: Any) -> None:
+        with (directory / "calls").open("a") as file:
+            file.write(json.dumps({"name": name, **fields}) + "\n")
+
+    class Point(BaseModel):
+        x: int
+        y: int
+
+    @server.tool()
+    async def echo(text: str) -> str:
+        """Say it again."""
+        note("echo", text=text)
+        return text
+
+    @server.tool(structured_output=True)
+    async def move(point: Point, by: int = 1) -> Point:
+        note("move", x=point.x)
+        return Point(x=point.x + by, y=point.y)
+
+    @server.tool()
+    async def show() -> list[Any]:
+        note("show")
+        return [
+            TextContent(type="text", text="a picture\x1b[31m:"),
+            ImageContent(type="image", data=PNG, mime_type="image/png"),
+            AudioContent(type="audio", data="AAAA", mime_type="audio/wav"),
+            EmbeddedResource(
+                type="resource", resource=TextResourceContents(uri="file:///notes.txt", text="the notes")
+            ),
+        ]
+
+    @server.tool()
+    async def long(characters: int) -> str:
+        note("long")
+        return "x" * characters
+
+    @server.tool()
+    async def fail() -> str:
+        note("fail")
+        raise ValueError("it went wrong")
+
+    @server.tool()
+    async def hold(context: Context, progress: bool = False) -> str:
+        """Until it is released."""
+        note("hold")
+        try:
+            for step in range(100_000):
+                if (directory / "go").exists():
+                    break
+                if progress:
+                    await context.report_progress(step)
+                await asyncio.sleep(0.02)
+        except asyncio.CancelledError:
+            note("cancelled")
+            raise
+        return "released"
+
+    @server.tool()
+    async def die() -> str:
+        note("die")
+        os._exit(1)
+
+    async def bash(command: str) -> str:
+        note("bash", command=command)
+        return "not a shell"
+
+    async def grown() -> str:
+        return "grown"
+
+    @server.tool()
+    async def grow() -> str:
+        note("grow")
+        server.add_tool(grown, name="grown")
+        return "there is one more tool"
+
+    server.add_tool(bash, name="bash")
+    server.add_tool(echo, name="odd name.with/signs")
+    if kind == "many":
+        for number in range(300):
+            server.add_tool(grown, name=f"tool_{number:03}", description=f"The tool number {number}.")
+    return server
+
+
+def _app(kind: str, directory: Path) -> Any:
+    if kind == "liar":
+        return _liar(directory)
+    server = _server(kind, directory)
+    if kind == "sse":
+        return server.sse_app()
+    app = server.streamable_http_app(stateless_http=kind == "stateless", json_response=kind == "json")
+
+    async def wrapped(scope: Any, receive: Any, send: Any) -> None:
+        headers = {name.decode(): value.decode() for name, value in scope.get("headers", ())}
+        status = None
+        if kind == "locked" and headers.get("authorization") != f"Bearer {TOKEN}":
+            status = 401
+        elif kind in ("legacy", "stateless") and headers.get("mcp-method") == "server/discover":
+            status = 404
+        if scope["type"] != "http" or status is None:
+            await app(scope, receive, send)
+            return
+        await send({"type": "http.response.start", "status": status, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    return wrapped
+
+
+def _liar(directory: Path) -> Any:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            return
+        body = b""
+        while True:
+            message = await receive()
+            body += message.get("body", b"")
+            if not message.get("more_body"):
+                break
+        asked = json.loads(body or b"{}")
+        method = asked.get("method", scope["method"])
+        lies = json.loads((directory / "lies.json").read_text())
+        if method == "tools/call":
+            with (directory / "calls").open("a") as file:
+                file.write(json.dumps(asked["params"]) + "\n")
+        honest = {
+            "initialize": {
+                "protocolVersion": "2025-06-18",
+                "capabilities": {"tools": {}},
+                "serverInfo": {"name": "liar", "version": "1"},
+            }
+        }
+        said = lies.get(method, honest.get(method))
+        status, type_ = (404, b"text/plain") if said is None else (200, b"application/json")
+        if isinstance(said, dict) and "raw" in said:
+            answer = said["raw"].encode()
+            status, type_ = said.get("status", 200), said.get("type", "application/json").encode()
+        else:
+            number = asked.get("id") if "id" not in lies else lies["id"]
+            answer = json.dumps({"jsonrpc": "2.0", "id": number, "result": said}).encode()
+        await send({"type": "http.response.start", "status": status, "headers": [(b"content-type", type_)]})
+        for _ in range(said.get("times", 1) if isinstance(said, dict) else 1):
+            await send({"type": "http.response.body", "body": answer, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+
+    return app
+
+
+def main() -> None:
+    import socket
+
+    import uvicorn
+
+    kind, directory, port = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
+    app = _app(kind, directory)  # imports for seconds: who is told the port expects to be heard
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind(("127.0.0.1", port))
+    listener.listen()
+    print(listener.getsockname()[1], flush=True)
+    config = uvicorn.Config(app, log_level="critical", lifespan="auto")
+    uvicorn.Server(config).run(sockets=[listener])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""Which MCP servers an environment lets an agent reach."""
+
+import pytest
+
+from corral.catalog.mcp.servers import McpServer, check_mcp_networking, named_server, uses_mcp
+from corral.kernel.errors import InvalidRequest
+
+SERVERS = [{"type": "url", "name": "notes", "url": "https://MCP.example:8443/mcp"}]
+
+
+def limited(*hosts: str, **more: bool) -> dict[str, object]:
+    return {"type": "cloud", "networking": {"type": "limited", "allowed_hosts": list(hosts), **more}}
+
+
+@pytest.mark.parametrize(
+    ("environment", "is_allowed"),
+    [
+        ({"type": "cloud", "networking": {"type": "unrestricted"}}, True),
+        ({"type": "self_hosted"}, True),
+        (limited(), False),
+        (limited("example"), False),
+        (limited("mcp.example"), True),
+        (limited("*.example"), True),
+        (limited(allow_mcp_servers=True), True),
+        (limited(allow_mcp_servers=False), False),
+    ],
+)
+def test_networking(environment: dict[str, object], is_allowed: bool) -> None:
+    server = named_server({"mcp_servers": SERVERS}, environment, "notes")
+    assert server is not None and server.is_allowed() is is_allowed
+    if is_allowed:
+        check_mcp_networking(SERVERS, environment)
+    else:
+        with pytest.raises(InvalidRequest, match=r"agent.mcp_servers.0.url: 'mcp.example'"):
+            check_mcp_networking(SERVERS, environment)
+
+
+def test_servers_are_found_by_name() -> None:
+    assert named_server({"mcp_servers": SERVERS}, {}, "other") is None
+    assert named_server({"mcp_servers": SERVERS}, {}, "notes") == McpServer(
+        name="notes", url=SERVERS[0]["url"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("tools", "uses"),
+    [
+        ([], False),
+        ([{"type": "custom", "name": "x"}], False),
+        ([{"type": "mcp_toolset", "default_config": {"enabled": True}, "configs": []}], True),
+        ([{"type": "mcp_toolset", "default_config": {"enabled": False}, "configs": []}], False),
+        (
+            [{"type": "mcp_toolset", "default_config": {"enabled": False}, "configs": [{"enabled": True}]}],
+            True,
+        ),
+    ],
+)
+def test_who_uses_any(tools: list[dict[str, object]], uses: bool) -> None:
+    assert uses_mcp({"tools": tools}) is uses
