@@ -168,6 +168,14 @@ async def test_what_install_scripts_may_take_has_bounds(opened: Open, registry: 
     assert "larger" in (await failure(crowded, {"pip": ("crowds",)})).message, "files may be empty"
 
 
+async def test_users_are_not_told_where_packages_come_from(opened: Open, registry: Registry) -> None:
+    registry.sdist("names", "1.0", f"raise SystemExit('see https://{registry.where}/names/')\n")
+    failed = await failure(opened(), {"pip": ("names",)})
+    host = registry.where.partition(":")[0]
+    assert "see https://[registry]/names/" in failed.message and host not in failed.message
+    assert registry.where in str(failed.detail), "the operator is"
+
+
 async def test_nobody_on_the_machine_reads_what_is_installed_and_lists_may_be_long(
     opened: Open, registry: Registry
 ) -> None:

@@ -27,7 +27,7 @@ from corral.kernel.disk_trees import is_real_directory
 from corral.kernel.errors import SandboxUnavailable, WorldError
 from corral.kernel.ids import DEFAULT_WORKSPACE, WorkspaceId
 from corral.kernel.shares import Shares
-from corral.packages.registries import HoldsCredentials, lay_out
+from corral.packages.registries import HoldsCredentials, lay_out, masked
 
 __all__ = ["Bounds", "Installer", "PackagesFailed"]
 
@@ -214,7 +214,8 @@ class Installer:
                 f"{manager} packages cannot be installed: the server's machine has no"
                 f" {str(missing)[:50]!r}; its operator can install it for all users."
             )
-        raise _failed(manager, words, tunnel)
+        shown = masked(words, config=bench.config, hosts=self._hosts)
+        raise _failed(manager, words, shown, tunnel)
 
     def _lay_out(self, top: Path) -> "_Bench":
         bench = _Bench(top)
@@ -264,13 +265,15 @@ class Installer:
         return PackagesFailed("The packages could not be packed.", detail=f"the runner ended with {code}")
 
 
-def _failed(manager: str, said: str, tunnel: Tunnel) -> PackagesFailed:
-    """What the network says explains more than what the package manager makes of it."""
+def _failed(manager: str, said: str, shown: str, tunnel: Tunnel) -> PackagesFailed:
+    """What the network says explains more than what the package manager makes of it.
+
+    said: its last words. shown: as much of them as users may see."""
     settings = f" ({_SETTINGS})" if tunnel.trouble == "refused" else ""
     detail = f"{tunnel.trouble}: {tunnel.detail}{settings}; {said}" if tunnel.trouble else said
     if (message := _OF_THE_WAY.get(tunnel.trouble)) is not None:
         return PackagesFailed(message, detail=detail)
-    words = "".join(each if each.isprintable() else " " for each in said)
+    words = "".join(each if each.isprintable() else " " for each in shown)
     last = " ".join(words.split())[-limits.PACKAGES_SAID_CHARS :]
     return PackagesFailed(f"{manager} could not install its packages: {last}", detail=detail)
 

@@ -15,9 +15,10 @@ import re
 from pathlib import Path
 from typing import Final
 
+from corral.catalog.hosts import HostList
 from corral.kernel.limits import PACKAGES_CONFIG_BYTES_MAX
 
-__all__ = ["FILES", "HoldsCredentials", "lay_out", "refuse_credentials"]
+__all__ = ["FILES", "HoldsCredentials", "lay_out", "masked", "refuse_credentials"]
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +35,9 @@ _CREDENTIALS: Final = re.compile(
     rb"""://[^/\s"']*@ | ^[^#;\n]*\b(?:_auth|_authToken|\w*(?:password|token|secret|api_?key))\s*[=:]""",
     re.I | re.M | re.X,
 )
+
+
+_HOST: Final = re.compile(r"//([A-Za-z0-9][A-Za-z0-9.-]*)")
 
 
 class HoldsCredentials(ValueError):
@@ -68,6 +72,19 @@ def lay_out(folder: Path | None, into: Path) -> None:
             continue
         (into / name).write_bytes(data)
         (into / name).chmod(0o644)
+
+
+def masked(words: str, *, config: Path, hosts: HostList) -> str:
+    """Words of a package manager without the hosts that the operator has named: in files as `lay_out`
+    leaves them, and where packages may come from. Users may be strangers."""
+    named = {entry.partition(":")[0] for entry in (*hosts.public, *hosts.private)} - {"*"}
+    for path in [*(config / name for name in FILES), *_of_apt(config / "apt")]:
+        if path.is_file():
+            named.update(_HOST.findall(path.read_text(errors="replace")))
+    for name in sorted(named, key=len, reverse=True):
+        host = re.escape(name) if not name.startswith("*.") else rf"(?:[\w-]+\.)+{re.escape(name[2:])}"
+        words = re.sub(rf"(?<![\w.-]){host}(?::\d+)?(?![\w-]|\.\w)", "[registry]", words, flags=re.I)
+    return words
 
 
 def _of_apt(folder: Path) -> list[Path]:

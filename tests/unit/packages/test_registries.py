@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from corral.catalog.hosts import HostList
 from corral.kernel.limits import PACKAGES_CONFIG_BYTES_MAX
 from corral.packages import registries
 
@@ -30,3 +31,16 @@ def test_half_of_a_file_of_the_operators_is_never_used(tmp_path: Path) -> None:
     for refuse in (registries.refuse_credentials, lambda folder: registries.lay_out(folder, folder / "x")):
         with pytest.raises(OSError, match="npmrc"):
             refuse(tmp_path)
+
+
+def test_hosts_that_the_operator_has_named_are_masked(tmp_path: Path) -> None:
+    (tmp_path / "apt").mkdir()
+    (tmp_path / "apt" / "sources.list").write_text(
+        "deb [trusted=yes] http://apt.corp.example/debian x main"
+    )
+    (tmp_path / "pip.conf").write_text("[global]\nindex-url = https://Mirror.corp.example:8443/simple\n")
+    hosts = HostList(public=["*", "*.cdn.example"], private=["files.example:8443"])
+    said = "https://mirror.corp.example:8443/simple/x, a.b.cdn.example, FILES.example. {}; apt.corp.example"
+    kept = "files.example.org my-files.example cdn.example"
+    shown = registries.masked(said.format(kept), config=tmp_path, hosts=hosts)
+    assert shown == f"https://[registry]/simple/x, [registry], [registry]. {kept}; [registry]"
