@@ -1,4 +1,4 @@
-"""A tree on its way to the blob store and back: tar, packed with zstd; of a workspace, checked by sha256.
+"""A tree on its way to the blob store and back: tar, packed with zstd and checked by sha256.
 
 The tar is cut into pieces of BLOB_CHUNK_BYTES and each is a zstd frame of its own, which says how large it
 is unpacked. So neither way holds more than a piece in memory, however well the files pack, and
@@ -14,13 +14,13 @@ from corral.catalog.blobs import BlobStore
 from corral.kernel.limits import BLOB_CHUNK_BYTES
 from corral.session.checkpoint import Checkpoint
 
-__all__ = ["BrokenArchive", "BrokenCheckpoint", "packed", "unframed", "unpacked"]
+__all__ = ["BrokenArchive", "BrokenCheckpoint", "checked", "packed", "unframed", "unpacked"]
 
 _HEADER_BYTES = 18  # of a frame, at most
 
 
 class BrokenArchive(Exception):
-    """What was read is not frames, or not all of them."""
+    """What was read is not frames, not all of them, or not those that were stored."""
 
 
 class BrokenCheckpoint(BrokenArchive):
@@ -44,24 +44,31 @@ async def packed(archive: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
 
 
 async def unpacked(blobs: BlobStore, checkpoint: Checkpoint) -> AsyncGenerator[bytes, None]:
-    """What was packed. Raises BrokenCheckpoint, at its end at the latest: what came before is then not to
-    be believed. NotFound and BlobUnavailable as `BlobStore.get`."""
-    sha256 = hashlib.sha256()
-
-    async def hashed() -> AsyncGenerator[bytes, None]:
-        async with aclosing(blobs.get(checkpoint.blob_key)) as blob:
-            async for chunk in blob:
-                sha256.update(chunk)
-                yield chunk
-
+    """As `checked`; raises BrokenCheckpoint."""
     try:
-        async with aclosing(hashed()) as chunks, aclosing(unframed(chunks)) as pieces:
+        async with aclosing(checked(blobs, checkpoint.blob_key, checkpoint.sha256)) as pieces:
             async for piece in pieces:
                 yield piece
     except BrokenArchive as error:
         raise BrokenCheckpoint(str(error)) from error
-    if sha256.hexdigest() != checkpoint.sha256:
-        raise BrokenCheckpoint("it is not what was stored")
+
+
+async def checked(blobs: BlobStore, key: str, sha256: str) -> AsyncGenerator[bytes, None]:
+    """What was packed into the blob of this key and sha256. Raises BrokenArchive, at its end at the latest:
+    what came before is then not to be believed. NotFound and BlobUnavailable as `BlobStore.get`."""
+    seen = hashlib.sha256()
+
+    async def hashed() -> AsyncGenerator[bytes, None]:
+        async with aclosing(blobs.get(key)) as blob:
+            async for chunk in blob:
+                seen.update(chunk)
+                yield chunk
+
+    async with aclosing(hashed()) as chunks, aclosing(unframed(chunks)) as pieces:
+        async for piece in pieces:
+            yield piece
+    if seen.hexdigest() != sha256:
+        raise BrokenArchive("it is not what was stored")
 
 
 async def unframed(chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:

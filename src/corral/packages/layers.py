@@ -1,6 +1,7 @@
 """Layers in the blob store: made when nobody has made them yet, then everybody's.
 
     layers/<digest>/<seconds since 1970 when it was made>-<workspace that it was made for>
+    layers/<digest>/<the same>.sha256    of its bytes as stored; without one it is not whole
 
 Rules of this file:
 - One installation of the same packages at a time for each workspace of this process; who asks meanwhile
@@ -21,7 +22,7 @@ from contextlib import aclosing
 
 from corral.catalog.blobs import Blob, BlobStore
 from corral.catalog.packages import Wanted
-from corral.hands.archive import BrokenArchive, packed, unframed
+from corral.hands.archive import BrokenArchive, checked, packed
 from corral.kernel.errors import BlobUnavailable, NotFound
 from corral.kernel.ids import DEFAULT_WORKSPACE, WorkspaceId
 from corral.kernel.limits import (
@@ -38,7 +39,7 @@ __all__ = ["Layers", "forget_layers"]
 
 log = logging.getLogger(__name__)
 
-_PREFIX = "layers/"
+_PREFIX, _SUM = "layers/", ".sha256"
 _DAY_SECONDS = 24 * 3600.0
 
 
@@ -59,11 +60,13 @@ class Layers:
         Closing it leaves an installation that is on its way. Raises PackagesFailed, BlobUnavailable."""
         key = await self._stored(digest) or await self._made(digest, packages, workspace_id)
         try:
-            async with aclosing(self._blobs.get(key)) as blob, aclosing(unframed(blob)) as chunks:
+            async with aclosing(self._blobs.get(key + _SUM)) as blob:
+                sha256 = b"".join([chunk async for chunk in blob]).decode(errors="replace")
+            async with aclosing(checked(self._blobs, key, sha256)) as chunks:
                 async for chunk in chunks:
                     yield chunk
         except (NotFound, BrokenArchive) as error:
-            await self._blobs.delete(key)  # the next one installs anew
+            await _forget(self._blobs, key)  # the next one installs anew
             raise BlobUnavailable("a layer of packages is broken", detail=f"{key}: {error}") from error
 
     async def aclose(self) -> None:
@@ -75,8 +78,8 @@ class Layers:
         await self._installer.aclose()
 
     async def _stored(self, digest: str) -> str | None:
-        keys = [blob.key async for blob in self._blobs.keys(f"{_PREFIX}{digest}/") if _is_fresh(blob.key)]
-        return max(keys, key=_made_at, default=None)
+        keys = {blob.key async for blob in self._blobs.keys(f"{_PREFIX}{digest}/") if _is_fresh(blob.key)}
+        return max((key for key in keys if key + _SUM in keys), key=_made_at, default=None)
 
     async def _made(self, digest: str, packages: Wanted, workspace_id: WorkspaceId) -> str:
         making = self._making.get((digest, workspace_id))
@@ -102,6 +105,7 @@ class Layers:
         try:
             async with aclosing(self._installer.install(packages, workspace_id=workspace_id)) as archive:
                 blob = await self._blobs.put(key, packed(archive))
+            await self._blobs.put(key + _SUM, _once(blob.sha256.encode()))
         except PackagesFailed:
             now = time.monotonic()
             recent = {each: at for each, at in self._failed_at.items() if now - at < PACKAGES_RETRY_SECONDS}
@@ -146,8 +150,21 @@ async def forget_layers(
 
 async def _tidy(blobs: BlobStore, bytes_max: int, count_max: int) -> None:
     found = [blob async for blob in blobs.keys(_PREFIX)]
-    for blob in _too_many(found, bytes_max, count_max):
-        await blobs.delete(blob.key)
+    for blob in found:  # also sums of layers that are gone
+        if blob.key.endswith(_SUM) and not _is_fresh(blob.key, grace_seconds=LAYER_LOOK_SECONDS):
+            await blobs.delete(blob.key)
+    layers = [blob for blob in found if not blob.key.endswith(_SUM)]
+    for blob in _too_many(layers, bytes_max, count_max):
+        await _forget(blobs, blob.key)
+
+
+async def _forget(blobs: BlobStore, key: str) -> None:
+    await blobs.delete(key + _SUM)  # first: from then on nobody takes it for whole
+    await blobs.delete(key)
+
+
+async def _once(data: bytes) -> AsyncGenerator[bytes, None]:
+    yield data
 
 
 def _too_many(found: Iterable[Blob], bytes_max: int, count_max: int) -> Iterator[Blob]:

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from corral.catalog.hosts import HostList
+from corral.hands.archive import packed
+from corral.kernel.errors import BlobUnavailable
 from corral.kernel.ids import WorkspaceId
 from corral.packages.installer import Installer, PackagesFailed
 from corral.packages.layers import Layers, forget_layers
@@ -17,11 +19,12 @@ MINE, OTHER = WorkspaceId("wrkspc_mine"), WorkspaceId("wrkspc_other")
 DIGEST = "0" * 64
 
 
-async def stored(blobs: LocalBlobs, key: str, size_bytes: int = 1) -> str:
-    async def data() -> AsyncIterator[bytes]:
-        yield b"x" * size_bytes
+async def once(data: bytes) -> AsyncIterator[bytes]:
+    yield data
 
-    await blobs.put(key, data())
+
+async def stored(blobs: LocalBlobs, key: str, size_bytes: int = 1) -> str:
+    await blobs.put(key, once(b"x" * size_bytes))
     return key
 
 
@@ -33,9 +36,10 @@ async def left(blobs: LocalBlobs) -> set[str]:
 async def test_the_oldest_of_too_many_layers_go(tmp_path: Path, bounds: dict[str, int]) -> None:
     blobs, now = await LocalBlobs.open(tmp_path), int(time.time())
     keys = [await stored(blobs, f"layers/{n}/{now - n}-{MINE}", size_bytes=100) for n in range(4)]
+    sums = [await stored(blobs, f"{key}.sha256", size_bytes=9) for key in keys]
     looking = asyncio.create_task(forget_layers(blobs, **bounds))
     async with asyncio.timeout(10):
-        while await left(blobs) != set(keys[:2]):
+        while await left(blobs) != {*keys[:2], *sums[:2]}:
             assert not looking.done()
             await asyncio.sleep(0.01)
     looking.cancel()
@@ -54,4 +58,18 @@ async def test_a_workspace_has_so_many_new_layers_a_day(
         await anext(layers.archive(DIGEST, {"nothing": ("x",)}, workspace_id=MINE))
     counted = layers._count(OTHER)  # yesterday's does not count
     await counted
+    await layers.aclose()
+
+
+async def test_a_layer_that_is_not_what_was_stored_is_not_whole_and_goes(tmp_path: Path) -> None:
+    blobs = await LocalBlobs.open(tmp_path / "blobs")
+    layers = Layers(Installer(tmp_path / "packages", hosts=HostList()), blobs)
+    key = f"layers/{DIGEST}/{int(time.time())}-{MINE}"
+    blob = await blobs.put(key, packed(once(b"layer")))
+    await blobs.put(f"{key}.sha256", once(blob.sha256.encode()))
+    assert [chunk async for chunk in layers.archive(DIGEST, {})] == [b"layer"]
+    await blobs.put(key, packed(once(b"other")))
+    with pytest.raises(BlobUnavailable, match="broken"):
+        assert [chunk async for chunk in layers.archive(DIGEST, {})]
+    assert await left(blobs) == set()
     await layers.aclose()
