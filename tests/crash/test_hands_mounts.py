@@ -43,7 +43,7 @@ def upload(host: Host, session_id: SessionId) -> bytes:
 async def run(cluster: HandsCluster, router: HandsRouter, mounting: Mounting, session_id: SessionId) -> int:
     """One call with the file in its recipe; how often it had to be brought."""
     call = cluster.bash(session_id, await router.placement(session_id), "true")
-    mounts = tuple(await mounting.of(session_id, {}))
+    mounts = tuple(await mounting.of(session_id, {}, {}))
     call = type(call)(
         **{name: getattr(call, name) for name in call.__slots__ if name != "recipe"},
         recipe=Recipe(mounts=mounts),
