@@ -178,6 +178,7 @@ class Target:
                     seen.append(event)
                     if event.type == "session.status_idle" or event.type.endswith("terminated"):
                         break
+        check(not (why := _given_up(seen)), f"the turn was given up: {why}")
         return seen
 
     async def every(self, page: AsyncIterator[Any]) -> list[Any]:
@@ -187,6 +188,14 @@ class Target:
             found.append(item)
             check(len(found) <= PAGES_MAX, "a list that ends")
         return found
+
+
+def _given_up(seen: Sequence[Any]) -> str | None:
+    """The last error of a turn that ended for it; None for every other turn."""
+    if getattr(getattr(seen[-1], "stop_reason", None), "type", None) != "retries_exhausted":
+        return None
+    errors = [f"{e.error.type}: {e.error.message}" for e in seen if e.type == "session.error"]
+    return errors[-1] if errors else "no session.error says why"
 
 
 def _short(value: object) -> str:
