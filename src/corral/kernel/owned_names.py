@@ -21,11 +21,14 @@ def owned_name() -> str:
 
 
 def is_orphaned(name: str) -> bool:
-    """Whether the process that named it has ended; True for what `owned_name` never gave. Of processes that
-    this one can see."""
-    pid, _, rest = name.partition("-")
+    """Whether the process that named it has ended; True for what no Corral ever named. Of processes that this
+    one can see."""
+    pid, *rest = name.split("-")
     start = _start(pid) if pid.isdecimal() else None
-    return start is None or rest.partition("-")[0] != start
+    if start is None:
+        return True
+    # Earlier versions named things by the pid alone; one may still run beside this one.
+    return len(rest) == 2 and rest[0] != start
 
 
 def _start(pid: str) -> str | None:

@@ -28,8 +28,16 @@ async def test_a_name_lives_as_long_as_its_process() -> None:
     await other.wait()
     assert is_orphaned(name)
     assert not is_orphaned(owned_name()) and owned_name() != owned_name()
-    for strange in (OF_AN_EARLIER_ONE, f"{os.getpid()}-0011", str(os.getpid()), "x", "", "../1-1"):
+    for strange in (OF_AN_EARLIER_ONE, "x", "", "../1-1"):
         assert is_orphaned(strange), strange
+
+
+def test_what_a_running_process_of_an_earlier_version_named_is_its_own() -> None:
+    """`/run` has the stages of all of a machine's processes."""
+    for earlier in (f"{os.getpid()}-k3_x0011", str(os.getpid())):
+        assert not is_orphaned(earlier)
+    for gone in ("4194305-k3_x0011", "4194305"):  # more than a kernel's largest pid
+        assert is_orphaned(gone)
 
 
 async def test_what_an_earlier_process_of_our_pid_left_goes(tmp_path: Path) -> None:
