@@ -21,8 +21,8 @@ def owned_name() -> str:
 
 
 def is_orphaned(name: str) -> bool:
-    """Whether the process that named it has ended; True for what no Corral ever named. Of processes that this
-    one can see."""
+    """Whether the process that named it has ended; True for what no Corral ever named. Of processes that
+    this one can see."""
     pid, *rest = name.split("-")
     start = _start(pid) if pid.isdecimal() else None
     if start is None:
