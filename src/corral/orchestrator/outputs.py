@@ -195,10 +195,11 @@ class OutputsCollector:
             path for path in known if is_any_gone and (name := _short(path)) in noted and name not in there
         ]
         fresh = sum(output_key(there[name].path) not in known for name in asked)
-        if len(known) + fresh > self._outputs_max:  # else the old goes last: there is always one of both
+        if gone and len(known) + fresh > self._outputs_max:  # else they go last: there is always one of both
             await self._files.remove_outputs(session_id, gone)
             for path in gone:
                 del known[path]
+            gone = []
         is_all, left = True, OUTPUTS_BYTES_MAX
         for name, entry in there.items():
             left -= entry.size
@@ -219,7 +220,8 @@ class OutputsCollector:
         if not news.tree.is_whole:  # what we do not see may be there
             unseen = (name for name in noted if name not in kept)
             kept |= {name: noted[name] for name in islice(unseen, max(0, OUTPUTS_NOTED_MAX - len(kept)))}
-        await self._files.remove_outputs(session_id, gone)
+        if gone:
+            await self._files.remove_outputs(session_id, gone)
         if kept != noted or news.version == 0:
             await hands.note_tree(session_id, _PLACE, {"entries": kept}, instead_of=news.version)
         return is_all
