@@ -195,7 +195,9 @@ class OutputsCollector:
             path for path in known if is_any_gone and (name := _short(path)) in noted and name not in there
         ]
         fresh = sum(output_key(there[name].path) not in known for name in asked)
-        if gone and len(known) + fresh > self._outputs_max:  # else they go last: there is always one of both
+        if (
+            gone and len(known) + fresh > self._outputs_max
+        ):  # else they go last: there is always one of both
             await self._files.remove_outputs(session_id, gone)
             for path in gone:
                 del known[path]

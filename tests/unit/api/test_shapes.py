@@ -107,6 +107,16 @@ WRONG = [
     (SessionCreate, {**SESSION, "resources": [{"type": "x"}]}, "resources.0.type: must be one of"),
     (SessionCreate, {**SESSION, "vault_ids": ["vlt_1"] * 51}, "vault_ids: "),
     (SessionCreate, {**SESSION, "budget": {"type": "limit"}}, "budget.max_list_cost: "),
+    (
+        SessionCreate,
+        {**SESSION, "budget": {"type": "limit", "max_list_cost": {"amount": "0.5", "currency": "USD"}}},
+        "budget.max_list_cost.amount: must be whole cents as text",
+    ),
+    (
+        EnvironmentCreate,
+        {"name": "n", "config": {"type": "cloud", "packages": {"pip": ["--index-url"]}}},
+        "config.packages.pip.0: must be one package",
+    ),
     (SessionCreate, {**SESSION, "agent": {"type": "agent", "id": "a", "model": "m"}}, "agent.model: Extra"),
     (SessionCreate, {**SESSION, "agent": {"id": "a"}}, "agent.type: "),
     (

@@ -227,8 +227,8 @@ def _add_credentials(router: APIRouter, deps: Dependencies, once: OnceOnly) -> N
             )
         raise InvalidRequest(
             "mcp_oauth_validate is not available on this server yet: it asks the MCP server and the token"
-            " endpoint, and the egress process, which alone can open the secrets, does not reach the"
-            " network yet. The credential is stored as it was sent.",
+            " endpoint, and the egress process, which alone can open the secrets, uses none of them yet."
+            " The credential is stored as it was sent.",
             error_code="mcp_oauth_validate_unavailable",
         )
 

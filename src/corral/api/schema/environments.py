@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
-from corral.api.schema.strict import Metadata, MetadataPatch, Strict
+from corral.api.schema.strict import Metadata, MetadataPatch, Strict, pattern
 from corral.kernel.limits import (
     AGENT_DESCRIPTION_CHARS_MAX,
     AGENT_NAME_CHARS_MAX,
@@ -16,7 +16,11 @@ from corral.kernel.limits import (
 
 # A leading dash would reach a package manager as an option; white space as a second argument.
 Package = Annotated[
-    str, StringConstraints(min_length=1, max_length=PACKAGE_CHARS_MAX, pattern=r"^[^\s-]\S*$")
+    str,
+    StringConstraints(min_length=1, max_length=PACKAGE_CHARS_MAX),
+    pattern(
+        r"^[^\s-]\S*$", "must be one package, without white space, and no option of the package manager"
+    ),
 ]
 PackageList = Annotated[list[Package], Field(max_length=ENVIRONMENT_PACKAGES_MAX)]
 Host = Annotated[str, StringConstraints(min_length=1, max_length=HOST_NAME_CHARS_MAX)]

@@ -7,7 +7,7 @@ from pydantic import AfterValidator, Field, StringConstraints
 from corral.api.schema.agents import AgentChoice, McpServers, Tools
 from corral.api.schema.events import InitialEvents
 from corral.api.schema.resources import ResourceMount
-from corral.api.schema.strict import OMITTED, Metadata, MetadataPatch, Strict
+from corral.api.schema.strict import OMITTED, Metadata, MetadataPatch, Strict, pattern
 from corral.kernel.limits import (
     BUDGET_DIGITS_MAX,
     RESOURCES_PER_REQUEST_MAX,
@@ -26,7 +26,11 @@ Title = Annotated[str, StringConstraints(max_length=TITLE_CHARS_MAX)]
 class MonetaryAmount(Strict):
     """Whole cents, as text."""
 
-    amount: Annotated[str, StringConstraints(pattern=r"^[1-9][0-9]*$", max_length=BUDGET_DIGITS_MAX)]
+    amount: Annotated[
+        str,
+        StringConstraints(max_length=BUDGET_DIGITS_MAX),
+        pattern(r"^[1-9][0-9]*$", 'must be whole cents as text, at least one: "250" is 2.50 USD'),
+    ]
     currency: Literal["USD"]
 
 

@@ -56,6 +56,15 @@ def parse(shape: type[Parsed], raw: bytes | bytearray) -> Parsed:
         raise refusal(error, sent) from None
 
 
+_SAYS: dict[str, str] = {}
+
+
+def pattern(regex: str, says: str) -> StringConstraints:
+    """Text that must match. says: what the client is told otherwise; patterns are for programs."""
+    _SAYS[regex] = says
+    return StringConstraints(pattern=regex)
+
+
 def _refuse_nul(sent: Any) -> None:
     """Raises InvalidRequest for a NUL in any text, keys included."""
     path: list[str] = []
@@ -113,6 +122,8 @@ def refusal(error: ValidationError, sent: Any) -> InvalidRequest:
             path = f"{path}.type" if path else "type"
         if kind == "union_tag_invalid":  # pydantic's own words repeat the value
             message = f"must be one of {detail['ctx']['expected_tags']}"
+        if kind == "string_pattern_mismatch":
+            message = _SAYS.get(detail["ctx"]["pattern"], message)
         lines.append(f"{path}: {message}" if path else message)
     return InvalidRequest("\n".join(lines))
 
