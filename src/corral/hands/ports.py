@@ -30,7 +30,7 @@ WALLS: Final = {
     "paths": "/workspace, /mnt and a private /tmp are where the documentation says, for commands too",
     "processes": "no process outside can be seen",
     "signals": "no process outside can be signalled",
-    "network": "no socket of the machine, no way out but the checked one; among its own processes sockets work",
+    "network": "no socket of the machine, no way out but the checked one; among its own, sockets work",
     "memory": "the memory of a whole sandbox has a bound",
     "count": "the number of processes and threads has a bound of its own",
     "end": "when it ends, however that comes, nothing of it runs on",
