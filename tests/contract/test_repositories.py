@@ -386,8 +386,9 @@ async def test_a_copy_that_git_cannot_work_with_is_replaced(
     (repositories / "scratch" / "999999999-1").mkdir()
     host.push("ada/broken", {"n": "2"})
     other = opened()
-    await other.fetch(repository)
+    resolved = await other.fetch(repository)
     assert sorted(path.name for path in mirror.parent.iterdir()) == ["lock", "repository.git"]
+    await unpacked(other, repository, resolved, tmp_path / "newer")
     assert list((repositories / "scratch").iterdir()) == []
 
 

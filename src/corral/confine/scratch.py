@@ -2,7 +2,7 @@
 
     <root>/<name of its process>/    as `kernel.owned_names` says
 
-What a killed process left is removed by the next one.
+What a killed process left is removed by the next one, before it makes its first.
 """
 
 import asyncio
