@@ -59,7 +59,10 @@ async def opened(stage: Stage, mcp: McpHost) -> str:
 async def result(stage: Stage, session_id: str) -> Any:
     """The one result of the session's call, once it is idle."""
     await until(
-        lambda: stage.server.snapshot(session_id).events[-1].type == "session.status_idle",
+        lambda: (
+            stage.server.snapshot(session_id).events[-1:]
+            and stage.server.snapshot(session_id).events[-1].type == "session.status_idle"
+        ),
         seconds=40,
         every=0.05,
     )

@@ -96,18 +96,12 @@ def test_refused_sessions(client, agent_id, environment_id, fields, named) -> No
     assert list(client.beta.sessions.list(agent_id=agent_id)) == []
 
 
-def test_environments_that_cannot_be_kept(client, agent_id) -> None:
-    for config, named in (
-        ({"networking": {"type": "limited", "allow_package_managers": True}}, "allow_package_managers"),
-        ({"networking": {"type": "limited", "allowed_hosts": ["a.example"]}}, "allowed_hosts"),
-    ):
-        made = client.beta.environments.create(name="e", config={"type": "cloud", **config})
-        with pytest.raises(anthropic.BadRequestError, match=named):
-            client.beta.sessions.create(agent=agent_id, environment_id=made.id)
-    closed = client.beta.environments.create(
-        name="e", config={"type": "cloud", "networking": {"type": "limited"}}
-    )
-    assert client.beta.sessions.create(agent=agent_id, environment_id=closed.id).status == "idle"
+def test_limited_environments_are_kept(client, agent_id) -> None:
+    for networking in ({}, {"allow_package_managers": True}, {"allowed_hosts": ["a.example"]}):
+        made = client.beta.environments.create(
+            name="e", config={"type": "cloud", "networking": {"type": "limited", **networking}}
+        )
+        assert client.beta.sessions.create(agent=agent_id, environment_id=made.id).status == "idle"
 
 
 def test_initial_events_start_it(client, agent_id, environment_id) -> None:

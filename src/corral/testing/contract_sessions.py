@@ -79,7 +79,8 @@ async def check_update_tells_what_changed(stores: Stores) -> None:
     assert (changed.metadata, news) == ({"a": "1"}, [{"metadata": {"a": "1"}}])
     changed, news = await update(title=None, metadata={"a": None})
     assert (changed.title, changed.metadata, news) == (None, {}, [{"title": None}])
-    tools = [{"type": "agent_toolset_20260401"}]
+    default = {"enabled": True, "permission_policy": {"type": "always_allow"}}
+    tools = [{"type": "agent_toolset_20260401", "configs": [], "default_config": default}]
     changed, news = await update(tools=tools)
     assert changed.agent == {**record.agent, "tools": tools}
     assert changed.threads[0].agent == {**record.threads[0].agent, "tools": tools}
