@@ -58,14 +58,12 @@ async def opened(stage: Stage, mcp: McpHost) -> str:
 
 async def result(stage: Stage, session_id: str) -> Any:
     """The one result of the session's call, once it is idle."""
-    await until(
-        lambda: (
-            stage.server.snapshot(session_id).events[-1:]
-            and stage.server.snapshot(session_id).events[-1].type == "session.status_idle"
-        ),
-        seconds=40,
-        every=0.05,
-    )
+
+    def is_idle() -> bool:
+        events = stage.server.snapshot(session_id).events
+        return bool(events) and events[-1].type == "session.status_idle"
+
+    await until(is_idle, seconds=40, every=0.05)
     await stage.rests(session_id)
     results = [e for e in await stage.history(session_id) if e.type == "agent.mcp_tool_result"]
     assert len(results) == 1
