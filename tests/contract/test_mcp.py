@@ -147,9 +147,9 @@ async def test_a_server_that_dies(connector: McpConnector, tmp_path: Path, kind:
         dead = await connector.run(call(to, "die"))
         assert dead.is_error and "unknown" in words(dead)
         assert dead.trouble is not None and dead.trouble["type"] == "mcp_connection_failed_error"
+        host.die()  # all of it: a process on its way out still accepts for a moment
         gone = await connector.run(call(to, "echo", text="b"))
         assert gone.is_error and "was not made" in words(gone) and gone.trouble is not None
-        host.die()
         host.begin()
         assert words(await connector.run(call(to, "echo", text="c"))) == "c"
         host.die()
