@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from corral.catalog.mcp.servers import McpServer, McpTools
+from corral.hands.running import RunningCalls
 from corral.kernel.ids import SessionId
 from corral.kernel.limits import (
     MCP_CALL_SILENT_SECONDS,
@@ -20,7 +21,7 @@ from corral.mcp.connection import Connection, Refused
 from corral.mcp.failed import ServerFailed
 from corral.mcp.results import tool_result
 from corral.mcp.way import Roads
-from corral.session.call import INTERRUPTED, ToolCall
+from corral.session.call import ToolCall
 from corral.session.content import ToolResult
 
 __all__ = ["McpConnector"]
@@ -61,7 +62,7 @@ class McpConnector:
         self._idle_seconds = idle_seconds
         self._connections_max = connections_max
         self._kept: dict[_Key, _Kept] = {}
-        self._running: dict[str, asyncio.Task[ToolResult]] = {}
+        self._running = RunningCalls()
         self._reaper: asyncio.Task[None] | None = None
 
     @property
@@ -70,24 +71,13 @@ class McpConnector:
         return len(self._kept)
 
     async def run(self, call: ToolCall) -> ToolResult:
-        task = asyncio.ensure_future(self._call(call))
-        self._running[call.call_id] = task
-        try:
-            await asyncio.wait({task})
-            if task.cancelled():
-                return ToolResult.text(INTERRUPTED, is_error=True)
-            return task.result()
-        finally:
-            del self._running[call.call_id]
-            task.cancel()  # if we were cancelled ourselves
-            await asyncio.gather(task, return_exceptions=True)
+        return await self._running.run(call.call_id, self._call(call))
 
     async def list_tools(self, session_id: SessionId, servers: Sequence[McpServer]) -> Sequence[McpTools]:
         return await asyncio.gather(*(self._list(session_id, server) for server in servers))
 
     async def cancel(self, call_id: str) -> None:
-        if task := self._running.get(call_id):
-            task.cancel()
+        self._running.cancel(call_id)
 
     async def forget(self, session_id: SessionId) -> None:
         await self._close([key for key in self._kept if key[0] == session_id])
@@ -96,9 +86,7 @@ class McpConnector:
         if self._reaper is not None:
             self._reaper.cancel()
             await asyncio.gather(self._reaper, return_exceptions=True)
-        for task in list(self._running.values()):
-            task.cancel()
-        await asyncio.gather(*self._running.values(), return_exceptions=True)
+        await self._running.aclose()
         await self._close(list(self._kept))
 
     # -- one request ------------------------------------------------------------------------------------

@@ -1,14 +1,14 @@
 """`web_fetch` and `web_search` as a hands host calls them."""
 
-import asyncio
 from collections.abc import Mapping
 
 from corral.catalog.web.rules import WebRules
 from corral.catalog.web.settings import NO_SEARCH
+from corral.hands.running import RunningCalls
 from corral.kernel.clock import Clock
 from corral.kernel.limits import WEB_CALLS_AT_ONCE, WEB_QUERY_CHARS_MAX
 from corral.kernel.shares import Shares
-from corral.session.call import INTERRUPTED, ToolCall
+from corral.session.call import ToolCall
 from corral.session.content import Json, ToolResult
 from corral.web.fetch import Fetcher, WebFailed
 from corral.web.results import failure, page_result, search_results
@@ -24,31 +24,21 @@ class WebTools:
         self._fetcher = fetcher
         self._search = search
         self._clock = clock
-        self._running: dict[str, asyncio.Task[ToolResult]] = {}
+        self._running = RunningCalls()
         self._places = Shares(WEB_CALLS_AT_ONCE)
 
     async def run(self, call: ToolCall) -> ToolResult:
         """Never raises for what the web does: that is an error result. Raises SandboxUnavailable where no
         sandbox can be made."""
-        task = asyncio.ensure_future(self._in_turn(call))
-        self._running[call.call_id] = task
-        try:
-            await asyncio.wait({task})
-            if task.cancelled():
-                return ToolResult.text(INTERRUPTED, is_error=True)
-            return task.result()
-        finally:
-            del self._running[call.call_id]
-            task.cancel()  # if we were cancelled ourselves
-            await asyncio.gather(task, return_exceptions=True)
+        return await self._running.run(call.call_id, self._in_turn(call))
 
     async def cancel(self, call_id: str) -> None:
         """`run` then returns a result that says so. Repeat: safe."""
-        if task := self._running.get(call_id):
-            task.cancel()
+        self._running.cancel(call_id)
 
     async def aclose(self) -> None:
         """Repeat: safe."""
+        await self._running.aclose()
         await self._fetcher.aclose()
         if self._search is not None:
             await self._search.aclose()
