@@ -57,6 +57,7 @@ class History:
     usage:   of the session, as the API showed it.
     frames:  what its stream brought, over all connections; None if nobody read.
     ran:     tokens that calls left in the workspace; None if there is no workspace.
+    outputs: (name, content) of every file of the session; None if nobody read them.
     calls:   every call its orders could lead to, by token.
     """
 
@@ -68,6 +69,7 @@ class History:
     usage: Mapping[str, Json] | None = None
     frames: Sequence[Frame] | None = None
     ran: Sequence[str] | None = None
+    outputs: Sequence[tuple[str, str]] | None = None
     calls: Mapping[str, Call] = field(default_factory=dict)
     troubles: Sequence[Trouble] = ()
 

@@ -184,6 +184,29 @@ def _result(
         yield f"it ran, and its result is {text[:120]!r}"
 
 
+def outputs_kept_once(history: History) -> Iterator[str]:
+    """What a call put out and said so is a file of the session, once, with what was put out in it."""
+    if history.outputs is None:
+        return
+    yield from _repeated("the output", (name for name, _ in history.outputs))
+    for name, content in history.outputs:
+        if name not in history.calls or not history.calls[name].puts_out:
+            yield f"nobody put out {name!r}"
+        elif content != f"{name}\n":
+            yield f"the output {name} holds {content[:80]!r}"
+    results = {event.answers: (event, body) for event, body in history.of("agent.tool_result")}
+    names = {name for name, _ in history.outputs}
+    for use, body in history.of("agent.tool_use"):
+        token = _token(body)
+        if token is None or token not in history.calls or not history.calls[token].puts_out:
+            continue
+        result, said = results.get(use.event_id, (None, {}))
+        if result is None or said.get("is_error") or token in names:
+            continue
+        if not _was_set_back(history, use, result):
+            yield f"{use.event_id} ({token}) was put out, and is no file of the session"
+
+
 def _was_interrupted(history: History, use: StoredEvent, result: StoredEvent) -> bool:
     """An interrupt is written down with the answers that it caused, or soon after them."""
     return any(
@@ -380,6 +403,7 @@ LAWS: Final[Mapping[str, Callable[[History], Iterator[str]]]] = {
     "every call is answered once": answered_once,
     "no call runs twice": ran_at_most_once,
     "results are true": true_results,
+    "outputs are kept once": outputs_kept_once,
     "echo and event are pairs": echoes,
     "streams show the log": streams,
     "lists show the log": listed,

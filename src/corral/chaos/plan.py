@@ -18,15 +18,30 @@ from corral.session.content import Block, Json
 from corral.testing.messages_api import Request
 from corral.testing.messages_reply import Answer, HttpError, Reply
 
-__all__ = ["KINDS", "MARK", "RAN", "Call", "Turn", "answer", "command", "expected", "lookup_tool", "turns"]
+__all__ = [
+    "KINDS",
+    "MARK",
+    "OUTPUTS",
+    "RAN",
+    "Call",
+    "Turn",
+    "answer",
+    "command",
+    "expected",
+    "lookup_tool",
+    "turns",
+]
 
-Kind = Literal["text", "tool", "long", "parallel", "rounds", "deny", "custom", "interrupt", "queue", "look"]
+Kind = Literal[
+    "text", "tool", "long", "parallel", "rounds", "deny", "custom", "interrupt", "queue", "look", "output"
+]  # fmt: skip
 KINDS: Final = get_args(Kind)
 WEIGHTS: Final[Mapping[Kind, int]] = {
     "text": 3, "tool": 5, "long": 2, "parallel": 3, "rounds": 3, "deny": 2, "custom": 2, "interrupt": 2,
-    "queue": 2, "look": 1,
+    "queue": 2, "look": 1, "output": 2,
 }  # fmt: skip
 RAN: Final = "ran"
+OUTPUTS: Final = "/mnt/session/outputs"
 MARK: Final = "chaos "  # begins the text of every message that holds an order
 _WORDS: Final = "The herd came home before the storm and nobody was lost on the way. " * 3
 # A reply in pieces over a fraction of a second: so that what dies, dies in the middle of it.
@@ -35,13 +50,15 @@ _DRIP_BYTES, _DRIP_SECONDS = 400, 0.03
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Call:
-    """One tool call. `seconds` is how long it takes; `denied`: where the agent asks, the answer is no."""
+    """One tool call. `seconds` is how long it takes; `denied`: where the agent asks, the answer is no;
+    `puts_out`: it makes an output that has its token as name and content."""
 
     token: str
     tool: Literal["bash", "write", "lookup"] = "bash"
     seconds: float = 0.0
     denied: bool = False
     looks: bool = False
+    puts_out: bool = False
 
     @property
     def tool_use_id(self) -> str:
@@ -110,6 +127,8 @@ def _turn(choice: random.Random, token: str, kind: Kind) -> Turn:
             rounds = [[call(0, 0, seconds=20.0)]]
         case "look":
             rounds = [[call(0, 0, looks=True)]]
+        case "output":
+            rounds = [[call(0, 0, puts_out=True)]]
         case _:
             rounds = []
     return Turn(token=token, kind=kind, rounds=rounds)
@@ -177,9 +196,10 @@ def _use(call: Call) -> tuple[str, str, Mapping[str, Json]]:
 
 def command(call: Call) -> str:
     """What a bash call does: leave its token, take its time, say so."""
+    put = f"echo {call.token} >{OUTPUTS}/{call.token}; " if call.puts_out else ""
     look = "env; cat /proc/*/environ /proc/*/cmdline 2>/dev/null | tr '\\0' '\\n'; " if call.looks else ""
     wait = f"sleep {call.seconds:.2f}; " if call.seconds else ""
-    return f"echo {call.token} >>{RAN}; {look}{wait}echo done {call.token}"
+    return f"echo {call.token} >>{RAN}; {put}{look}{wait}echo done {call.token}"
 
 
 def expected(call: Call) -> str:

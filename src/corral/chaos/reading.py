@@ -4,10 +4,10 @@ import asyncio
 import io
 import tarfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import anthropic
 import httpx2
@@ -18,6 +18,7 @@ from corral.chaos.packed import Packed
 __all__ = ["READ_SECONDS", "Reading", "read_all"]
 
 READ_SECONDS: Final = 60.0  # for one answer
+OUTPUTS_SECONDS: Final = 30.0  # for what was put out last to become a file
 _AT_A_TIME: Final = 8
 
 
@@ -27,11 +28,13 @@ class Reading:
 
     listed: its events, oldest first.
     ran:    tokens that calls left in its workspace; None if it has none.
+    outputs: its files, (name, content).
     """
 
     listed: Packed
     usage: dict[str, object]
     ran: Sequence[str] | None
+    outputs: Sequence[tuple[str, str]]
 
 
 async def read_all(url: str, *, api_key: str, session_ids: Sequence[str]) -> Mapping[str, Reading]:
@@ -79,4 +82,33 @@ async def _read(api: anthropic.AsyncAnthropic, http: httpx2.AsyncClient, session
                 if Path(member.name).name == plan.RAN and (file := archive.extractfile(member)):
                     ran = file.read().decode().split()
     assert session.usage is not None
-    return Reading(listed=listed, usage=session.usage.model_dump(), ran=ran)
+    outputs = await _outputs(api, session_id, awaited=_put_out(listed))
+    return Reading(listed=listed, usage=session.usage.model_dump(), ran=ran, outputs=outputs)
+
+
+def _put_out(events: Iterable[Mapping[str, Any]]) -> set[str]:
+    """Names of the outputs of calls that say that they are done."""
+    uses: dict[str, str] = {}
+    names = set()
+    for event in events:
+        if event["type"] == "agent.tool_use" and event["name"] == "bash":
+            _, made, rest = event["input"]["command"].partition(f">{plan.OUTPUTS}/")
+            if made:
+                uses[event["id"]] = rest.partition(";")[0]
+        elif event["type"] == "agent.tool_result" and not event["is_error"]:
+            names.add(uses.get(event["tool_use_id"], ""))
+    return names - {""}
+
+
+async def _outputs(
+    api: anthropic.AsyncAnthropic, session_id: str, *, awaited: set[str]
+) -> list[tuple[str, str]]:
+    """Once those that are awaited are there, or have had their time."""
+    until = time.monotonic() + OUTPUTS_SECONDS
+    while True:
+        files = [file async for file in api.beta.files.list(scope_id=session_id, limit=1000)]
+        if awaited <= {file.filename for file in files} or time.monotonic() > until:
+            break
+        await asyncio.sleep(0.5)
+    contents = [await (await api.beta.files.download(file.id)).read() for file in files]
+    return [(file.filename, content.decode()) for file, content in zip(files, contents, strict=True)]

@@ -60,8 +60,6 @@ SHARED_ONLY: Final = frozenset(
     }
 )
 """Points that one node alone never passes: its workspaces stay where they are."""
-NOT_PLAYED: Final = frozenset({"outputs.before_file", "outputs.after_file", "outputs.before_note"})
-"""Points that no session of a battle leads to: its agents put nothing out. tests/crash dies there."""
 DATABASE: Final = "database"  # the lane of what belongs to no node
 DEATHS_MAX: Final = 3  # of a process under one supervisor, which waits ever longer before the next start
 _WEIGHTS: Final[Mapping[Kind, float]] = {
@@ -109,13 +107,14 @@ def role_of(point: str) -> NodeRole:
 
 
 def process_of(point: str) -> str:
-    """The process of such a node that passes it: checkpoints are made by the server beside the hands."""
+    """The process of such a node that passes it: checkpoints and files of
+    outputs are made by the server beside the hands."""
     return "hands" if point.startswith(("hands.", "restore.")) else "server"
 
 
 def points_of(roles: Sequence[NodeRole], *, shares: bool) -> list[str]:
     """The crash points that a node with these roles can pass; `shares`: it has a database with others."""
-    passed = POINTS.keys() - NOT_PLAYED - (frozenset() if shares else SHARED_ONLY)
+    passed = POINTS.keys() - (frozenset() if shares else SHARED_ONLY)
     return [point for point in POINTS if role_of(point) in roles and point in passed]
 
 

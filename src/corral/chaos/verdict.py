@@ -39,6 +39,7 @@ async def judge_sessions(
             usage=reading.usage,
             frames=dialogue.watch.shown(),
             ran=reading.ran,
+            outputs=reading.outputs,
             calls=dialogue.calls,
             troubles=troubles,
         )

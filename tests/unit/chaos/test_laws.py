@@ -22,7 +22,7 @@ from corral.session.state import begin
 from corral.testing.sessions import new_session
 
 BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
-CALL = Call(token="t1.0.0")
+CALL = Call(token="t1.0.0", puts_out=True)
 UNKNOWN = "Its outcome is unknown: it may have done all of it."
 USAGE = {
     "input_tokens": 25, "output_tokens": 12, "cache_read_input_tokens": 0, "cache_creation_input_tokens": 0,
@@ -105,6 +105,7 @@ def good(*, result: str = f"done {CALL.token}\n", is_error: bool = False) -> His
         usage=dict(derived.usage),
         frames=[*frames[:9], *previews, *frames[9:]],
         ran=[CALL.token],
+        outputs=[(CALL.token, f"{CALL.token}\n")],
         calls={CALL.token: CALL},
     )
 
@@ -147,13 +148,14 @@ def test_a_good_history_breaks_no_law() -> None:
 def test_what_ran_since_the_checkpoint_may_be_gone_with_its_host() -> None:
     """The call is done, its line is not there; a later call of the session runs on another host."""
     trouble = Trouble(host_id="host_1", begin=BEGAN, end=BEGAN + timedelta(seconds=60))
-    history = replace(good(), ran=[], troubles=[trouble])
-    assert {each.law for each in judge(history)} == {"results are true"}
+    history = replace(good(), ran=[], outputs=[], troubles=[trouble])
+    lost = {"results are true", "outputs are kept once"}
+    assert {each.law for each in judge(history)} == lost
     use = next(event for event in history.events if event.event_id == "c1")
     moved = {"placement": {"host_id": "host_2", "journal_id": "j"}}
     later = use._replace(seq=99, event_id=EventId("c2"), private=moved)
     history = with_events(history, lambda log: [*log, later])
-    assert "results are true" not in {each.law for each in judge(history)}
+    assert not lost & {each.law for each in judge(history)}
 
 
 def test_a_session_that_came_back_with_older_files_says_so() -> None:
@@ -180,8 +182,10 @@ def test_a_session_that_came_back_with_older_files_says_so() -> None:
 
 def test_unknown_is_true_when_the_host_was_in_trouble() -> None:
     trouble = Trouble(host_id="host_1", begin=BEGAN, end=BEGAN + timedelta(seconds=60))
+    unknown = replace(good(result=UNKNOWN, is_error=True), troubles=[trouble])
     for ran in ([], [CALL.token]):
-        assert list(judge(replace(good(result=UNKNOWN, is_error=True), troubles=[trouble], ran=ran))) == []
+        assert list(judge(replace(unknown, ran=ran))) == []
+    assert list(judge(replace(unknown, ran=[], outputs=[]))) == []
 
 
 def test_a_host_that_was_only_silent_loses_no_call() -> None:
@@ -259,6 +263,14 @@ BROKEN: dict[str, tuple[str, Callable[[History], History]]] = {
     ),
     "denied by nobody": (
         "results are true", lambda h: good(result="Tool call was rejected by the user.", is_error=True),
+    ),
+    "an output is gone": ("outputs are kept once", lambda h: replace(h, outputs=[])),
+    "an output is there twice": (
+        "outputs are kept once", lambda h: replace(h, outputs=[*(h.outputs or ())] * 2),
+    ),
+    "an output is empty": ("outputs are kept once", lambda h: replace(h, outputs=[(CALL.token, "")])),
+    "an output that nobody made": (
+        "outputs are kept once", lambda h: replace(h, outputs=[*(h.outputs or ()), ("t9", "t9\n")]),
     ),
     "an echo is missing": (
         "echo and event are pairs",
