@@ -20,6 +20,7 @@ from corral.store.memory.memories import MemoryTable
 from corral.store.memory.mounts import MemoryMountTable
 from corral.store.memory.stores import MemoryStoreTable
 from corral.store.memory.versions import MemoryVersionTable
+from corral.store.session_credentials import SessionCredentials
 from corral.store.session_resources import Resources
 from corral.store.sessions import Sessions
 from corral.store.skills.skills import SkillTable
@@ -55,6 +56,7 @@ class Opened:
             work=WorkTable(database),
             vaults=Vaults(database),
             credentials=Credentials(database),
+            session_credentials=SessionCredentials(database),
             vault_keys=VaultKeys(database),
             keys=ApiKeys(database),
             workspaces=Workspaces(database),

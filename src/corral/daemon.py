@@ -13,12 +13,13 @@ import secrets
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from corral.kernel.errors import Conflict, InvalidRequest
 
 __all__ = [
     "SOCKET_PATH_BYTES_MAX",
+    "asked",
     "doors_path",
     "listening",
     "made_once",
@@ -111,6 +112,36 @@ def made_once(path: Path, mint: Callable[[], str]) -> str:
             os.fsync(file.fileno())
         draft.rename(path)
     return path.read_text()
+
+
+async def asked(
+    data_dir: Path, role: str, what: str, body: bytes, *, seconds: float
+) -> tuple[int, dict[str, Any]]:
+    """POST JSON to the process of a role, over its socket: status and body of its answer.
+
+    Raises OSError, TimeoutError, ValueError.
+    """
+    import asyncio  # here: the supervisor, which must stay small, has neither
+    import json
+
+    head = (
+        f"POST /corral/{role}/v1/{what} HTTP/1.1\r\nHost: {role}\r\nConnection: close\r\n"
+        f"Authorization: Bearer {token_path(data_dir, role).read_text()}\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n"
+    )
+    async with asyncio.timeout(seconds):
+        reader, writer = await asyncio.open_unix_connection(socket_path(data_dir, role))
+        try:
+            writer.write(head.encode() + body)
+            await writer.drain()
+            answer = await reader.read()
+        finally:
+            writer.close()
+    start, _, content = answer.partition(b"\r\n\r\n")
+    words = start.split(b" ", 2)
+    if len(words) < 2:
+        raise ConnectionResetError(f"the {role} process ended before it answered")
+    return int(words[1]), dict(json.loads(content))
 
 
 def _private(data_dir: Path, role: str) -> Path:

@@ -24,6 +24,8 @@ _BY_ROLE: Final = {
         "corral.app.egress",
         "corral.app.audit",
         "corral.store.audit",
+        "corral.app.credentials",
+        "corral.store.session_credentials",
         "corral.app.vault",
         "corral.store.vault_keys",
     ),

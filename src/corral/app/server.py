@@ -1,17 +1,18 @@
 """The server process of a node: what its roles need, over one store, behind one listener.
 
-| part       | with role | needs                           | file                               |
-| ---------- | --------- | ------------------------------- | ---------------------------------- |
-| ground     | any       | the database's URL              | `ground.py`: store, bus, leases    |
-| node       | any       | the host of this node, if any   | `node.py`: its row, and the status |
-| store      | any       | ground                          | `store.py`: disk and database      |
-| operations | any       | keys                            | /healthz, /readyz, /metrics, ...   |
-| api        | api       | stores, hands for workspaces    | `api.py`: operations included      |
-| brain      | brain     | log, leases, models, hands      | `brain.py`: loops, and clean-up    |
-| hands      | hands     | the socket of this node's host  | `hands.py`: can a sandbox be made  |
-| egress     | egress    | the socket of this node's proxy | `egress.py`: does it answer        |
-| vault      | egress    | the same, and the store         | `vault.py`: keys that seal secrets |
-| audit      | egress    | the same                        | `audit.py`: what went out, kept    |
+| part        | with role | needs                           | file                               |
+| ----------- | --------- | ------------------------------- | ---------------------------------- |
+| ground      | any       | the database's URL              | `ground.py`: store, bus, leases    |
+| node        | any       | the host of this node, if any   | `node.py`: its row, and the status |
+| store       | any       | ground                          | `store.py`: disk and database      |
+| operations  | any       | keys                            | /healthz, /readyz, /metrics, ...   |
+| api         | api       | stores, hands for workspaces    | `api.py`: operations included      |
+| brain       | brain     | log, leases, models, hands      | `brain.py`: loops, and clean-up    |
+| hands       | hands     | the socket of this node's host  | `hands.py`: can a sandbox be made  |
+| egress      | egress    | the socket of this node's proxy | `egress.py`: does it answer        |
+| vault       | egress    | the same, and the store         | `vault.py`: keys that seal secrets |
+| credentials | egress    | the same                        | `credentials.py`: of its sessions  |
+| audit       | egress    | the same                        | `audit.py`: what went out, kept    |
 
 What a role imports is imported only where it is asked for: the server of a hands node has no brain.
 """
@@ -164,13 +165,16 @@ async def _open(ground: Ground, keys: KeysOfThisStart, stack: AsyncExitStack) ->
         parts.append(hands_part(keeping, local, ground.clock, collector=collector))
     if "egress" in roles:
         from corral.app.audit import audit_part
+        from corral.app.credentials import credentials_part
         from corral.app.egress import egress_part
         from corral.app.vault import vault_part
         from corral.store.audit import Audit
+        from corral.store.session_credentials import SessionCredentials
         from corral.store.vault_keys import VaultKeys
 
         parts.append(egress_part(config.data_dir))
         parts.append(vault_part(config.data_dir, VaultKeys(ground.database), ground.clock))
+        parts.append(credentials_part(config.data_dir, SessionCredentials(ground.database)))
         audit = Audit(ground.database)
         parts.append(audit_part(config.data_dir, audit, ground.clock, days=config.audit_days))
     if roles & {"api", "brain"}:

@@ -18,12 +18,14 @@ from corral.catalog.records import Wire
 from corral.catalog.vaults import SecretPlace, check_active
 from corral.kernel.clock import rfc3339
 from corral.kernel.errors import InvalidRequest
-from corral.kernel.ids import CredentialId, VaultId, WorkspaceId
+from corral.kernel.ids import CredentialId, SessionId, VaultId, WorkspaceId
 
 __all__ = [
     "check_session_vaults",
+    "first_of_each_use",
     "new_credential",
     "place_of",
+    "placeholder_of",
     "server_key",
     "updated_credential",
     "use_of",
@@ -37,6 +39,7 @@ _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 _HOST: Final = re.compile(
     r"(\*\.)?([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", re.I
 )
+_PLACEHOLDER: Final = "corral_ph_"
 _NUMBERS: Final = re.compile(r"[0-9.]+")
 
 
@@ -113,6 +116,23 @@ def server_key(url: str) -> str:
     where = name if port in (None, _DEFAULT_PORTS[scheme]) else f"{name}:{port}"
     query = f"?{parts.query}" if parts.query else ""
     return f"{scheme}://{where}{parts.path.rstrip('/')}{query}"
+
+
+def first_of_each_use(credentials: Iterable[Wire]) -> list[Wire]:
+    """Those that a session has of these, which are in the order of its vaults: the first that is for a
+    server or a variable is the one that is used. Source: API docs, vaults "Multiple vaults"."""
+    found: dict[bytes, Wire] = {}
+    for credential in credentials:
+        found.setdefault(use_of(credential["auth"]), credential)
+    return list(found.values())
+
+
+def placeholder_of(session_id: SessionId, secret_name: str) -> str:
+    """What stands for the secret in a session's sandbox. It is derived, so whoever makes the sandbox and
+    whoever opens the secret need not tell each other; it is no secret: outside of its session it means
+    nothing. Of the name and not of the credential, so a new credential takes an archived one's place."""
+    digest = sha256(f"placeholder\0{session_id}\0{secret_name}".encode()).hexdigest()
+    return f"{_PLACEHOLDER}{digest[:32]}"
 
 
 def place_of(credential: Wire, name: str, *, workspace_id: WorkspaceId) -> SecretPlace:

@@ -17,13 +17,15 @@ from corral.catalog.records import Wire
 from corral.kernel.clock import rfc3339
 from corral.kernel.cursor import Page
 from corral.kernel.errors import InvalidRequest
-from corral.kernel.ids import CredentialId, VaultId, WorkspaceId
+from corral.kernel.ids import CredentialId, SessionId, VaultId, WorkspaceId
 
 __all__ = [
     "CredentialStore",
     "KeyUse",
+    "SealedCredential",
     "SealedSecret",
     "SecretPlace",
+    "SessionCredentialStore",
     "StoredSecret",
     "VaultKey",
     "VaultKeyStore",
@@ -101,6 +103,15 @@ class SealedSecret:
     name: str
     key_id: str
     sealed: bytes
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SealedCredential:
+    """An active credential as a session has it. record: as the wire shows it."""
+
+    workspace_id: WorkspaceId
+    record: Wire
+    secrets: Sequence[SealedSecret]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -206,6 +217,12 @@ class CredentialStore(Protocol):
         include_archived: bool,
     ) -> Page[Wire]:
         """Newest first. Raises NotFound (the vault), InvalidRequest (the cursor)."""
+
+
+class SessionCredentialStore(Protocol):
+    async def of_session(self, session_id: SessionId) -> Sequence[SealedCredential]:
+        """All active credentials of its vaults, in the order of the vaults, and by age in each; none of a
+        session that is gone. One transaction."""
 
 
 class VaultKeyStore(Protocol):

@@ -20,7 +20,7 @@ class AuditDesk:
     def __init__(self, spool: Spool) -> None:
         self._spool = spool
 
-    def answer(self, what: str, body: bytes) -> tuple[str, dict[str, object]]:
+    async def answer(self, what: str, body: bytes) -> tuple[str, dict[str, object]]:
         """Status line and body of the answer. Of the event loop: it shares the spool with who writes."""
         try:
             asked = json.loads(body or b"{}")

@@ -10,6 +10,7 @@ and sealed bytes go either way; a secret that is sealed anew is in plain here an
 A key is {"id", "public_key"}; bytes are base64. A failure is {"error": what to mend}.
 """
 
+import asyncio
 import json
 from base64 import b64decode, b64encode
 from collections.abc import Mapping
@@ -23,8 +24,10 @@ __all__ = ["VaultDesk"]
 
 
 class VaultDesk:
-    def __init__(self, ring: KeyRing) -> None:
+    def __init__(self, ring: KeyRing, turn: asyncio.Lock) -> None:
+        """turn: whoever uses the ring holds it."""
         self._ring = ring
+        self._turn = turn
         self._does = {
             "keys": self._keys,
             "newer": self._newer,
@@ -32,13 +35,15 @@ class VaultDesk:
             "forget": self._forget,
         }
 
-    def answer(self, what: str, body: bytes) -> tuple[str, dict[str, object]]:
-        """Status line and body of the answer. May wait for a disk or a command: not for the event loop."""
+    async def answer(self, what: str, body: bytes) -> tuple[str, dict[str, object]]:
+        """Status line and body of the answer."""
         does = self._does.get(what)
         if does is None:
             return "404 Not Found", {"error": "no such path"}
         try:
-            return "200 OK", does(json.loads(body or b"{}"))
+            asked = json.loads(body or b"{}")
+            async with self._turn:
+                return "200 OK", await asyncio.to_thread(does, asked)  # it may wait for a disk or a command
         except (InvalidRequest, VaultUnavailable) as error:
             return "409 Conflict", {"error": str(error)}
         except (KeyError, TypeError, ValueError) as error:

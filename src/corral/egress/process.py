@@ -8,8 +8,8 @@ answers questions, to whoever presents its token (`corral.daemon`):
     GET /corral/egress/v1/adopt      the same line, then a line feed every HANDS_HEARTBEAT_SECONDS for as
                                      long as the asker stays; without one, the process ends by itself
 
-What it does with the vault's keys: `egress.keys`, POST /corral/egress/v1/vault/.... What went through it:
-`egress.audit`, POST /corral/egress/v1/audit/....
+And to POST /corral/egress/v1/<desk>/...: `vault`, what it does with the vault's keys (`egress.keys`);
+`credentials`, what sessions may use (`egress.wishes`); `audit`, what went through it (`egress.audit`).
 """
 
 import asyncio
@@ -17,9 +17,9 @@ import hmac
 import json
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from corral import __version__
 from corral.daemon import doors_path, listening, made_token, owned, socket_path
@@ -29,6 +29,7 @@ from corral.egress.doors import Doors
 from corral.egress.keys import VaultDesk
 from corral.egress.policy import OperatorHosts
 from corral.egress.spool import Spool
+from corral.egress.wishes import CredentialDesk
 from corral.kernel.clock import SystemClock
 from corral.kernel.limits import (
     EGRESS_REQUEST_BYTES_MAX,
@@ -71,7 +72,13 @@ async def serve_egress(
         token = made_token(data_dir, "egress")
         spool = Spool(private / "audit", clock=SystemClock())
         doors = Doors(token=token, operator=operator, book=spool, resolve=resolve)
-        egress = _Egress(token=token, vault=VaultDesk(ring), audit=AuditDesk(spool))
+        turn, ended = asyncio.Lock(), asyncio.Event()
+        desks: Mapping[str, _Desk] = {
+            "vault": VaultDesk(ring, turn),
+            "credentials": CredentialDesk(ring, turn, ended=ended),
+            "audit": AuditDesk(spool),
+        }
+        egress = _Egress(token=token, desks=desks, ended=ended)
         server = await asyncio.start_unix_server(egress.answer, sock=listener, limit=_HEAD_BYTES_MAX)
         loop = asyncio.get_running_loop()
         for name in (signal.SIGTERM, signal.SIGINT):
@@ -90,16 +97,19 @@ async def serve_egress(
             spool.close()
 
 
+class _Desk(Protocol):
+    async def answer(self, what: str, body: bytes) -> tuple[str, dict[str, object]]:
+        """Status line and body of the answer to POST .../<desk>/<what>."""
+
+
 class _Egress:
-    def __init__(self, *, token: str, vault: VaultDesk, audit: AuditDesk) -> None:
-        self._vault = vault
-        self._audit = audit
-        self._vault_turn = asyncio.Lock()
+    def __init__(self, *, token: str, desks: Mapping[str, _Desk], ended: asyncio.Event) -> None:
+        self._desks = desks
         self._authorization = f"Bearer {token}".encode()
         self._holders = 0
         self._changed = asyncio.Event()
         self._answering = 0
-        self.ended = asyncio.Event()
+        self.ended = ended
 
     async def until_the_end(self, unadopted_seconds: float) -> None:
         """Return when told to end, or when nobody has held us for this long."""
@@ -133,14 +143,9 @@ class _Egress:
                 self._start(writer, "200 OK", self._health())
             elif (method, target) == (b"GET", f"{PREFIX}/adopt".encode()):
                 await self._hold(reader, writer)
-            elif method == b"POST" and target.startswith(f"{PREFIX}/vault/".encode()):
-                what = target.removeprefix(f"{PREFIX}/vault/".encode()).decode("latin-1")
-                body = await _body(reader, headers)
-                async with self._vault_turn:
-                    self._start(writer, *await asyncio.to_thread(self._vault.answer, what, body))
-            elif method == b"POST" and target.startswith(f"{PREFIX}/audit/".encode()):
-                what = target.removeprefix(f"{PREFIX}/audit/".encode()).decode("latin-1")
-                self._start(writer, *self._audit.answer(what, await _body(reader, headers)))
+            elif method == b"POST" and (desk := self._desks.get(_desk(target))) is not None:
+                what = target.rpartition(b"/")[2].decode("latin-1")
+                self._start(writer, *await desk.answer(what, await _body(reader, headers)))
             else:
                 self._start(writer, "404 Not Found", {"error": "no such path"})
             await writer.drain()
@@ -181,6 +186,11 @@ class _Egress:
     def _start(self, writer: asyncio.StreamWriter, status: str, body: dict[str, object]) -> None:
         head = f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\nConnection: close\r\n\r\n"
         writer.write(head.encode() + json.dumps(body).encode() + b"\n")
+
+
+def _desk(target: bytes) -> str:
+    """`vault` of /corral/egress/v1/vault/keys."""
+    return target.rpartition(b"/")[0].decode("latin-1").removeprefix(f"{PREFIX}/")
 
 
 def _header(headers: list[bytes], name: bytes) -> bytes:

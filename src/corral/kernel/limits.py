@@ -109,6 +109,14 @@ EGRESS_SPOOL_BYTES_MAX = 64 * 1024 * 1024  # of all of them: 150,000 requests; t
 EGRESS_SPOOL_SYNC_SECONDS = 1.0  # of the audit, lost at most when the power fails
 REGISTRIES_BYTES_MAX, REGISTRIES_MAX = 64 * 1024, 100  # what package managers say of where they fetch from
 EGRESS_RETRY_SECONDS, EGRESS_RETRY_SECONDS_MAX = 0.1, 1.0  # between looks for an egress that is away
+CREDENTIALS_FRESH_SECONDS = 20.0  # a session's credentials are used without another look at the store
+CREDENTIALS_STALE_SECONDS = (
+    50.0  # and at most when it cannot be asked: a change is in force within a minute
+)
+CREDENTIALS_WAIT_SECONDS = 5.0  # a request waits for the credentials of its session; a look takes 10 ms
+CREDENTIALS_POLL_SECONDS = 20.0  # an egress process keeps its server waiting for a wish
+CREDENTIALS_RETRY_SECONDS = 1.0  # between looks of a server whose store or egress process is away
+CREDENTIALS_SESSIONS_MAX = 2_000  # whose credentials are in memory, in plain: as many as are at work
 
 # -- audit ------------------------------------------------------------------------------------------
 AUDIT_TAKE_SECONDS = 1.0  # how late the store has what an egress process wrote down

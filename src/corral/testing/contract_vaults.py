@@ -1,6 +1,7 @@
 """What every store of vaults, credentials and vault keys must do. See contract_store."""
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 from corral.catalog.credentials import new_credential, place_of, updated_credential
@@ -8,8 +9,17 @@ from corral.catalog.records import Wire
 from corral.catalog.vaults import SealedSecret, StoredSecret, VaultKey, new_vault
 from corral.kernel.clock import rfc3339
 from corral.kernel.errors import Conflict, InvalidRequest, NotFound, VaultUnavailable
-from corral.kernel.ids import CREDENTIAL, DEFAULT_WORKSPACE, VAULT, CredentialId, VaultId, WorkspaceId
+from corral.kernel.ids import (
+    CREDENTIAL,
+    DEFAULT_WORKSPACE,
+    VAULT,
+    CredentialId,
+    SessionId,
+    VaultId,
+    WorkspaceId,
+)
 from corral.kernel.limits import CREDENTIALS_PER_VAULT_MAX
+from corral.testing.sessions import new_session
 from corral.testing.stores import Stores, error_of
 
 HERE, ELSEWHERE = DEFAULT_WORKSPACE, WorkspaceId("wrkspc_other")
@@ -255,6 +265,44 @@ async def check_vault_keys(stores: Stores) -> None:
         vault_id, workspace_id=HERE, limit=9, cursor=None, include_archived=True
     )
     assert len(page.items) == 1, "nothing was written"
+
+
+async def check_credentials_of_a_session(stores: Stores) -> None:
+    first, second, foreign = (
+        await vault(stores),
+        await vault(stores),
+        await vault(stores, workspace_id=ELSEWHERE),
+    )
+    late = bearer(stores, second)
+    records = [variable(stores, first, "A"), variable(stores, first, "B"), variable(stores, second, "A")]
+    for record in [late, *records]:
+        secrets = [sealed(record["id"].encode(), name="secret_value"), sealed(name="token")]
+        await stores.credentials.create(record, secrets, workspace_id=HERE)
+    await stores.credentials.create(variable(stores, foreign, "C"), [sealed()], workspace_id=ELSEWHERE)
+    stores.clock.advance(1)
+    session = new_session(stores.ids, stores.clock.now())
+    await stores.sessions.create(replace(session, vault_ids=(first, foreign, second)))
+
+    async def found() -> list[str]:
+        return [
+            each.record["id"] for each in await stores.session_credentials.of_session(session.session_id)
+        ]
+
+    given = await stores.session_credentials.of_session(session.session_id)
+    assert [each.record for each in given] == [records[0], records[1], late, records[2]]
+    assert {each.workspace_id for each in given} == {HERE}
+    assert sorted(each.name for each in given[1].secrets) == ["secret_value", "token"]
+    assert sealed(records[1]["id"].encode(), name="secret_value") in given[1].secrets
+    archived = CredentialId(records[1]["id"])
+    await stores.credentials.archive(first, archived, workspace_id=HERE, now=stores.clock.now())
+    assert await found() == [records[0]["id"], late["id"], records[2]["id"]]
+    await stores.vaults.archive(first, workspace_id=HERE, now=stores.clock.now())
+    assert await found() == [late["id"], records[2]["id"]]
+    await stores.vaults.delete(second, workspace_id=HERE)
+    assert await found() == []
+    other = await stores.session()
+    for session_id in (other.session_id, SessionId("sesn_unknown")):
+        assert await stores.session_credentials.of_session(session_id) == []
 
 
 CHECKS = tuple(check for name, check in list(globals().items()) if name.startswith("check_"))

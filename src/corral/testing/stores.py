@@ -16,7 +16,7 @@ from corral.catalog.memory.ports import (
 )
 from corral.catalog.records import AgentStore, ApiKeyStore, EnvironmentStore
 from corral.catalog.skills.ports import SkillForgetting, Skills, SkillVersions
-from corral.catalog.vaults import CredentialStore, VaultKeyStore, VaultStore
+from corral.catalog.vaults import CredentialStore, SessionCredentialStore, VaultKeyStore, VaultStore
 from corral.catalog.workspaces import WorkspaceStore
 from corral.kernel.errors import CorralError
 from corral.kernel.ids import Ids
@@ -46,6 +46,7 @@ class Stores:
     work: WorkQueue
     vaults: VaultStore
     credentials: CredentialStore
+    session_credentials: SessionCredentialStore
     vault_keys: VaultKeyStore
     keys: ApiKeyStore
     workspaces: WorkspaceStore

@@ -1,0 +1,205 @@
+"""Sealed credentials from a real store to a real egress process's desk, opened there, and never too old."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from corral.app.credentials import CredentialDuty
+from corral.catalog.credentials import place_of, updated_credential
+from corral.catalog.records import Wire
+from corral.catalog.vaults import SealedSecret, VaultKey, new_vault
+from corral.egress import wishes
+from corral.egress.credentials import CredentialsUnavailable, CredentialUnusable
+from corral.egress.wishes import CredentialDesk
+from corral.kernel.errors import StoreUnavailable
+from corral.kernel.ids import VAULT, CredentialId, SessionId, VaultId
+from corral.testing.contract_vaults import HERE, bearer, variable
+from corral.testing.sessions import new_session
+from corral.vault.ring import FileKeys, KeyRing
+from corral.vault.seal import seal
+from tests.opened import Opened
+
+SECONDS = 30.0
+
+
+class Link:
+    """A desk, a store and the duty between them, which goes over the desk's own words."""
+
+    def __init__(self, opened: Opened, desk: CredentialDesk) -> None:
+        self.opened, self.desk = opened, desk
+        self.duty = CredentialDuty(Path("/nowhere"), opened.stores.session_credentials)
+        self.asked: list[str] = []
+        self.is_cut = False
+
+    async def ask(self, data_dir: Path, role: str, what: str, body: bytes, *, seconds: float) -> Any:
+        self.asked.append(what)
+        if self.is_cut:
+            raise ConnectionRefusedError
+        status, answer = await self.desk.answer(what.removeprefix("credentials/"), body)
+        return int(status[:3]), answer
+
+    def sealed(self, record: Wire, *, key: VaultKey, **secrets: str) -> list[SealedSecret]:
+        return [
+            SealedSecret(
+                name=name,
+                key_id=key.key_id,
+                sealed=seal(
+                    plain.encode(),
+                    public_key=key.public_key,
+                    place=place_of(record, name, workspace_id=HERE).encode(),
+                ),
+            )
+            for name, plain in secrets.items()
+        ]
+
+
+@pytest.fixture
+async def link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Link]:
+    opened = await Opened.open(tmp_path / "corral.db")
+    ring = KeyRing(FileKeys(tmp_path / "keys"))
+    link = Link(opened, CredentialDesk(ring, asyncio.Lock(), ended=asyncio.Event()))
+    monkeypatch.setattr("corral.app.credentials.asked", link.ask)
+    key_id, public_key = ring.newer_than(None, now=opened.stores.clock.now())
+    key = VaultKey(key_id=key_id, public_key=public_key)
+    await opened.stores.vault_keys.add_first(key, now=opened.stores.clock.now())
+    running = asyncio.ensure_future(link.duty.run())
+    yield link
+    running.cancel()
+    await asyncio.wait([running])
+    await opened.database.close()
+
+
+async def made(link: Link, record: Wire, **secrets: str) -> Wire:
+    key = await link.opened.stores.vault_keys.current()
+    assert key is not None
+    sealed = link.sealed(record, key=key, **secrets)
+    await link.opened.stores.credentials.create(record, sealed, workspace_id=HERE)
+    return record
+
+
+async def session_with(link: Link, *vault_ids: VaultId) -> SessionId:
+    stores = link.opened.stores
+    record = replace(new_session(stores.ids, stores.clock.now()), vault_ids=vault_ids)
+    await stores.sessions.create(record)
+    return record.session_id
+
+
+async def a_vault(link: Link) -> VaultId:
+    stores = link.opened.stores
+    made = new_vault(
+        {"display_name": "v"}, vault_id=VaultId(stores.ids.mint(VAULT)), now=stores.clock.now()
+    )
+    await stores.vaults.create(made, workspace_id=HERE)
+    return VaultId(made["id"])
+
+
+async def test_what_a_session_has_is_opened(link: Link) -> None:
+    stores = link.opened.stores
+    first, second = await a_vault(link), await a_vault(link)
+    ours = await made(link, variable(stores, first, "TOKEN"), secret_value="canary of the first")
+    await made(link, variable(stores, second, "TOKEN"), secret_value="canary of the second")
+    server = await made(link, bearer(stores, second, "https://MCP.test:443/a/"), token="canary of a server")
+    session_id = await session_with(link, first, second)
+    found = await asyncio.wait_for(link.desk.of(session_id), SECONDS)
+    assert [each.credential_id for each in found.credentials] == [ours["id"], server["id"]]
+    [one] = found.variables()
+    assert (one.kind, one.secret("secret_value")) == ("environment_variable", "canary of the first")
+    assert "canary" not in repr(found)
+    of_server = found.of_server("https://mcp.test/a")
+    assert of_server and of_server.secret("token") == "canary of a server"
+    assert of_server.vault_id == second
+    for url in ("https://mcp.test/b", "http://mcp.test/a", "https://mcp.test:8443/a", "nonsense"):
+        assert found.of_server(url) is None
+    with pytest.raises(CredentialUnusable):
+        of_server.secret("access_token")
+    assert (await link.desk.of(session_id)) is found, "it is asked for once"
+
+
+async def test_a_session_without_and_one_that_is_gone(link: Link) -> None:
+    for session_id in (await session_with(link), SessionId("sesn_gone")):
+        assert (await asyncio.wait_for(link.desk.of(session_id), SECONDS)).credentials == ()
+
+
+async def test_a_change_is_in_force_once_it_is_not_fresh(
+    link: Link, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stores = link.opened.stores
+    vault_id = await a_vault(link)
+    record = await made(link, variable(stores, vault_id, "TOKEN"), secret_value="canary one")
+    session_id = await session_with(link, vault_id)
+    assert (await link.desk.of(session_id)).variables()[0].secret("secret_value") == "canary one"
+    key = await stores.vault_keys.current()
+    assert key is not None
+    await stores.credentials.update(
+        vault_id,
+        CredentialId(record["id"]),
+        lambda current: updated_credential(current, {}, ["secret_value"], now=stores.clock.now()),
+        link.sealed(record, key=key, secret_value="canary two"),
+        workspace_id=HERE,
+    )
+    assert (await link.desk.of(session_id)).variables()[0].secret("secret_value") == "canary one"
+    monkeypatch.setattr(wishes, "CREDENTIALS_FRESH_SECONDS", 0.0)
+    assert (await link.desk.of(session_id)).variables()[0].secret("secret_value") == "canary two"
+    await stores.vaults.archive(vault_id, workspace_id=HERE, now=stores.clock.now())
+    assert (await link.desk.of(session_id)).credentials == ()
+
+
+async def test_what_is_too_old_is_not_used(link: Link, monkeypatch: pytest.MonkeyPatch) -> None:
+    vault_id = await a_vault(link)
+    await made(link, variable(link.opened.stores, vault_id, "TOKEN"), secret_value="canary one")
+    session_id = await session_with(link, vault_id)
+    await link.desk.of(session_id)
+    link.is_cut = True
+    monkeypatch.setattr(wishes, "CREDENTIALS_FRESH_SECONDS", 0.0)
+    monkeypatch.setattr(wishes, "CREDENTIALS_WAIT_SECONDS", 0.05)
+    assert (await link.desk.of(session_id)).credentials, "the server is away for a moment"
+    monkeypatch.setattr(wishes, "CREDENTIALS_STALE_SECONDS", 0.0)
+    with pytest.raises(CredentialsUnavailable):
+        await link.desk.of(session_id)
+    link.is_cut = False
+    monkeypatch.undo()
+    monkeypatch.setattr("corral.app.credentials.asked", link.ask)
+    assert (await asyncio.wait_for(link.desk.of(SessionId("sesn_2")), SECONDS)).credentials == ()
+
+
+async def test_one_that_cannot_be_given_does_not_hold_up_the_others(
+    link: Link, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = link.opened.stores.session_credentials
+    monkeypatch.setattr("corral.app.credentials.CREDENTIALS_RETRY_SECONDS", 0.05)
+    monkeypatch.setattr(wishes, "CREDENTIALS_WAIT_SECONDS", 0.5)
+
+    class Failing:
+        async def of_session(self, session_id: SessionId) -> Any:
+            if session_id == "sesn_bad":
+                raise StoreUnavailable("a bad row")
+            return await store.of_session(session_id)
+
+    monkeypatch.setattr(link.duty, "_store", Failing())
+    bad = asyncio.ensure_future(link.desk.of(SessionId("sesn_bad")))
+    good = await asyncio.gather(*(link.desk.of(SessionId(f"sesn_{n}")) for n in range(20)))
+    assert len(good) == 20
+    with pytest.raises(CredentialsUnavailable):
+        await bad
+
+
+async def test_a_secret_that_does_not_open_is_not_another_ones(link: Link) -> None:
+    """It stays the one that is used: the second vault's is not taken instead."""
+    stores = link.opened.stores
+    first, second = await a_vault(link), await a_vault(link)
+    record = variable(stores, first, "TOKEN")
+    key = await stores.vault_keys.current()
+    assert key is not None
+    moved = link.sealed(variable(stores, second, "TOKEN"), key=key, secret_value="canary")
+    await stores.credentials.create(record, moved, workspace_id=HERE)  # sealed for another place
+    await made(link, variable(stores, second, "TOKEN"), secret_value="canary of the second")
+    session_id = await session_with(link, first, second)
+    [found] = (await link.desk.of(session_id)).credentials
+    assert found.credential_id == record["id"]
+    with pytest.raises(CredentialUnusable) as failure:
+        found.secret("secret_value")
+    assert "canary" not in str(failure.value)
