@@ -207,7 +207,7 @@ async def test_private_blocks_go_back_byte_for_byte(api, model):
 
 
 # -- the environment -------------------------------------------------------------------------------
-async def test_the_sdk_reads_nothing_from_the_environment(api, monkeypatch):
+async def test_nothing_is_read_from_the_environment(api, monkeypatch):
     monkeypatch.setenv("ANTHROPIC_BASE_URL", "http://127.0.0.1:9/never")
     monkeypatch.setenv("ANTHROPIC_API_KEY", "corral_key_of_the_client")
     monkeypatch.setenv("ANTHROPIC_AUTH_TOKEN", "token-from-the-environment")
@@ -218,6 +218,8 @@ async def test_the_sdk_reads_nothing_from_the_environment(api, monkeypatch):
     await model.aclose()
     sent = await api.request(1)
     assert sent.api_key == KEY
+    assert sent.headers["anthropic-version"] == "2023-06-01"
+    assert sent.headers["user-agent"].startswith("corral/")
     assert "x-leak" not in sent.headers
     assert "token-from" not in str(sent.headers)
 
@@ -265,6 +267,7 @@ async def test_without_a_usable_key_nothing_is_sent(api, api_key, advice):
         (HttpError(status=429, headers={"x-should-retry": "false"}), "rate_limited", False, None),
         (HttpError(status=500), "request_failed", True, None),
         (HttpError(status=502, raw_body=b"<html>Bad gateway</html>"), "request_failed", True, None),
+        (HttpError(status=502, raw_body=b"x" * 2**20), "request_failed", True, None),
         (HttpError(status=503), "request_failed", True, None),
         (HttpError(status=504), "request_failed", True, None),
         (HttpError(status=529, headers={"retry-after": "0"}), "overloaded", True, 0.0),
@@ -279,6 +282,21 @@ async def test_http_errors(api, model, error, failure, retryable, wait):
     assert "req_fake00000001" in raised.message
     assert "html" not in raised.message
     assert api.count == 1, "the adapter never retries"
+
+
+async def test_the_key_is_not_carried_to_where_a_redirect_points(api, model):
+    api.script = [HttpError(status=307, headers={"location": api.url}, raw_body=b"moved"), Reply()]
+    with pytest.raises(ModelFailed, match="307") as caught:
+        await collect(model, request())
+    assert not caught.value.retryable
+    assert api.count == 1
+
+
+async def test_a_page_instead_of_a_stream_is_a_broken_stream(api, model):
+    api.script = [HttpError(status=200, raw_body=b"<html>Log in</html>")]
+    with pytest.raises(ModelFailed, match="malformed") as caught:
+        await collect(model, request())
+    assert caught.value.retryable
 
 
 async def test_an_error_that_repeats_the_key_is_redacted(api, model):

@@ -140,7 +140,6 @@ def brain_part(
             lambda: forget_layers(blobs),
             lambda: clean_files(UnneededBlobRows(ground.database), blobs),
         ],
-        later=[anthropic.warm],  # a second of imports, not before readiness
         drain=worker.drain,
         sessions=lambda: worker.running_sessions,
         gauges=lambda: {"sessions_running": worker.running_sessions},

@@ -19,7 +19,7 @@ _ALWAYS: Final = (
 )
 _BY_ROLE: Final = {
     "api": ("corral.app.api",),
-    "brain": ("corral.app.brain", "anthropic.resources.messages", "anthropic"),
+    "brain": ("corral.app.brain",),
     "egress": (
         "corral.app.egress",
         "corral.app.audit",

@@ -1,6 +1,6 @@
 """Models: one adapter per provider behind `brain.ports.Model`, chosen by model name.
 
-`anthropic`   Claude through the official SDK; `messages_stream` rebuilds a reply from its events.
+`anthropic`   Claude, by the Messages API; `messages_stream` rebuilds a reply from its events.
 `local`       a GGUF model on this machine: `local_child` holds it, `local_prompt` makes it an agent,
               `local_install` fetches it.
 `replay`      a recorded run of a real model, played against real hands.

@@ -1,31 +1,25 @@
-"""Claude models through the official SDK.
+"""Claude models, and whatever else speaks the Messages API behind a base URL.
 
-The SDK is imported on first use (1.1 s), never retries (the loop does, visibly) and is told everything it
-would otherwise read from the environment: key and base URL come from Corral's configuration, because
-ANTHROPIC_BASE_URL is what *clients* set to reach Corral, and a request must not come back to us.
-
-Requests go through the client's `post` with a body we encoded, the stream through the SDK's own event
-decoder: `messages.create` copies the whole conversation and encodes it slowly (measured, 400 KB of context
-and a short reply: 3.3 ms of CPU, against 0.8), and typed events would lose what this SDK does not know.
+Over plain HTTP and not by the official SDK, which takes 1.1 s of CPU and 42 MB in every brain (ADR 19). The
+stream's events keep the JSON they came with, because typed ones would lose what a library does not know.
 
 Failures become `ModelFailed` with a message for the session's user: what the provider said, its request id,
 and what to do when it is ours to mend. A key never appears in one.
 """
 
 import asyncio
-import importlib
-import os
 import ssl
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING
+from typing import Final
 
 import httpx2
 import orjson
 
+from corral import __version__
 from corral.brain.models.messages_stream import BrokenStream, MessageStream
 from corral.brain.ports import ModelEvent, ModelFailed, ModelFailure, ModelRequest
 from corral.catalog.models import ModelInfo, ModelTable
@@ -35,6 +29,8 @@ from corral.kernel.limits import (
     MODEL_CONNECT_SECONDS,
     MODEL_COUNT_SECONDS_MAX,
     MODEL_DRAIN_SECONDS,
+    MODEL_ERROR_BYTES_MAX,
+    MODEL_EVENT_BYTES_MAX,
     MODEL_KEEPALIVE_SECONDS,
     MODEL_MESSAGE_CHARS_MAX,
     MODEL_POOL_REQUESTS,
@@ -43,10 +39,8 @@ from corral.kernel.limits import (
 )
 from corral.session.content import Json
 
-if TYPE_CHECKING:
-    import anthropic
-
 BASE_URL = "https://api.anthropic.com"
+_VERSION: Final = {"anthropic-version": "2023-06-01", "user-agent": f"corral/{__version__}"}
 _COUNTING_BETA = "token-counting-2024-11-01"
 _THINKING_TOKENS_MIN = 1024  # the API's lower bound of a thinking budget
 
@@ -85,40 +79,30 @@ class AnthropicModel:
             )
         return None
 
-    async def warm(self) -> None:
-        """Import the SDK in a thread and make the client, so that the first request need not wait."""
-        await asyncio.to_thread(importlib.import_module, "anthropic.resources.messages")
-        if self.problem is None and not self._pools:
-            self._pools.append(self._new_pool())
-
     async def aclose(self) -> None:
         while self._pools:
-            await self._pools.pop().client.close()
+            await self._pools.pop().client.aclose()
 
     async def stream(self, request: ModelRequest) -> AsyncIterator[ModelEvent]:
         """Ask once; see `Model.stream`."""
         if self.problem is not None:
             raise ModelFailed(self.problem, failure="request_failed", retryable=False)
-        if not self._pools:
-            await self.warm()
-        import anthropic
-        from anthropic.types import Message, RawMessageStreamEvent
-
         body, headers = _encoded(request, self._models.resolve(request.model))
         message = MessageStream()
         try:
             async with (
                 self._client() as client,
-                await client.post(
+                client.sse(
                     "/v1/messages",
+                    method="POST",
                     content=body,
-                    options={"headers": headers},
-                    cast_to=Message,
-                    stream=True,
-                    stream_cls=anthropic.AsyncStream[RawMessageStreamEvent],
+                    headers=headers,
+                    max_event_size=MODEL_EVENT_BYTES_MAX,
                 ) as stream,
             ):
-                events = anthropic.AsyncStream.raw_events(stream.response)
+                if stream.response.status_code != 200:
+                    raise await self._status_failure(stream.response)
+                events = aiter(stream)
                 async for event in events:
                     if event.event == "error":
                         raise _stream_failure(event.data, stream.response.headers.get("request-id"))
@@ -133,43 +117,40 @@ class AnthropicModel:
                         await _drain(events)
                         yield message.reply()
                         return
-        except anthropic.APIStatusError as error:
-            raise self._status_failure(error) from error
-        except (anthropic.APITimeoutError, httpx2.TimeoutException) as error:
+        except httpx2.TimeoutException as error:
             raise _broken("sent nothing for too long") from error
-        except (anthropic.APIConnectionError, httpx2.TransportError) as error:
-            raise _broken("broke the connection, or could not be reached") from error
-        except (BrokenStream, orjson.JSONDecodeError, UnicodeDecodeError) as error:
+        except (BrokenStream, httpx2.SSEError, httpx2.DecodingError, ValueError) as error:
             raise _broken("sent a malformed stream") from error
+        except httpx2.TransportError as error:
+            raise _broken("broke the connection, or could not be reached") from error
         raise _broken("ended its stream before the message was complete")
 
     async def count_tokens(self, request: Mapping[str, Json]) -> int:
         """`catalog.models.TokenCounter`, of this provider's models: the provider counts."""
         if self.problem is not None:
             raise InvalidRequest(self.problem)
-        if not self._pools:
-            await self.warm()
-        import anthropic
-        from anthropic.types.beta import BetaMessageTokensCount
-
         headers = {"content-type": "application/json", "anthropic-beta": _COUNTING_BETA}
         try:
-            async with asyncio.timeout(MODEL_COUNT_SECONDS_MAX), self._client() as client:
-                counted = await client.post(
+            async with (
+                asyncio.timeout(MODEL_COUNT_SECONDS_MAX),
+                self._client() as client,
+                client.stream(
+                    "POST",
                     "/v1/messages/count_tokens?beta=true",
                     content=orjson.dumps(request),
-                    options={"headers": headers},
-                    cast_to=BetaMessageTokensCount,
-                )
-        except anthropic.APIStatusError as error:
-            failure = self._status_failure(error)
-            raise failure if failure.retryable else InvalidRequest(failure.message) from error
-        except (TimeoutError, anthropic.APIConnectionError, httpx2.TransportError) as error:
+                    headers=headers,
+                ) as response,
+            ):
+                if response.status_code != 200:
+                    failure = await self._status_failure(response)
+                    raise failure if failure.retryable else InvalidRequest(failure.message)
+                counted: int = orjson.loads(await _read(response))["input_tokens"]
+        except (TimeoutError, httpx2.HTTPError, ValueError, KeyError, TypeError) as error:
             raise _broken("did not count the tokens") from error
-        return counted.input_tokens
+        return counted
 
     @asynccontextmanager
-    async def _client(self) -> "AsyncIterator[anthropic.AsyncAnthropic]":
+    async def _client(self) -> AsyncIterator[httpx2.AsyncClient]:
         """A client with room for one more request.
 
         An HTTP pool looks at each of its connections for every request: with 100 in flight that is more
@@ -186,47 +167,41 @@ class AnthropicModel:
             pool.in_flight -= 1
 
     def _new_pool(self) -> "_Pool":
-        import anthropic
-
         if self._tls is None:
             self._tls = httpx2.create_ssl_context()  # 20 ms and 1 MB: made once, shared by the pools
-        with _without("ANTHROPIC_CUSTOM_HEADERS"):
-            client = anthropic.AsyncAnthropic(
-                api_key=self._api_key,
+        return _Pool(
+            httpx2.AsyncClient(
                 base_url=self._base_url,
-                max_retries=0,
+                headers={**_VERSION, "x-api-key": self._api_key or ""},
                 timeout=httpx2.Timeout(self._silence_seconds, connect=MODEL_CONNECT_SECONDS),
-                open_telemetry=False,
-                http_client=anthropic.DefaultAsyncHttpxClient(
-                    verify=self._tls,
-                    limits=httpx2.Limits(
-                        max_connections=MODEL_POOL_REQUESTS, keepalive_expiry=MODEL_KEEPALIVE_SECONDS
-                    ),
+                verify=self._tls,
+                limits=httpx2.Limits(
+                    max_connections=MODEL_POOL_REQUESTS, keepalive_expiry=MODEL_KEEPALIVE_SECONDS
                 ),
             )
-        return _Pool(client)
+        )
 
-    def _status_failure(self, error: "anthropic.APIStatusError") -> ModelFailed:
-        kind, text = _details(error.body)
-        failure, retryable = classify(error.status_code, kind, text)
-        asked = error.response.headers.get("x-should-retry")
-        if asked == "false":
+    async def _status_failure(self, response: httpx2.Response) -> ModelFailed:
+        status, headers = response.status_code, response.headers
+        kind, text = _details(await _read(response))
+        failure, retryable = classify(status, kind, text)
+        if headers.get("x-should-retry") == "false":
             retryable = False
-        said = f"{error.status_code} {kind}".strip() + (f": {text}" if text else "")
+        said = f"{status} {kind}".strip() + (f": {text}" if text else "")
         if self._api_key:
             said = said.replace(self._api_key, "[key]")
         return ModelFailed(
-            _sentence(said, error.response.headers.get("request-id")),
+            _sentence(said, headers.get("request-id")),
             failure=failure,
             retryable=retryable,
-            retry_after_seconds=retry_after(error.response.headers),
-            is_refused=failure == "request_failed" and error.status_code in (400, 413),
+            retry_after_seconds=retry_after(headers),
+            is_refused=failure == "request_failed" and status in (400, 413),
         )
 
 
 @dataclass(slots=True)
 class _Pool:
-    client: "anthropic.AsyncAnthropic"
+    client: httpx2.AsyncClient
     in_flight: int = 0
 
 
@@ -332,21 +307,19 @@ def retry_after(headers: Mapping[str, str], *, now: datetime | None = None) -> f
 
 
 def _stream_failure(data: str, request_id: str | None) -> ModelFailed:
-    try:
-        kind, text = _details(orjson.loads(data))
-    except orjson.JSONDecodeError:
-        kind, text = "", ""
+    kind, text = _details(data)
     failure, retryable = classify(None, kind, text)
     return ModelFailed(
         _sentence(f"{kind or 'error'}: {text}", request_id), failure=failure, retryable=retryable
     )
 
 
-def _details(body: Json) -> tuple[str, str]:
+def _details(body: bytes | str) -> tuple[str, str]:
     """Type and message of an error envelope; empty for anything else, such as a proxy's page."""
     try:
-        return str(body["error"]["type"]), str(body["error"]["message"])
-    except (KeyError, TypeError):
+        error = orjson.loads(body)["error"]
+        return str(error["type"]), str(error["message"])
+    except (ValueError, KeyError, TypeError):
         return "", ""
 
 
@@ -367,12 +340,11 @@ async def _drain(events: AsyncIterator[object]) -> None:
                 pass
 
 
-@contextmanager
-def _without(variable: str) -> Iterator[None]:
-    """The SDK adds this variable's headers to every request and has no argument against it."""
-    value = os.environ.pop(variable, None)
-    try:
-        yield
-    finally:
-        if value is not None:
-            os.environ[variable] = value
+async def _read(response: httpx2.Response) -> bytes:
+    """The beginning of a body that is small unless something is wrong."""
+    body = b""
+    async for chunk in response.aiter_bytes():
+        body += chunk
+        if len(body) >= MODEL_ERROR_BYTES_MAX:
+            break
+    return body
