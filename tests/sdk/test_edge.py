@@ -155,6 +155,15 @@ def test_status_and_openapi(http) -> None:
     assert page.headers["content-type"].startswith("text/html") and "openapi.json" in page.text
 
 
+def test_models_have_no_dates_and_no_capabilities(client) -> None:
+    models = list(client.models.list())
+    assert "replay" in [model.id for model in models]
+    for model in models:
+        assert (model.created_at.timestamp(), model.capabilities) == (0, None)
+    assert list(client.models.list(lifecycle=["active"])) == models
+    assert list(client.models.list(lifecycle=["retired"])) == []
+
+
 def test_methods(http, session_id) -> None:
     """HEAD as GET, OPTIONS with what a path takes, the rest refused in the envelope."""
     for path in ("/v1/agents", f"/v1/sessions/{session_id}", "/healthz"):

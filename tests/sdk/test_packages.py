@@ -67,7 +67,9 @@ _numbers = count(1)
 
 
 async def session_with(stage: Stage, **packages: list[str]) -> Any:
-    config: Any = {"type": "cloud", "packages": packages}
+    """Its environment reaches no host of its own."""
+    networking = {"type": "limited", "allow_package_managers": True}
+    config: Any = {"type": "cloud", "networking": networking, "packages": packages}
     stage._environment_id = (await stage.client.beta.environments.create(name="test", config=config)).id
     return await stage.session()
 

@@ -209,6 +209,8 @@ class _Request:
                 f"{where}: {tool_use_id!r} needs no confirmation;"
                 f" its evaluated_permission is {call.evaluated_permission!r}"
             )
+        if self._confirmed.get(tool_use_id) == event.result:  # said again, perhaps after a lost answer
+            return Admitted(event=event, thread_id=use.thread_id, to="nowhere", needs_brain=False)
         if tool_use_id in self._confirmed or tool_use_id in self._view.answers:
             raise InvalidRequest(f"{where}: {tool_use_id!r} is already settled")
         self._confirmed[tool_use_id] = event.result

@@ -190,12 +190,27 @@ async def test_what_cannot_be_confirmed(stage: Stage) -> None:
         await refused(stage, session.id, confirm("sevt_unknown"), match="no tool use")
         await refused(stage, session.id, answer(asked), match="no custom tool use")
         await refused(stage, session.id, confirm(asked, deny_message="no"), match="deny_message")
-        await refused(stage, session.id, confirm(asked), confirm(asked), match="settled")
+        await refused(stage, session.id, confirm(asked), confirm(asked, "deny"), match="settled")
         await refused(stage, session.id, confirm(asked), confirm("sevt_unknown"), match=r"events\.1")
         await stage.send(session.id, confirm(asked))
         await tail.idle(2)
         await refused(stage, session.id, confirm(asked, "deny"), match="settled")
     assert words(tail.of("agent.tool_result")[1]).strip().endswith("1")
+
+
+async def test_a_confirmation_said_again_has_no_effect(stage: Stage) -> None:
+    stage.play(Reply.tools(call(1)), Reply.text("Done."))
+    session = await stage.session(ASK)
+    async with stage.watch(session.id) as tail:
+        await stage.send(session.id, text("Go."))
+        (asked,) = (await tail.idle()).stop_reason.event_ids
+        assert len(await stage.send(session.id, confirm(asked), confirm(asked))) == 1
+        await tail.idle(2)
+        assert await stage.send(session.id, confirm(asked)) == []
+        await refused(stage, session.id, confirm(asked, "deny"), match="settled")
+    said = [event for event in await stage.history(session.id) if event.type == "user.tool_confirmation"]
+    assert len(said) == 1 and len(stage.requests) == 2
+    assert stage.server.workspace(session.id).joinpath("ran").read_text() == "1\n"
 
 
 async def test_a_tool_that_is_disabled_or_unknown_is_refused_before_any_policy(stage: Stage) -> None:

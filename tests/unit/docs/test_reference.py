@@ -1,6 +1,5 @@
 """The reference agrees with the code: what is generated is current, what is hand-written is complete."""
 
-import ast
 import re
 import shlex
 from collections.abc import Iterator
@@ -62,31 +61,3 @@ def test_commands_in_examples_exist() -> None:
                 if word.startswith("--"):
                     assert word.partition("=")[0] in options, f"{name_of(path)}: {words}"
     assert count > 5
-
-
-def refused_features() -> set[str]:
-    """What requests are refused for because it is not built: the words given to `not_yet`."""
-    found: set[str] = set()
-    for source in (ROOT / "src" / "corral" / "api").rglob("*.py"):
-        for node in ast.walk(ast.parse(source.read_text())):
-            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "not_yet":
-                assert isinstance(node.args[0], ast.Constant)
-                found.add(str(node.args[0].value).removeprefix("the ").rsplit(" ", 1)[0])
-    return found
-
-
-def test_what_is_refused_is_a_divergence() -> None:
-    text = (ROOT / "docs" / "DIVERGENCES.md").read_text().lower()
-    features = refused_features()
-    assert features
-    assert {feature for feature in features if feature.lower() not in text} == set()
-
-
-def test_divergences_have_three_lines_each() -> None:
-    text = (ROOT / "docs" / "DIVERGENCES.md").read_text()
-    entries = re.split(r"^### ", text, flags=re.MULTILINE)[1:]
-    assert entries
-    for entry in entries:
-        title, _, body = entry.partition("\n")
-        labels = re.findall(r"^\* (\w+):", body.partition("\n## ")[0], re.MULTILINE)
-        assert labels == ["Hosted", "Ours", "Evidence"], title

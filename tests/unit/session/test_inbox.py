@@ -3,7 +3,7 @@
 from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -78,9 +78,11 @@ def interrupt(**fields: Any) -> ev.UserInterrupt:
     return ev.UserInterrupt(id=EventId("interrupt"), **fields)
 
 
-def confirm(tool_use_id: str = "ask") -> ev.UserToolConfirmation:
+def confirm(
+    tool_use_id: str = "ask", *, says: Literal["allow", "deny"] = "allow"
+) -> ev.UserToolConfirmation:
     return ev.UserToolConfirmation(
-        id=EventId(f"confirm_{tool_use_id}"), tool_use_id=EventId(tool_use_id), result="allow"
+        id=EventId(f"confirm_{tool_use_id}"), tool_use_id=EventId(tool_use_id), result=says
     )
 
 
@@ -119,6 +121,13 @@ def test_the_first_answer_wins_and_a_second_has_no_effect() -> None:
     assert (second.to, second.duplicate_of) == ("nowhere", first)
     same_request = admit(view(), [result(), result(number=2)])
     assert [admitted.answers for admitted in same_request] == ["custom", None]
+
+
+def test_a_confirmation_said_again_has_no_effect() -> None:
+    confirmed = view(confirmations={EventId("ask"): "allow"})
+    (again,) = admit(confirmed, [confirm()])
+    assert (again.to, again.needs_brain, again.duplicate_of) == ("nowhere", False, None)
+    assert destinations(view(), confirm(), confirm()) == ["inbox", "nowhere"]
 
 
 def test_a_result_after_an_interrupt_is_kept_without_effect() -> None:
@@ -163,8 +172,8 @@ def test_a_system_message_follows_a_message_or_a_result_or_stands_alone() -> Non
         (view(), [confirm("nothing")], InvalidRequest, "nothing"),
         (view(), [confirm("custom")], InvalidRequest, "agent.tool_use"),
         (view(), [confirm("allowed")], InvalidRequest, "evaluated_permission"),
-        (view(confirmations={EventId("ask"): "allow"}), [confirm()], InvalidRequest, "already settled"),
-        (view(), [confirm(), confirm()], InvalidRequest, "events.1"),
+        (view(confirmations={EventId("ask"): "deny"}), [confirm()], InvalidRequest, "already settled"),
+        (view(), [confirm(), confirm(says="deny")], InvalidRequest, "events.1"),
         (view(), [result("nothing")], InvalidRequest, "nothing"),
         (view(), [result("ask")], InvalidRequest, "custom tool use"),
         (view(), [interrupt(session_thread_id=ThreadId("other"))], InvalidRequest, "session_thread_id"),
