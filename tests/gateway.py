@@ -34,6 +34,7 @@ class Gateway:
     data_dir: Path
     names: dict[str, list[str]]
     operator: OperatorHosts
+    authorities: Path | None = None
     serving: "asyncio.Task[None] | None" = None
     ways_out: list[WayOut] = field(default_factory=list)
     book: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -41,13 +42,18 @@ class Gateway:
     @classmethod
     @contextlib.asynccontextmanager
     async def start(
-        cls, *, names: Mapping[str, Sequence[str]], operator: OperatorHosts | None = None
+        cls,
+        *,
+        names: Mapping[str, Sequence[str]],
+        operator: OperatorHosts | None = None,
+        authorities: Path | None = None,
     ) -> "AsyncIterator[Gateway]":
         data_dir = Path(tempfile.mkdtemp(prefix="corral-"))  # a socket's path is short
         gateway = cls(
             data_dir=data_dir,
             names={name: list(found) for name, found in names.items()},
             operator=operator or OperatorHosts(internal=("*",)),
+            authorities=authorities,
         )
         await gateway.serve()
         try:
@@ -62,7 +68,11 @@ class Gateway:
         ready = asyncio.Event()
         self.serving = asyncio.ensure_future(
             serve_egress(
-                data_dir=self.data_dir, operator=self.operator, resolve=self._resolve, on_ready=ready.set
+                data_dir=self.data_dir,
+                operator=self.operator,
+                authorities=self.authorities,
+                resolve=self._resolve,
+                on_ready=ready.set,
             )
         )
         await asyncio.wait_for(ready.wait(), SECONDS)

@@ -24,6 +24,7 @@ __all__ = [
     "listening",
     "made_once",
     "made_token",
+    "mcp_path",
     "owned",
     "require_short",
     "socket_path",
@@ -42,6 +43,11 @@ def socket_path(data_dir: Path, role: str) -> Path:
 def doors_path(data_dir: Path) -> Path:
     """Where hands bring egress the doors of their sandboxes."""
     return socket_path(data_dir, "egress").with_name("doors.sock")
+
+
+def mcp_path(data_dir: Path) -> Path:
+    """Where hands bring egress their requests to MCP servers."""
+    return socket_path(data_dir, "egress").with_name("mcp.sock")
 
 
 def token_path(data_dir: Path, role: str) -> Path:

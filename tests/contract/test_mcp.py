@@ -4,7 +4,6 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -12,15 +11,17 @@ from typing import Any
 import pytest
 
 from corral.catalog.mcp.servers import McpCall, McpServer
+from corral.daemon import mcp_path
+from corral.egress.policy import OperatorHosts
 from corral.kernel import limits
 from corral.mcp.connector import McpConnector
 from corral.mcp.way import Roads
 from corral.session.call import INTERRUPTED, Placement, Recipe, ToolCall
 from corral.session.content import ToolResult
+from tests.gateway import Gateway
 from tests.mcp_host import PNG, McpHost
 
 SESSION = "sesn_1"
-PRIVATE: list[str] = []  # the servers of these tests
 _numbers = count(1)
 
 
@@ -33,7 +34,6 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], 
         if kind not in started:
             context = McpHost.start(kind, tmp_path_factory.mktemp(kind))
             started[kind] = (context, context.__enter__())
-            PRIVATE.append(started[kind][1].where)
         host: McpHost = started[kind][1]
         return host
 
@@ -42,9 +42,22 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], 
         context.__exit__(None, None, None)
 
 
+class LocalServers(OperatorHosts):
+    """They are at ports that nobody knows before they start."""
+
+    def of_servers(self) -> OperatorHosts:
+        return OperatorHosts(internal=("localhost", "moving.example"))
+
+
 @pytest.fixture
-async def connector() -> AsyncIterator[McpConnector]:
-    made = McpConnector(Roads(private=PRIVATE), silent_seconds=5.0, list_seconds=10.0)
+async def gateway() -> AsyncIterator[Gateway]:
+    async with Gateway.start(names={"localhost": ["127.0.0.1"]}, operator=LocalServers()) as gateway:
+        yield gateway
+
+
+@pytest.fixture
+async def connector(gateway: Gateway) -> AsyncIterator[McpConnector]:
+    made = McpConnector(Roads(gateway.data_dir), silent_seconds=5.0, list_seconds=10.0)
     yield made
     await made.aclose()
     assert not made.connections
@@ -113,9 +126,9 @@ async def test_a_call_is_cancelled_there_too(connector: McpConnector, hosts: Any
     assert words(await connector.run(call(server(host), "echo", text="still here"))) == "still here"
 
 
-async def test_progress_keeps_a_call_alive_and_silence_ends_it(hosts: Any) -> None:
+async def test_progress_keeps_a_call_alive_and_silence_ends_it(hosts: Any, gateway: Gateway) -> None:
     host = hosts("modern")
-    connector = McpConnector(Roads(private=PRIVATE), silent_seconds=0.5)
+    connector = McpConnector(Roads(gateway.data_dir), silent_seconds=0.5)
     try:
         quiet = await connector.run(call(server(host), "hold"))
         assert quiet.is_error and "unknown" in words(quiet) and "silent for 0.5 s" in words(quiet)
@@ -141,7 +154,6 @@ async def test_a_server_of_300_tools(connector: McpConnector, hosts: Any) -> Non
 @pytest.mark.parametrize("kind", ["modern", "legacy"])
 async def test_a_server_that_dies(connector: McpConnector, tmp_path: Path, kind: str) -> None:
     with McpHost.start(kind, tmp_path) as host:
-        PRIVATE.append(host.where)
         to = server(host)
         assert words(await connector.run(call(to, "echo", text="a"))) == "a"
         dead = await connector.run(call(to, "die"))
@@ -236,10 +248,10 @@ async def test_what_a_liar_lists_is_bounded(connector: McpConnector, hosts: Any)
         ({"content": []}, "(no output)"),
     ],
 )
-async def test_what_a_liar_returns(hosts: Any, said: Any, expected: str) -> None:
+async def test_what_a_liar_returns(hosts: Any, gateway: Gateway, said: Any, expected: str) -> None:
     host = hosts("liar")
     host.lie(**{"notifications/initialized": {"raw": "", "status": 202}, "tools/call": said})
-    connector = McpConnector(Roads(private=PRIVATE), silent_seconds=1.0)
+    connector = McpConnector(Roads(gateway.data_dir), silent_seconds=1.0)
     try:
         before = len(host.calls)
         result = await connector.run(call(server(host), "any"))
@@ -249,58 +261,91 @@ async def test_what_a_liar_returns(hosts: Any, said: Any, expected: str) -> None
         await connector.aclose()
 
 
-@contextmanager
-def _addresses(*found: str) -> Iterator[Callable[..., Any]]:
-    async def resolve(host: str, port: int) -> list[str]:
-        return list(found)
-
-    yield resolve
-
-
 @pytest.mark.parametrize(
     "address", ["127.0.0.1", "10.0.0.1", "169.254.169.254", "::1", "::ffff:127.0.0.1", "64:ff9b::7f00:1"]
 )
-async def test_addresses_that_are_not_public_are_not_dialled(hosts: Any, address: str) -> None:
+async def test_addresses_that_are_not_public_are_not_dialled(
+    connector: McpConnector, gateway: Gateway, hosts: Any, address: str
+) -> None:
+    gateway.names["public.example"] = ["93.184.216.34", address]
+    to = McpServer(name="notes", url=f"http://public.example:{hosts('modern').port}/mcp")
+    (listing,) = await connector.list_tools(SESSION, [to])
+    assert listing.error is not None and "not public" in listing.error["message"]
+    assert address not in listing.error["message"]
+    (entry, *_) = await gateway.entries()
+    assert (entry["decision"], entry["host"], address in entry["detail"]) == (
+        "denied",
+        "public.example",
+        True,
+    )
+
+
+async def test_a_name_that_moves_is_not_followed(
+    connector: McpConnector, gateway: Gateway, hosts: Any
+) -> None:
+    """The address that was judged is dialled, whatever the name says a moment later."""
     host = hosts("modern")
-    with _addresses("93.184.216.34", address) as resolve:
-        connector = McpConnector(Roads(resolve=resolve), list_seconds=5.0)
-        try:
-            to = McpServer(name="notes", url=f"http://public.example:{host.port}/mcp")
-            (listing,) = await connector.list_tools(SESSION, [to])
-            assert listing.error is not None and "not public" in listing.error["message"]
-        finally:
-            await connector.aclose()
-
-
-async def test_a_name_that_moves_is_not_followed(hosts: Any) -> None:
-    """The address that was checked is dialled for as long as the connection lives."""
-    host = hosts("modern")
-    asked: list[str] = []
-
-    async def resolve(name: str, port: int) -> list[str]:
-        asked.append(name)
-        return ["127.0.0.1"] if len(asked) == 1 else ["192.0.2.1"]
-
-    connector = McpConnector(Roads(private=(f"moving.example:{host.port}",), resolve=resolve))
-    try:
-        to = McpServer(name="notes", url=f"http://moving.example:{host.port}/mcp")
+    to = McpServer(name="notes", url=f"http://moving.example:{host.port}/mcp")
+    gateway.names["moving.example"] = ["127.0.0.1"]
+    for _ in range(2):
         result = await connector.run(call(to, "echo", text="x"))
         # The SDK's server answers only to names of this machine, which shows where it was asked.
         assert result.is_error and "HTTP 421" in words(result)
-        assert asked == ["moving.example"]
-    finally:
-        await connector.aclose()
+        gateway.names["moving.example"] = ["192.0.2.1"]
 
 
-async def test_networking_of_the_environment_binds(connector: McpConnector, hosts: Any) -> None:
+async def test_networking_of_the_environment_binds(
+    connector: McpConnector, gateway: Gateway, hosts: Any
+) -> None:
     to = server(hosts("modern"), allowed_hosts=("other.example",))
+    before = len(hosts("modern").calls)
     result = await connector.run(call(to, "echo", text="x"))
-    assert result.is_error and "networking does not allow" in words(result)
+    assert result.is_error and "networking of the environment does not allow it" in words(result)
+    assert result.trouble is not None and "was not made" in words(result)
+    allowed = server(hosts("modern"), allowed_hosts=("localhost",))
+    assert words(await connector.run(call(allowed, "echo", text="y"))) == "y"
+    denied, *others = await gateway.entries()
+    assert (denied["decision"], denied["session_id"]) == ("denied", SESSION)
+    assert {entry["decision"] for entry in others} == {"allowed"}
+    assert len(hosts("modern").calls) == before + 1
 
 
-async def test_connections_are_bounded_and_idle_ones_end(hosts: Any) -> None:
+async def test_an_operator_denies_servers(gateway: Gateway, hosts: Any) -> None:
+    operator = OperatorHosts(denied=("localhost",), servers=(hosts("modern").where,))
+    async with Gateway.start(names={"localhost": ["127.0.0.1"]}, operator=operator) as other:
+        connector = McpConnector(Roads(other.data_dir))
+        try:
+            (listing,) = await connector.list_tools(SESSION, [server(hosts("modern"))])
+        finally:
+            await connector.aclose()
+    assert listing.error is not None and "operator of this server denies it" in listing.error["message"]
+
+
+async def test_an_egress_process_that_is_started_again(
+    connector: McpConnector, gateway: Gateway, hosts: Any
+) -> None:
     to = server(hosts("modern"))
-    connector = McpConnector(Roads(private=PRIVATE), connections_max=2, idle_seconds=0.4)
+    assert words(await connector.run(call(to, "echo", text="a"))) == "a"
+    await gateway.end()
+    waiting = asyncio.create_task(connector.run(call(to, "echo", text="b")))
+    await asyncio.sleep(0)
+    await gateway.serve()
+    assert words(await waiting) == "b"
+
+
+async def test_the_door_takes_nobody_without_the_token(gateway: Gateway) -> None:
+    for said in (b"", b"Proxy-Authorization: Bearer x\r\nCorral-Grant: {}\r\n"):
+        reader, writer = await asyncio.open_unix_connection(mcp_path(gateway.data_dir))
+        writer.write(b"GET http://localhost/ HTTP/1.1\r\nHost: localhost\r\n" + said + b"\r\n")
+        answer = await asyncio.wait_for(reader.read(), 30)
+        assert answer.startswith(b"HTTP/1.1 400 ") and b"wrong token" in answer
+        writer.close()
+    assert await gateway.entries() == []
+
+
+async def test_connections_are_bounded_and_idle_ones_end(hosts: Any, gateway: Gateway) -> None:
+    to = server(hosts("modern"))
+    connector = McpConnector(Roads(gateway.data_dir), connections_max=2, idle_seconds=0.4)
     try:
         for number in range(4):
             result = await connector.run(call(to, "echo", text="x", session_id=f"sesn_{number}"))

@@ -76,7 +76,9 @@ async def _egress(start: Start) -> None:
             denied=config.egress_denied_hosts,
             internal=config.egress_internal_hosts,
             packages=config.egress_package_hosts,
+            servers=config.mcp_private_hosts,
         ),
+        authorities=config.mcp_ca,
     )
 
 

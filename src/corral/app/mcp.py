@@ -1,4 +1,4 @@
-"""The connections of a hands host to MCP servers, as the operator has set them up."""
+"""The connections of a hands host to MCP servers. Where they may lead is the egress process's affair."""
 
 from corral.config import Config
 from corral.mcp.connector import McpConnector
@@ -8,4 +8,4 @@ __all__ = ["open_mcp"]
 
 
 def open_mcp(config: Config) -> McpConnector:
-    return McpConnector(Roads(private=config.mcp_private_hosts, authorities=config.mcp_ca))
+    return McpConnector(Roads(config.data_dir))

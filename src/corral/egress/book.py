@@ -4,7 +4,7 @@ from typing import Protocol
 
 from corral.catalog.audit import Decision, Ended
 from corral.egress.target import Target
-from corral.kernel.ids import SessionId
+from corral.kernel.ids import CredentialId, SessionId
 
 __all__ = ["Book", "BookFull"]
 
@@ -25,6 +25,7 @@ class Book(Protocol):
         *,
         reason: str = "",
         detail: str = "",
+        credential_id: CredentialId | None = None,
     ) -> str:
         """Write a decision down; it survives the end of this process. Returns the entry's id. See
         `catalog.audit.Begun`. Raises BookFull: then nothing may be done."""

@@ -2,12 +2,13 @@
 
 import asyncio
 import socket
+from collections.abc import Sequence
 
 from corral.confine.tunnel import Resolve
 from corral.egress.policy import Gate
 from corral.kernel.limits import EGRESS_CONNECT_SECONDS
 
-__all__ = ["Resolve", "Unreachable", "dial"]
+__all__ = ["Resolve", "Unreachable", "dial", "judged"]
 
 
 class Unreachable(Exception):
@@ -20,14 +21,7 @@ async def dial(host: str, port: int, *, gate: Gate, resolve: Resolve) -> socket.
 
     Raises: Refused, Unreachable.
     """
-    gate.check_name(host, port)
-    try:
-        async with asyncio.timeout(EGRESS_CONNECT_SECONDS):
-            addresses = await resolve(host, port)
-    except (OSError, TimeoutError, UnicodeError):
-        raise Unreachable("its name does not resolve") from None
-    for address in addresses:
-        gate.check_address(host, port, address)
+    addresses = await judged(host, port, gate=gate, resolve=resolve)
     try:
         async with asyncio.timeout(EGRESS_CONNECT_SECONDS):
             for address in addresses:
@@ -37,6 +31,19 @@ async def dial(host: str, port: int, *, gate: Gate, resolve: Resolve) -> socket.
     except TimeoutError:
         pass
     raise Unreachable("it does not take connections")
+
+
+async def judged(host: str, port: int, *, gate: Gate, resolve: Resolve) -> Sequence[str]:
+    """The addresses of a host, all of which may be dialled. Raises Refused, Unreachable."""
+    gate.check_name(host, port)
+    try:
+        async with asyncio.timeout(EGRESS_CONNECT_SECONDS):
+            addresses = await resolve(host, port)
+    except (OSError, TimeoutError, UnicodeError):
+        raise Unreachable("its name does not resolve") from None
+    for address in addresses:
+        gate.check_address(host, port, address)
+    return addresses
 
 
 async def _connected(address: str, port: int) -> socket.socket | None:

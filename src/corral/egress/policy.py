@@ -4,6 +4,7 @@ import ipaddress
 from dataclasses import dataclass
 from typing import Final
 
+from corral.catalog.hosts import HTTPS_PORT
 from corral.catalog.networking import NetworkPolicy
 from corral.kernel.addresses import is_public
 from corral.kernel.hosts import fits
@@ -30,11 +31,19 @@ class OperatorHosts:
     denied:   reached by nobody; an address denies every name that is there.
     internal: may be at a private or loopback address; an environment's policy binds them all the same.
     packages: hosts that `allow_package_managers` opens, beside those that are configured in a sandbox.
+    servers:  MCP servers, and token endpoints of their credentials, that may be at such an address; without
+              a port, that of HTTPS.
     """
 
     denied: tuple[str, ...] = ()
     internal: tuple[str, ...] = ()
     packages: tuple[str, ...] = ()
+    servers: tuple[str, ...] = ()
+
+    def of_servers(self) -> "OperatorHosts":
+        """What holds for MCP servers: nothing is open to them because it is open to sandboxes."""
+        opened = (entry if ":" in entry else f"{entry}:{HTTPS_PORT}" for entry in self.servers)
+        return OperatorHosts(denied=self.denied, internal=tuple(opened))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

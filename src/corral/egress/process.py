@@ -1,7 +1,8 @@
 """The egress process: lock, token, sockets, adoption, an orderly end.
 
-Hands hosts bring it the doors of sandboxes on a socket of their own (`egress.doors`). On the other one it
-answers questions, to whoever presents its token (`corral.daemon`):
+Hands hosts bring it the doors of sandboxes on a socket of their own (`egress.doors`), and their requests to
+MCP servers on another (`egress.servers`). On the last one it answers questions, to whoever presents its
+token (`corral.daemon`):
 
     GET /corral/egress/v1/health     {"role", "pid", "version", "is_supervised"}
                                      is_supervised: someone holds the connection below, whoever started us
@@ -22,17 +23,22 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from corral import __version__
-from corral.daemon import doors_path, listening, made_token, owned, socket_path
+from corral.catalog.networking import NetworkPolicy
+from corral.confine.names import Names
+from corral.daemon import doors_path, listening, made_token, mcp_path, owned, socket_path
 from corral.egress.audit import AuditDesk
 from corral.egress.dial import Resolve
 from corral.egress.doors import Doors
 from corral.egress.keys import VaultDesk
-from corral.egress.policy import OperatorHosts
+from corral.egress.outside import Outside
+from corral.egress.policy import Gate, OperatorHosts
+from corral.egress.servers import McpDoor
 from corral.egress.spool import Spool
 from corral.egress.wishes import CredentialDesk
 from corral.kernel.clock import SystemClock
 from corral.kernel.limits import (
     EGRESS_REQUEST_BYTES_MAX,
+    EGRESS_SERVER_LOOKUPS_MAX,
     HANDS_CONNECT_SECONDS,
     HANDS_HEARTBEAT_SECONDS,
     HANDS_UNADOPTED_SECONDS,
@@ -53,12 +59,14 @@ async def serve_egress(
     unadopted_seconds: float = HANDS_UNADOPTED_SECONDS,
     keys: Keys | None = None,
     operator: OperatorHosts = NOTHING_SAID,
+    authorities: Path | None = None,
     resolve: Resolve | None = None,
     on_ready: Callable[[], None] = lambda: None,
 ) -> None:
     """Be the egress of `data_dir` until SIGTERM, SIGINT, or nobody has adopted it for too long.
 
     keys: the vault's private ones; a file beside the socket unless given. operator: what it says of hosts.
+    authorities: more of them (PEM) for the certificates of MCP servers, beside the system's.
     resolve: finds the addresses of names, instead of this machine's resolver.
 
     Raises: Conflict if another one holds the lock; InvalidRequest if the socket path is too long.
@@ -67,11 +75,19 @@ async def serve_egress(
         owned(data_dir, "egress") as private,
         listening(socket_path(data_dir, "egress")) as listener,
         listening(doors_path(data_dir)) as doors_listener,
+        listening(mcp_path(data_dir)) as mcp_listener,
     ):
         ring = KeyRing(keys or FileKeys(private / KEY_FILE))
         token = made_token(data_dir, "egress")
         spool = Spool(private / "audit", clock=SystemClock())
         doors = Doors(token=token, operator=operator, book=spool, resolve=resolve)
+        servers = operator.of_servers()
+        outside = Outside(
+            Gate(policy=NetworkPolicy(hosts=None), operator=servers),
+            resolve=resolve or Names(at_once_max=EGRESS_SERVER_LOOKUPS_MAX).resolve,
+            authorities=authorities,
+        )
+        mcp = McpDoor(token=token, operator=servers, book=spool, outside=outside)
         turn, ended = asyncio.Lock(), asyncio.Event()
         desks: Mapping[str, _Desk] = {
             "vault": VaultDesk(ring, turn),
@@ -83,7 +99,11 @@ async def serve_egress(
         loop = asyncio.get_running_loop()
         for name in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(name, egress.ended.set)
-        duties = [loop.create_task(doors.serve(doors_listener)), loop.create_task(spool.sync_forever())]
+        duties = [
+            loop.create_task(doors.serve(doors_listener)),
+            loop.create_task(mcp.serve(mcp_listener)),
+            loop.create_task(spool.sync_forever()),
+        ]
         try:
             on_ready()
             await egress.until_the_end(unadopted_seconds)

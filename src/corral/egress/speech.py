@@ -15,9 +15,15 @@ _Sent = TypeVar("_Sent", bound=h11.Event)
 class Speech:
     """role: h11.SERVER towards a sandbox, h11.CLIENT towards a host."""
 
-    def __init__(self, wire: Wire, role: type[h11.SERVER] | type[h11.CLIENT]) -> None:
+    def __init__(
+        self,
+        wire: Wire,
+        role: type[h11.SERVER] | type[h11.CLIENT],
+        *,
+        head_bytes_max: int = EGRESS_HEAD_BYTES_MAX,
+    ) -> None:
         self.wire = wire
-        self.state = h11.Connection(role, max_incomplete_event_size=EGRESS_HEAD_BYTES_MAX)
+        self.state = h11.Connection(role, max_incomplete_event_size=head_bytes_max)
 
     async def next_event(self) -> h11.Event | type[h11.PAUSED]:
         """Raises OSError, h11.RemoteProtocolError."""

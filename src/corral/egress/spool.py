@@ -20,7 +20,7 @@ from corral.catalog.audit import Begun, Decision, Ended
 from corral.egress.book import BookFull
 from corral.egress.target import Target
 from corral.kernel.clock import Clock, rfc3339
-from corral.kernel.ids import AUDIT_ENTRY, Ids, SessionId
+from corral.kernel.ids import AUDIT_ENTRY, CredentialId, Ids, SessionId
 from corral.kernel.limits import (
     EGRESS_SPOOL_BYTES_MAX,
     EGRESS_SPOOL_SEGMENT_BYTES,
@@ -67,6 +67,7 @@ class Spool:
         *,
         reason: str = "",
         detail: str = "",
+        credential_id: CredentialId | None = None,
     ) -> str:
         entry = Begun(
             entry_id=self._ids.mint(AUDIT_ENTRY),
@@ -78,6 +79,7 @@ class Spool:
             decision=decision,
             reason=reason,
             detail=detail,
+            credential_id=credential_id,
         )
         if sum(self._sizes.values()) >= self._bytes_max:
             raise BookFull("the audit of this server is full: nothing more gets out until it is read")

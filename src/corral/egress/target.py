@@ -6,11 +6,11 @@ from typing import Final
 
 from corral.kernel.hosts import canonical_host
 
-__all__ = ["BadTarget", "Target", "absolute_target", "authority", "connect_target"]
+__all__ = ["BadTarget", "Target", "absolute_target", "authority", "connect_target", "whole_url"]
 
 _AUTHORITY: Final = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5}))?")
 _ABSOLUTE: Final = re.compile(rb"([A-Za-z][A-Za-z0-9+.-]*)://([^/?#]*)(.*)", re.S)
-_HTTP_PORT: Final = 80
+_PORTS: Final = {"http": 80, "https": 443}
 
 
 class BadTarget(Exception):
@@ -47,10 +47,20 @@ def connect_target(target: bytes) -> Target:
 
 def absolute_target(target: bytes) -> tuple[Target, bytes]:
     """Of any other request to a proxy: where to, and the target to send there. Raises BadTarget."""
-    parts = _ABSOLUTE.fullmatch(target)
+    scheme, where, path = whole_url(target)
+    if scheme != "http":
+        raise BadTarget("only http:// URLs are requested from a proxy; for https:// use CONNECT")
+    return where, path
+
+
+def whole_url(url: bytes) -> tuple[str, Target, bytes]:
+    """Scheme (`http` or `https`), host and port, and what is requested there. Raises BadTarget."""
+    parts = _ABSOLUTE.fullmatch(url)
     if parts is None:
         raise BadTarget("this is a proxy: send the whole URL, as in GET http://example.com/")
-    if parts[1].lower() != b"http":
+    scheme = parts[1].lower().decode()
+    if scheme not in _PORTS:
         raise BadTarget("only http:// URLs are requested from a proxy; for https:// use CONNECT")
     rest = parts[3].partition(b"#")[0]
-    return authority(parts[2], default_port=_HTTP_PORT), rest if rest.startswith(b"/") else b"/" + rest
+    path = rest if rest.startswith(b"/") else b"/" + rest
+    return scheme, authority(parts[2], default_port=_PORTS[scheme]), path

@@ -95,6 +95,7 @@ EGRESS_PORT = 3128  # of the proxy inside a sandbox, at its own loopback; what p
 EGRESS_CONNECTIONS_PER_SESSION_MAX = 256  # through the proxy at once; more wait to be accepted
 EGRESS_CONNECTIONS_MAX = 4_000  # of all sessions: two descriptors each; more wait, one of each session
 EGRESS_LOOKUPS_PER_SESSION_MAX = 8  # names resolved at once: a slow name server holds up its session alone
+EGRESS_SERVER_LOOKUPS_MAX = 64  # likewise, of MCP servers of all sessions: one cannot hold up many
 EGRESS_GRANT_BYTES_MAX = 256 * 1024  # what a hands host says of a sandbox: 512 hosts of the longest name
 EGRESS_HEAD_BYTES_MAX = 64 * 1024  # of a request's or an answer's headers; common servers take 8 to 32 KB
 EGRESS_METHOD_CHARS_MAX = 32  # of a request's method; the longest that is registered has 16
@@ -441,6 +442,11 @@ WEB_SNIPPET_CHARS_MAX = 2000  # of what a search says of one page
 
 # -- MCP ------------------------------------------------------------------------------------------
 MCP_CONNECT_SECONDS = 10.0  # a server that does not accept within this is down
+MCP_ADDRESS_SECONDS = 60.0  # for which addresses that were judged are dialled without asking again
+MCP_KEEP_SECONDS = 4.0  # an unused connection to a server; common servers close theirs after five
+MCP_REQUEST_BYTES_MAX = (
+    16 * 1024**2
+)  # of one request to a server; it is held to be sent again with a new token
 MCP_LIST_SECONDS = 20.0  # to connect and list the tools: a turn waits no longer for a server
 MCP_PAGES_MAX = 64  # of one listing; a server that goes on for ever is cut off
 MCP_TOOLS_MAX = 512  # of one server that a model is shown; the tokens of more would be most of a window

@@ -143,10 +143,6 @@ class McpConnector:
         """A connection that is open. Raises ServerFailed."""
         if not server.url:
             raise ServerFailed(server, "is not one of the session's any more.")
-        if not server.is_allowed():
-            raise ServerFailed(
-                server, "may not be reached: the environment's networking does not allow it."
-            )
         key = (session_id, server)
         await self._make_room(key)
         kept = self._kept.setdefault(key, _Kept())
@@ -157,7 +153,7 @@ class McpConnector:
                     await kept.connection.close()
                     kept.connection = None
                 if kept.connection is None:
-                    kept.connection = await self._opened(server)
+                    kept.connection = await self._opened(session_id, server)
                 connection = kept.connection
             yield connection
         finally:
@@ -167,9 +163,10 @@ class McpConnector:
                 del self._kept[key]
             self._watch()
 
-    async def _opened(self, server: McpServer) -> Connection:
+    async def _opened(self, session_id: SessionId, server: McpServer) -> Connection:
         loaded = await asyncio.to_thread(sdk.load)
-        connection = Connection(server, self._roads.way(), loaded, silent_seconds=self._silent_seconds)
+        way = self._roads.way(session_id, server)
+        connection = Connection(server, way, loaded, silent_seconds=self._silent_seconds)
         try:
             async with asyncio.timeout(self._list_seconds):
                 await connection.open()

@@ -1,30 +1,28 @@
-"""The way to one MCP server: HTTP whose addresses are checked, and whose answers have bounds.
+"""The way to one MCP server: through the egress process of this machine, and with bounds on its answers.
 
 Rules of this file:
-- Names are resolved here, every address is checked before one is dialled, and the checked address is the
-  one that is dialled, for as long as the connection lives: a name that resolves differently a moment later
-  leads nowhere else.
-- No proxy or certificate setting of our own environment has a say.
+- Nothing leaves from here. The egress process (`corral.egress.servers`) decides whether the server may be
+  reached, makes the connection, and puts the credential of the session's vaults into the request: none of
+  that is ever in this process.
 - Answers come as they are or not at all: what is packed can unpack to any size.
 - What goes wrong is noted for the request that it went wrong with: the SDK only says that something did.
 """
 
 import asyncio
-import ssl
-from collections.abc import AsyncIterator, Sequence
+import json
+from collections.abc import AsyncIterator
 from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Final, Literal
 
 import httpx2
 
-from corral.catalog.hosts import HostList
-from corral.confine.names import Names
-from corral.confine.tunnel import Resolve
-from corral.kernel.addresses import is_public
+from corral.catalog.mcp.servers import McpServer
+from corral.daemon import made_token, mcp_path
+from corral.kernel.ids import SessionId
 from corral.kernel.limits import (
+    EGRESS_RETRY_SECONDS,
     MCP_ANSWER_BYTES_MAX,
     MCP_CALL_SILENT_SECONDS,
     MCP_CONNECT_SECONDS,
@@ -32,42 +30,38 @@ from corral.kernel.limits import (
 
 __all__ = ["NOTES", "Notes", "Roads", "Way"]
 
-_PORTS: Final = {"http": 80, "https": 443}
 _PATIENCE: Final = httpx2.Timeout(
     MCP_CONNECT_SECONDS, read=MCP_CALL_SILENT_SECONDS + 60.0, write=30.0, pool=30.0
 )
+_TROUBLE: Final = "corral-trouble"
+_DETAIL: Final = {
+    "refused": "may not be reached: {}",
+    "unreachable": "cannot be reached: {}",
+    "broken": "gave no whole answer: {}",
+}
 
 
 class Roads:
-    """What all ways of a host have in common. private: hosts (`host`, `host:port`, `*.domain`) that the
-    operator opened, at whatever addresses they are. authorities: more of them (PEM) for TLS, beside the
-    system's."""
+    """What all ways of a host have in common: the egress process of its data directory, which may be away
+    for a moment: its supervisor starts it again."""
 
-    def __init__(
-        self,
-        *,
-        private: Sequence[str] = (),
-        authorities: Path | None = None,
-        resolve: Resolve | None = None,
-    ) -> None:
-        self._private = HostList(private=private)
-        self._authorities = authorities
-        self._resolve = resolve
+    def __init__(self, data_dir: Path) -> None:
+        self._data_dir = data_dir
 
-    def way(self) -> "Way":
-        return Way(self, tls=_tls(self._authorities))
-
-    async def addresses(self, host: str, port: int, names: Names) -> Sequence[str]:
-        """All of them may be dialled. names: of one connection. Raises PermissionError, whose words are for
-        the user; OSError, TimeoutError."""
-        async with asyncio.timeout(MCP_CONNECT_SECONDS):
-            addresses = await (self._resolve or names.resolve)(host, port)
-        if not self._private.may_be_private(host, port) and not all(map(is_public, addresses)):
-            raise PermissionError("is at an address that is not public")
-        return addresses
+    def way(self, session_id: SessionId, server: McpServer) -> "Way":
+        grant = {
+            "session_id": session_id,
+            "server": server.url,
+            "allowed_hosts": None if server.allowed_hosts is None else list(server.allowed_hosts),
+        }
+        headers = {
+            "Proxy-Authorization": f"Bearer {made_token(self._data_dir, 'egress')}",
+            "Corral-Grant": json.dumps(grant),
+        }
+        return Way(str(mcp_path(self._data_dir)), headers)
 
 
-Trouble = Literal["refused", "unreachable", "too_large", "packed"]
+Trouble = Literal["refused", "unreachable", "broken", "too_large", "packed"]
 
 
 @dataclass(kw_only=True, slots=True)
@@ -91,11 +85,10 @@ NOTES: Final[ContextVar[Notes]] = ContextVar("notes")
 class Way(httpx2.AsyncBaseTransport):
     """Of one connection."""
 
-    def __init__(self, roads: Roads, *, tls: ssl.SSLContext) -> None:
-        self._roads = roads
-        self._http = httpx2.AsyncHTTPTransport(verify=tls, trust_env=False, retries=0)
-        self._names = Names()
-        self._known: dict[tuple[str, int], list[str]] = {}
+    def __init__(self, door: str, headers: dict[str, str]) -> None:
+        """door: the socket of the egress process. headers: what it wants to know with each request."""
+        self._headers = [(name.encode(), value.encode()) for name, value in headers.items()]
+        self._http = httpx2.AsyncHTTPTransport(uds=door, trust_env=False, retries=0)
 
     def client(self) -> httpx2.AsyncClient:
         """Close it. Redirects are not followed but by the SDK, within one origin."""
@@ -103,9 +96,12 @@ class Way(httpx2.AsyncBaseTransport):
         return httpx2.AsyncClient(transport=self, timeout=_PATIENCE, headers=headers, trust_env=False)
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        host = request.url.host.rstrip(".").lower()
-        port = request.url.port or _PORTS.get(request.url.scheme, 0)
-        response = await self._sent(request, host, port)
+        response = await self._answer(request)
+        if _TROUBLE in response.headers:
+            said = (await response.aread()).decode(errors="replace").strip()
+            await response.aclose()
+            trouble = _trouble(response.headers[_TROUBLE])
+            raise self._failed(trouble, _DETAIL[trouble].format(said), request)
         if (notes := NOTES.get(None)) is not None:
             notes.status = response.status_code if response.status_code >= 400 else None
             if notes.status == 404 and "mcp-session-id" in request.headers:
@@ -124,36 +120,27 @@ class Way(httpx2.AsyncBaseTransport):
     async def aclose(self) -> None:
         await self._http.aclose()
 
-    async def _sent(self, request: httpx2.Request, host: str, port: int) -> httpx2.Response:
-        last: httpx2.TransportError | None = None
-        for address in await self._addresses(request, host, port):
-            dialled = httpx2.Request(
-                request.method,
-                request.url.copy_with(host=address),
-                headers=request.headers,  # its Host is the name
-                stream=request.stream,
-                extensions={**request.extensions, "sni_hostname": host},
-            )
+    async def _answer(self, request: httpx2.Request) -> httpx2.Response:
+        """Of the egress process, which is asked as a proxy is."""
+        asked = httpx2.Request(
+            request.method,
+            "http://egress/",
+            headers=[*request.headers.raw, *self._headers],  # its Host is the server's
+            stream=request.stream,
+            extensions={**request.extensions, "target": str(request.url).encode()},
+        )
+        latest = asyncio.get_running_loop().time() + MCP_CONNECT_SECONDS
+        while True:
             try:
-                response = await self._http.handle_async_request(dialled)
-            except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
-                last = error  # nothing was sent
-                continue
-            self._known[host, port] = [address]
-            return response
-        raise self._failed("unreachable", f"cannot be reached: {_said(last)}", request)
-
-    async def _addresses(self, request: httpx2.Request, host: str, port: int) -> Sequence[str]:
-        if (host, port) not in self._known:
-            try:
-                self._known[host, port] = list(await self._roads.addresses(host, port, self._names))
-            except PermissionError as refused:
-                raise self._failed("refused", str(refused), request) from None
-            except (OSError, TimeoutError, UnicodeError):
-                raise self._failed(
-                    "unreachable", "cannot be reached: its name does not resolve", request
-                ) from None
-        return self._known[host, port]
+                return await self._http.handle_async_request(asked)
+            except (httpx2.ConnectError, httpx2.ConnectTimeout):  # nothing was sent
+                if asyncio.get_running_loop().time() > latest:
+                    raise self._failed(
+                        "unreachable",
+                        "cannot be reached: the egress process of this machine is away",
+                        request,
+                    ) from None
+                await asyncio.sleep(EGRESS_RETRY_SECONDS)
 
     def _failed(self, trouble: Trouble, detail: str, request: httpx2.Request) -> httpx2.TransportError:
         if (notes := NOTES.get(None)) is not None:
@@ -186,16 +173,6 @@ class _Bounded(httpx2.AsyncByteStream):
         await self._body.aclose()
 
 
-@cache
-def _tls(authorities: Path | None) -> ssl.SSLContext:
-    context = ssl.create_default_context()
-    if authorities is not None:
-        context.load_verify_locations(authorities)
-    return context
-
-
-def _said(error: Exception | None) -> str:
-    text = str(error or "")
-    if "CERTIFICATE_VERIFY_FAILED" in text:
-        return "its certificate is not valid"
-    return "it takes no connections"
+def _trouble(word: str) -> Trouble:
+    """As the egress process says it; of a word that is not known yet, the worst is assumed."""
+    return word if word in ("refused", "unreachable") else "broken"  # type: ignore[return-value]

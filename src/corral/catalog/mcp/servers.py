@@ -23,9 +23,6 @@ class McpServer:
     url: str
     allowed_hosts: tuple[str, ...] | None = None
 
-    def is_allowed(self) -> bool:
-        return self.allowed_hosts is None or host_allowed(self.allowed_hosts, host_of(self.url))
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class McpCall:

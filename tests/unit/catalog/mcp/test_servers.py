@@ -3,6 +3,7 @@
 import pytest
 
 from corral.catalog.mcp.servers import McpServer, check_mcp_networking, named_server, uses_mcp
+from corral.catalog.networking import NetworkPolicy
 from corral.kernel.errors import InvalidRequest
 
 SERVERS = [{"type": "url", "name": "notes", "url": "https://MCP.example:8443/mcp"}]
@@ -27,7 +28,9 @@ def limited(*hosts: str, **more: bool) -> dict[str, object]:
 )
 def test_networking(environment: dict[str, object], is_allowed: bool) -> None:
     server = named_server({"mcp_servers": SERVERS}, environment, "notes")
-    assert server is not None and server.is_allowed() is is_allowed
+    assert server is not None
+    allowed = server.allowed_hosts
+    assert (allowed is None or NetworkPolicy(hosts=allowed).allows("mcp.example")) is is_allowed
     if is_allowed:
         check_mcp_networking(SERVERS, environment)
     else:
