@@ -19,9 +19,10 @@ from corral.egress.policy import Gate, OperatorHosts, Refused
 from corral.egress.proxy import Proxy
 from corral.egress.target import Target
 from corral.kernel.addresses import is_public
-from corral.kernel.hosts import canonical_host, fits, matches
+from corral.kernel.hosts import canonical_host, entry_of, fits, matches
 from corral.kernel.ids import SessionId
 
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 LABELS = st.sampled_from(["a", "b", "ab", "example", "com", "evil", "xn--a", "a-b", "1"])
 HOSTS = st.lists(LABELS, min_size=1, max_size=5).map(".".join)
 PATTERNS = st.tuples(st.booleans(), HOSTS).map(lambda it: f"*.{it[1]}" if it[0] else it[1])
@@ -51,6 +52,39 @@ def test_entries_of_an_operator(pattern: str, host: str, port: int, named: int |
     is_port = named in (None, port)
     assert fits(entry, host, port, port_unless_named=None) == (is_port and allowed_by_labels(pattern, host))
     assert fits("*", host, port, port_unless_named=None) and matches(host, host)
+
+
+@given(st.ip_addresses(), st.data())
+def test_entries_that_are_addresses_and_networks(
+    address: ipaddress.IPv4Address, data: st.DataObject
+) -> None:
+    length = data.draw(st.integers(0, address.max_prefixlen))
+    network = ipaddress.ip_network((address, length), strict=False)
+    other = data.draw(st.ip_addresses(v=address.version))
+    entry = str(network) if address.version == 4 else f"[{network}]"
+    for each in (address, other):
+        is_in = each in network
+        assert fits(entry, str(each), 443, port_unless_named=None) == is_in
+        assert fits(f"{entry}:443", str(each), 443, port_unless_named=None) == is_in
+        assert not fits(f"{entry}:443", str(each), 80, port_unless_named=None)
+    alone = str(address) if address.version == 4 else f"[{address}]"
+    assert fits(alone, str(other), 443, port_unless_named=None) == (other == address)
+    assert not fits(entry, "example.com", 443, port_unless_named=None)
+
+
+@given(st.text(max_size=40))
+@example("10.0.0.1/8")
+@example("[::1")
+@example("a:0")
+@example("a:65536")
+@example("")
+def test_an_entry_is_understood_or_refused(text: str) -> None:
+    try:
+        pattern, _ = entry_of(text)
+    except ValueError as error:
+        assert str(error)
+    else:
+        assert pattern == "*" or not isinstance(pattern, str) or canonical_host(pattern.removeprefix("*."))
 
 
 @given(st.text(max_size=40))
@@ -128,14 +162,44 @@ def test_no_operator_opens_a_metadata_service(address: str) -> None:
 
 
 def test_an_operator_denies_names_and_addresses() -> None:
-    operator = OperatorHosts(denied=("*.bad.test", "bad.test", "203.0.114.7"), internal=("*",))
+    denied = ("*.bad.test", "bad.test", "203.0.114.7", "203.0.115.0/24", "[2600:1::/32]", "[2600:2::2]")
+    operator = OperatorHosts(denied=denied, internal=("*",))
     gate = Gate(policy=NetworkPolicy(hosts=None), operator=operator)
     for host in ("bad.test", "x.bad.test"):
         with pytest.raises(Refused, match="operator"):
             gate.check_name(host, 443)
-    for address in ("203.0.114.7", "::ffff:203.0.114.7"):
+    for address in (
+        "203.0.114.7",
+        "::ffff:203.0.114.7",
+        "203.0.115.9",
+        "::ffff:203.0.115.9",
+        "2600:1::9",
+        "2600:2::2",
+    ):
         with pytest.raises(Refused, match="operator"):
             gate.check_address("good.test", 443, address)
+    for address in ("203.0.114.8", "203.0.116.9", "2600:2::3"):
+        gate.check_address("good.test", 443, address)
+
+
+def test_an_operator_opens_networks_of_his_own() -> None:
+    operator = OperatorHosts(internal=("10.1.0.0/16", "[fd00:1::/32]:8443", "10.2.0.1"))
+    gate = Gate(policy=NetworkPolicy(hosts=None), operator=operator)
+    for port, address in (
+        (443, "10.1.2.3"),
+        (443, "::ffff:10.1.2.3"),
+        (8443, "fd00:1::1"),
+        (80, "10.2.0.1"),
+    ):
+        gate.check_address("inside.test", port, address)
+    for port, address in (
+        (443, "10.2.0.2"),
+        (443, "fd00:1::1"),
+        (443, "127.0.0.1"),
+        (443, "169.254.169.254"),
+    ):
+        with pytest.raises(Refused, match="not public"):
+            gate.check_address("inside.test", port, address)
 
 
 # -- the proxy is told anything --------------------------------------------------------------------------

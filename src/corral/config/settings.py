@@ -195,7 +195,9 @@ SETTINGS: Final[Mapping[str, Setting]] = {
     # Not from a file: a cloned repository must not widen what sandboxes may reach, nor what the server may
     # be sent to.
     "egress_denied_hosts": Setting(
-        values.hosts, "hosts that no sandbox reaches: host, host:port, *.domain or * for all", ("env",)
+        values.hosts,
+        "hosts that no sandbox reaches: host, *.domain, address, network, each with or without :port, or *",
+        ("env",),
     ),
     "egress_internal_hosts": Setting(
         values.hosts,

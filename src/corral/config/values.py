@@ -12,6 +12,7 @@ from corral.catalog.models import ModelTable
 from corral.cluster.node import NodeRole
 from corral.config.secret import Secret
 from corral.hands.providers.choice import PROVIDERS, ProviderName
+from corral.kernel.hosts import entry_of
 from corral.kernel.limits import API_KEY_CHARS_MIN, WORK_LEASE_SECONDS_MAX, WORK_LEASE_SETTING_MIN
 
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -20,7 +21,6 @@ _BUCKET: Final = re.compile(r"[A-Za-z0-9._-]+")
 _REGION: Final = re.compile(r"[A-Za-z0-9-]+")
 _HOST: Final = re.compile(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]")
 _ORIGIN: Final = re.compile(r"https?://([A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*|\[[0-9A-Fa-f:]+\])(:[0-9]{1,5})?")
-_HOST_PATTERN: Final = re.compile(r"(\*|(\*\.)?[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*)(:[0-9]{1,5})?")
 
 
 def text(value: object) -> str:
@@ -118,15 +118,17 @@ def hosts(value: object) -> tuple[str, ...]:
     if not isinstance(words, list | tuple) or not all(isinstance(word, str) for word in words):
         raise ValueError("not a list of hosts")
     for word in words:
-        if not _HOST_PATTERN.fullmatch(word) or (":" in word and not port(word.rpartition(":")[2])):
-            raise ValueError(f"not a list of hosts (host, host:port, *.domain or *): {word!r}")
+        try:
+            entry_of(word)
+        except ValueError as error:
+            raise ValueError(f"{error}: {word!r}") from None
     return tuple(word.lower() for word in words)
 
 
 def names(value: object) -> tuple[str, ...]:
     found = hosts(value)
     for word in found:
-        if ":" in word or word == "*":
+        if ":" in word or "/" in word or word == "*":
             raise ValueError(f"not a list of host names (host or *.domain): {word!r}")
     return found
 

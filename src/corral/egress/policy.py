@@ -26,10 +26,11 @@ class Refused(Exception):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OperatorHosts:
-    """What the operator says for every sandbox: entries such as `host`, `host:port`, `*.domain` or `*`.
+    """What the operator says for every sandbox, in entries of `kernel.hosts.entry_of`.
 
-    denied:   reached by nobody; an address denies every name that is there.
-    internal: may be at a private or loopback address; an environment's policy binds them all the same.
+    denied:   reached by nobody; an address or a network denies every name that is there.
+    internal: may be at a private or loopback address; an address or a network opens what is there for
+              every name. An environment's policy binds them all the same.
     packages: hosts that `allow_package_managers` opens, beside those that are configured in a sandbox.
     servers:  MCP servers, and token endpoints of their credentials, that may be at such an address; without
               a port, that of HTTPS.
@@ -66,7 +67,9 @@ class Gate:
             raise Refused("the operator of this server denies its address", detail=f"it is at {address}")
         if is_public(address):
             return
-        if _any_fits(self.operator.internal, host, port) and not _is_never_reached(address):
+        internal = self.operator.internal
+        is_opened = _any_fits(internal, host, port) or _any_fits(internal, _as_ipv4(address), port)
+        if is_opened and not _is_never_reached(address):
             return
         raise Refused("it is at an address that is not public", detail=f"it is at {address}")
 

@@ -2,12 +2,19 @@
 
 import ipaddress
 import re
-from typing import Final
+from functools import lru_cache
+from typing import Final, TypeAlias
 
-from corral.kernel.limits import HOST_NAME_CHARS_MAX
+from corral.kernel.limits import HOST_ENTRIES_KEPT, HOST_NAME_CHARS_MAX
 
-__all__ = ["canonical_host", "fits", "matches"]
+__all__ = ["Network", "canonical_host", "entry_of", "fits", "matches"]
 
+Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
+_ENTRY: Final = re.compile(
+    r"(?:\[(?P<v6>[0-9A-Fa-f:.]+(?:/[0-9]{1,3})?)\]"
+    r"|(?P<host>\*|[0-9]{1,3}(?:\.[0-9]{1,3}){3}/[0-9]{1,2}|(?:\*\.)?[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*))"
+    r"(?::(?P<port>[0-9]{1,5}))?"
+)
 _NAME: Final = re.compile(r"[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*")
 
 
@@ -39,10 +46,36 @@ def matches(pattern: str, host: str) -> bool:
 
 
 def fits(entry: str, host: str, port: int, *, port_unless_named: int | None) -> bool:
-    """Whether an operator's entry (`host`, `host:port`, `*.domain`, `*`) is this host at this port.
+    """Whether an operator's entry (see `entry_of`) is this host, or has this address, at this port.
 
     port_unless_named: of an entry that names none; None for any port.
     """
-    pattern, _, number = entry.partition(":")
-    wanted = int(number) if number else port_unless_named
-    return wanted in (None, port) and (pattern == "*" or matches(pattern, host))
+    pattern, number = entry_of(entry)
+    wanted = port_unless_named if number is None else number
+    return wanted in (None, port) and (pattern == "*" or _has(pattern, host) or matches(str(pattern), host))
+
+
+@lru_cache(maxsize=HOST_ENTRIES_KEPT)
+def entry_of(text: str) -> tuple[str | Network, int | None]:
+    """Pattern and port of `host`, `*.domain`, `*`, an address or a network (10.0.0.0/8, [2001:db8::/32],
+    [::1]), each with or without `:port`. Raises ValueError."""
+    parts = _ENTRY.fullmatch(text)
+    if parts is None:
+        raise ValueError("not a host, host:port, *.domain, address, network or *")
+    number = None if parts["port"] is None else int(parts["port"])
+    if number is not None and not 0 < number < 2**16:
+        raise ValueError("not a port")
+    if parts["v6"] is not None:
+        return ipaddress.IPv6Network(parts["v6"]), number
+    if "/" in parts["host"]:
+        return ipaddress.IPv4Network(parts["host"]), number
+    return parts["host"].lower(), number
+
+
+def _has(pattern: str | Network, host: str) -> bool:
+    if isinstance(pattern, str):
+        return False
+    try:
+        return ipaddress.ip_address(host.partition("%")[0]) in pattern
+    except ValueError:
+        return False

@@ -35,6 +35,9 @@ BUDGET_DIGITS_MAX = 15  # of an amount of cents: more is a typing mistake
 TITLE_CHARS_MAX = 1024  # a title is one line in a list
 ENVIRONMENT_PACKAGES_MAX, PACKAGE_CHARS_MAX = 256, 512  # per manager
 ALLOWED_HOSTS_MAX, HOST_NAME_CHARS_MAX = 512, 255
+HOST_ENTRIES_KEPT = (
+    4096  # of operators' lists, in their parsed form; a list is short, and asked for each request
+)
 MODEL_ID_CHARS_MAX, ROLE_ARN_CHARS_MAX = 256, 2048
 MCP_SERVER_NAME_CHARS_MAX, MCP_URL_CHARS_MAX = 255, 2048
 CREDENTIALS_PER_VAULT_MAX = 20  # that are not archived (documented figure)
