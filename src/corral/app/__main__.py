@@ -22,7 +22,7 @@ async def _hands(start: Start) -> None:
 
     config = start.config
     sandbox = config.sandbox or DEFAULT
-    await _require_sandboxes(sandbox, config.data_dir)
+    await _require_sandboxes(sandbox, config.data_dir, config.sandbox_root)
     tls = None
     if config.cluster_ca and config.cluster_cert and config.cluster_key:
         tls = ClusterTls(ca=config.cluster_ca, cert=config.cluster_cert, key=config.cluster_key)
@@ -30,7 +30,9 @@ async def _hands(start: Start) -> None:
     egress = Egress(config.data_dir) if "egress" in config.roles else None
     await serve_hands(
         data_dir=config.data_dir,
-        provider=lambda state_dir: provider_of(sandbox, state_dir=state_dir, egress=egress),
+        provider=lambda state_dir: provider_of(
+            sandbox, state_dir=state_dir, egress=egress, root=config.sandbox_root
+        ),
         web=lambda state_dir: open_web(config, state_dir),
         mcp=lambda: open_mcp(config),
         on_ready=report_ready,
@@ -40,13 +42,13 @@ async def _hands(start: Start) -> None:
     )
 
 
-async def _require_sandboxes(sandbox: "ProviderName", data_dir: Path) -> None:
+async def _require_sandboxes(sandbox: "ProviderName", data_dir: Path, root: Path | None) -> None:
     """Fail at once, with the remedy, where no sandbox can be made; while the server still imports."""
     from corral.hands.providers.choice import provider_of
 
     state_dir = data_dir / "hands"
     state_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
-    provider = provider_of(sandbox, state_dir=state_dir, is_warm=False)
+    provider = provider_of(sandbox, state_dir=state_dir, is_warm=False, root=root)
     try:
         probe = await provider.probe()
     finally:

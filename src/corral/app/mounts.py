@@ -12,6 +12,7 @@ from corral.hands.memory_sync import MemorySync
 from corral.hands.mount_files import FileSource
 from corral.hands.mount_skills import SkillSource
 from corral.hands.mounting import Mounting
+from corral.hands.providers.system import System
 from corral.kernel.errors import NotFound
 from corral.kernel.ids import SessionId, WorkspaceId
 from corral.orchestrator.outputs import OutputsCollector
@@ -42,7 +43,9 @@ def open_mounting(
         "file": FileSource(files_of(ground, blobs)),
         "skill": SkillSource(blobs),
         "repository": repositories,
-        "packages": PackageSource(layers, workspace=_workspace(ground)),
+        "packages": PackageSource(
+            layers, workspace=_workspace(ground), system=System.at(ground.config.sandbox_root)
+        ),
     }
     memory = MemorySync(hands, MemoryMountTable(ground.database, ground.ids))
     return Mounting(hands, resources=_resources(ground), sources=sources, memory=memory)

@@ -3,6 +3,7 @@
 from corral.catalog.blobs import BlobStore
 from corral.catalog.hosts import HostList
 from corral.config import Config
+from corral.hands.providers.system import System
 from corral.packages.installer import Installer
 from corral.packages.layers import Layers
 
@@ -17,5 +18,6 @@ def open_layers(config: Config, blobs: BlobStore) -> Layers:
         hosts=hosts,
         authorities=config.packages_ca,
         config=config.packages_config,
+        system=System.at(config.sandbox_root),
     )
     return Layers(installer, blobs)

@@ -71,6 +71,9 @@ def serve(
     models_dir: Annotated[Path | None, typer.Option(help="Where local models are kept.")] = None,
     recordings_dir: Annotated[Path | None, typer.Option(help="Recorded runs for `replay`.")] = None,
     sandbox: Annotated[Text, typer.Option(help="What makes sandboxes: bwrap or landlock. [bwrap]")] = None,
+    sandbox_root: Annotated[
+        Path | None, typer.Option(help="Root file system with the programs of sandboxes. [the machine's]")
+    ] = None,
     log_level: Annotated[Text, typer.Option(help="debug, info, warning or error. [info]")] = None,
     as_json: Json = False,
     embedded: Annotated[bool, typer.Option("--embedded", hidden=True)] = False,
@@ -82,7 +85,8 @@ def serve(
         "host": host, "port": port, "data_dir": data_dir, "roles": role or None,
         "tls_cert": tls_cert, "tls_key": tls_key, "insecure_bind": insecure_bind,
         "local_model_path": local_model_path, "models_dir": models_dir,
-        "recordings_dir": recordings_dir, "sandbox": sandbox, "log_level": log_level,
+        "recordings_dir": recordings_dir, "sandbox": sandbox, "sandbox_root": sandbox_root,
+        "log_level": log_level,
     }  # fmt: skip
     serve(config_from(config, **flags), as_json=as_json, is_embedded=embedded)
 

@@ -99,7 +99,7 @@ def _sandboxes(config: Config) -> Iterator[Finding]:
     """Boots one of each kind, the strongest first, and tries to escape from it. Only the chosen one has to
     work."""
     chosen = config.sandbox or DEFAULT
-    findings = {name: asyncio.run(_sandbox(name, is_chosen=name == chosen)) for name in PROVIDERS}
+    findings = {name: asyncio.run(_sandbox(config, name, is_chosen=name == chosen)) for name in PROVIDERS}
     others = [name for name, finding in findings.items() if finding.state != "failed" and name != chosen]
     if findings[chosen].state == "failed" and FALLBACK in others and findings[FALLBACK].state == "ok":
         remedy = f"{findings[chosen].remedy}; or name the weaker one: corral serve --sandbox {FALLBACK}"
@@ -108,10 +108,10 @@ def _sandboxes(config: Config) -> Iterator[Finding]:
     yield from findings.values()
 
 
-async def _sandbox(kind: ProviderName, *, is_chosen: bool) -> Finding:
+async def _sandbox(config: Config, kind: ProviderName, *, is_chosen: bool) -> Finding:
     with tempfile.TemporaryDirectory(prefix="corral-") as state:
         Path(state).chmod(0o711)  # a root user's sandboxes pass through with a uid of their own
-        provider = provider_of(kind, state_dir=Path(state), is_warm=False)
+        provider = provider_of(kind, state_dir=Path(state), is_warm=False, root=config.sandbox_root)
         try:
             found = await provider.probe()
         finally:

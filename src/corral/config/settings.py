@@ -53,6 +53,7 @@ class Config:
     vault_key_file: Path | None = None
     vault_key_command: str | None = None
     sandbox: ProviderName | None = None
+    sandbox_root: Path | None = None
     sandboxes_max: int = SANDBOXES_MAX
     egress_denied_hosts: tuple[str, ...] = ()
     egress_internal_hosts: tuple[str, ...] = ()
@@ -189,6 +190,11 @@ SETTINGS: Final[Mapping[str, Setting]] = {
         values.sandbox,
         "what sandboxes are made by: bwrap, or landlock, weaker, where user namespaces are forbidden; bwrap"
         " unless set",
+        ("flag", "env"),
+    ),
+    "sandbox_root": Setting(
+        values.path,
+        "directory with a root file system, whose programs sandboxes have; the machine's own unless set",
         ("flag", "env"),
     ),
     "sandboxes_max": Setting(values.count, "live sandboxes of this node's hands"),

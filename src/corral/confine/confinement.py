@@ -22,10 +22,12 @@ from corral.hands.providers.blueprint import drawn
 from corral.hands.providers.cgroup import Cgroups
 from corral.hands.providers.home import HOST_UID, drops_uid
 from corral.hands.providers.inside import copied
+from corral.hands.providers.interpreter import brought
 from corral.hands.providers.launch import Blueprint, bwrap_arguments, confined
 from corral.hands.providers.overlay import Overlay
 from corral.hands.providers.process import BwrapProcess
 from corral.hands.providers.seccomp import seccomp_filter
+from corral.hands.providers.system import MACHINE, System
 from corral.kernel.errors import SandboxUnavailable
 from corral.kernel.limits import CONFINED_NICENESS
 
@@ -69,7 +71,7 @@ class Confinement:
     root: a directory of ours; made when needed. modules: of ours, by their names, that programs can import,
     beside the door. They run with the libraries that `places` bring, and with no others. authorities: more
     of them (PEM, at AUTHORITIES inside), which may sign the certificates of the hosts that are asked.
-    python: finds the interpreter inside.
+    python: finds the interpreter inside. system: whose programs are inside.
     """
 
     def __init__(
@@ -79,10 +81,12 @@ class Confinement:
         modules: Sequence[str] = (),
         authorities: Path | None = None,
         python: Callable[[], PythonInside] = find_python,
+        system: System = MACHINE,
     ) -> None:
         self._root = root
         self._modules = (_DOOR, *modules)
         self._find_python = python
+        self._system = system
         self._authorities = authorities
         self._drops_uid = drops_uid()
         self._setting_up = asyncio.Lock()
@@ -102,7 +106,7 @@ class Confinement:
         """Run a Python program; all of it is gone afterwards. gives: descriptors that it gets, as that of a
         door, under the same numbers. Raises SandboxUnavailable if it cannot be started."""
         blueprint = await self._set_up()
-        program = [str(blueprint.python.path), "-IS", "-c", _IMPORTS + source, *arguments]
+        program = [*blueprint.python.command, "-IS", "-c", _IMPORTS + source, *arguments]
         process = await self._start(blueprint, program, places=places, gives=gives)
         try:
             yield process
@@ -166,8 +170,12 @@ class Confinement:
         self._root.mkdir(mode=0o711, parents=True, exist_ok=True)
         self._cgroups = Cgroups()
         files = {"authorities.pem": _authorities(self._authorities), **_sources(self._modules)}
+        self._system.require(uid=HOST_UID if self._drops_uid else None, state_dir=self._root)
         python = self._find_python()
-        return drawn(self._root, python=python, inside=copied(self._root, python, files))
+        inside = copied(self._root, python, files)
+        if self._system.root is not None:
+            python = brought(python, self._root)
+        return drawn(self._root, python=python, inside=inside, system=self._system)
 
 
 def _sources(modules: Sequence[str]) -> dict[str, bytes]:

@@ -22,6 +22,7 @@ from corral.confine.watch import DiskWatch
 from corral.hands.providers.layers import Layer
 from corral.hands.providers.overlay import Overlay
 from corral.hands.providers.process import BwrapProcess
+from corral.hands.providers.system import MACHINE, System
 from corral.kernel import limits
 from corral.kernel.disk_trees import is_real_directory
 from corral.kernel.errors import SandboxUnavailable, WorldError
@@ -100,12 +101,15 @@ class Installer:
         authorities: Path | None = None,
         config: Path | None = None,
         bounds: Bounds | None = None,
+        system: System = MACHINE,
     ) -> None:
-        """hosts: where packages may come from. config: a directory as `registries` describes it."""
+        """hosts: where packages may come from. config: a directory as `registries` describes it. system:
+        what they are installed on."""
         self._hosts = hosts
         self._bounds = bounds or Bounds()
         self._config = config
-        self._confinement = Confinement(root, modules=[_RUNNER], authorities=authorities)
+        self._confinement = Confinement(root, modules=[_RUNNER], authorities=authorities, system=system)
+        self._system = system
         self._scratch = Scratch(root / "scratch", make=self._confinement.make_writable)
         self._builds = Shares(self._bounds.at_once)
 
@@ -152,18 +156,19 @@ class Installer:
             await self._run({"do": "install", "packages": rest}, places, bench, has_door=True)
 
     async def _install_system(self, packages: Sequence[str], bench: "_Bench") -> None:
-        if not Path(_ADMIN, "status").is_file():
+        admin = self._system.path(_ADMIN)
+        if not (admin / "status").is_file():
             raise PackagesFailed(
-                "apt packages cannot be installed: the server's machine runs neither Debian nor Ubuntu."
+                "apt packages cannot be installed: the system of sandboxes is neither Debian nor Ubuntu."
             )
-        read_only = {"/etc/apt": bench.config / "apt", _ADMIN: Path(_ADMIN)}
+        read_only = {"/etc/apt": bench.config / "apt", _ADMIN: admin}
         places = Places(read_only=read_only, writable=bench.writable)
         await self._run({"do": "fetch", "packages": packages}, places, bench, has_door=True)
         made, work = bench.layer / "apt", bench.scratch / "overlay"
         if not all(map(is_real_directory, (made, made / "usr", made / "etc", made / "var", work))):
             raise PackagesFailed("apt packages cannot be installed.", detail="what was fetched is odd")
         places = Places(
-            read_only={_BASE: Path(_ADMIN)},
+            read_only={_BASE: admin},
             writable={"/etc": made / "etc", "/var": made / "var", "/scratch": bench.scratch},
             inside=bench.top,
             overlay=Overlay(upper=made / "usr", work=work),
@@ -211,8 +216,8 @@ class Installer:
             ) from None
         if missing is not None:
             raise PackagesFailed(
-                f"{manager} packages cannot be installed: the server's machine has no"
-                f" {str(missing)[:50]!r}; its operator can install it for all users."
+                f"{manager} packages cannot be installed: the system of sandboxes has no"
+                f" {str(missing)[:50]!r}; the server's operator can install it for all users."
             )
         shown = masked(words, config=bench.config, hosts=self._hosts)
         raise _failed(manager, words, shown, tunnel)

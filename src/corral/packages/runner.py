@@ -187,7 +187,9 @@ def pip(packages: list[str], env: dict[str, str], bounds: dict[str, Any]) -> Non
     # A Python of its own, which finds what is installed, and else what the system has. All that a package
     # needs is installed, so that another machine does not need to have the same.
     venv = ["-m", "venv", "--without-pip", "--system-site-packages", into]
-    run("pip", [sys.executable, *venv], env, bounds)
+    # Ours, if that is the system's, or there is none: not one that was brought along.
+    own = "python3" if sys.executable.startswith("/run/") else sys.executable
+    run("pip", [own, *venv], env, bounds)
     python = into + "/bin/python"
     if subprocess.run([python, "-c", "import pip"], env=env, capture_output=True, check=False).returncode:
         raise Failed("pip", missing="pip")
@@ -274,10 +276,20 @@ def fetch(packages: list[str], env: dict[str, str], bounds: dict[str, Any]) -> N
             elif os.path.lexists(path):  # of an older version, which gets a second name for a while
                 os.makedirs(os.path.dirname(upper + path), exist_ok=True)
                 shutil.copy2(path, upper + path, follow_symlinks=False)
-    shutil.copytree("/etc", upper + "/etc", symlinks=True)
+    shutil.copytree("/etc", upper + "/etc", symlinks=True, ignore=closed)
     for folder in ("cache", "lib", "log", "tmp"):
         os.makedirs(upper + "/var/" + folder)
     os.makedirs(SCRATCH + "/overlay")
+
+
+def closed(folder: str, names: list[str]) -> list[str]:
+    """What its owner alone may read."""
+    paths = [(name, folder + "/" + name) for name in names]
+    return [name for name, path in paths if not os.path.islink(path) and not is_open(path)]
+
+
+def is_open(path: str) -> bool:
+    return os.access(path, os.R_OK | (os.X_OK if os.path.isdir(path) else 0))
 
 
 def directories(top: str, depth: int) -> Iterator[str]:

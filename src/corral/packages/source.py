@@ -8,6 +8,7 @@ from contextlib import aclosing
 from corral.catalog.packages import MOUNT_ID, PLACE, Wanted, layer_digest, wanted
 from corral.hands.providers.binary import CannotWork
 from corral.hands.providers.ground import ground
+from corral.hands.providers.system import MACHINE, System
 from corral.kernel.ids import SessionId, WorkspaceId
 from corral.kernel.limits import LAYERS_KNOWN_MAX
 from corral.packages.installer import PackagesFailed
@@ -23,9 +24,16 @@ _NO_PYTHON = "The server's machine has no Python 3 for sandboxes, so packages ca
 class PackageSource:
     """`session.mounts.MountSource` of kind "packages"."""
 
-    def __init__(self, layers: Layers, *, workspace: Callable[[SessionId], Awaitable[WorkspaceId]]) -> None:
-        """workspace: whose a session is. Raises NotFound."""
+    def __init__(
+        self,
+        layers: Layers,
+        *,
+        workspace: Callable[[SessionId], Awaitable[WorkspaceId]],
+        system: System = MACHINE,
+    ) -> None:
+        """workspace: whose a session is. Raises NotFound. system: what packages are installed on."""
         self._layers = layers
+        self._system = system
         self._workspace = workspace
         # By the digest that we gave it; empty: it cannot be made.
         self._known: OrderedDict[str, Wanted] = OrderedDict()
@@ -35,7 +43,7 @@ class PackageSource:
         if not packages:
             return ()
         try:
-            below = await asyncio.to_thread(ground, packages)
+            below = await asyncio.to_thread(ground, packages, self._system)
             digest = layer_digest(packages, ground=below)
         except CannotWork:  # no host has this one, so we are asked for it
             digest, packages = layer_digest(packages, ground=""), {}

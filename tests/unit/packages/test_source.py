@@ -28,7 +28,7 @@ async def test_a_machine_without_python_is_said_to_be_one(
 ) -> None:
     threads: list[threading.Thread] = []
 
-    def no_ground(packages: Wanted) -> str:
+    def no_ground(*_: object) -> str:
         threads.append(threading.current_thread())
         raise CannotWork("no Python 3", remedy="install it")
 

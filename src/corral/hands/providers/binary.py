@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -52,10 +53,25 @@ class Bwrap:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PythonInside:
-    """The interpreter a sandbox uses. `prefix`: what must be bound for it, None if /usr already has it."""
+    """The interpreter a sandbox uses. path: on the host, and inside unless it is brought. prefix: what must
+    be bound for it, None if /usr already has it. brought: the words that start it, and what is bound for
+    that, (source, place), in a sandbox whose programs are not the machine's."""
 
     path: Path
     prefix: Path | None
+    brought: tuple[Sequence[str], Sequence[tuple[Path, str]]] | None = None
+
+    @property
+    def command(self) -> list[str]:
+        """The words that start it inside."""
+        return [str(self.path)] if self.brought is None else list(self.brought[0])
+
+    @property
+    def mounts(self) -> list[tuple[Path, str]]:
+        """What is bound for it beside the system's programs, (source, place)."""
+        if self.brought is not None:
+            return list(self.brought[1])
+        return [(self.prefix, str(self.prefix))] if self.prefix else []
 
 
 def find_bwrap(uid: int | None = None) -> Bwrap:

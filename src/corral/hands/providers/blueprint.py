@@ -8,12 +8,13 @@ from corral.hands.providers.binary import PythonInside, find_bwrap
 from corral.hands.providers.home import HOST_UID, drops_uid
 from corral.hands.providers.launch import Blueprint
 from corral.hands.providers.leftovers import clear_stages, end_orphans
+from corral.hands.providers.system import MACHINE, System
 from corral.kernel.owned_names import owned_name
 
 __all__ = ["drawn"]
 
 
-def drawn(root: Path, *, python: PythonInside, inside: Path) -> Blueprint:
+def drawn(root: Path, *, python: PythonInside, inside: Path, system: System = MACHINE) -> Blueprint:
     """What the sandboxes of this process share; what a killed process left of its own is ended first.
 
     root: a directory of ours that commands of these sandboxes name. inside: as for `Blueprint`.
@@ -29,4 +30,4 @@ def drawn(root: Path, *, python: PythonInside, inside: Path) -> Blueprint:
         stage.mkdir(mode=0o700)
         stage.chmod(0o711)
     end_orphans(marks)
-    return Blueprint(bwrap=bwrap, python=python, inside=inside, stage=stage)
+    return Blueprint(bwrap=bwrap, python=python, inside=inside, stage=stage, system=system)

@@ -11,11 +11,13 @@ from corral.hands.providers.blueprint import drawn
 from corral.hands.providers.cgroup import Cgroups
 from corral.hands.providers.home import HOST_UID, drops_uid
 from corral.hands.providers.inside import install
+from corral.hands.providers.interpreter import brought
 from corral.hands.providers.launch import Blueprint, launch_command
 from corral.hands.providers.layers import Layer
 from corral.hands.providers.leftovers import clear_state
 from corral.hands.providers.process import BwrapProcess
 from corral.hands.providers.seccomp import seccomp_filter
+from corral.hands.providers.system import MACHINE, System
 from corral.hands.providers.walled import WalledProvider
 from corral.hands.way_out import Egress
 from corral.kernel.errors import SandboxUnavailable
@@ -32,13 +34,28 @@ _NO_CGROUP: Final = {
 class BwrapProvider(WalledProvider):
     """`hands.ports.Provider` by bubblewrap."""
 
-    def __init__(self, *, state_dir: Path, pool_size: int = 1, egress: Egress | None = None) -> None:
-        walls = BwrapWalls(state_dir.resolve())
-        super().__init__(walls, state_dir=state_dir, pool_size=pool_size, egress=egress)
+    def __init__(
+        self,
+        *,
+        state_dir: Path,
+        pool_size: int = 1,
+        egress: Egress | None = None,
+        system: System = MACHINE,
+    ) -> None:
+        """system: whose programs agents have. Workspaces are tended with the machine's."""
+        tending = None if system.root is None else BwrapWalls(state_dir.resolve())
+        super().__init__(
+            BwrapWalls(state_dir.resolve(), system),
+            tending=tending,
+            state_dir=state_dir,
+            pool_size=pool_size,
+            egress=egress,
+            system=system,
+        )
 
 
 class BwrapWalls:
-    """`hands.providers.walls.Walls`. `state_dir`: of the provider."""
+    """`hands.providers.walls.Walls`. `state_dir`: of the provider. system: whose programs are inside."""
 
     name = "bwrap"
     can_be_renamed = True
@@ -47,8 +64,8 @@ class BwrapWalls:
     processes_max = SANDBOX_PROCESSES_MAX
     python: PythonInside
 
-    def __init__(self, state_dir: Path) -> None:
-        self._state_dir = state_dir
+    def __init__(self, state_dir: Path, system: System = MACHINE) -> None:
+        self._state_dir, self._system = state_dir, system
         self._drops_uid = drops_uid()
         self._cgroups = Cgroups()
         self.capabilities = Capabilities(
@@ -115,7 +132,11 @@ class BwrapWalls:
         name = f"bwrap {'.'.join(map(str, bwrap.version))}"
         has_memory = self.capabilities.holds("memory")
         limits = "memory and process limits" if has_memory else "limits per process only"
-        return f"{name}, {limits}", f"{name} ({bwrap.path}), {limits}"
+        root = self._system.root
+        own, where = (
+            ("", "") if root is None else (", a root file system of yours", f", programs of {root}")
+        )
+        return f"{name}, {limits}{own}", f"{name} ({bwrap.path}), {limits}{where}"
 
     def close(self) -> None:
         if self._blueprint:
@@ -127,6 +148,10 @@ class BwrapWalls:
         return self._blueprint
 
     def _make_blueprint(self) -> Blueprint:
+        self._system.require(uid=HOST_UID if self._drops_uid else None, state_dir=self._state_dir)
         clear_state(self._state_dir)
         python = find_python()
-        return drawn(self._state_dir, python=python, inside=install(self._state_dir, python))
+        inside = install(self._state_dir, python)
+        if self._system.root is not None:
+            python = brought(python, self._state_dir)
+        return drawn(self._state_dir, python=python, inside=inside, system=self._system)

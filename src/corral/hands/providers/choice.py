@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Final, Literal, get_args
 
 from corral.hands.ports import Provider
+from corral.hands.providers.system import System
 from corral.hands.way_out import Egress
 
 __all__ = ["DEFAULT", "FALLBACK", "PROVIDERS", "ProviderName", "provider_of"]
@@ -18,17 +19,23 @@ FALLBACK: Final[ProviderName] = "landlock"
 
 
 def provider_of(
-    name: ProviderName, *, state_dir: Path, is_warm: bool = True, egress: Egress | None = None
+    name: ProviderName,
+    *,
+    state_dir: Path,
+    is_warm: bool = True,
+    egress: Egress | None = None,
+    root: Path | None = None,
 ) -> Provider:
     """state_dir: exists; on the file system of the workspaces. is_warm: it may keep sandboxes ready.
-    egress: through which sandboxes get out, of providers that have a network for them."""
-    pool_size = 1 if is_warm else 0
+    egress: through which sandboxes get out, of providers that have a network for them. root: a root file
+    system with the programs of sandboxes; the machine's own unless given."""
+    pool_size, system = 1 if is_warm else 0, System.at(root)
     match name:
         case "bwrap":
             from corral.hands.providers.bwrap import BwrapProvider
 
-            return BwrapProvider(state_dir=state_dir, pool_size=pool_size, egress=egress)
+            return BwrapProvider(state_dir=state_dir, pool_size=pool_size, egress=egress, system=system)
         case "landlock":
             from corral.hands.providers.landlock import LandlockProvider
 
-            return LandlockProvider(state_dir=state_dir)
+            return LandlockProvider(state_dir=state_dir, system=system)

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Final
 
 from corral.catalog.packages import Wanted
-from corral.hands.providers.binary import find_python
+from corral.hands.providers.binary import CannotWork, find_python
 from corral.hands.providers.launch import environment
+from corral.hands.providers.system import MACHINE, System
 
 __all__ = ["ground"]
 
@@ -26,10 +27,20 @@ _RUNTIMES: Final = {"gem": "ruby", "npm": "node"}  # what runs the packages of a
 _SECONDS_MAX: Final = 10.0
 
 
-def ground(packages: Wanted) -> str:
+def ground(packages: Wanted, system: System = MACHINE) -> str:
     """What these packages depend on, in a few words that differ where they would not work. Reads some small
     files; a runtime is asked for its version once. Blocks: up to _SECONDS_MAX for one that hangs, which is
-    asked again the next time. Raises CannotWork without a Python."""
+    asked again the next time. Of a root file system, every file counts: `System.fingerprint`.
+    Raises CannotWork without a Python, or a root that cannot be read."""
+    if system.root is not None:
+        try:
+            return f"{_FORM}\n{platform.machine()}\n{system.fingerprint()}"
+        except OSError as error:
+            raise CannotWork(
+                "the root file system for sandboxes cannot be read",
+                found=str(error),
+                remedy="look at what --sandbox-root or CORRAL_SANDBOX_ROOT names",
+            ) from error
     python = find_python()
     facts = [str(_FORM), platform.machine(), _digest(_SYSTEM)]
     if "apt" in packages:

@@ -36,11 +36,12 @@ from corral.hands.providers.home import (
     drops_uid,
 )
 from corral.hands.providers.inside import install
-from corral.hands.providers.launch import environment, system_mounts
+from corral.hands.providers.launch import environment
 from corral.hands.providers.layers import Layer
 from corral.hands.providers.leftovers import clear_state
 from corral.hands.providers.process import StartedProcess, starting_in
 from corral.hands.providers.seccomp import seccomp_filter
+from corral.hands.providers.system import MACHINE, System
 from corral.hands.providers.walled import WalledProvider
 from corral.kernel.errors import SandboxUnavailable
 from corral.kernel.limits import SANDBOX_PROCESSES_MAX, SANDBOXES_MAX
@@ -72,12 +73,12 @@ _CLEAR: Final = '(chmod -R u+rwX "$0"; find "$0" -mindepth 1 -delete) 2>/dev/nul
 class LandlockProvider(WalledProvider):
     """`hands.ports.Provider` by Landlock and seccomp."""
 
-    def __init__(self, *, state_dir: Path) -> None:
-        super().__init__(LandlockWalls(state_dir.resolve()), state_dir=state_dir)
+    def __init__(self, *, state_dir: Path, system: System = MACHINE) -> None:
+        super().__init__(LandlockWalls(state_dir.resolve(), system), state_dir=state_dir)
 
 
 class LandlockWalls:
-    """`hands.providers.walls.Walls`. `state_dir`: of the provider."""
+    """`hands.providers.walls.Walls`. `state_dir`: of the provider. system: only the machine's works."""
 
     name = "landlock"
     can_be_renamed = False  # what is inside knows its directories by their names
@@ -85,8 +86,9 @@ class LandlockWalls:
     home_mode = 0o710  # `_enter`
     python: PythonInside
 
-    def __init__(self, state_dir: Path) -> None:
+    def __init__(self, state_dir: Path, system: System = MACHINE) -> None:
         self._state_dir = state_dir
+        self._system = system
         self._drops_uid = drops_uid()
         self._cgroups = Cgroups()
         self._abi = abi()
@@ -186,6 +188,11 @@ class LandlockWalls:
     # -- inside ----------------------------------------------------------------------------------------
 
     def _make(self) -> Path:
+        if self._system.root is not None:
+            raise CannotWork(
+                "landlock mounts nothing, so its sandboxes have the machine's own programs only",
+                remedy="leave --sandbox-root (CORRAL_SANDBOX_ROOT) away, or use --sandbox bwrap",
+            )
         if not self._abi:
             raise CannotWork(
                 "this kernel has no Landlock",
@@ -207,7 +214,7 @@ class LandlockWalls:
     def _allowed(self, home: Path, memory: Mapping[str, bool]) -> list[tuple[str, str]]:
         """What the keeper is to allow: (path, mode)."""
         assert self._inside
-        programs = [source for source, _ in system_mounts()[0]]
+        programs = [str(source) for source, _ in self._system.mounts()[0]]
         programs += [
             str(self._inside / "agent"),
             *([str(self.python.prefix)] if self.python.prefix else []),

@@ -20,17 +20,13 @@ from corral.catalog.packages import PLACE
 from corral.hands.providers.binary import Bwrap, PythonInside
 from corral.hands.providers.home import AGENT, HOST_UID, MEMORY, PATHS, TMP, UPLOADS, WORKDIR
 from corral.hands.providers.layers import Layer
-from corral.hands.providers.overlay import SYSTEM, Overlay
+from corral.hands.providers.overlay import Overlay
+from corral.hands.providers.system import MACHINE, USR, System
 from corral.kernel.limits import SANDBOX_TMP_BYTES
 
-__all__ = ["Blueprint", "bwrap_arguments", "confined", "environment", "launch_command", "system_mounts"]
+__all__ = ["Blueprint", "bwrap_arguments", "confined", "environment", "launch_command"]
 
 _INSIDE_UID: Final = "1000"
-_SYSTEM_FOLDERS: Final = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
-_ETC: Final = (  # of the host's /etc: what programs need to run, and nothing that says who lives here
-    "alternatives", "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "localtime", "mime.types", "os-release",
-    "protocols", "services", "ssl/certs", "ssl/openssl.cnf",
-)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,12 +35,14 @@ class Blueprint:
 
     `inside`: a host directory with what of ours is inside.
     `stage`: as root, an empty directory that other users can reach.
+    `system`: whose programs they have.
     """
 
     bwrap: Bwrap
     python: PythonInside
     inside: Path
     stage: Path | None
+    system: System = MACHINE
 
     @property
     def uid(self) -> int | None:
@@ -53,8 +51,8 @@ class Blueprint:
     @property
     def roots(self) -> list[Path]:
         """Host directories that every sandbox needs."""
-        prefix = self.python.prefix
-        return [self.inside, *self.bwrap.roots, *([prefix] if prefix else [])]
+        python = [source for source, _ in self.python.mounts]
+        return [self.inside, *self.bwrap.roots, *python, *self.system.roots]
 
     def discard(self) -> None:
         """No sandbox is left. Repeat: safe."""
@@ -164,20 +162,6 @@ def _is_reachable(path: Path) -> bool:
     return all(folder.stat().st_mode & 0o001 for folder in (path, *path.parents))
 
 
-def system_mounts() -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
-    """The host's programs as a sandbox sees them: what is bound read-only, (source, place), and symbolic
-    links, (target, place)."""
-    read_only = [("/usr", "/usr")]
-    links = []
-    for folder in map(Path, _SYSTEM_FOLDERS):
-        if folder.is_symlink():
-            links.append((str(folder.readlink()), str(folder)))
-        elif folder.is_dir():
-            read_only.append((str(folder), str(folder)))
-    read_only += [(f"/etc/{name}", f"/etc/{name}") for name in _ETC if Path("/etc", name).exists()]
-    return read_only, links
-
-
 def _arguments(
     blueprint: Blueprint,
     home: Path,
@@ -235,16 +219,17 @@ def bwrap_arguments(
     the system at the same place, or below it. Raises SandboxUnavailable.
     """
     given = [PurePosixPath(place) for _, place in [*read_only, *writable]]
-    given += [PurePosixPath(SYSTEM)] if overlay else []
-    system, links = system_mounts()
+    given += [PurePosixPath(USR)] if overlay else []
+
+    def is_given(place: str) -> bool:
+        return any(PurePosixPath(place).is_relative_to(each) for each in given)
+
+    programs, links = blueprint.system.mounts()
     system = [
-        (source, place)
-        for source, place in system
-        if not any(PurePosixPath(place).is_relative_to(each) for each in given)
-    ]
-    if blueprint.python.prefix:
-        system.append((seen(blueprint.python.prefix), str(blueprint.python.prefix)))
-    read_only = [*system, *read_only]
+        (source, place) for source, place in programs if not is_given(place)
+    ] + blueprint.python.mounts
+    links = [(target, place) for target, place in links if not is_given(place)]
+    read_only = [*((seen(source), place) for source, place in system), *read_only]
     _refuse_traps([place for _, place in [*read_only, *writable]], [place for _, place in writable])
     bwrap = blueprint.bwrap
     sized = ["--size", str(SANDBOX_TMP_BYTES)] if bwrap.has("--size") else []
@@ -258,7 +243,7 @@ def bwrap_arguments(
         *(["--perms", "1777"] if bwrap.has("--perms") else []), *sized, "--tmpfs", TMP,
         *[word for folder in folders for word in ("--dir", folder)],
         "--dir", "/var", "--symlink", "../tmp", "/var/tmp",  # noqa: S108
-        *(overlay.arguments(bwrap, seen) if overlay else []),
+        *(overlay.arguments(bwrap, seen, over=blueprint.system) if overlay else []),
         *[word for target, link in links for word in ("--symlink", target, link)],
         *[word for source, place in read_only for word in ("--ro-bind", source, place)],
         *[word for source, place in writable for word in ("--bind", source, place)],

@@ -41,6 +41,7 @@ from corral.hands.providers.home import (
 from corral.hands.providers.launch import environment
 from corral.hands.providers.layers import Layer, LayerShelf
 from corral.hands.providers.registries import Registries
+from corral.hands.providers.system import MACHINE, System
 from corral.hands.providers.walls import Process, Walls
 from corral.hands.sandbox import AgentSandbox, start_message
 from corral.hands.way_out import Egress, expected_way_out, opens_registries
@@ -66,13 +67,23 @@ class WalledProvider:
     """`hands.ports.Provider`. One per hands host; `aclose` ends all it started."""
 
     def __init__(
-        self, walls: Walls, *, state_dir: Path, pool_size: int = 1, egress: Egress | None = None
+        self,
+        walls: Walls,
+        *,
+        tending: Walls | None = None,
+        state_dir: Path,
+        pool_size: int = 1,
+        egress: Egress | None = None,
+        system: System = MACHINE,
     ) -> None:
         """`state_dir`: exists; on the file system of the workspaces, else the pool stays unused. egress:
-        through which sandboxes get out; without one they do not."""
+        through which sandboxes get out; without one they do not. tending: of the programs that pack, unpack
+        and empty workspaces, where those of sandboxes may lack what these need; on the same places. system:
+        what packages are installed on."""
         self.name = walls.name
         self.capabilities = walls.capabilities
-        self._walls = walls
+        self._walls, self._tending = walls, tending or walls
+        self._system = system
         self._state_dir = state_dir.resolve()
         self._pool_size = pool_size if walls.can_be_renamed else 0
         self._egress = egress if walls.capabilities.holds("network") else None
@@ -172,6 +183,7 @@ class WalledProvider:
         with contextlib.suppress(OSError):
             self._pool_dir.rmdir()
         self._walls.close()
+        self._tending.close()
 
     async def _boot(
         self, home: Path, memory: Mapping[str, bool] | None = None, digest: str | None = None
@@ -191,7 +203,7 @@ class WalledProvider:
         moved = {path: here for path in documented if (here := seen(path)) != path}
         roots = ["/mnt/session", MEMORY[1], TMP] if not moved else [seen(path) for path in documented]
         with expected_way_out(self._egress) as way:
-            agent = [str(python.path), "-IS", seen(AGENT)]
+            agent = [*python.command, "-IS", seen(AGENT)]
             process = await self._walls.start(home, agent, memory, layer, gives=way.gives)
             sandbox = AgentSandbox(process)
             self._living = {other: used for other, used in self._living.items() if other.is_alive}
@@ -244,7 +256,9 @@ class WalledProvider:
         self._lay_out(home)
         agent = self._walls.seen(home, AGENT)
         try:
-            asking = await self._start(home, [str(self._walls.python.path), "-IS", agent, "registries"])
+            asking = await self._walls.start(
+                home, [*self._walls.python.command, "-IS", agent, "registries"], {}
+            )
             try:
                 yield asking
             finally:
@@ -253,14 +267,11 @@ class WalledProvider:
             await asyncio.to_thread(shutil.rmtree, home, ignore_errors=True)
 
     async def _start(
-        self,
-        home: Path,
-        program: Sequence[str],
-        memory: Mapping[str, bool] | None = None,
-        layer: Layer | None = None,
+        self, home: Path, program: Sequence[str], memory: Mapping[str, bool] | None = None
     ) -> Process:
-        await self._walls.set_up()
-        return await self._walls.start(home, program, memory or {}, layer)
+        """One that tends a workspace."""
+        await self._tending.set_up()
+        return await self._tending.start(home, program, memory or {})
 
     # -- packages -----------------------------------------------------------------------------------
 
@@ -281,7 +292,7 @@ class WalledProvider:
         self._require_layers()
         if mount is None:
             raise SandboxUnavailable("the packages of the environment are not installed", retryable=False)
-        below = await asyncio.to_thread(ground, packages)
+        below = await asyncio.to_thread(ground, packages, self._system)
         if mount.digest != layer_digest(packages, ground=below):
             raise SandboxUnavailable(
                 "the packages of the environment were installed on a machine whose system, Python or Node"
@@ -354,12 +365,12 @@ class WalledProvider:
         members_max: int,
         below: str | None,
     ) -> None:
-        await self._walls.set_up()
+        await self._tending.set_up()
         self._lay_out(workspace)
         agent, top = self.seen(workspace, AGENT), self.seen(workspace, WORKDIR)
         words = [str(bytes_max), str(members_max), *([] if below is None else [below])]
-        python = str(self._walls.python.path)
-        process = await self._start(workspace, [python, "-IS", agent, "import", top, *words])
+        python = self._tending.python.command
+        process = await self._start(workspace, [*python, "-IS", agent, "import", top, *words])
         try:
             await self._feed(process, archive, complaint="the archive was refused")
         finally:
@@ -425,7 +436,7 @@ class WalledProvider:
     def _raise_if_not_started(self, process: Process) -> None:
         """Programs inside print nothing to stderr: what is there, the walls said."""
         if complaint := process.complaint():
-            raise self._walls.diagnose(complaint)
+            raise self._tending.diagnose(complaint)
 
     async def remove_workspace(self, workspace: Path) -> None:
         for ours in (UPLOADS[0], NOTES):  # no agent ever wrote there
