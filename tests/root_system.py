@@ -35,7 +35,8 @@ def made_root(root: Path, *packages: str) -> Path:
         _copy(path, root)
     (root / "var/lib/dpkg").mkdir(parents=True, exist_ok=True)
     (root / "var/lib/dpkg/status").write_text("".join(wanted.values()))
-    shutil.copytree("/var/lib/dpkg/triggers", root / "var/lib/dpkg/triggers")
+    without_lock = shutil.ignore_patterns("Lock")  # which is root's alone
+    shutil.copytree("/var/lib/dpkg/triggers", root / "var/lib/dpkg/triggers", ignore=without_lock)
     info = root / "var/lib/dpkg/info"
     info.mkdir(exist_ok=True)
     for package in wanted:

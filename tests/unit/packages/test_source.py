@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from corral.catalog.hosts import HostList
-from corral.catalog.packages import Wanted
 from corral.hands.providers.binary import CannotWork
 from corral.hands.providers.layers import LayerShelf
 from corral.kernel.ids import DEFAULT_WORKSPACE, SessionId, WorkspaceId
