@@ -19,6 +19,7 @@ from corral.kernel.limits import (
     AUDIT_TAKE_SECONDS,
     EGRESS_REPLY_SECONDS,
 )
+from corral.kernel.metrics import count
 from corral.supervisor.adopt import ask_json
 
 __all__ = ["AuditDuty", "audit_part"]
@@ -61,6 +62,8 @@ class AuditDuty:
         )
         if page["position"]:
             await self._ask("forget", {"position": page["position"]})
+        for each in begun:  # now: what is taken again is counted once
+            count("egress_requests", decision=each["decision"])
         return bool(lines)
 
     async def prune_forever(self) -> None:

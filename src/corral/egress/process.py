@@ -94,7 +94,15 @@ async def serve_egress(
             "credentials": CredentialDesk(ring, turn, ended=ended),
             "audit": AuditDesk(spool),
         }
-        egress = _Egress(token=token, desks=desks, ended=ended)
+
+        def counts() -> Mapping[str, int]:
+            return {
+                "doors": doors.open_doors,
+                "connections": doors.connections,
+                "audit_bytes": spool.waiting_bytes,
+            }
+
+        egress = _Egress(token=token, desks=desks, counts=counts, ended=ended)
         server = await asyncio.start_unix_server(egress.answer, sock=listener, limit=_HEAD_BYTES_MAX)
         loop = asyncio.get_running_loop()
         for name in (signal.SIGTERM, signal.SIGINT):
@@ -123,8 +131,17 @@ class _Desk(Protocol):
 
 
 class _Egress:
-    def __init__(self, *, token: str, desks: Mapping[str, _Desk], ended: asyncio.Event) -> None:
+    def __init__(
+        self,
+        *,
+        token: str,
+        desks: Mapping[str, _Desk],
+        counts: Callable[[], Mapping[str, int]],
+        ended: asyncio.Event,
+    ) -> None:
+        """counts: what the health tells, and `/metrics` shows as `egress_...`."""
         self._desks = desks
+        self._counts = counts
         self._authorization = f"Bearer {token}".encode()
         self._holders = 0
         self._changed = asyncio.Event()
@@ -201,6 +218,7 @@ class _Egress:
             "pid": os.getpid(),
             "version": __version__,
             "is_supervised": self._holders > 0,
+            "counts": dict(self._counts()),
         }
 
     def _start(self, writer: asyncio.StreamWriter, status: str, body: dict[str, object]) -> None:

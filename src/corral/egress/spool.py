@@ -135,6 +135,11 @@ class Spool:
     def close(self) -> None:
         self._close()
 
+    @property
+    def waiting_bytes(self) -> int:
+        """Written, and not in the store yet."""
+        return sum(self._sizes.values()) - self._read_to
+
     # -- reading --------------------------------------------------------------------------------------
 
     def read(self, *, bytes_max: int) -> tuple[list[dict[str, object]], str]:

@@ -50,6 +50,9 @@ INSTRUMENTS: Final[Mapping[str, Instrument]] = {
         "histogram", "a session at work in this process, from its start to its rest", buckets=_SLOW
     ),
     "bus_messages": Instrument("counter", "notifications sent and received, and hints dropped", ("fate",)),
+    "egress_requests": Instrument(
+        "counter", "requests of sandboxes and to MCP servers: allowed or denied", ("decision",)
+    ),
     "http_requests": Instrument("counter", "answers, by class of status (2xx, 4xx, 529, 5xx)", ("status",)),
     # read when asked: this process
     "up": Instrument("gauge", "1, with what runs: version and roles", ("version", "roles")),
@@ -60,6 +63,9 @@ INSTRUMENTS: Final[Mapping[str, Instrument]] = {
     "sandboxes": Instrument("gauge", "live sandboxes of this node's hands"),
     "sandboxes_max": Instrument("gauge", "sandboxes that they may have"),
     "tool_calls_running": Instrument("gauge", "tool calls that run on this node's hands"),
+    "egress_doors": Instrument("gauge", "sandboxes that this node's egress process lets out"),
+    "egress_connections": Instrument("gauge", "connections that they have open through it"),
+    "egress_audit_bytes": Instrument("gauge", "written down there, and not in the store yet"),
     "disk_free_bytes": Instrument("gauge", "free space of the data directory"),
     "database_connections": Instrument("gauge", "connections of this process in use", ("pool",)),
     # read when asked: the whole cluster, the same on every node

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import csv
 import io
+import re
 from collections.abc import Iterator
 from itertools import count
 from typing import Any
@@ -66,6 +67,16 @@ async def audit(stage: Stage, path: str, *, most: int, **params: str) -> list[di
                 await asyncio.sleep(0.1)
 
 
+async def until_metrics(stage: Stage, *patterns: str) -> None:
+    async with httpx2.AsyncClient(base_url=stage.server.url, headers={"x-api-key": KEY}) as http:
+        async with asyncio.timeout(30):
+            while True:  # doors are counted at every look, 5 s apart; requests once they are in the store
+                shown = (await http.get("/metrics")).text
+                if all(re.search(each, shown) for each in patterns):
+                    return
+                await asyncio.sleep(0.5)
+
+
 async def test_what_an_agent_reaches_is_written_down(
     stage: Stage, origin: Origin, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -113,6 +124,10 @@ async def test_unrestricted_is_not_everywhere(stage: Stage, origin: Origin) -> N
     assert [each["decision"] for each in entries] == ["denied"] * 6 + ["allowed"]
     assert "127.0.0.1" not in str(entries[0]["reason"])
     assert len(origin.requests) == 1
+    await until_metrics(stage, r"corral_egress_doors ([1-9]\d*)", r"corral_egress_audit_bytes \d+")
+    await until_metrics(
+        stage, *(rf'_requests_total{{decision="{it}"}} [1-9]' for it in ("allowed", "denied"))
+    )
 
 
 async def test_it_outlives_the_egress_process(stage: Stage, origin: Origin) -> None:

@@ -1,4 +1,4 @@
-"""What a server process imports for its roles: a hands node has no brain, and no model's SDK."""
+"""What a server process imports for its roles: a hands node has no brain, and nobody the SDK."""
 
 import subprocess
 import sys
@@ -20,7 +20,7 @@ print(*(watched & set(sys.modules)))
         (["hands"], set()),
         (["egress"], set()),
         (["api"], {"corral.api.application"}),
-        (["brain"], {"corral.brain", "anthropic", "corral.orchestrator.worker"}),
+        (["brain"], {"corral.brain", "corral.orchestrator.worker"}),
     ],
 )
 def test_a_role_imports_what_it_needs(roles: list[str], imported: set[str]) -> None:
@@ -36,7 +36,7 @@ def test_a_spare_has_nothing_left_to_import() -> None:
         "import sys; from corral.app.prepare import prepare; prepare(['api', 'brain', 'hands', 'egress']);"
         "before = set(sys.modules);"
         "import corral.app.server, corral.app.brain, corral.app.api, corral.app.egress, corral.store.log;"
-        "import anthropic.resources.messages, corral.store.bus_postgres;"
+        "import corral.brain.models.anthropic, corral.store.bus_postgres;"
         "print(*(set(sys.modules) - before))"
     )
     out = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout

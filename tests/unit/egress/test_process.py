@@ -54,6 +54,7 @@ async def test_it_answers_who_has_the_token_and_nobody_else(data_dir: Path) -> N
     head, _, body = (await ask(data_dir, get(data_dir, "health"))).partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 200 ")
     assert json.loads(body)["pid"] == os.getpid()
+    assert json.loads(body)["counts"] == {"doors": 0, "connections": 0, "audit_bytes": 0}
     for request, status in (
         (get(data_dir, "health", "wrong"), b"401"),
         (b"GET /corral/egress/v1/health HTTP/1.1\r\n\r\n", b"401"),
