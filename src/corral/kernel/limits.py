@@ -54,6 +54,7 @@ THREAD_PAGE_LIMIT_MAX = 1000
 MODEL_PAGE_LIMIT_MAX = 1000
 INBOX_INTERRUPTS_MAX = 10  # beyond INBOX_EVENTS_MAX, for interrupts alone
 INBOX_EVENTS_MAX = 1000  # unprocessed inputs of one session; the next send gets 429
+INBOX_BYTES_MAX = 64 * 2**20  # of them, likewise: a brain takes all that waits at once
 
 RETRY_AFTER_SECONDS = 1  # what a 429 or 529 asks its client to wait; SDKs double it by themselves
 REQUESTS_IN_FLIGHT_MAX = 2_000  # of one process, event streams aside; the next gets 529

@@ -14,7 +14,7 @@ from typing import Literal
 
 from corral.kernel.errors import Conflict, InvalidRequest, RateLimited
 from corral.kernel.ids import EventId, ThreadId
-from corral.kernel.limits import INBOX_EVENTS_MAX, INBOX_INTERRUPTS_MAX
+from corral.kernel.limits import INBOX_BYTES_MAX, INBOX_EVENTS_MAX, INBOX_INTERRUPTS_MAX
 from corral.session.budget import TAKEN_AT_THE_CAP, is_at_cap, is_paused
 from corral.session.content import Json
 from corral.session.events import (
@@ -97,19 +97,32 @@ def admit(view: View, inputs: Sequence[Event]) -> list[Admitted]:
             f"Session {record.session_id} is {'archived' if record.archived_at else 'terminated'} and takes"
             " no more events. Create a new session to go on."
         )
-    room = INBOX_EVENTS_MAX
-    if all(isinstance(event, UserInterrupt) for event in inputs):
-        room += INBOX_INTERRUPTS_MAX  # it is what makes room again
-    if len(view.inbox) + len(inputs) > room:
-        raise RateLimited(
-            f"The session already has {len(view.inbox)} unprocessed events; at most {INBOX_EVENTS_MAX} may"
-            " wait. Let it work, or send a user.interrupt."
-        )
+    _check_room(view.inbox, inputs)
     request = _Request(view, retries=view.work_failed and all(isinstance(e, UserInterrupt) for e in inputs))
     _check_system_messages(inputs)
     if is_at_cap(record, at=view.now):
         _check_at_cap(inputs)
     return [request.admit(number, event) for number, event in enumerate(inputs)]
+
+
+def _check_room(waiting: Sequence[InboxEntry], inputs: Sequence[Event]) -> None:
+    """For one more request, however large it is. Raises RateLimited."""
+    room = INBOX_EVENTS_MAX
+    # An interrupt is what makes room again.
+    is_interrupt = all(isinstance(event, UserInterrupt) for event in inputs)
+    if is_interrupt:
+        room += INBOX_INTERRUPTS_MAX
+    if len(waiting) + len(inputs) > room:
+        raise RateLimited(
+            f"The session already has {len(waiting)} unprocessed events; at most {INBOX_EVENTS_MAX} may"
+            " wait. Let it work, or send a user.interrupt."
+        )
+    size = sum(len(entry.body) for entry in waiting)
+    if size > INBOX_BYTES_MAX and not is_interrupt:
+        raise RateLimited(
+            f"The session already has {size >> 20} MiB of unprocessed events; the next one is taken when"
+            f" there are at most {INBOX_BYTES_MAX >> 20}. Let it work, or send a user.interrupt."
+        )
 
 
 class _Request:

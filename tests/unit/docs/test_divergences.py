@@ -74,7 +74,7 @@ def test_numbers_we_chose() -> None:
     said = " ".join(ENTRIES["Numbers we chose"].split())
     for words in (
         f"{limits.EVENTS_PER_SEND_MAX} events per request",
-        f"{limits.INBOX_EVENTS_MAX:,} unprocessed inputs",
+        f"{limits.INBOX_EVENTS_MAX:,} unprocessed inputs or {limits.INBOX_BYTES_MAX >> 20} MiB of them",
         f"pages of {limits.PAGE_LIMIT_DEFAULT} (most {limits.PAGE_LIMIT_MAX};",
         f"events {limits.EVENT_PAGE_LIMIT_MAX:,})",
         f"keep-alive every {limits.SSE_KEEPALIVE_SECONDS:g} s",

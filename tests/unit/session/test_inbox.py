@@ -9,7 +9,7 @@ import pytest
 
 from corral.kernel.errors import CallerError, Conflict, InvalidRequest, RateLimited
 from corral.kernel.ids import EventId, ThreadId
-from corral.kernel.limits import INBOX_EVENTS_MAX, INBOX_INTERRUPTS_MAX
+from corral.kernel.limits import INBOX_BYTES_MAX, INBOX_EVENTS_MAX, INBOX_INTERRUPTS_MAX
 from corral.session import events as ev
 from corral.session.budget import TAKEN_AT_THE_CAP, changed_budget
 from corral.session.inbox import View, admit, referenced
@@ -200,6 +200,17 @@ def test_refusals_say_what_is_wrong(
 
 def test_the_view_must_cover_what_the_inputs_name() -> None:
     assert referenced([message(), confirm(), result(), interrupt()]) == ["ask", "custom"]
+
+
+def test_what_waits_is_bounded_in_bytes() -> None:
+    """One request more, however large; then it has to be worked off, or interrupted."""
+    first = queued(message())
+    half = replace(first, body=first.body.ljust(INBOX_BYTES_MAX // 2))
+    assert destinations(view(inbox=[half, half]), message()) == ["inbox"]
+    over = [half, half, queued(message(), 3)]
+    with pytest.raises(RateLimited, match="64 MiB"):
+        destinations(view(inbox=over), message())
+    assert destinations(view(inbox=over), interrupt()) == ["inbox"]
 
 
 def test_a_full_inbox_still_takes_an_interrupt() -> None:
