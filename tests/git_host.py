@@ -8,17 +8,19 @@
 """
 
 import os
-import ssl
 import subprocess
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from corral.testing.certificates import certificates
+from corral.testing.web_server import WebServer
+
+__all__ = ["GitHost", "git"]
 
 _ENVIRONMENT = {
     "PATH": os.environ["PATH"],
@@ -72,20 +74,13 @@ class GitHost:
         root.mkdir(parents=True)
         authority, chain, key = certificates(directory)
         host = cls(root=root, authority=authority)
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(chain, key)
-        server = _Server(("127.0.0.1", 0), _Handler)
-        server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
-        server.host, host.port = host, server.server_address[1]
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
-        thread.start()
-        try:
-            yield host
-        finally:
-            host.closing.set()
-            server.shutdown()
-            server.server_close()
-            thread.join(10)
+        server = _Server(_Handler, certificate=(chain, key))
+        server.host, host.port = host, server.port
+        with server.running():
+            try:
+                yield host
+            finally:
+                host.closing.set()
 
     @property
     def where(self) -> str:
@@ -137,12 +132,8 @@ class GitHost:
         return taken
 
 
-class _Server(ThreadingHTTPServer):
+class _Server(WebServer):
     host: GitHost
-    daemon_threads = True
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        """Clients may leave at any time."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -229,6 +220,3 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(content[:count])
         self.wfile.flush()
-
-
-__all__ = ["GitHost", "certificates", "git"]

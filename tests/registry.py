@@ -12,20 +12,19 @@ import base64
 import hashlib
 import io
 import json
-import ssl
 import subprocess
 import tarfile
 import tempfile
-import threading
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
-from tests.git_host import certificates
+from corral.testing.certificates import certificates
+from corral.testing.web_server import WebServer
 
 __all__ = ["Registry"]
 
@@ -45,13 +44,8 @@ class Registry:
     def start(cls, directory: Path) -> "Iterator[Registry]":
         authority, chain, key = certificates(directory)
         registry = cls(authority=authority, config=directory / "config")
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(chain, key)
-        server = _Server(("127.0.0.1", 0), _Handler)
-        server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
-        server.registry, registry.port = registry, server.server_address[1]
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
-        thread.start()
+        server = _Server(_Handler, certificate=(chain, key))
+        server.registry, registry.port = registry, server.port
         registry.config.mkdir()
         (registry.config / "pip.conf").write_text(f"[global]\nindex-url = {registry.url}/simple/\n")
         (registry.config / "apt").mkdir()
@@ -59,12 +53,8 @@ class Registry:
         sources = f"deb [trusted=yes] {registry.url}/apt ./\n"
         (registry.config / "apt" / "sources.list").write_text(sources)
         (registry.config / "npmrc").write_text(f"registry={registry.url}/npm/\n")
-        try:
+        with server.running():
             yield registry
-        finally:
-            server.shutdown()
-            server.server_close()
-            thread.join(10)
 
     @property
     def where(self) -> str:
@@ -161,8 +151,7 @@ def _tar(files: Mapping[str, str], *, below: str) -> bytes:
     return packed.getvalue()
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
+class _Server(WebServer):
     registry: Registry
 
 

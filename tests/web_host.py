@@ -1,14 +1,14 @@
 """A web server on this machine, with TLS or without, that answers as a test tells it to, honest or not."""
 
-import ssl
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
-from tests.git_host import certificates
+from corral.testing.certificates import certificates
+from corral.testing.web_server import WebServer
 
 
 @dataclass(kw_only=True, slots=True)
@@ -38,24 +38,17 @@ class WebHost:
     def start(cls, directory: Path | None = None) -> "Iterator[WebHost]":
         """directory: for its certificates; without one it speaks HTTP."""
         host = cls(scheme="https" if directory else "http")
-        server = _Server(("127.0.0.1", 0), _Handler)
+        certificate = None
         if directory is not None:
             host.authority, chain, key = certificates(directory)
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            context.load_cert_chain(chain, key)
-            server.socket = context.wrap_socket(
-                server.socket, server_side=True, do_handshake_on_connect=False
-            )
-        server.host, host.port = host, server.server_address[1]
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
-        thread.start()
-        try:
-            yield host
-        finally:
-            host.closing.set()
-            server.shutdown()
-            server.server_close()
-            thread.join(10)
+            certificate = chain, key
+        server = _Server(_Handler, certificate=certificate)
+        server.host, host.port = host, server.port
+        with server.running():
+            try:
+                yield host
+            finally:
+                host.closing.set()
 
     @property
     def where(self) -> str:
@@ -78,12 +71,8 @@ class WebHost:
         return self.url(path)
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
+class _Server(WebServer):
     host: WebHost
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        """A client that went away, or refused our certificate."""
 
 
 class _Handler(BaseHTTPRequestHandler):

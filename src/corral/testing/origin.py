@@ -13,16 +13,16 @@ The standard library's server: what it reads and writes is not what reads and wr
 import base64
 import hashlib
 import json
-import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Final
 
 from corral.testing.certificates import certificates
+from corral.testing.web_server import WebServer
 
 __all__ = ["Origin"]
 
@@ -47,41 +47,25 @@ class Origin:
     def start(cls, directory: Path | None = None, *names: str) -> "Iterator[Origin]":
         """directory: for its certificates, of these names or of localhost; without one it speaks HTTP."""
         origin = cls(scheme="https" if directory else "http")
-        server = _Server(("127.0.0.1", 0), _Handler)
+        certificate = None
         if directory is not None:
             origin.authority, chain, key = certificates(directory, *names)
-            server.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            server.context.load_cert_chain(chain, key)
-        server.origin, origin.port = origin, server.server_address[1]
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-        thread.start()
-        try:
-            yield origin
-        finally:
-            origin.go.set()
-            server.shutdown()
-            server.server_close()
-            thread.join(10)
+            certificate = chain, key
+        server = _Server(_Handler, certificate=certificate)
+        server.origin, origin.port = origin, server.port
+        with server.running():
+            try:
+                yield origin
+            finally:
+                origin.go.set()
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 512
+class _Server(WebServer):
     origin: Origin
-    context: ssl.SSLContext | None = None
 
     def finish_request(self, request, client_address) -> None:  # type: ignore[no-untyped-def]
-        """In the thread of the connection: a handshake must not hold up the others."""
         self.origin.connections += 1
-        if self.context is None:
-            super().finish_request(request, client_address)
-            return
-        request.settimeout(30)
-        with self.context.wrap_socket(request, server_side=True) as secure:
-            super().finish_request(secure, client_address)
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        """A client that went away, or refused our certificate."""
+        super().finish_request(request, client_address)
 
 
 class _Handler(BaseHTTPRequestHandler):
