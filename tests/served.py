@@ -173,9 +173,9 @@ async def served(
     server = Served(config, environment)
     try:
         await server.start()
-        # No retries: a test sees the first answer.
+        # No retries: a test sees the first answer. Strict: what the SDK's types do not allow is an error.
         async with anthropic.AsyncAnthropic(
-            base_url=server.url, api_key=KEY, max_retries=0, timeout=30
+            base_url=server.url, api_key=KEY, max_retries=0, timeout=30, _strict_response_validation=True
         ) as server.client:
             yield server
     finally:

@@ -23,7 +23,7 @@ from corral.session.log import Snapshot
 from corral.session.state import begin
 from corral.testing.messages_api import MessagesApi, Request
 from corral.testing.messages_reply import Answer, HttpError, Reply
-from tests.served import KEY, Served, until
+from tests.served import KEY, Served, served, until
 
 MODEL = "claude-opus-5-5"  # has a list price and takes system messages
 NARROW, NARROW_TOKENS = "claude-narrow", 20_000  # a model of the server's own table, and its window
@@ -37,6 +37,13 @@ LOOKUP = {
 }
 PREVIEWS = ("event_start", "event_delta")
 _names = count(1)
+
+
+@asynccontextmanager
+async def staged(**of_server: Any) -> "AsyncIterator[Stages]":
+    """A server of its own, as `served` makes it, whose models say what its stages play."""
+    async with MessagesApi() as upstream, served(messages_url=upstream.url, **of_server) as server:
+        yield Stages(upstream, server)
 
 
 class Stages:

@@ -16,10 +16,10 @@ import pytest
 import pytest_asyncio
 
 from corral.kernel.limits import DISK_FREE_BYTES_MIN, SESSION_FAILURES_MAX
-from corral.testing.messages_api import MessagesApi, Request
+from corral.testing.messages_api import Request
 from corral.testing.messages_reply import Answer, HttpError, Reply
-from tests.served import KEY, Served, served, text, until
-from tests.stage import LOOKUP, Stage, Stages
+from tests.served import KEY, Served, text, until
+from tests.stage import LOOKUP, Stage, Stages, staged
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -32,11 +32,7 @@ KILLED_WITHIN_SECONDS = 2.0
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def stages() -> AsyncIterator[Stages]:
     limits = {"turn_seconds_max": SECONDS_MAX, "turn_tokens_max": 1000}
-    async with (
-        MessagesApi() as upstream,
-        served(messages_url=upstream.url, crashing=True, settings=limits) as server,
-    ):
-        stages = Stages(upstream, server)
+    async with staged(crashing=True, settings=limits) as stages:
         await warm_up(stages)
         yield stages
 
@@ -250,40 +246,38 @@ async def test_a_turn_ends_when_its_tokens_are_used(stage: Stage) -> None:
 # -- poison ----------------------------------------------------------------------------------------------
 
 
-async def test_a_session_that_kills_every_brain_is_ended_and_its_neighbours_go_on(stages: Stages) -> None:
+async def test_a_session_that_kills_every_brain_is_ended_and_its_neighbours_go_on() -> None:
     """Each time its tool has run, the process that would note it dies: five times, then no more."""
-    async with MessagesApi() as upstream, served(messages_url=upstream.url, crashing=True) as server:
-        stages = Stages(upstream, server)
-        async with stages.open() as poison, stages.open() as others:
-            poison.script = lambda _: bash("true")
-            others.script = lambda _: Reply.text("Done.")
-            guilty = await poison.session()
-            neighbours = [await others.session() for _ in range(10)]
-            server.crash_at("brain.after_tool")
-            await poison.send_surely(guilty.id, text("Go."))
-            ended = asyncio.create_task(_poisoned(poison, guilty.id))
-            latencies: list[float] = []
-            while not ended.done():
-                for neighbour in neighbours:
-                    began = time.monotonic()
-                    await others.send_surely(neighbour.id, text("Go."), seconds=40)
-                    await over(others, neighbour.id)
-                    latencies.append(time.monotonic() - began)
-            deaths = await ended
-            assert deaths == SESSION_FAILURES_MAX
-            history = await poison.history(guilty.id)
-            assert history[-1].stop_reason.type == "retries_exhausted"
-            assert f"failed {SESSION_FAILURES_MAX} times" in last(history, "session.error").error.message
-            results = [event for event in history if event.type == "agent.tool_result"]
-            assert len(results) == 1 and results[0].is_error
+    async with staged(crashing=True) as stages, stages.open() as poison, stages.open() as others:
+        poison.script = lambda _: bash("true")
+        others.script = lambda _: Reply.text("Done.")
+        guilty = await poison.session()
+        neighbours = [await others.session() for _ in range(10)]
+        stages.server.crash_at("brain.after_tool")
+        await poison.send_surely(guilty.id, text("Go."))
+        ended = asyncio.create_task(_poisoned(poison, guilty.id))
+        latencies: list[float] = []
+        while not ended.done():
             for neighbour in neighbours:
-                ends = [e for e in await others.history(neighbour.id) if e.type == "session.status_idle"]
-                assert {end.stop_reason.type for end in ends} == {"end_turn"}
-            latencies.sort()
-            print(
-                f"{deaths} deaths; {len(latencies)} turns of 10 neighbours meanwhile:"
-                f" p50 {latencies[len(latencies) // 2]:.2f} s, longest {latencies[-1]:.2f} s"
-            )
+                began = time.monotonic()
+                await others.send_surely(neighbour.id, text("Go."), seconds=40)
+                await over(others, neighbour.id)
+                latencies.append(time.monotonic() - began)
+        deaths = await ended
+        assert deaths == SESSION_FAILURES_MAX
+        history = await poison.history(guilty.id)
+        assert history[-1].stop_reason.type == "retries_exhausted"
+        assert f"failed {SESSION_FAILURES_MAX} times" in last(history, "session.error").error.message
+        results = [event for event in history if event.type == "agent.tool_result"]
+        assert len(results) == 1 and results[0].is_error
+        for neighbour in neighbours:
+            ends = [e for e in await others.history(neighbour.id) if e.type == "session.status_idle"]
+            assert {end.stop_reason.type for end in ends} == {"end_turn"}
+        latencies.sort()
+        print(
+            f"{deaths} deaths; {len(latencies)} turns of 10 neighbours meanwhile:"
+            f" p50 {latencies[len(latencies) // 2]:.2f} s, longest {latencies[-1]:.2f} s"
+        )
 
 
 async def _poisoned(stage: Stage, session_id: str) -> int:
@@ -328,11 +322,8 @@ def small_disk() -> Iterator[Path]:
 
 
 async def test_a_full_disk_refuses_new_work_and_recovers(small_disk: Path) -> None:
-    async with (
-        MessagesApi() as upstream,
-        served(messages_url=upstream.url, parent=small_disk) as server,
-    ):
-        stages = Stages(upstream, server)
+    async with staged(parent=small_disk) as stages:
+        server = stages.server
         async with stages.open() as stage:
             stage.script = _by_turns
             session, running = await stage.session(), await stage.session()

@@ -3,21 +3,16 @@
 import time
 from pathlib import Path
 
-from corral.testing.messages_api import MessagesApi
 from corral.testing.messages_reply import Reply
-from tests.served import served, text
-from tests.stage import Stages
+from tests.served import text
+from tests.stage import staged
 
 STEPS = (0, -3600, 3600, -60)  # seconds from the true time, one after the other
 
 
 async def test_turns_go_on_when_the_clock_is_set(tmp_path: Path) -> None:
     clock = tmp_path / "clock"
-    async with (
-        MessagesApi() as upstream,
-        served(messages_url=upstream.url, CORRAL_FAULTS=f"@{clock}") as server,
-        Stages(upstream, server).open() as stage,
-    ):
+    async with staged(CORRAL_FAULTS=f"@{clock}") as stages, stages.open() as stage:
         for turn in range(len(STEPS)):
             bash = {"type": "tool_use", "id": f"toolu_{turn}", "name": "bash", "input": {"command": "true"}}
             stage.play(Reply(content=[bash], stop_reason="tool_use"), Reply.text("Done."))

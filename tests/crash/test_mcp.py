@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from corral.testing.messages_api import MessagesApi, Request
+from corral.testing.messages_api import Request
 from corral.testing.messages_reply import Answer, Reply
 from tests.mcp_host import McpHost
-from tests.served import served, text, until
-from tests.stage import Stage, Stages, words
+from tests.served import text, until
+from tests.stage import Stage, Stages, staged, words
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -30,11 +30,8 @@ def mcp(tmp_path_factory: pytest.TempPathFactory) -> Iterator[McpHost]:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def stages(mcp: McpHost) -> AsyncIterator[Stages]:
     settings = {"mcp_private_hosts": (mcp.where,)}
-    async with (
-        MessagesApi() as upstream,
-        served(messages_url=upstream.url, crashing=True, settings=settings) as server,
-    ):
-        yield Stages(upstream, server)
+    async with staged(crashing=True, settings=settings) as stages:
+        yield stages
 
 
 @pytest_asyncio.fixture(loop_scope="module")

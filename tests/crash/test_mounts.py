@@ -9,18 +9,17 @@ import anthropic
 import pytest
 import pytest_asyncio
 
-from corral.testing.messages_api import MessagesApi
 from corral.testing.messages_reply import Reply
-from tests.served import served, text, until
-from tests.stage import Stage, Stages, words
+from tests.served import text, until
+from tests.stage import Stage, Stages, staged, words
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def stages() -> AsyncIterator[Stages]:
-    async with MessagesApi() as upstream, served(messages_url=upstream.url, crashing=True) as server:
-        yield Stages(upstream, server)
+    async with staged(crashing=True) as stages:
+        yield stages
 
 
 @pytest_asyncio.fixture(loop_scope="module")

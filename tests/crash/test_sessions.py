@@ -16,10 +16,10 @@ import pytest_asyncio
 
 from corral.brain.summary import INSTRUCTION
 from corral.hands.news import NEWS_KEPT
-from corral.testing.messages_api import MessagesApi, Request
+from corral.testing.messages_api import Request
 from corral.testing.messages_reply import Answer, HttpError, Reply
-from tests.served import KEY, Served, lives, served, text, until
-from tests.stage import LOOKUP, TOOLSET, Stage, Stages, frames, words
+from tests.served import KEY, Served, lives, text, until
+from tests.stage import LOOKUP, TOOLSET, Stage, Stages, frames, staged, words
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -30,11 +30,8 @@ SLOW = "echo ran >> ran; until [ -e go ]; do sleep 0.01; done; echo over"
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def stages() -> AsyncIterator[Stages]:
-    async with (
-        MessagesApi() as upstream,
-        served(messages_url=upstream.url, crashing=True) as server,
-    ):
-        yield Stages(upstream, server)
+    async with staged(crashing=True) as stages:
+        yield stages
 
 
 @pytest_asyncio.fixture(loop_scope="module")

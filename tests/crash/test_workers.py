@@ -21,11 +21,11 @@ from sqlalchemy import select
 
 from corral.store.engine import sqlite_engine
 from corral.store.schema import files
-from corral.testing.messages_api import MessagesApi, Request
+from corral.testing.messages_api import Request
 from corral.testing.messages_reply import Answer, Reply
 from tests.sdk.workers.conftest import Pool
-from tests.served import Served, served, text, until
-from tests.stage import Stage, Stages, words
+from tests.served import Served, text, until
+from tests.stage import Stage, staged, words
 
 HOSTED, CLOUD, ROUNDS = 3, 2, 2  # sessions of each kind, and calls of each turn
 LEASE_SECONDS = 5  # of work: that of the worker which dies ends by then
@@ -173,9 +173,8 @@ async def check_cloud(events: list[Any], watcher: Watcher, session_id: str) -> N
 async def test_workers_and_outputs_on_a_server_that_dies_in_every_turn() -> None:
     settings = {"work_lease_seconds": LEASE_SECONDS}
     async with (
-        MessagesApi() as upstream,
-        served(messages_url=upstream.url, crashing=True, settings=settings) as server,
-        Stages(upstream, server).open() as stage,
+        staged(crashing=True, settings=settings) as stages,
+        stages.open() as stage,
         pool_of(stage) as pool,
     ):
         notes = pool.directory / "notes"
@@ -185,12 +184,12 @@ async def test_workers_and_outputs_on_a_server_that_dies_in_every_turn() -> None
             await pool.worker()
         hosted = [(await pool.session()).id for _ in range(HOSTED)]
         cloud = [(await stage.session()).id for _ in range(CLOUD)]
-        watcher = Watcher(server, cloud)
+        watcher = Watcher(stage.server, cloud)
         watching = asyncio.create_task(watcher.run())
         for turn, fault in enumerate(FAULTS):
             with_worker = turn == DEATH_OF_A_WORKER
             breaking = asyncio.create_task(
-                break_it(server, fault, pool, notes, watcher, with_worker=with_worker)
+                break_it(stage.server, fault, pool, notes, watcher, with_worker=with_worker)
             )
             for kind, session_ids in (("cloud", cloud), ("hosted", hosted)):
                 for number, session_id in enumerate(session_ids):
@@ -206,4 +205,4 @@ async def test_workers_and_outputs_on_a_server_that_dies_in_every_turn() -> None
             await watching
         twice = {of: ids for of, ids in watcher.seen.items() if len(ids) > 1}
         assert twice == {} and len(watcher.seen) > CLOUD * ROUNDS * len(FAULTS)
-        assert server.deaths == len(FAULTS)
+        assert stage.server.deaths == len(FAULTS)

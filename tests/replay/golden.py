@@ -25,10 +25,9 @@ from corral.session.fold import fold_stored, receive
 from corral.session.log import InboxEntry, Snapshot, StoredEvent
 from corral.session.record import SessionRecord, ThreadRecord
 from corral.session.state import State, begin
-from corral.testing.messages_api import MessagesApi
 from corral.testing.messages_reply import HttpError, Reply
-from tests.served import Served, served, text
-from tests.stage import ASK, LOOKUP, TOOLSET, Stage, Stages
+from tests.served import Served, text
+from tests.stage import ASK, LOOKUP, TOOLSET, Stage, staged
 
 DIRECTORY = Path(__file__).parent
 
@@ -217,12 +216,11 @@ async def _troubles(stage: Stage) -> str:
 
 
 async def _record() -> None:
-    async with MessagesApi() as upstream, served(messages_url=upstream.url) as server:
-        stages = Stages(upstream, server)
+    async with staged() as stages:
         for play in (_tools, _answers, _troubles):
             async with stages.open() as stage:
                 session_id = await play(stage)
-            write(server.snapshot(session_id), play.__name__.removeprefix("_"))
+            write(stages.server.snapshot(session_id), play.__name__.removeprefix("_"))
 
 
 if __name__ == "__main__":

@@ -6,15 +6,13 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-import anthropic
 import pytest
 import pytest_asyncio
 
-from corral.testing.messages_api import MessagesApi
 from corral.testing.messages_reply import Reply
 from tests.registry import Registry
-from tests.served import KEY, served, text
-from tests.stage import Stage, Stages, Tail, words
+from tests.served import KEY, text
+from tests.stage import Stage, Stages, Tail, staged, words
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -47,14 +45,8 @@ async def stages(registry: Registry) -> AsyncIterator[Stages]:
         "packages_ca": registry.authority,
         "packages_config": registry.config,
     }
-    async with (
-        MessagesApi() as upstream,
-        served(messages_url=upstream.url, settings=settings) as server,
-        anthropic.AsyncAnthropic(
-            base_url=server.url, api_key=KEY, max_retries=0, timeout=30, _strict_response_validation=True
-        ) as server.client,
-    ):
-        yield Stages(upstream, server)
+    async with staged(settings=settings) as stages:
+        yield stages
 
 
 @pytest_asyncio.fixture(loop_scope="module")

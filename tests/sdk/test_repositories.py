@@ -10,11 +10,10 @@ import anthropic
 import pytest
 import pytest_asyncio
 
-from corral.testing.messages_api import MessagesApi
 from corral.testing.messages_reply import Reply
 from tests.git_host import GitHost
-from tests.served import KEY, Served, served, text, until
-from tests.stage import Stage, Stages, Tail, words
+from tests.served import Served, text, until
+from tests.stage import Stage, Stages, Tail, staged, words
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -28,14 +27,8 @@ async def host(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[GitHos
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def stages(host: GitHost) -> AsyncIterator[Stages]:
     settings = {"repository_private_hosts": (host.where,), "repository_ca": host.authority}
-    async with (
-        MessagesApi() as upstream,
-        served(messages_url=upstream.url, settings=settings) as server,
-        anthropic.AsyncAnthropic(
-            base_url=server.url, api_key=KEY, max_retries=0, timeout=30, _strict_response_validation=True
-        ) as server.client,
-    ):
-        yield Stages(upstream, server)
+    async with staged(settings=settings) as stages:
+        yield stages
 
 
 @pytest_asyncio.fixture(loop_scope="module")

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from corral.testing.messages_api import MessagesApi
 from tests.sdk.turns import (
     test_endings,
     test_interrupts,
@@ -18,8 +17,7 @@ from tests.sdk.turns import (
     test_streams,
     test_text_and_tools,
 )
-from tests.served import served
-from tests.stage import Stage, Stages
+from tests.stage import Stage, Stages, staged
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -68,11 +66,7 @@ async def test_turns_need_no_hint(faults: str) -> None:
         async with busy, stages.open() as stage:
             await turn(stage)
 
-    async with (
-        MessagesApi() as upstream,
-        served(messages_url=upstream.url, CORRAL_FAULTS=faults, **CANARY) as corral,
-    ):
-        stages = Stages(upstream, corral)
+    async with staged(CORRAL_FAULTS=faults, **CANARY) as stages:
         names, functions = zip(*turns(), strict=True)
         ended: list[Any] = await asyncio.gather(
             *(play(stages, turn) for turn in functions), return_exceptions=True
