@@ -6,8 +6,8 @@ Rules of this file:
 """
 
 import asyncio
-import contextlib
 from collections.abc import Sequence, Set
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -32,7 +32,7 @@ class Call:
     """A call on its way.
 
     new:     its task has not run yet; cancelling that would skip its clean-up, so it looks for itself.
-    waiting: for its sandbox and its `started`; its task may be cancelled, nothing happened yet.
+    waiting: for its sandbox or place, and its `started`; its task may be cancelled, nothing happened yet.
     acting:  in `sandbox`, or outside. ending: its result is being recorded; nothing may disturb that.
     """
 
@@ -202,19 +202,25 @@ class Calls:
         takes no notice."""
         call = running.call
         outside = self._web if call.mcp is None else self._mcp
+        place: AbstractAsyncContextManager[None] = nullcontext()
+        if call.mcp is None and self._web is not None:
+            place = self._web.place(call.session_id)
         if outside is None:
             what = "web tools" if call.mcp is None else "connections to MCP servers"
             return ToolResult.text(f"unavailable: this host has no {what}", is_error=True)
-        crash_point("hands.before_started")
-        kept = await self._journal.start(call.session_id, call.call_id, in_workspace=False)
-        if kept is not None:  # cancelled in the moment that it came
-            return decode_result(kept)
-        crash_point("hands.after_started")
-        running.stage, running.sandbox = "acting", outside
-        try:
-            return await self._spill.shortened(call, await outside.run(call))
-        except SandboxUnavailable as error:
-            return ToolResult.text(f"unavailable: {error.message}", is_error=True)
+        # Who waits for a place has not started: if the host dies meanwhile, the call may be run again.
+        async with place:
+            crash_point("hands.before_started")
+            kept = await self._journal.start(call.session_id, call.call_id, in_workspace=False)
+            if kept is not None:  # cancelled in the moment that it came
+                return decode_result(kept)
+            crash_point("hands.after_started")
+            running.stage, running.sandbox = "acting", outside
+            try:
+                result = await outside.run(call)
+            except SandboxUnavailable as error:
+                return ToolResult.text(f"unavailable: {error.message}", is_error=True)
+        return await self._spill.shortened(call, result)
 
     async def _act(self, running: Call, sandbox: Sandbox) -> ToolResult:
         session_id = running.call.session_id
@@ -244,7 +250,7 @@ class Calls:
                 self._sandboxes.set_news(session_id, news)
 
     async def _wait_for(self, calls: Sequence[Call], *, seconds: float) -> None:
-        with contextlib.suppress(TimeoutError):
+        with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 for running in calls:
                     await running.finished.wait()
@@ -252,7 +258,7 @@ class Calls:
 
 async def _ask_to_stop(running: Call) -> None:
     # What became of the call is seen at the call, so a failure to ask is not news.
-    with contextlib.suppress(WorldError, TimeoutError):
+    with suppress(WorldError, TimeoutError):
         async with asyncio.timeout(CANCEL_GRACE_SECONDS / 2):
             if running.stage == "acting" and running.sandbox:
                 await running.sandbox.cancel(running.call.call_id)

@@ -3,6 +3,7 @@
 """
 
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
@@ -99,6 +100,10 @@ class Sandbox(Protocol):
 
 class Web(Protocol):
     """The web tools of a host: they need no sandbox of a session, and keep nothing."""
+
+    def place(self, session_id: SessionId) -> AbstractAsyncContextManager[None]:
+        """Wait for a place among the calls at work, which sessions share; hold it around `run`. Until it
+        is there nothing was begun, and waiting for it may be cancelled."""
 
     async def run(self, call: ToolCall) -> ToolResult:
         """Carry out one call of `web_fetch` or `web_search`. What the web does wrong is an error result.

@@ -1,11 +1,13 @@
 """`web_fetch` and `web_search` as a hands host calls them."""
 
 from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
 
 from corral.catalog.web.rules import WebRules
 from corral.catalog.web.settings import NO_SEARCH
 from corral.hands.running import RunningCalls
 from corral.kernel.clock import Clock
+from corral.kernel.ids import SessionId
 from corral.kernel.limits import WEB_CALLS_AT_ONCE, WEB_QUERY_CHARS_MAX
 from corral.kernel.shares import Shares
 from corral.session.call import ToolCall
@@ -27,10 +29,15 @@ class WebTools:
         self._running = RunningCalls()
         self._places = Shares(WEB_CALLS_AT_ONCE)
 
+    def place(self, session_id: SessionId) -> AbstractAsyncContextManager[None]:
+        """As `corral.hands.ports.Web.place`: a session that asks for many takes not all."""
+        return self._places.one(session_id)
+
     async def run(self, call: ToolCall) -> ToolResult:
         """Never raises for what the web does: that is an error result. Raises SandboxUnavailable where no
         sandbox can be made."""
-        return await self._running.run(call.call_id, self._in_turn(call))
+        assert call.web is not None, "whoever calls a web tool says what it may reach"
+        return await self._running.run(call.call_id, self._act(call.name, call.input, call.web))
 
     async def cancel(self, call_id: str) -> None:
         """`run` then returns a result that says so. Repeat: safe."""
@@ -42,11 +49,6 @@ class WebTools:
         await self._fetcher.aclose()
         if self._search is not None:
             await self._search.aclose()
-
-    async def _in_turn(self, call: ToolCall) -> ToolResult:
-        assert call.web is not None, "whoever calls a web tool says what it may reach"
-        async with self._places.one(call.session_id):  # a session that asks for many takes not all
-            return await self._act(call.name, call.input, call.web)
 
     async def _act(self, name: str, given: Mapping[str, Json], rules: WebRules) -> ToolResult:
         try:

@@ -1,6 +1,8 @@
 """Calls of web tools in a hands host: journaled like every call, and no sandbox is made for them."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import orjson
@@ -25,6 +27,14 @@ class Counter:
         self.is_closed = False
         self.arrived, self.go = asyncio.Event(), asyncio.Event()
         self._running: dict[str, asyncio.Task[None]] = {}
+        self.places, self.waits = asyncio.Semaphore(5), asyncio.Event()
+
+    @asynccontextmanager
+    async def place(self, session_id: str) -> AsyncIterator[None]:
+        if self.places.locked():
+            self.waits.set()
+        async with self.places:
+            yield
 
     async def run(self, call: ToolCall) -> ToolResult:
         self.asked += 1
@@ -111,6 +121,25 @@ async def test_a_fetch_can_be_cancelled_and_the_sandbox_stays(host, fetch, bash,
     assert text(await host.execute(fetch("c1", "wait"), epoch=1)) == INTERRUPTED
     await host.execute(bash("c2", "true"), epoch=1)
     assert (web.asked, len(provider.created)) == (1, 1)
+
+
+async def test_a_fetch_that_waits_for_its_turn_has_not_started(open_host, fetch, web, journal) -> None:
+    """If its host dies, no row of the journal keeps it from being run."""
+    web.places = asyncio.Semaphore(0)
+    async with open_host(web=web) as host, asyncio.timeout(30):
+        waiting = asyncio.create_task(host.execute(fetch("c1"), epoch=1))
+        await web.waits.wait()
+        assert await journal.fence(SESSION, epoch=1, call_id="c1") is None
+        web.places.release()
+        assert text(await waiting) == "1"
+        assert await journal.fence(SESSION, epoch=1, call_id="c1") is not None
+        web.waits.clear()
+        await web.places.acquire()
+        waiting = asyncio.create_task(host.execute(fetch("c2"), epoch=1))
+        await web.waits.wait()
+        await host.cancel(SESSION, epoch=1, call_ids=["c2"])
+        assert text(await waiting) == INTERRUPTED
+    assert web.asked == 1
 
 
 async def test_a_fetch_that_cannot_be_made_safe_is_an_error_result(host, fetch, web) -> None:
