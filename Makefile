@@ -36,6 +36,7 @@ static:
 
 bench: ## the numbers we promise, measured here
 	@scripts/setup dev
+	@$(python) -m compileall -q src/corral
 	$(python) -m benchmarks
 
 chaos: ## an hour of killing everything, on one node and on many, and the proof that nothing was lost
