@@ -27,6 +27,7 @@ from corral.catalog.files import FileRecord, Files, new_upload
 from corral.catalog.idempotency import Answer, Idempotent, scope
 from corral.catalog.keys import as_record
 from corral.catalog.memory.ports import Actor, Remove, StoreKey, VersionFilter, Write
+from corral.catalog.repositories import SealedToken, TokenPlace
 from corral.catalog.skills.attached import AttachedSkill
 from corral.catalog.skills.ports import SkillKey, SkillVersion, blob_key
 from corral.catalog.vaults import SealedSecret, VaultKey, new_vault
@@ -39,6 +40,7 @@ from corral.kernel.ids import (
     FileId,
     Ids,
     MemoryStoreId,
+    ResourceId,
     SessionId,
     SkillId,
     SkillVersionId,
@@ -339,6 +341,11 @@ async def keep_a_secret(store: Store) -> None:
     )
     sealed = SealedSecret(name="token", key_id=key.key_id, sealed=b"\0\xff")
     await Credentials(store.database).create(credential, [sealed], **workspace)
+    place = TokenPlace(
+        workspace_id=DEFAULT_WORKSPACE, resource_id=ResourceId("sesrsc_1"), url="https://git.test/a/b"
+    )
+    token = SealedToken(place=place, key_id=key.key_id, sealed=b"\0\xfe")
+    await store.sessions.create(new_session(store.ids, NOW), tokens=[token])
 
 
 def contents(where: Where) -> dict[str, list[dict[str, Any]]]:

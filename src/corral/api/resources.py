@@ -9,8 +9,11 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any, Protocol
 
+from pydantic import SecretStr
+
 from corral.api.dependencies import Dependencies
 from corral.api.schema.resources import FileMount, MemoryStoreMount, RepositoryMount
+from corral.api.sealing import seal_token
 from corral.catalog.files import check_readable
 from corral.catalog.memory.attach import (
     MEMORY_ROOT,
@@ -21,13 +24,14 @@ from corral.catalog.memory.attach import (
 from corral.catalog.memory.attach import check_together as check_stores
 from corral.catalog.memory.ports import StoreKey
 from corral.catalog.records import Wire
-from corral.catalog.repositories import refuse_token, repository_resource
+from corral.catalog.repositories import SealedToken, TokenPlace, repository_resource
 from corral.catalog.resources import check_together, file_resource, upload_path
+from corral.kernel.clock import rfc3339
 from corral.kernel.errors import InvalidRequest
 from corral.kernel.ids import FILE, RESOURCE, FileId, MemoryStoreId, ResourceId, WorkspaceId
 from corral.session.resources import FileCopy, NewResource, Resource
 
-__all__ = ["ResourceKind", "ResourceKinds", "fits", "named_files"]
+__all__ = ["ResourceKind", "ResourceKinds", "fits", "named_files", "with_token"]
 
 
 class ResourceKind(Protocol):
@@ -45,8 +49,10 @@ class ResourceKind(Protocol):
         Raises NotFound (what it names is not there, or in another workspace), InvalidRequest.
         """
 
-    def rotated(self, current: Resource, authorization_token: str, *, now: datetime) -> Resource:
-        """With another token. Pure, but for sealing. Raises InvalidRequest: it has none."""
+    async def sealed(
+        self, current: Resource, token: SecretStr, *, workspace_id: WorkspaceId
+    ) -> SealedToken:
+        """Another token for it. Raises InvalidRequest (it has none), VaultUnavailable."""
 
 
 class ResourceKinds:
@@ -110,6 +116,12 @@ def with_memory_paths(new: Sequence[NewResource], agent: Wire) -> list[NewResour
     ]
 
 
+def with_token(current: Resource, *, now: datetime) -> Resource:
+    """It has a token now, or another one, which stands elsewhere."""
+    body = {**current.body, "updated_at": rfc3339(now)}
+    return Resource(body=body, private={**current.private, "has_token": True})
+
+
 def fits(new: NewResource) -> Callable[[Sequence[Resource]], None]:
     """`check` of `SessionResources.add`."""
 
@@ -142,7 +154,9 @@ class _Files:
         resource = Resource(body=body, private={"sha256": source.sha256, "size_bytes": source.size_bytes})
         return NewResource(resource=resource, copies=[FileCopy(file_id, copy_id)])
 
-    def rotated(self, current: Resource, authorization_token: str, *, now: datetime) -> Resource:
+    async def sealed(
+        self, current: Resource, token: SecretStr, *, workspace_id: WorkspaceId
+    ) -> SealedToken:
         raise InvalidRequest(
             "authorization_token: a file has none; it can be changed of 'github_repository' resources"
         )
@@ -166,10 +180,20 @@ class _Repositories:
             where=where,
             now=now,
         )
-        return NewResource(resource=Resource(body=body))
+        resource = Resource(body=body)
+        if "authorization_token" not in asked.model_fields_set:
+            return NewResource(resource=resource)
+        token = await self.sealed(resource, asked.authorization_token, workspace_id=workspace_id)
+        return NewResource(resource=with_token(resource, now=now), token=token)
 
-    def rotated(self, current: Resource, authorization_token: str, *, now: datetime) -> Resource:
-        refuse_token()
+    async def sealed(
+        self, current: Resource, token: SecretStr, *, workspace_id: WorkspaceId
+    ) -> SealedToken:
+        assert current.resource_id is not None
+        place = TokenPlace(
+            workspace_id=workspace_id, resource_id=current.resource_id, url=current.body["url"]
+        )
+        return await seal_token(self._deps, token, place)
 
 
 class _MemoryStores:
@@ -191,5 +215,7 @@ class _MemoryStores:
         )
         return NewResource(resource=Resource(body=body, private={"workspace_id": workspace_id}))
 
-    def rotated(self, current: Resource, authorization_token: str, *, now: datetime) -> Resource:
+    async def sealed(
+        self, current: Resource, token: SecretStr, *, workspace_id: WorkspaceId
+    ) -> SealedToken:
         raise InvalidRequest("authorization_token: a memory store has none, and cannot be changed")

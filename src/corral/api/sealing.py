@@ -8,12 +8,13 @@ from starlette.requests import Request
 from corral.api.dependencies import Dependencies
 from corral.catalog.credentials import place_of
 from corral.catalog.records import Wire
-from corral.catalog.vaults import SealedSecret
+from corral.catalog.repositories import SealedToken, TokenPlace
+from corral.catalog.vaults import SealedSecret, VaultKey
 from corral.kernel.errors import VaultUnavailable
 from corral.kernel.ids import WorkspaceId
 from corral.vault.seal import seal
 
-__all__ = ["seal_all", "taken_body", "wipe"]
+__all__ = ["seal_all", "seal_token", "taken_body", "wipe"]
 
 
 async def taken_body(request: Request) -> bytearray:
@@ -36,15 +37,13 @@ async def seal_all(
 
     Raises VaultUnavailable: no key has been made yet.
     """
-    key = await deps.vault_keys.current() if secrets else None
-    if key is None:
-        if secrets:
-            secrets.clear()
-            raise VaultUnavailable(
-                "There is no key to seal secrets with yet: an egress node makes it when it starts. Nothing"
-                " was written."
-            )
+    if not secrets:
         return []
+    try:
+        key = await _current_key(deps)
+    except VaultUnavailable:
+        secrets.clear()
+        raise
     sealed = [
         SealedSecret(
             name=name,
@@ -59,6 +58,25 @@ async def seal_all(
     ]
     secrets.clear()
     return sealed
+
+
+async def seal_token(deps: Dependencies, token: SecretStr, place: TokenPlace) -> SealedToken:
+    """The token of a repository, sealed with the current key. Raises VaultUnavailable."""
+    key = await _current_key(deps)
+    plain = token.get_secret_value().encode()
+    sealed = seal(plain, public_key=key.public_key, place=place.encode())
+    return SealedToken(place=place, key_id=key.key_id, sealed=sealed)
+
+
+async def _current_key(deps: Dependencies) -> VaultKey:
+    """Raises VaultUnavailable."""
+    key = await deps.vault_keys.current()
+    if key is None:
+        raise VaultUnavailable(
+            "There is no key to seal secrets with yet: an egress node makes it when it starts. Nothing"
+            " was written."
+        )
+    return key
 
 
 def _in_order(secrets: Mapping[str, SecretStr]) -> list[tuple[str, SecretStr]]:

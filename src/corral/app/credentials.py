@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from corral.app.part import Part
+from corral.catalog.repositories import SealedToken
 from corral.catalog.vaults import SealedCredential, SessionCredentialStore
 from corral.daemon import asked
 from corral.kernel.errors import StoreUnavailable
@@ -52,9 +53,14 @@ class CredentialDuty:
         for session_id in map(SessionId, wanted["session_ids"]):
             try:
                 found = await self._store.of_session(session_id)
+                tokens = await self._store.tokens_of_session(session_id)
                 await self._ask(
                     "give",
-                    {"session_id": session_id, "credentials": [_sealed(each) for each in found]},
+                    {
+                        "session_id": session_id,
+                        "credentials": [_sealed(each) for each in found],
+                        "repositories": [_token(each) for each in tokens],
+                    },
                     seconds=EGRESS_REPLY_SECONDS,
                 )
             except (ValueError, StoreUnavailable) as error:  # the others are not to wait for this one
@@ -82,4 +88,14 @@ def _sealed(credential: SealedCredential) -> dict[str, object]:
             {"name": each.name, "key_id": each.key_id, "sealed": b64encode(each.sealed).decode()}
             for each in credential.secrets
         ],
+    }
+
+
+def _token(token: SealedToken) -> dict[str, object]:
+    return {
+        "workspace_id": token.place.workspace_id,
+        "resource_id": token.place.resource_id,
+        "url": token.place.url,
+        "key_id": token.key_id,
+        "sealed": b64encode(token.sealed).decode(),
     }

@@ -7,13 +7,16 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final, NoReturn, TypeAlias
+from typing import Any, Final, TypeAlias
 from urllib.parse import urlsplit
+
+import orjson
 
 from corral.catalog.hosts import HTTPS_PORT, HostList
 from corral.catalog.records import Wire
 from corral.kernel.clock import rfc3339
 from corral.kernel.errors import InvalidRequest
+from corral.kernel.ids import ResourceId, WorkspaceId
 from corral.kernel.limits import (
     HOST_NAME_CHARS_MAX,
     REPOSITORY_BRANCH_CHARS_MAX,
@@ -29,9 +32,10 @@ __all__ = [
     "Repository",
     "RepositorySkill",
     "RepositoryUrl",
+    "SealedToken",
+    "TokenPlace",
     "check_branch",
     "check_commit",
-    "refuse_token",
     "repository_mount_path",
     "repository_resource",
     "repository_url",
@@ -96,17 +100,44 @@ class RepositorySkill:
     text: str
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenPlace:
+    """Where a repository's token belongs. It is sealed together with this, and opens nowhere else: so
+    whoever can write rows of the database cannot have it sent to another repository."""
+
+    workspace_id: WorkspaceId
+    resource_id: ResourceId
+    url: str
+
+    @property
+    def credential_id(self) -> str:
+        return self.resource_id
+
+    @property
+    def name(self) -> str:
+        return "authorization_token"
+
+    def encode(self) -> bytes:
+        return orjson.dumps(["corral repository 1", self.workspace_id, self.resource_id, self.url])
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SealedToken:
+    """A repository's `authorization_token`, which opens with the private part of the key `key_id` alone."""
+
+    place: TokenPlace
+    key_id: str
+    sealed: bytes
+
+
 def repository_resource(
     given: Mapping[str, Any], *, resource_id: str, hosts: HostList, where: str = "", now: datetime
 ) -> Wire:
     """The resource as the wire shows it. given: what the client set. where: what stands before fields in
     messages.
 
-    Raises InvalidRequest naming the field. A token is refused: there is no place for it yet where only the
-    egress process could read it.
+    A token is never part of it. Raises InvalidRequest naming the field.
     """
-    if given.get("authorization_token") is not None:
-        refuse_token(where=where)
     url = repository_url(given["url"], field=f"{where}url")
     _require_host(hosts, url, field=f"{where}url")
     checkout = given.get("checkout")
@@ -124,12 +155,6 @@ def repository_resource(
         "created_at": rfc3339(now),
         "updated_at": rfc3339(now),
     }
-
-
-def refuse_token(*, where: str = "") -> NoReturn:
-    raise InvalidRequest(
-        f"{where}authorization_token: this server cannot clone private repositories yet; leave it out"
-    )
 
 
 def repository_url(text: str, *, field: str = "url") -> RepositoryUrl:

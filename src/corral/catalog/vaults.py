@@ -14,6 +14,7 @@ import orjson
 
 from corral.catalog.metadata import merged
 from corral.catalog.records import Wire
+from corral.catalog.repositories import SealedToken
 from corral.kernel.clock import rfc3339
 from corral.kernel.cursor import Page
 from corral.kernel.errors import InvalidRequest
@@ -22,6 +23,7 @@ from corral.kernel.ids import CredentialId, SessionId, VaultId, WorkspaceId
 __all__ = [
     "CredentialStore",
     "KeyUse",
+    "Place",
     "SealedCredential",
     "SealedSecret",
     "SecretPlace",
@@ -114,9 +116,21 @@ class SealedCredential:
     secrets: Sequence[SealedSecret]
 
 
+class Place(Protocol):
+    """`SecretPlace`, and what else something may be sealed for. (credential_id, name) is its own."""
+
+    @property
+    def credential_id(self) -> str: ...
+
+    @property
+    def name(self) -> str: ...
+
+    def encode(self) -> bytes: ...
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StoredSecret:
-    place: SecretPlace
+    place: Place
     key_id: str
     sealed: bytes
 
@@ -223,6 +237,10 @@ class SessionCredentialStore(Protocol):
     async def of_session(self, session_id: SessionId) -> Sequence[SealedCredential]:
         """All active credentials of its vaults, in the order of the vaults, and by age in each; none of a
         session that is gone. One transaction."""
+
+    async def tokens_of_session(self, session_id: SessionId) -> Sequence[SealedToken]:
+        """Those of its repositories, in the order in which they were added; none of a session that is gone
+        or has ended."""
 
 
 class VaultKeyStore(Protocol):

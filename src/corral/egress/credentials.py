@@ -19,16 +19,22 @@ Kinds, by `Credential.kind`:
     static_bearer          `token`, for one MCP server.
     mcp_oauth              `access_token`, and with `auth.refresh` also `refresh_token`, and `client_secret`
                            unless its `token_endpoint_auth` is `none`. For one MCP server.
+
+And the tokens of the session's repositories, which are of no vault (`RepositoryToken`).
 """
 
+import re
+from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Final, Literal, Protocol, TypeAlias
 
 from corral.catalog.credentials import first_of_each_use, place_of, server_key
 from corral.catalog.records import Wire
+from corral.catalog.repositories import RepositoryUrl, SealedToken, repository_url
 from corral.catalog.vaults import SealedCredential
-from corral.kernel.ids import CredentialId, SessionId, VaultId, WorkspaceId
+from corral.kernel.errors import InvalidRequest
+from corral.kernel.ids import CredentialId, ResourceId, SessionId, VaultId, WorkspaceId
 from corral.vault.ring import CannotOpen, KeyRing
 
 __all__ = [
@@ -37,9 +43,16 @@ __all__ = [
     "Credentials",
     "CredentialsUnavailable",
     "Kind",
+    "RepositoryToken",
     "SessionCredentials",
     "opened",
 ]
+
+_BASIC_USER: Final = "x-access-token"  # what GitHub takes; other hosts look at the token alone
+_GIT_ASKS: Final = (  # gitprotocol-http(5), and the API of git-lfs
+    rb"(info/refs(\?service=git-(upload|receive)-pack)?|git-(upload|receive)-pack"
+    rb"|info/lfs/(objects/batch|locks(/verify|/[A-Za-z0-9-]+/unlock)?(\?[^#]*)?))"
+)
 
 Kind: TypeAlias = Literal["environment_variable", "static_bearer", "mcp_oauth"]
 
@@ -93,11 +106,50 @@ class Credential:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class RepositoryToken:
+    """Of one repository of the session. token: in plain; None: it does not open here."""
+
+    resource_id: ResourceId
+    url: RepositoryUrl
+    token: str | None = field(repr=False)
+
+    def is_for(self, path: bytes) -> bool:
+        """Whether a request to its host, for this path and query, is for this repository: what git and its
+        large files ask for, and nothing that could be read as another repository's."""
+        return self._asks.fullmatch(path) is not None
+
+    @property
+    def authorization(self) -> bytes:
+        """The value of the header. Raises CredentialUnusable."""
+        if self.token is None:
+            raise CredentialUnusable(f"the token of {self.url.text} does not open here; set it anew")
+        return b"Basic " + b64encode(f"{_BASIC_USER}:{self.token}".encode())
+
+    @property
+    def _asks(self) -> "re.Pattern[bytes]":
+        name = "/".join(self.url.canonical.split("/")[3:]).removesuffix(".git")
+        return re.compile(rb"/" + re.escape(name.encode()) + rb"(\.git)?/" + _GIT_ASKS)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class SessionCredentials:
     """What one session has: active, one for each use, the first vault's first. Source: API docs, vaults."""
 
     session_id: SessionId
     credentials: tuple[Credential, ...] = ()
+    repositories: tuple[RepositoryToken, ...] = ()
+
+    def has_repository_at(self, host: str, port: int) -> bool:
+        """Whether a token is for something there."""
+        return any((each.url.host, each.url.port) == (host, port) for each in self.repositories)
+
+    def of_repository(self, host: str, port: int, path: bytes) -> RepositoryToken | None:
+        """For a request by HTTPS. path: with its query. The resource that was added first, if there are
+        two of one repository."""
+        for each in self.repositories:
+            if (each.url.host, each.url.port) == (host, port) and each.is_for(path):
+                return each
+        return None
 
     def variables(self) -> Sequence[Credential]:
         return [each for each in self.credentials if each.kind == "environment_variable"]
@@ -123,17 +175,38 @@ class Credentials(Protocol):
         Cheap: asked for each request. Raises CredentialsUnavailable."""
 
 
-def opened(ring: KeyRing, session_id: SessionId, sealed: Sequence[SealedCredential]) -> SessionCredentials:
+def opened(
+    ring: KeyRing,
+    session_id: SessionId,
+    sealed: Sequence[SealedCredential],
+    tokens: Sequence[SealedToken] = (),
+) -> SessionCredentials:
     """sealed: in the order of the vaults. A secret that does not open with our keys is left out of its
-    credential, which is none the less the one that is used. May wait for a disk or a command.
+    credential, which is none the less the one that is used; so is a token of `tokens`. May wait for a disk
+    or a command.
 
     Raises VaultUnavailable: there are no keys to try.
     """
     of_id = {each.record["id"]: each for each in sealed}
     used = [of_id[record["id"]] for record in first_of_each_use(each.record for each in sealed)]
     return SessionCredentials(
-        session_id=session_id, credentials=tuple(_opened(ring, each) for each in used)
+        session_id=session_id,
+        credentials=tuple(_opened(ring, each) for each in used),
+        repositories=tuple(_opened_token(ring, each) for each in tokens),
     )
+
+
+def _opened_token(ring: KeyRing, sealed: SealedToken) -> RepositoryToken:
+    """Raises ValueError: of no repository that there could be."""
+    try:
+        url = repository_url(sealed.place.url)
+    except InvalidRequest as error:
+        raise ValueError(error.message) from None
+    try:
+        plain = ring.open(sealed.sealed, key_id=sealed.key_id, place=sealed.place.encode())
+    except CannotOpen:
+        return RepositoryToken(resource_id=sealed.place.resource_id, url=url, token=None)
+    return RepositoryToken(resource_id=sealed.place.resource_id, url=url, token=plain.decode())
 
 
 def _opened(ring: KeyRing, sealed: SealedCredential) -> Credential:

@@ -2,10 +2,10 @@
 
     POST .../credentials/wanted  {}      {"session_ids": [id]}, as soon as there are any, and none after
                                          CREDENTIALS_POLL_SECONDS. A wish stands until it is given.
-    POST .../credentials/give    {"session_id", "credentials": [credential]}     {}
+    POST .../credentials/give    {"session_id", "credentials": [credential], "repositories": [token]}     {}
 
 A credential is {"workspace_id", "record", "secrets": [{"name", "key_id", "sealed"}]}, its bytes as base64,
-in the order of the session's vaults.
+in the order of the session's vaults. A token is {"workspace_id", "resource_id", "url", "key_id", "sealed"}.
 """
 
 import asyncio
@@ -15,10 +15,11 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
+from corral.catalog.repositories import SealedToken, TokenPlace
 from corral.catalog.vaults import SealedCredential, SealedSecret
 from corral.egress.credentials import CredentialsUnavailable, SessionCredentials, opened
 from corral.kernel.errors import VaultUnavailable
-from corral.kernel.ids import SessionId, WorkspaceId
+from corral.kernel.ids import ResourceId, SessionId, WorkspaceId
 from corral.kernel.limits import (
     CREDENTIALS_FRESH_SECONDS,
     CREDENTIALS_POLL_SECONDS,
@@ -103,9 +104,10 @@ class CredentialDesk:
     async def _take(self, asked: Mapping[str, Any]) -> None:
         session_id = SessionId(str(asked["session_id"]))
         sealed = [_credential(each) for each in asked["credentials"]]
+        tokens = [_token(each) for each in asked["repositories"]]
         given_at = asyncio.get_running_loop().time()
         async with self._turn:
-            found = await asyncio.to_thread(opened, self._ring, session_id, sealed)
+            found = await asyncio.to_thread(opened, self._ring, session_id, sealed, tokens)
         self._known[session_id] = (given_at, found)
         self._known.move_to_end(session_id)
         while len(self._known) > CREDENTIALS_SESSIONS_MAX:
@@ -136,3 +138,13 @@ def _credential(given: Mapping[str, Any]) -> SealedCredential:
             for secret in given["secrets"]
         ],
     )
+
+
+def _token(given: Mapping[str, Any]) -> SealedToken:
+    place = TokenPlace(
+        workspace_id=WorkspaceId(given["workspace_id"]),
+        resource_id=ResourceId(given["resource_id"]),
+        url=given["url"],
+    )
+    sealed = b64decode(given["sealed"], validate=True)
+    return SealedToken(place=place, key_id=given["key_id"], sealed=sealed)

@@ -6,6 +6,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Literal, NamedTuple, Protocol
 
+from corral.catalog.repositories import SealedToken
 from corral.kernel.ids import DEFAULT_WORKSPACE, EnvironmentId, SessionId, ThreadId, VaultId, WorkspaceId
 from corral.session.content import Json
 from corral.session.events import Event
@@ -139,10 +140,12 @@ class SessionStore(Protocol):
         *,
         initial: Sequence[Event] = (),
         copies: Sequence[FileCopy] = (),
+        tokens: Sequence[SealedToken] = (),
     ) -> SessionRecord:
-        """Store a session, its initial inputs, and its copies of files of its workspace, all or nothing.
+        """Store a session, its initial inputs, its copies of files of its workspace and the tokens of its
+        repositories, all or nothing.
 
-        Raises NotFound: a file is gone.
+        Raises NotFound: a file is gone; VaultUnavailable: the key of a token is no longer in use.
 
         With initial events the session is created as `running` (the row's status; its
         `session.status_running` event is the brain's) and needs a brain. Repeat: an existing id is a

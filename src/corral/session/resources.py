@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
+from corral.catalog.repositories import SealedToken
 from corral.kernel.ids import FileId, ResourceId, SessionId
 from corral.session.content import Json
 
@@ -13,7 +14,8 @@ __all__ = ["FileCopy", "NewResource", "Resource", "SessionResources"]
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Resource:
     """body: as the wire shows it, `type` always and `id` for most. private: what only brains need; never a
-    secret in plain, no name that `body` has (of a file: `sha256`, `size_bytes`)."""
+    secret, sealed or not, no name that `body` has (of a file: `sha256`, `size_bytes`; of a repository
+    `has_token`)."""
 
     body: Mapping[str, Json]
     private: Mapping[str, Json] = field(default_factory=dict)
@@ -46,6 +48,7 @@ class NewResource:
 
     resource: Resource
     copies: Sequence[FileCopy] = ()
+    token: SealedToken | None = None
 
 
 class SessionResources(Protocol):
@@ -71,8 +74,13 @@ class SessionResources(Protocol):
         session_id: SessionId,
         resource_id: ResourceId,
         change: Callable[[Resource], Resource],
+        *,
+        token: SealedToken | None = None,
     ) -> Resource:
-        """Under the session's row lock. Raises NotFound (the resource), Conflict, what `change` raises."""
+        """Under the session's row lock. token: takes the place of the one that the resource has.
+
+        Raises NotFound (the resource), Conflict, VaultUnavailable (the token's key is no longer in use),
+        what `change` raises."""
 
     async def remove(
         self,

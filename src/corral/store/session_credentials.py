@@ -1,4 +1,5 @@
-"""What a session's vaults hold now, for the egress process of whichever node it is at work on."""
+"""What a session's vaults hold now, and the tokens of its repositories, for the egress process of whichever
+node it is at work on."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -6,11 +7,13 @@ from collections.abc import Sequence
 from sqlalchemy import Connection, bindparam, select
 
 from corral.catalog.records import Wire
+from corral.catalog.repositories import SealedToken
 from corral.catalog.vaults import SealedCredential, SealedSecret
 from corral.kernel.ids import SessionId, VaultId, WorkspaceId
 from corral.store.database import Database
 from corral.store.driver import Query
 from corral.store.newest_first import with_archival
+from corral.store.repository_tokens import tokens_of
 from corral.store.schema import credential_secrets, credentials, session_details, sessions, vaults
 
 __all__ = ["SessionCredentials"]
@@ -63,6 +66,9 @@ class SessionCredentials:
             ]
 
         return await self._database.read(body)
+
+    async def tokens_of_session(self, session_id: SessionId) -> Sequence[SealedToken]:
+        return await self._database.read(lambda connection: tokens_of(connection, session_id))
 
     async def records(self, session_id: SessionId) -> Sequence[Wire]:
         """The same without anything sealed."""

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 from sqlalchemy import Connection, bindparam, select, update
 
+from corral.catalog.repositories import SealedToken
 from corral.kernel.clock import Clock
 from corral.kernel.errors import Conflict, NotFound
 from corral.kernel.ids import FileId, ResourceId, SessionId
@@ -14,6 +15,7 @@ from corral.store.database import Database
 from corral.store.driver import Query
 from corral.store.files.session import copy_to_session, delete_of_session
 from corral.store.reading import not_found
+from corral.store.repository_tokens import replace_token
 from corral.store.rows import resources_of, stored_resources
 from corral.store.schema import session_details, sessions
 
@@ -68,11 +70,15 @@ class Resources:
         session_id: SessionId,
         resource_id: ResourceId,
         change: Callable[[Resource], Resource],
+        *,
+        token: SealedToken | None = None,
     ) -> Resource:
         def body(connection: Connection) -> Resource:
             record = _alive(connection, session_id)
             current = _found(record, resource_id)
             changed = change(current)
+            if token is not None:
+                replace_token(connection, session_id, token)
             self._replace(
                 connection, record, [changed if each is current else each for each in record.resources]
             )

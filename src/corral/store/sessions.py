@@ -8,6 +8,7 @@ from sqlalchemy import Connection, bindparam, delete, func, insert, select, unio
 
 from corral.catalog.mcp.servers import check_mcp_networking
 from corral.catalog.metadata import merged
+from corral.catalog.repositories import SealedToken
 from corral.catalog.skills.attached import check_readable
 from corral.catalog.toolset import check_servers, check_web_networking
 from corral.kernel.clock import Clock
@@ -40,6 +41,7 @@ from corral.store.database import Database
 from corral.store.driver import Query
 from corral.store.files.session import copy_to_session, delete_session_files
 from corral.store.reading import not_found
+from corral.store.repository_tokens import forget_tokens, insert_tokens
 from corral.store.rows import insert_threads, read_record, stored_resources
 from corral.store.schema import (
     checkpoints,
@@ -102,6 +104,7 @@ class Sessions:
         *,
         initial: Sequence[Event] = (),
         copies: Sequence[FileCopy] = (),
+        tokens: Sequence[SealedToken] = (),
     ) -> SessionRecord:
         entries: list[StoredEvent | InboxEntry] = []
         created = replace(record, status="running") if initial else record
@@ -115,6 +118,7 @@ class Sessions:
                 now=record.created_at,
             )
             _insert(connection, created)
+            insert_tokens(connection, record.session_id, tokens)
             keep_skills(connection, created)
             entries[:] = store_inputs(
                 connection,
@@ -215,6 +219,7 @@ class Sessions:
                     " Send a user.interrupt and wait until it is idle."
                 )
             now = max(self._clock.now(), record.updated_at)
+            forget_tokens(connection, session_id)
             if record.status == "terminated":  # it ended by itself: its last events are there already
                 connection.execute(_UPDATE.values(archived_at=now), of_session)
                 return []

@@ -1,5 +1,6 @@
 """The keys that seal: their public parts, and the secrets that are to be sealed anew."""
 
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime
@@ -15,27 +16,31 @@ from sqlalchemy import (
     literal_column,
     or_,
     select,
+    union_all,
     update,
 )
 from sqlalchemy.exc import IntegrityError
 
 from corral.catalog.credentials import place_of
+from corral.catalog.repositories import TokenPlace
 from corral.catalog.vaults import KeyUse, SealedSecret, StoredSecret, VaultKey
 from corral.kernel.errors import VaultUnavailable
 from corral.kernel.ids import WorkspaceId
 from corral.store.database import Database
 from corral.store.driver import Query
-from corral.store.schema import credential_secrets, credentials, vault_keys
+from corral.store.repository_tokens import seal_token_anew, tokens_sealed_with
+from corral.store.schema import credential_secrets, credentials, repository_tokens, vault_keys
 from corral.store.vaults import key_is_gone
 
 __all__ = ["VaultKeys"]
 
 _CURRENT = select(vault_keys).where(vault_keys.c.state == literal_column("'current'"))
 _READ_CURRENT = Query(_CURRENT)
-_USES = select(credential_secrets.c.key_id, func.count().label("secrets")).group_by(
-    credential_secrets.c.key_id
+_SEALING = (credential_secrets, repository_tokens)
+_USES = union_all(
+    *(select(each.c.key_id, func.count().label("secrets")).group_by(each.c.key_id) for each in _SEALING)
 )
-_IS_USED = exists().where(credential_secrets.c.key_id == vault_keys.c.key_id)
+_IS_USED = or_(*(exists().where(each.c.key_id == vault_keys.c.key_id) for each in _SEALING))
 _UNUSED = select(vault_keys.c.key_id).where(vault_keys.c.state == "old", ~_IS_USED)
 _STORED = (
     select(
@@ -72,14 +77,16 @@ class VaultKeys:
     async def all(self) -> Sequence[KeyUse]:
         def body(connection: Connection) -> list[KeyUse]:
             rows = connection.execute(select(vault_keys).order_by(vault_keys.c.created_at.desc())).all()
-            uses = {row.key_id: row.secrets for row in connection.execute(_USES)}
+            uses: Counter[str] = Counter()
+            for row in connection.execute(_USES):
+                uses[row.key_id] += row.secrets
             found = [
                 KeyUse(
                     key=VaultKey(key_id=row.key_id, public_key=bytes(row.public_key)),
                     is_current=row.state == "current",
                     created_at=row.created_at,
                     rotation_asked_at=row.rotation_asked_at,
-                    secrets=uses.get(row.key_id, 0),
+                    secrets=uses[row.key_id],
                 )
                 for row in rows
             ]
@@ -139,7 +146,10 @@ class VaultKeys:
 
         def body(connection: Connection) -> list[StoredSecret]:
             rows = connection.execute(statement, {"of_key_ids": list(key_ids)})
-            return [
+            of_repositories = tokens_sealed_with(
+                connection, key_ids, after=None if after is None else after[0], limit=limit
+            )
+            of_credentials = [
                 StoredSecret(
                     place=place_of(row.body, row.name, workspace_id=WorkspaceId(row.workspace_id)),
                     key_id=row.key_id,
@@ -147,6 +157,8 @@ class VaultKeys:
                 )
                 for row in rows
             ]
+            found = [*of_credentials, *of_repositories]
+            return sorted(found, key=lambda each: (each.place.credential_id, each.place.name))[:limit]
 
         return await self._database.read(body)
 
@@ -154,6 +166,9 @@ class VaultKeys:
         def body(connection: Connection) -> int:
             changed = 0
             for before, after in zip(old, new, strict=True):
+                if isinstance(before.place, TokenPlace):
+                    changed += seal_token_anew(connection, before, after)
+                    continue
                 done = connection.execute(
                     update(credential_secrets)
                     .where(

@@ -6,19 +6,23 @@ from typing import Any
 
 from corral.catalog.credentials import new_credential, place_of, updated_credential
 from corral.catalog.records import Wire
+from corral.catalog.repositories import SealedToken, TokenPlace
 from corral.catalog.vaults import SealedSecret, StoredSecret, VaultKey, new_vault
 from corral.kernel.clock import rfc3339
 from corral.kernel.errors import Conflict, InvalidRequest, NotFound, VaultUnavailable
 from corral.kernel.ids import (
     CREDENTIAL,
     DEFAULT_WORKSPACE,
+    RESOURCE,
     VAULT,
     CredentialId,
+    ResourceId,
     SessionId,
     VaultId,
     WorkspaceId,
 )
 from corral.kernel.limits import CREDENTIALS_PER_VAULT_MAX
+from corral.session.resources import Resource
 from corral.testing.sessions import new_session
 from corral.testing.stores import Stores, error_of
 
@@ -205,7 +209,7 @@ async def check_what_a_vault_takes_along(stores: Stores) -> None:
         await stores.credentials.create(bearer(stores, vault_id), [sealed()], workspace_id=HERE)
     await stores.vaults.archive(archived, workspace_id=HERE, now=stores.clock.now())
     await stores.vaults.delete(deleted, workspace_id=HERE)
-    assert [secret.place.vault_id for secret in await stored(stores)] == [kept]
+    assert [getattr(secret.place, "vault_id", None) for secret in await stored(stores)] == [kept]
     page = await stores.credentials.page(
         archived, workspace_id=HERE, limit=9, cursor=None, include_archived=True
     )
@@ -303,6 +307,71 @@ async def check_credentials_of_a_session(stores: Stores) -> None:
     other = await stores.session()
     for session_id in (other.session_id, SessionId("sesn_unknown")):
         assert await stores.session_credentials.of_session(session_id) == []
+
+
+async def check_tokens_of_repositories(stores: Stores) -> None:
+    """They are kept with their session and sealed anew like everything, and go with it."""
+    await stores.vault_keys.add_first(FIRST, now=stores.clock.now())
+
+    def token(content: bytes, resource_id: ResourceId, *, key: VaultKey = FIRST) -> SealedToken:
+        place = TokenPlace(workspace_id=HERE, resource_id=resource_id, url="https://git.test/a/b")
+        return SealedToken(place=place, key_id=key.key_id, sealed=content)
+
+    async def session() -> tuple[SessionId, list[SealedToken]]:
+        record = new_session(stores.ids, stores.clock.now())
+        tokens = [token(b"%d" % number, ResourceId(stores.ids.mint(RESOURCE))) for number in range(2)]
+        resources = [
+            Resource(body={"id": each.place.resource_id, "type": "github_repository"}) for each in tokens
+        ]
+        await stores.sessions.create(replace(record, resources=resources), tokens=tokens)
+        return record.session_id, tokens
+
+    async def found(session_id: SessionId) -> list[SealedToken]:
+        return list(await stores.session_credentials.tokens_of_session(session_id))
+
+    (kept, [one, two]), (archived, _), (deleted, _) = [await session() for _ in range(3)]
+    assert await found(kept) == [one, two]
+    await stores.sessions.archive(archived)
+    await stores.sessions.delete(deleted)
+    assert await found(archived) == await found(deleted) == []
+    assert [each.sealed for each in await stored(stores)] == [one.sealed, two.sealed]
+
+    rotated = token(b"rotated", one.place.resource_id)
+    resource = await stores.resources.update(
+        kept,
+        one.place.resource_id,
+        lambda current: replace(current, private={"has_token": True}),
+        token=rotated,
+    )
+    assert resource.private == {"has_token": True}
+    assert await found(kept) == [rotated, two]
+    refused = stores.resources.update(archived, one.place.resource_id, lambda current: current, token=two)
+    assert isinstance(await error_of(refused), Conflict)
+
+    keys, now = stores.vault_keys, stores.clock.now()
+    vault_id = await vault(stores)
+    await stores.credentials.create(bearer(stores, vault_id), [sealed()], workspace_id=HERE)
+    await keys.ask_rotation(now=now)
+    assert await keys.replace(FIRST.key_id, SECOND, now=now)
+    assert [use.secrets for use in await keys.all()] == [0, 3]
+    before: list[StoredSecret] = []
+    while batch := await keys.sealed_otherwise(
+        [FIRST.key_id],
+        after=(before[-1].place.credential_id, before[-1].place.name) if before else None,
+        limit=1,
+    ):
+        before += batch
+    assert [each.place.encode() for each in before[:2]] == [one.place.encode(), two.place.encode()]
+    anew = [sealed(each.sealed + b"!", key=SECOND, name=each.place.name) for each in before]
+    await stores.resources.update(kept, two.place.resource_id, lambda current: current, token=two)
+    assert await keys.seal_anew(before, anew) == 3
+    assert [each.sealed for each in await found(kept)] == [b"rotated!", b"1!"]
+    assert await keys.forget_unused() == [FIRST.key_id]
+    late = stores.resources.update(kept, two.place.resource_id, lambda current: current, token=two)
+    assert isinstance(await error_of(late), VaultUnavailable)
+    record = new_session(stores.ids, stores.clock.now())
+    assert isinstance(await error_of(stores.sessions.create(record, tokens=[two])), VaultUnavailable)
+    assert isinstance(await error_of(stores.sessions.read(record.session_id)), NotFound)
 
 
 CHECKS = tuple(check for name, check in list(globals().items()) if name.startswith("check_"))

@@ -1,6 +1,7 @@
 """Sealed credentials from a real store to a real egress process's desk, opened there, and never too old."""
 
 import asyncio
+from base64 import b64decode
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,12 +12,13 @@ import pytest
 from corral.app.credentials import CredentialDuty
 from corral.catalog.credentials import place_of, updated_credential
 from corral.catalog.records import Wire
+from corral.catalog.repositories import SealedToken, TokenPlace
 from corral.catalog.vaults import SealedSecret, VaultKey, new_vault
 from corral.egress import wishes
 from corral.egress.credentials import CredentialsUnavailable, CredentialUnusable
 from corral.egress.wishes import CredentialDesk
 from corral.kernel.errors import StoreUnavailable
-from corral.kernel.ids import VAULT, CredentialId, SessionId, VaultId
+from corral.kernel.ids import RESOURCE, VAULT, CredentialId, ResourceId, SessionId, VaultId
 from corral.testing.contract_vaults import HERE, bearer, variable
 from corral.testing.sessions import new_session
 from corral.vault.ring import FileKeys, KeyRing
@@ -119,6 +121,60 @@ async def test_what_a_session_has_is_opened(link: Link) -> None:
     assert (await link.desk.of(session_id)) is found, "it is asked for once"
 
 
+async def test_tokens_of_repositories_are_opened(link: Link) -> None:
+    stores = link.opened.stores
+    key = await stores.vault_keys.current()
+    assert key is not None
+
+    def token(url: str, *, sealed_for: str | None = None) -> SealedToken:
+        place = TokenPlace(workspace_id=HERE, resource_id=ResourceId(stores.ids.mint(RESOURCE)), url=url)
+        to = replace(place, url=sealed_for or url).encode()
+        sealed = seal(b"canary of " + url.encode(), public_key=key.public_key, place=to)
+        return SealedToken(place=place, key_id=key.key_id, sealed=sealed)
+
+    record = new_session(stores.ids, stores.clock.now())
+    ours, moved = "https://git.test:8443/ada/engine", "https://git.test:8443/eve/engine"
+    await stores.sessions.create(record, tokens=[token(ours), token(moved, sealed_for=ours)])
+    found = await asyncio.wait_for(link.desk.of(record.session_id), SECONDS)
+    assert "canary" not in repr(found)
+    assert found.has_repository_at("git.test", 8443) and not found.has_repository_at("git.test", 443)
+    asks = (
+        *("info/refs?service=git-upload-pack", "info/refs?service=git-receive-pack"),
+        *("git-upload-pack", "git-receive-pack", "info/lfs/objects/batch", "info/lfs/locks?limit=1"),
+    )
+    for name in ("ada/engine", "ada/engine.git"):
+        for ask in asks:
+            one = found.of_repository("git.test", 8443, f"/{name}/{ask}".encode())
+            assert one is not None
+            assert b64decode(one.authorization.split()[1]) == f"x-access-token:canary of {ours}".encode()
+    for host, port, path in (
+        ("git.test", 443, "/ada/engine/git-upload-pack"),
+        ("git.test.evil", 8443, "/ada/engine/git-upload-pack"),
+        *(
+            ("git.test", 8443, path)
+            for path in (
+                "/ada/engine2/git-upload-pack",
+                "/ada/other/git-upload-pack",
+                "/ada/engine/../other/git-upload-pack",
+                "/ada/engine/%2e%2e/other/git-upload-pack",
+                "/ada/engine//git-upload-pack",
+                "/ada/engine/git-upload-pack/../../other/info/refs",
+                "//ada/engine/git-upload-pack",
+                "/ada/engine/settings",
+                "/ada/engine/info/refs?service=git-upload-pack&x=y",
+                "/ada/engine/git-upload-pack#x",
+                "/ada/engine",
+                "/",
+            )
+        ),
+    ):
+        assert found.of_repository(host, port, path.encode()) is None, (host, port, path)
+    other = found.of_repository("git.test", 8443, b"/eve/engine/git-upload-pack")
+    assert other is not None
+    with pytest.raises(CredentialUnusable):
+        _ = other.authorization  # what was sealed for one is not sent to another
+
+
 async def test_a_session_without_and_one_that_is_gone(link: Link) -> None:
     for session_id in (await session_with(link), SessionId("sesn_gone")):
         assert (await asyncio.wait_for(link.desk.of(session_id), SECONDS)).credentials == ()
@@ -178,6 +234,9 @@ async def test_one_that_cannot_be_given_does_not_hold_up_the_others(
             if session_id == "sesn_bad":
                 raise StoreUnavailable("a bad row")
             return await store.of_session(session_id)
+
+        async def tokens_of_session(self, session_id: SessionId) -> Any:
+            return await store.tokens_of_session(session_id)
 
     monkeypatch.setattr(link.duty, "_store", Failing())
     bad = asyncio.ensure_future(link.desk.of(SessionId("sesn_bad")))

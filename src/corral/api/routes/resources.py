@@ -10,16 +10,18 @@ from corral.api.caller import caller
 from corral.api.dependencies import Dependencies
 from corral.api.idempotency import OnceOnly, secret_digest
 from corral.api.openapi import takes
-from corral.api.resources import ResourceKinds, fits, named_files
+from corral.api.resources import ResourceKinds, fits, named_files, with_token
 from corral.api.schema.query import NoQuery, parse_query
 from corral.api.schema.resources import FileAdd, ResourceListQuery, ResourceUpdate
 from corral.api.schema.strict import parse
+from corral.api.sealing import taken_body, wipe
 from corral.api.visible_files import VisibleFiles
 from corral.catalog.idempotency import Answer
 from corral.catalog.resources import check_self_hosted
 from corral.kernel import cursor
 from corral.kernel.errors import InvalidRequest, NotFound
 from corral.kernel.ids import ResourceId, SessionId
+from corral.session.record import SessionRecord
 from corral.session.resources import Resource
 
 __all__ = ["resource_routes"]
@@ -65,27 +67,30 @@ def resource_routes(
         request: Request, session_id: SessionId, resource_id: ResourceId
     ) -> Response:
         parse_query(NoQuery, request.query_params)
-        there = (await deps.sessions.read(session_id)).resources
-        for each in there:
-            if each.resource_id == resource_id:
-                return json_response(each.body)
-        raise NotFound(f"Resource {resource_id!r} of session {session_id!r} was not found.")
+        return json_response(_found(await deps.sessions.read(session_id), resource_id).body)
 
     @router.post(_ONE, openapi_extra=takes(body=ResourceUpdate))
     async def update_resource(request: Request, session_id: SessionId, resource_id: ResourceId) -> Response:
-        raw = await request.body()
+        raw = await taken_body(request)
         digest = secret_digest(request, raw)
         if (replayed := await once.replay(request, digest)) is not None:
+            wipe(raw)
             return replayed
         parse_query(NoQuery, request.query_params)
-        token, now = parse(ResourceUpdate, raw).authorization_token, deps.clock.now()
-
-        def change(current: Resource) -> Resource:
-            return kinds.of(current.type, where="").rotated(current, token, now=now)
-
+        try:
+            asked, now = parse(ResourceUpdate, raw), deps.clock.now()
+        finally:
+            wipe(raw)
+        session = await deps.sessions.read(session_id)
+        current = _found(session, resource_id)
+        token = await kinds.of(current.type, where="").sealed(
+            current, asked.authorization_token, workspace_id=session.workspace_id
+        )
         return await once.perform(
             request,
-            lambda: deps.resources.update(session_id, resource_id, change),
+            lambda: deps.resources.update(
+                session_id, resource_id, lambda current: with_token(current, now=now), token=token
+            ),
             _answer,
             digest=digest,
         )
@@ -108,6 +113,14 @@ def resource_routes(
         )
 
     return router
+
+
+def _found(session: SessionRecord, resource_id: ResourceId) -> Resource:
+    """Raises NotFound."""
+    for each in session.resources:
+        if each.resource_id == resource_id:
+            return each
+    raise NotFound(f"Resource {resource_id!r} of session {session.session_id!r} was not found.")
 
 
 def _answer(resource: Resource) -> Answer:

@@ -13,7 +13,7 @@ from corral.api.caller import Caller, caller
 from corral.api.dependencies import Dependencies
 from corral.api.file_blocks import check_file_blocks
 from corral.api.guard import SessionOwners
-from corral.api.idempotency import OnceOnly
+from corral.api.idempotency import OnceOnly, digest_of
 from corral.api.inputs import new_inputs
 from corral.api.openapi import takes
 from corral.api.paging import decode, encode
@@ -21,6 +21,7 @@ from corral.api.resources import ResourceKinds, named_files
 from corral.api.schema.query import NoQuery, Order, SessionListQuery, parse_query
 from corral.api.schema.sessions import SessionCreate, SessionUpdate
 from corral.api.schema.strict import parse, parse_empty
+from corral.api.sealing import taken_body, wipe
 from corral.api.views import NEW_USAGE, session_view
 from corral.api.visible_files import VisibleFiles
 from corral.catalog.agents import check_budgetable, session_agent, session_tools, thread_agent
@@ -58,10 +59,17 @@ def session_routes(
         return json_answer(session_view(record, now=deps.clock.now()))
 
     @router.post("/v1/sessions", openapi_extra=takes(body=SessionCreate))
-    @once.per_key
     async def create_session(request: Request) -> Response:
+        raw = await taken_body(request)
+        digest = digest_of(request, raw)
+        if (replayed := await once.replay(request, digest)) is not None:
+            wipe(raw)
+            return replayed
         parse_query(NoQuery, request.query_params)
-        asked = parse(SessionCreate, await request.body())
+        try:
+            asked = parse(SessionCreate, raw)
+        finally:
+            wipe(raw)
         initial = new_inputs(asked.initial_events or [], field="initial_events", ids=deps.ids)
         chosen = asked.agent.given()
         who = caller(request)
@@ -116,8 +124,12 @@ def session_routes(
             now=now,
         )
         copies = [copy for each in new for copy in each.copies]
+        tokens = [each.token for each in new if each.token is not None]
         created = await once.perform(
-            request, lambda: deps.sessions.create(record, initial=initial, copies=copies), answer
+            request,
+            lambda: deps.sessions.create(record, initial=initial, copies=copies, tokens=tokens),
+            answer,
+            digest=digest,
         )
         owners.learn(record.session_id, SessionOwner(record.workspace_id, record.api_key_id))
         return created

@@ -6,6 +6,7 @@ from pydantic import Field, StringConstraints
 
 from corral.api.schema.query import Query
 from corral.api.schema.strict import OMITTED, Strict
+from corral.api.schema.vaults import Token
 from corral.kernel.limits import RESOURCE_PAGE_LIMIT_MAX
 
 __all__ = [
@@ -19,7 +20,6 @@ __all__ = [
 ]
 
 Id = Annotated[str, StringConstraints(min_length=1, max_length=256)]
-Token = Annotated[str, StringConstraints(min_length=1, max_length=16_384)]
 Text = Annotated[str, StringConstraints(max_length=4096)]
 
 

@@ -22,7 +22,7 @@ from corral.kernel.limits import (
     VAULT_NAME_CHARS_MAX,
 )
 
-__all__ = ["CredentialCreate", "CredentialUpdate", "VaultCreate", "VaultListQuery", "VaultUpdate"]
+__all__ = ["CredentialCreate", "CredentialUpdate", "Token", "VaultCreate", "VaultListQuery", "VaultUpdate"]
 
 
 def _never(value: Any) -> Any:

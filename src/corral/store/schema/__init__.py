@@ -32,7 +32,13 @@ from corral.store.schema.sessions import (
 )
 from corral.store.schema.skills import session_skills, skill_versions, skills
 from corral.store.schema.types import Exact, JsonBytes, Moment, from_us, metadata, to_us
-from corral.store.schema.vaults import credential_secrets, credentials, vault_keys, vaults
+from corral.store.schema.vaults import (
+    credential_secrets,
+    credentials,
+    repository_tokens,
+    vault_keys,
+    vaults,
+)
 from corral.store.schema.work import environment_keys, work, workers
 
 __all__ = [
@@ -67,6 +73,7 @@ __all__ = [
     "metadata",
     "nodes",
     "placements",
+    "repository_tokens",
     "session_details",
     "session_memory_stores",
     "session_skills",
@@ -85,5 +92,5 @@ __all__ = [
     "writers",
 ]
 
-REVISION = "0013"
+REVISION = "0014"
 """The Alembic revision that these tables are of."""

@@ -1,14 +1,14 @@
 """Vaults, their credentials, and what is sealed. No column holds a secret in plain.
 
-A secret belongs to a credential and is sealed with one of the keys of `vault_keys`; a key that is in use
-cannot be deleted, nor one that was deleted be used.
+A secret belongs to a credential, or to a repository of a session, and is sealed with one of the keys of
+`vault_keys`; a key that is in use cannot be deleted, nor one that was deleted be used.
 """
 
 from sqlalchemy import Column, ForeignKey, Index, LargeBinary, String, Table
 
 from corral.store.schema.types import JsonBytes, Moment, metadata
 
-__all__ = ["credential_secrets", "credentials", "vault_keys", "vaults"]
+__all__ = ["credential_secrets", "credentials", "repository_tokens", "vault_keys", "vaults"]
 
 vaults = Table(
     "vaults",
@@ -67,4 +67,16 @@ credential_secrets = Table(
     Column("key_id", ForeignKey("vault_keys.key_id"), nullable=False),
     Column("sealed", LargeBinary, nullable=False),
     Index("credential_secrets_by_key", "key_id", "credential_id", "name"),
+)
+
+repository_tokens = Table(
+    "repository_tokens",
+    metadata,
+    Column("resource_id", String, primary_key=True),
+    Column("session_id", ForeignKey("sessions.session_id", ondelete="CASCADE"), nullable=False),
+    Column("url", String, nullable=False),  # as the resource has it, which never changes
+    Column("key_id", ForeignKey("vault_keys.key_id"), nullable=False),
+    Column("sealed", LargeBinary, nullable=False),
+    Index("repository_tokens_by_session", "session_id", "resource_id"),
+    Index("repository_tokens_by_key", "key_id", "resource_id"),
 )
