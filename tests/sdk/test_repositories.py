@@ -1,7 +1,10 @@
 """Repositories of sessions, end to end: the official SDK, real processes, git over TLS, real sandboxes."""
 
 import json
+import sqlite3
+from base64 import b64encode
 from collections.abc import AsyncIterator
+from contextlib import closing, suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -10,7 +13,10 @@ import anthropic
 import pytest
 import pytest_asyncio
 
+from corral.catalog.repositories import TokenPlace
+from corral.kernel.ids import DEFAULT_WORKSPACE, ResourceId
 from corral.testing.messages_reply import Reply
+from corral.vault.ring import FileKeys, KeyRing
 from tests.git_host import GitHost
 from tests.served import Served, text, until
 from tests.stage import Stage, Stages, Tail, staged, words
@@ -178,7 +184,8 @@ async def test_a_server_that_is_killed_while_it_clones(host: GitHost, stage: Sta
 async def test_what_is_refused(host: GitHost, stage: Stage) -> None:
     url = host.url("ada/engine")
     for fields, field in (
-        ({"url": url, "authorization_token": "ghp_planted"}, "resources.0.authorization_token"),
+        ({"url": url, "authorization_token": ""}, "resources.0.authorization_token"),
+        ({"url": url, "authorization_token": "ghp_planted\r\nX: y"}, "authorization_token"),
         ({"url": "https://gitlab.com/ada/engine"}, "resources.0.url"),
         ({"url": "https://ada:ghp_planted@github.com/a/b"}, "resources.0.url"),
         ({"url": url.replace("https", "http")}, "resources.0.url"),
@@ -196,17 +203,81 @@ async def test_what_is_refused(host: GitHost, stage: Stage) -> None:
         await stage.session(resources=[mount(url), mount(host.url("bob/engine"))])
     session = await stage.session(resources=[mount(url)])
     resources = stage.client.beta.sessions.resources
-    with pytest.raises(anthropic.BadRequestError, match="private") as refused:
-        await resources.update(
-            session.resources[0].id, session_id=session.id, authorization_token="ghp_planted"
-        )
-    assert "planted" not in refused.value.message
+    for bad in ("", "ghp_planted\0"):
+        with pytest.raises(anthropic.BadRequestError, match="authorization_token") as refused:
+            await resources.update(session.resources[0].id, session_id=session.id, authorization_token=bad)
+        assert "planted" not in refused.value.message
     with pytest.raises(anthropic.BadRequestError, match="only files"):
         await resources.delete(session.resources[0].id, session_id=session.id)
-    # Nothing was cloned for a session that never used its sandbox; no trace of a token anywhere.
-    data_dir: Path = stage.server.config.data_dir
-    for path in [path for path in data_dir.rglob("*") if path.is_file()]:
-        assert b"ghp_planted" not in path.read_bytes(), path
+    # No trace of a token anywhere.
+    assert lies_about(stage.server.config.data_dir, b"ghp_planted") == []
+
+
+def sealed_tokens(server: Served) -> dict[str, str]:
+    """What is stored, opened as only the egress process can, by resource."""
+    data_dir: Path = server.config.data_dir
+    ring = KeyRing(FileKeys(data_dir / "egress" / "private" / "vault.keys"))
+    with closing(sqlite3.connect(data_dir / "corral.db")) as database:
+        rows = database.execute("SELECT resource_id, url, key_id, sealed FROM repository_tokens").fetchall()
+    return {
+        resource_id: ring.open(
+            sealed,
+            key_id=key_id,
+            place=TokenPlace(
+                workspace_id=DEFAULT_WORKSPACE, resource_id=ResourceId(resource_id), url=url
+            ).encode(),
+        ).decode()
+        for resource_id, url, key_id, sealed in rows
+    }
+
+
+def lies_about(data_dir: Path, secret: bytes) -> list[Path]:
+    """Files that hold it, in plain or as it goes over the wire."""
+    spelled = (secret, b64encode(b"x-access-token:" + secret), b64encode(secret))
+    found = []
+    for path in data_dir.rglob("*"):
+        with suppress(FileNotFoundError):
+            if path.is_file() and any(each in path.read_bytes() for each in spelled):
+                found.append(path)
+    return found
+
+
+async def test_a_token_is_sealed_when_it_arrives_and_shown_to_nobody(host: GitHost, stage: Stage) -> None:
+    url, resources = host.url("ada/engine"), stage.client.beta.sessions.resources
+    other = await stage.session()
+
+    async def created(token: str) -> Any:
+        return await stage.client.beta.sessions.create(
+            agent=other.agent.id,
+            environment_id=other.environment_id,
+            resources=[
+                mount(url, authorization_token=token),
+                mount(url, mount_path="/workspace/other"),
+            ],
+            extra_headers={"idempotency-key": "create"},
+        )
+
+    session = await created("ghp_planted_1")
+    assert (await created("ghp_planted_1")).id == session.id
+    with pytest.raises(anthropic.ConflictError):
+        await created("ghp_planted_2")
+    first, second = session.resources
+    assert sealed_tokens(stage.server) == {first.id: "ghp_planted_1"}
+    rotated = await resources.update(first.id, session_id=session.id, authorization_token="ghp_planted_2")
+    assert rotated.updated_at > first.updated_at
+    await resources.update(second.id, session_id=session.id, authorization_token="ghp_planted_3")
+    assert sealed_tokens(stage.server) == {first.id: "ghp_planted_2", second.id: "ghp_planted_3"}
+    listed = [each.to_json() async for each in resources.list(session.id)]
+    shown = (await stage.client.beta.sessions.retrieve(session.id)).to_json()
+    assert "planted" not in "".join([session.to_json(), rotated.to_json(), shown, *listed])
+    assert lies_about(stage.server.config.data_dir, b"ghp_planted") == []
+    with pytest.raises(anthropic.NotFoundError):
+        await resources.update("sesrsc_none", session_id=session.id, authorization_token="ghp_planted_4")
+    await stage.client.beta.sessions.archive(session.id)
+    assert sealed_tokens(stage.server) == {}
+    with pytest.raises(anthropic.ConflictError):
+        await resources.update(first.id, session_id=session.id, authorization_token="ghp_planted_5")
+    assert sealed_tokens(stage.server) == {}
 
 
 async def test_skills_of_a_repository_are_told_of_once_and_for_all(host: GitHost, stage: Stage) -> None:
