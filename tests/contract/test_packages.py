@@ -113,6 +113,13 @@ async def test_a_failure_names_its_cause_and_nothing_of_it_stays(
     assert not list((tmp_path / "packages" / "scratch").iterdir())
 
 
+async def test_it_is_known_which_package_managers_are_there(opened: Open, registry: Registry) -> None:
+    missing = await opened().missing()
+    assert missing["gem"] == "gem" and "pip" not in missing
+    for manager in missing:
+        assert missing[manager] in (await failure(opened(), {manager: ("any",)})).message
+
+
 async def test_packages_of_the_system_are_really_installed(opened: Open, registry: Registry) -> None:
     """Their programs are there, also those of others that they replace; their scripts ran, as root of
     nothing but what is theirs."""

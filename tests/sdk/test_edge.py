@@ -80,7 +80,7 @@ def test_routing_errors(http) -> None:
         "/v1/dreams",
         "/v1/deployments",
         "/v1/sessions/sesn_1/resources",
-        "/",
+        "/nothing",
         "/v1/agents/",
     ):
         check_envelope(http.get(path), 404, "not_found_error")
@@ -152,6 +152,11 @@ def test_status_and_openapi(http) -> None:
     with httpx2.Client(base_url=str(http.base_url)) as bare:
         assert bare.get("/corral/v1/openapi.json").json() == spec
         page = bare.get("/corral/v1/docs")
+        for path in ("/", "/docs"):
+            answer = bare.get(path)
+            assert (answer.status_code, answer.headers["location"]) == (307, "/corral/v1/docs")
+            assert "without a key" in answer.text
+            assert bare.get(path, follow_redirects=True).text == page.text
     assert page.headers["content-type"].startswith("text/html") and "openapi.json" in page.text
 
 

@@ -45,7 +45,9 @@ from corral.kernel.metrics import count
 from corral.kernel.request import request_id
 
 ORGANIZATION_ID = "org_default"
-PUBLIC_PATHS = frozenset({"/healthz", "/readyz", "/metrics", "/corral/v1/openapi.json", "/corral/v1/docs"})
+PUBLIC_PATHS = frozenset(
+    {"/", "/docs", "/healthz", "/readyz", "/metrics", "/corral/v1/openapi.json", "/corral/v1/docs"}
+)
 _UPLOADS = "/v1/files"
 _STREAMED = ("/stream", "/content", "/workspace")  # to answer HEAD there would be to read it all
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})

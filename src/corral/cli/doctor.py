@@ -24,6 +24,8 @@ from rich.text import Text
 from corral import __version__
 from corral.brain.models.local_install import is_installed
 from corral.cli.doctor_cluster import examine_cluster
+from corral.cli.doctor_egress import examine_egress
+from corral.cli.doctor_packages import examine_packages
 from corral.cli.doctor_web import examine_search
 from corral.cli.finding import Finding
 from corral.cli.models import directory_of
@@ -72,7 +74,8 @@ def doctor(config: Config, *, as_json: bool) -> Exit:
 def examine(config: Config) -> Iterator[Finding]:
     """Every check, as it is made."""
     checks: tuple[Callable[[Config], Finding], ...] = (
-        _store, _disk, _open_files, _port, _claude, _local, _git, examine_search,
+        _store, _disk, _open_files, _port, examine_egress, _claude, _local, _git, examine_packages,
+        examine_search,
     )  # fmt: skip
     yield _versions(config)
     yield from _sandboxes(config)

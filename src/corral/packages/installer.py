@@ -137,6 +137,16 @@ class Installer:
                 if (code := await process.exit_code()) != 0:
                     raise self._unpacked(process, code)
 
+    async def missing(self) -> Mapping[str, str]:
+        """Package managers that do not work here, by name: the program that the system of sandboxes lacks.
+        Looked for in a sandbox. Raises PackagesFailed."""
+        async with self._running({"do": "look"}, Places()) as process:
+            said = await _read(process)
+            if (code := await process.exit_code()) != 0:
+                raise self._unpacked(process, code)
+        missing = {str(manager): str(program) for manager, program in json.loads(said).items()}
+        return missing if self._has_dpkg() else {**missing, "apt": "dpkg"}
+
     async def aclose(self) -> None:
         """Repeat: safe."""
         await self._confinement.aclose()
@@ -157,7 +167,7 @@ class Installer:
 
     async def _install_system(self, packages: Sequence[str], bench: "_Bench") -> None:
         admin = self._system.path(_ADMIN)
-        if not (admin / "status").is_file():
+        if not self._has_dpkg():
             raise PackagesFailed(
                 "apt packages cannot be installed: the system of sandboxes is neither Debian nor Ubuntu."
             )
@@ -175,6 +185,9 @@ class Installer:
             is_root=True,
         )
         await self._run({"do": "unpack", "packages": packages}, places, bench, has_door=False)
+
+    def _has_dpkg(self) -> bool:
+        return (self._system.path(_ADMIN) / "status").is_file()
 
     async def _run(
         self, asked: Mapping[str, Any], places: Places, bench: "_Bench", *, has_door: bool

@@ -9,6 +9,7 @@ install  one line of JSON: {} or {"failed": manager, "missing": program or null,
 fetch    the same: packages of apt are fetched, and the places that they go to are prepared
 unpack   the same: they are installed, as root of an overlay over the system, without a way out
 pack     the layer as a tar; exit code 3 if it has too many entries or bytes
+look     one line of JSON: {manager: the program that it would need and is not there}
 """
 
 from __future__ import annotations
@@ -56,6 +57,9 @@ def main() -> None:
             pack(bounds)
         except OSError:
             sys.exit(1)
+    if asked["do"] == "look":
+        print(json.dumps(look()))
+        return
     answer: dict[str, Any] = {}
     manager = "apt"
     try:
@@ -187,9 +191,7 @@ def pip(packages: list[str], env: dict[str, str], bounds: dict[str, Any]) -> Non
     # A Python of its own, which finds what is installed, and else what the system has. All that a package
     # needs is installed, so that another machine does not need to have the same.
     venv = ["-m", "venv", "--without-pip", "--system-site-packages", into]
-    # Ours, if that is the system's, or there is none: not one that was brought along.
-    own = "python3" if sys.executable.startswith("/run/") else sys.executable
-    run("pip", [own, *venv], env, bounds)
+    run("pip", [own_python(), *venv], env, bounds)
     python = into + "/bin/python"
     if subprocess.run([python, "-c", "import pip"], env=env, capture_output=True, check=False).returncode:
         raise Failed("pip", missing="pip")
@@ -199,6 +201,20 @@ def pip(packages: list[str], env: dict[str, str], bounds: dict[str, Any]) -> Non
         env,
         bounds,
     )
+
+
+def own_python() -> str:
+    """Ours, if that is the system's, or there is none: not one that was brought along."""
+    return "python3" if sys.executable.startswith("/run/") else sys.executable
+
+
+def look() -> dict[str, str]:
+    programs = {manager: manager for manager in MANAGERS} | {"apt": "apt-get", "pip": own_python()}
+    missing = {manager: program for manager, program in programs.items() if shutil.which(program) is None}
+    if "pip" not in missing:
+        has_pip = subprocess.run([own_python(), "-c", "import pip, venv"], capture_output=True, check=False)
+        missing |= {} if has_pip.returncode == 0 else {"pip": "pip"}
+    return missing
 
 
 MANAGERS = {"cargo": cargo, "gem": gem, "go": go, "npm": npm, "pip": pip}

@@ -361,7 +361,8 @@ async def test_the_doctor_finds_this_machine_well(shell: Shell, tmp_path: Path) 
     found = json.loads(ended.out)
     assert ended.code == 0, found
     states = {check["name"]: check["state"] for check in found["checks"]}
-    assert states["sandbox"] == states["store"] == states["disk"] == "ok"
+    assert states["sandbox"] == states["store"] == states["disk"] == states["egress"] == "ok"
+    assert states["packages"] == "ok"
     assert "open files" in states
     assert not (tmp_path / "d").exists()
 
