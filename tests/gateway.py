@@ -15,7 +15,7 @@ from typing import Any
 
 from corral.daemon import socket_path, token_path
 from corral.egress.policy import OperatorHosts
-from corral.egress.process import serve_egress
+from corral.egress.process import KEY_FILE, serve_egress
 from corral.hands.way_out import Egress, WayOut
 from corral.session.call import Recipe
 
@@ -86,6 +86,16 @@ class Gateway:
         if host not in self.names:
             raise OSError("no such name")
         return self.names[host]
+
+    @property
+    def key_file(self) -> Path:
+        """The vault's private keys."""
+        return self.data_dir / "egress" / "private" / KEY_FILE
+
+    @property
+    def tokens(self) -> Path:
+        """Where what is refreshed waits for the store."""
+        return self.key_file.with_name("tokens")
 
     def door(self, networking: Mapping[str, object] = UNRESTRICTED, *, session_id: str = "sesn_1") -> int:
         """The port of a new sandbox's proxy, at our loopback instead of its own."""

@@ -3,8 +3,9 @@
 As a script, `python -m tests.mcp_host KIND DIRECTORY PORT` is one; it prints its port. What was
 called is a line each in DIRECTORY/calls. KIND: modern (the newest protocol), legacy (a handshake, with a
 connection that the server remembers), stateless (a handshake that it forgets), json (answers are no
-streams), sse (the old transport), many (300 tools), locked (asks for a token), liar (no SDK: says what
-DIRECTORY/lies.json tells it).
+streams), sse (the old transport), many (300 tools), locked (asks for a token), oauth (over TLS: takes the
+tokens in DIRECTORY/tokens, one a line, by the SDK's own means), liar (no
+SDK: says what DIRECTORY/lies.json tells it).
 """
 
 import asyncio
@@ -20,16 +21,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from corral.testing.certificates import certificates
+
 PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n" + b"\0" * 20).decode()
 TOKEN = "canary-mcp-token"
 
 
 @dataclass(kw_only=True, slots=True)
 class McpHost:
-    """port: of 127.0.0.1."""
+    """port: of 127.0.0.1. authority: of its certificate, if it has TLS."""
 
     kind: str
     directory: Path
+    authority: Path | None = None
     port: int = 0
     process: "subprocess.Popen[bytes] | None" = None
 
@@ -38,6 +42,9 @@ class McpHost:
     def start(cls, kind: str, directory: Path) -> "Iterator[McpHost]":
         directory.mkdir(parents=True, exist_ok=True)
         host = cls(kind=kind, directory=directory)
+        if kind == "oauth":
+            host.authority = certificates(directory)[0]
+            host.allow()
         host.begin()
         try:
             yield host
@@ -72,13 +79,20 @@ class McpHost:
 
     @property
     def url(self) -> str:
-        return f"http://localhost:{self.port}/{'sse' if self.kind == 'sse' else 'mcp'}"
+        scheme = "https" if self.authority else "http"
+        return f"{scheme}://localhost:{self.port}/{'sse' if self.kind == 'sse' else 'mcp'}"
 
     @property
     def calls(self) -> list[dict[str, Any]]:
         """What reached a tool, in order."""
         path = self.directory / "calls"
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def allow(self, *tokens: str) -> None:
+        """Take these from now on, and no others."""
+        draft = self.directory / "tokens.new"
+        draft.write_text("\n".join(tokens))
+        draft.rename(self.directory / "tokens")
 
     def release(self) -> None:
         """Let `hold` go on."""
@@ -100,7 +114,7 @@ def _server(kind: str, directory: Path) -> Any:
     from mcp_types import AudioContent, EmbeddedResource, ImageContent, TextContent, TextResourceContents
     from pydantic import BaseModel
 
-    server = MCPServer("test", log_level="CRITICAL")
+    server = MCPServer("test", log_level="CRITICAL", **_authorization(kind, directory))
 
     def note(name: str, **fields: Any) -> None:
         with (directory / "calls").open("a") as file:
@@ -185,6 +199,26 @@ def _server(kind: str, directory: Path) -> Any:
     return server
 
 
+def _authorization(kind: str, directory: Path) -> dict[str, Any]:
+    if kind != "oauth":
+        return {}
+    from mcp.server.auth.provider import AccessToken
+    from mcp.server.auth.settings import AuthSettings
+
+    class Verifier:
+        async def verify_token(self, token: str) -> AccessToken | None:
+            with (directory / "seen").open("a") as file:
+                file.write(f"{token}\n")
+            if token not in (directory / "tokens").read_text().splitlines():
+                return None
+            return AccessToken(token=token, client_id="client", scopes=[])
+
+    settings = AuthSettings(
+        issuer_url="https://localhost", resource_server_url=None, validate_token_resource=False
+    )
+    return {"auth": settings, "token_verifier": Verifier()}
+
+
 def _app(kind: str, directory: Path) -> Any:
     if kind == "liar":
         return _liar(directory)
@@ -260,7 +294,10 @@ def main() -> None:
     listener.bind(("127.0.0.1", port))
     listener.listen()
     print(listener.getsockname()[1], flush=True)
-    config = uvicorn.Config(app, log_level="critical", lifespan="auto")
+    tls = {}
+    if kind == "oauth":
+        tls = {"ssl_certfile": directory / "host.pem", "ssl_keyfile": directory / "host.key"}
+    config = uvicorn.Config(app, log_level="critical", lifespan="auto", **tls)
     uvicorn.Server(config).run(sockets=[listener])
 
 

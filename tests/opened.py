@@ -25,6 +25,7 @@ from corral.store.session_resources import Resources
 from corral.store.sessions import Sessions
 from corral.store.skills.skills import SkillTable
 from corral.store.skills.versions import SkillForgetTable, SkillVersionTable
+from corral.store.tokens import Tokens
 from corral.store.vault_keys import VaultKeys
 from corral.store.vaults import Credentials, Vaults
 from corral.store.work import WorkTable
@@ -57,6 +58,7 @@ class Opened:
             vaults=Vaults(database),
             credentials=Credentials(database),
             session_credentials=SessionCredentials(database),
+            tokens=Tokens(database),
             vault_keys=VaultKeys(database),
             keys=ApiKeys(database),
             workspaces=Workspaces(database),

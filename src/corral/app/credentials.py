@@ -17,7 +17,7 @@ from corral.kernel.errors import StoreUnavailable
 from corral.kernel.ids import SessionId
 from corral.kernel.limits import CREDENTIALS_POLL_SECONDS, CREDENTIALS_RETRY_SECONDS, EGRESS_REPLY_SECONDS
 
-__all__ = ["CredentialDuty", "credentials_part"]
+__all__ = ["CredentialDuty", "as_json", "credentials_part"]
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ class CredentialDuty:
                     "give",
                     {
                         "session_id": session_id,
-                        "credentials": [_sealed(each) for each in found],
+                        "credentials": [as_json(each) for each in found],
                         "repositories": [_token(each) for each in tokens],
                     },
                     seconds=EGRESS_REPLY_SECONDS,
@@ -80,7 +80,8 @@ def credentials_part(data_dir: Path, store: SessionCredentialStore) -> Part:
     return Part(later=[CredentialDuty(data_dir, store).run])
 
 
-def _sealed(credential: SealedCredential) -> dict[str, object]:
+def as_json(credential: SealedCredential) -> dict[str, object]:
+    """As `egress.wishes` reads it."""
     return {
         "workspace_id": credential.workspace_id,
         "record": credential.record,

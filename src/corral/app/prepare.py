@@ -26,6 +26,8 @@ _BY_ROLE: Final = {
         "corral.store.audit",
         "corral.app.credentials",
         "corral.store.session_credentials",
+        "corral.app.tokens",
+        "corral.store.tokens",
         "corral.app.vault",
         "corral.store.vault_keys",
     ),

@@ -167,14 +167,18 @@ async def _open(ground: Ground, keys: KeysOfThisStart, stack: AsyncExitStack) ->
         from corral.app.audit import audit_part
         from corral.app.credentials import credentials_part
         from corral.app.egress import egress_part
+        from corral.app.tokens import tokens_part
         from corral.app.vault import vault_part
         from corral.store.audit import Audit
         from corral.store.session_credentials import SessionCredentials
+        from corral.store.tokens import Tokens
         from corral.store.vault_keys import VaultKeys
 
         parts.append(egress_part(config.data_dir))
-        parts.append(vault_part(config.data_dir, VaultKeys(ground.database), ground.clock))
+        vault_keys = VaultKeys(ground.database)
+        parts.append(vault_part(config.data_dir, vault_keys, ground.clock))
         parts.append(credentials_part(config.data_dir, SessionCredentials(ground.database)))
+        parts.append(tokens_part(config.data_dir, Tokens(ground.database), vault_keys, ground.clock))
         audit = Audit(ground.database)
         parts.append(audit_part(config.data_dir, audit, ground.clock, days=config.audit_days))
     if roles & {"api", "brain"}:

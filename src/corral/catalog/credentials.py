@@ -153,39 +153,25 @@ def place_of(credential: Wire, name: str, *, workspace_id: WorkspaceId) -> Secre
     )
 
 
-def check_session_vaults(
-    vaults: Sequence[tuple[Wire, Sequence[Wire]]], mcp_servers: Sequence[Fields]
-) -> None:
+def check_session_vaults(vaults: Sequence[tuple[Wire, Sequence[Wire]]]) -> None:
     """Refuse what no session can use yet: it would run without a credential that it was given.
 
     vaults: each with its active credentials. A variable would stand in every sandbox, so it is always
-    needed; a credential of an MCP server only if the session's agent has that server.
-    Raises InvalidRequest, also for an archived vault.
+    needed. Raises InvalidRequest, also for an archived vault.
     """
-    servers = {_server_key_or_none(server["url"]) for server in mcp_servers}
     for number, (vault, credentials) in enumerate(vaults):
         where = f"vault_ids.{number}: vault {vault['id']}"
         if vault["archived_at"] is not None:
             raise InvalidRequest(f"{where} is archived; new sessions need another one")
         for credential in credentials:
             auth = credential["auth"]
-            if auth["type"] == "environment_variable":
-                what = f"sets the variable {auth['secret_name']!r}"
-            elif server_key(auth["mcp_server_url"]) in servers:
-                what = f"is for the agent's MCP server {auth['mcp_server_url']!r}"
-            else:
+            if auth["type"] != "environment_variable":
                 continue
             raise InvalidRequest(
-                f"{where}: its credential {credential['id']} {what}, but this server cannot use"
-                " credentials at run time yet; leave the vault out, or archive the credential"
+                f"{where}: its credential {credential['id']} sets the variable {auth['secret_name']!r}, but"
+                " this server cannot use such credentials at run time yet; leave the vault out, or archive"
+                " the credential"
             )
-
-
-def _server_key_or_none(url: str) -> str | None:
-    try:
-        return server_key(url)
-    except ValueError:
-        return None
 
 
 # -- auth of each type ------------------------------------------------------------------------------------

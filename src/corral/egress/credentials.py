@@ -46,6 +46,7 @@ __all__ = [
     "RepositoryToken",
     "SessionCredentials",
     "opened",
+    "opened_one",
 ]
 
 _BASIC_USER: Final = "x-access-token"  # what GitHub takes; other hosts look at the token alone
@@ -174,6 +175,10 @@ class Credentials(Protocol):
 
         Cheap: asked for each request. Raises CredentialsUnavailable."""
 
+    async def again(self, session_id: SessionId) -> SessionCredentials:
+        """What the session has at this moment, for who was refused with what it had. Raises
+        CredentialsUnavailable."""
+
 
 def opened(
     ring: KeyRing,
@@ -191,7 +196,7 @@ def opened(
     used = [of_id[record["id"]] for record in first_of_each_use(each.record for each in sealed)]
     return SessionCredentials(
         session_id=session_id,
-        credentials=tuple(_opened(ring, each) for each in used),
+        credentials=tuple(opened_one(ring, each) for each in used),
         repositories=tuple(_opened_token(ring, each) for each in tokens),
     )
 
@@ -209,7 +214,8 @@ def _opened_token(ring: KeyRing, sealed: SealedToken) -> RepositoryToken:
     return RepositoryToken(resource_id=sealed.place.resource_id, url=url, token=plain.decode())
 
 
-def _opened(ring: KeyRing, sealed: SealedCredential) -> Credential:
+def opened_one(ring: KeyRing, sealed: SealedCredential) -> Credential:
+    """As `opened`, without the question whether it is used."""
     secrets: dict[str, str] = {}
     for secret in sealed.secrets:
         place = place_of(sealed.record, secret.name, workspace_id=sealed.workspace_id)

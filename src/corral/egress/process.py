@@ -27,11 +27,14 @@ from corral.catalog.networking import NetworkPolicy
 from corral.confine.names import Names
 from corral.daemon import doors_path, listening, made_token, mcp_path, owned, socket_path
 from corral.egress.audit import AuditDesk
+from corral.egress.bearers import Bearers
 from corral.egress.dial import Resolve
 from corral.egress.doors import Doors
+from corral.egress.keeping import Seals, TokenDesk
 from corral.egress.keys import VaultDesk
 from corral.egress.outside import Outside
 from corral.egress.policy import Gate, OperatorHosts
+from corral.egress.refresh import Refresher
 from corral.egress.servers import McpDoor
 from corral.egress.spool import Spool
 from corral.egress.wishes import CredentialDesk
@@ -87,11 +90,22 @@ async def serve_egress(
             resolve=resolve or Names(at_once_max=EGRESS_SERVER_LOOKUPS_MAX).resolve,
             authorities=authorities,
         )
-        mcp = McpDoor(token=token, operator=servers, book=spool, outside=outside)
         turn, ended = asyncio.Lock(), asyncio.Event()
+        seals = Seals(ring, turn)
+        credentials = CredentialDesk(ring, turn, ended=ended)
+        tokens = TokenDesk(private / "tokens", seals, ended=ended)
+        refresher = Refresher(outside, tokens, seals, SystemClock())
+        mcp = McpDoor(
+            token=token,
+            operator=servers,
+            book=spool,
+            outside=outside,
+            bearers=Bearers(credentials, refresher),
+        )
         desks: Mapping[str, _Desk] = {
             "vault": VaultDesk(ring, turn),
-            "credentials": CredentialDesk(ring, turn, ended=ended),
+            "credentials": credentials,
+            "tokens": tokens,
             "audit": AuditDesk(spool),
         }
 
@@ -121,6 +135,7 @@ async def serve_egress(
             for duty in duties:
                 duty.cancel()
             await asyncio.gather(*duties, return_exceptions=True)
+            await refresher.aclose()
             await egress.last_answer()
             spool.close()
 

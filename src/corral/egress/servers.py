@@ -7,11 +7,17 @@
         Corral-Grant: {"session_id": ..., "server": the URL of the agent's server,
                        "allowed_hosts": [...] or null: the environment does not limit it}
 
+The session's token for that server goes along, to the origin of its URL alone: wherever a server sends a
+client, the token stays. What expired is refreshed first, what is answered with 401 is refreshed and sent
+once more: it was not acted upon.
+
 TLS to the server is made here, also for https: what is put into a request never was in the hands host. The
-answer is the server's, or ours; ours says in `Corral-Trouble` what is wrong, which no server can:
+answer is the server's, or ours. An error of the server's says in `Corral-Credential` what was put in; ours
+says in `Corral-Trouble` what is wrong. No server can say either:
 
     refused         it may not be reached: by the environment, the operator, or its address
     unreachable     nothing was sent
+    unauthorized    the session's credential for the server cannot be used, or is refused
     broken          it was sent, and there is no answer that could be passed on
 
 An answer that breaks off in the middle ends the connection. What a hands host gives up on ends at the
@@ -31,11 +37,14 @@ import h11
 
 from corral.catalog.audit import Ended
 from corral.catalog.networking import NetworkPolicy
+from corral.egress.bearers import Bearer, Bearers
 from corral.egress.book import Book, BookFull
+from corral.egress.credentials import CredentialsUnavailable, CredentialUnusable
 from corral.egress.dial import Unreachable
 from corral.egress.headers import RawHeaders, check_host, passed_on
 from corral.egress.outside import Answer, BrokenOff, Outside
 from corral.egress.policy import Gate, OperatorHosts, Refused
+from corral.egress.refresh import NotRefreshed
 from corral.egress.speech import Speech
 from corral.egress.target import BadTarget, Target, whole_url
 from corral.egress.wire import Silent, Wire
@@ -53,9 +62,16 @@ __all__ = ["GRANT", "TROUBLE", "McpDoor", "Trouble"]
 _log = logging.getLogger(__name__)
 GRANT: Final = b"corral-grant"
 TROUBLE: Final = b"corral-trouble"
-Trouble = Literal["refused", "unreachable", "broken"]
-_STATUS: Final[Mapping[Trouble, int]] = {"refused": 403, "unreachable": 502, "broken": 502}
-_OURS: Final = (GRANT, TROUBLE, b"authorization", b"proxy-authorization")
+CREDENTIAL: Final = b"corral-credential"
+Trouble = Literal["refused", "unreachable", "unauthorized", "broken"]
+_STATUS: Final[Mapping[Trouble, int]] = {
+    "refused": 403,
+    "unreachable": 502,
+    "unauthorized": 401,
+    "broken": 502,
+}
+_OURS: Final = (GRANT, TROUBLE, CREDENTIAL, b"authorization", b"proxy-authorization")
+_BAD_REQUEST, _UNAUTHORIZED = 400, 401
 _FRAMING: Final = (b"content-length", b"transfer-encoding")
 
 
@@ -69,7 +85,8 @@ class _Failed(Exception):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Asked:
-    """One request. server: the URL by which the agent knows it. headers: without framing and ours."""
+    """One request. server: the URL by which the agent knows it. is_to_server: it is to the origin of that.
+    headers: without framing and ours."""
 
     session_id: SessionId
     server: str
@@ -79,6 +96,7 @@ class _Asked:
     target: Target
     path: bytes
     headers: RawHeaders
+    is_to_server: bool
 
 
 @dataclass(kw_only=True, slots=True)
@@ -93,11 +111,14 @@ class _Passage:
 class McpDoor:
     """Of one egress process. outside: reaches what the operator allows."""
 
-    def __init__(self, *, token: str, operator: OperatorHosts, book: Book, outside: Outside) -> None:
+    def __init__(
+        self, *, token: str, operator: OperatorHosts, book: Book, outside: Outside, bearers: Bearers
+    ) -> None:
         self._authorization = f"Bearer {token}".encode()
         self._operator = operator
         self._book = book
         self._outside = outside
+        self._bearers = bearers
         self._places = asyncio.Semaphore(EGRESS_CONNECTIONS_MAX)
         self._serving: set[asyncio.Task[None]] = set()
 
@@ -176,6 +197,7 @@ class McpDoor:
         return _Asked(
             session_id=SessionId(str(grant["session_id"])),
             server=str(grant["server"]),
+            is_to_server=whole_url(str(grant["server"]).encode())[:2] == (scheme, target),
             policy=NetworkPolicy(hosts=None if allowed is None else tuple(map(str, allowed))),
             method=request.method.decode(),
             scheme=scheme,
@@ -194,7 +216,10 @@ class McpDoor:
         """Raises OSError, BrokenOff in the middle of an answer."""
         try:
             await self._judge(asked)
-            await self._passed(near, asked, body)
+            bearer = await self._bearer(asked)
+            refused = await self._passed(near, asked, body, bearer, is_last=False)
+            if refused is not None:
+                await self._passed(near, asked, body, await self._newer(asked, refused), is_last=True)
         except _Failed as failed:
             trouble = (TROUBLE, failed.trouble.encode())
             await _say(near, _STATUS[failed.trouble], str(failed), trouble)
@@ -222,11 +247,46 @@ class McpDoor:
             self._book.end(Ended(entry_id=entry_id, failed=str(away)))
             raise _Failed("unreachable", str(away)) from None
 
-    async def _passed(self, near: Speech, asked: _Asked, body: bytes) -> None:
-        """Raises _Failed, BookFull, OSError, BrokenOff."""
+    async def _bearer(self, asked: _Asked) -> Bearer | None:
+        """Raises _Failed."""
+        try:
+            if asked.is_to_server:
+                return await self._bearers.of(asked.session_id, asked.server)
+            return None
+        except CredentialsUnavailable as away:
+            raise _Failed("unreachable", str(away)) from None
+        except (CredentialUnusable, NotRefreshed) as error:
+            raise _Failed("unauthorized", str(error)) from None
+
+    async def _newer(self, asked: _Asked, refused: Bearer) -> Bearer:
+        """Instead of one that the server does not take. Raises _Failed."""
+        try:
+            newer = await self._bearers.after_refusal(asked.session_id, asked.server, refused)
+        except CredentialsUnavailable as away:
+            raise _Failed("unreachable", str(away)) from None
+        except (CredentialUnusable, NotRefreshed) as error:
+            raise _Failed("unauthorized", str(error)) from None
+        if newer is None:
+            raise _Failed("unauthorized", f"the server does not take credential {refused.credential_id}")
+        return newer
+
+    async def _passed(
+        self, near: Speech, asked: _Asked, body: bytes, bearer: Bearer | None, *, is_last: bool
+    ) -> Bearer | None:
+        """Send it, and pass the answer on. The token, if it was refused and there may be another one: then
+        nothing was passed on. Raises _Failed, BookFull, OSError, BrokenOff."""
         loop = asyncio.get_running_loop()
         passage, began_at = _Passage(), loop.time()
-        entry_id = self._book.begin(asked.session_id, asked.target, asked.method, "allowed")
+        entry_id = self._book.begin(
+            asked.session_id,
+            asked.target,
+            asked.method,
+            "allowed",
+            credential_id=None if bearer is None else bearer.credential_id,
+        )
+        headers = [*asked.headers, *_framing(asked.method, body)]
+        if bearer is not None:
+            headers.append(bearer.header())
         try:
             passage.sent += len(body)
             async with self._outside.answer(
@@ -234,10 +294,13 @@ class McpDoor:
                 asked.scheme,
                 asked.target,
                 asked.path,
-                headers=[*asked.headers, *_framing(asked.method, body)],
+                headers=headers,
                 body=body,
             ) as answer:
-                await self._pass_on(near, answer, passage)
+                if answer.status == _UNAUTHORIZED and bearer is not None and not is_last:
+                    passage.failed = "the server does not take the token"
+                    return bearer
+                await self._pass_on(near, answer, passage, bearer)
         except (Unreachable, BrokenOff, OSError) as error:
             passage.failed = str(error) or type(error).__name__
             if near.state.our_state is h11.SEND_RESPONSE and not isinstance(error, OSError):
@@ -254,14 +317,19 @@ class McpDoor:
                     failed=passage.failed,
                 )
             )
+        return None
 
-    async def _pass_on(self, near: Speech, answer: Answer, passage: _Passage) -> None:
+    async def _pass_on(
+        self, near: Speech, answer: Answer, passage: _Passage, bearer: Bearer | None
+    ) -> None:
         """Raises OSError, BrokenOff."""
         headers = [
             (name, value)
             for name, value in passed_on(answer.headers, keeps_upgrade=False)
             if name.lower() not in _OURS
         ]
+        if bearer is not None and answer.status >= _BAD_REQUEST:
+            headers.append((CREDENTIAL, bearer.credential_id.encode()))
         await near.send(h11.Response(status_code=answer.status, reason=answer.reason, headers=headers))
         async for chunk in answer.chunks:
             passage.received += len(chunk)

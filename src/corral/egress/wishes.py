@@ -29,7 +29,7 @@ from corral.kernel.limits import (
 )
 from corral.vault.ring import KeyRing
 
-__all__ = ["CredentialDesk"]
+__all__ = ["CredentialDesk", "sealed_credential"]
 
 
 class CredentialDesk:
@@ -52,6 +52,9 @@ class CredentialDesk:
         if given_at is None or known is None or now - given_at >= CREDENTIALS_FRESH_SECONDS:
             known = await self._wish(session_id)
         return known
+
+    async def again(self, session_id: SessionId) -> SessionCredentials:
+        return await self._wish(session_id)
 
     async def _wish(self, session_id: SessionId) -> SessionCredentials:
         given = self._wanted.setdefault(session_id, asyncio.Event())
@@ -103,7 +106,7 @@ class CredentialDesk:
 
     async def _take(self, asked: Mapping[str, Any]) -> None:
         session_id = SessionId(str(asked["session_id"]))
-        sealed = [_credential(each) for each in asked["credentials"]]
+        sealed = [sealed_credential(each) for each in asked["credentials"]]
         tokens = [_token(each) for each in asked["repositories"]]
         given_at = asyncio.get_running_loop().time()
         async with self._turn:
@@ -125,7 +128,8 @@ class CredentialDesk:
             del self._known[session_id]
 
 
-def _credential(given: Mapping[str, Any]) -> SealedCredential:
+def sealed_credential(given: Mapping[str, Any]) -> SealedCredential:
+    """As it travels. Raises KeyError, TypeError, ValueError."""
     return SealedCredential(
         workspace_id=WorkspaceId(given["workspace_id"]),
         record=dict(given["record"]),

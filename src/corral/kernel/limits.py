@@ -451,6 +451,16 @@ MCP_KEEP_SECONDS = 4.0  # an unused connection to a server; common servers close
 MCP_REQUEST_BYTES_MAX = (
     16 * 1024**2
 )  # of one request to a server; it is held to be sent again with a new token
+TOKEN_EARLY_SECONDS = 300.0  # before it expires an access token is refreshed, or a fifth of its life before
+TOKEN_CLAIM_SECONDS = 60.0  # for which a credential is one node's to refresh; an exchange takes a second
+TOKEN_EXCHANGE_SECONDS = 30.0  # until a token endpoint has answered
+TOKEN_BUSY_SECONDS = 0.25  # between looks whether another node has refreshed it
+TOKEN_LINK_SECONDS = 10.0  # until this node's server has answered; it asks the database
+TOKEN_POLL_SECONDS = 20.0  # an egress process keeps its server waiting for something to ask
+TOKEN_AGAIN_SECONDS = 30.0  # a token that is refused so soon after it was made is not made again
+TOKEN_RETRY_SECONDS, TOKEN_RETRY_SECONDS_MAX = 5.0, 300.0  # between refreshes that fail; doubled
+TOKEN_ANSWER_BYTES_MAX = 64 * 1024  # of a token endpoint; the longest JWTs have a few KB
+TOKENS_KNOWN_MAX = 4_000  # credentials whose new tokens are in memory: two for each session at work
 MCP_LIST_SECONDS = 20.0  # to connect and list the tools: a turn waits no longer for a server
 MCP_PAGES_MAX = 64  # of one listing; a server that goes on for ever is cut off
 MCP_TOOLS_MAX = 512  # of one server that a model is shown; the tokens of more would be most of a window

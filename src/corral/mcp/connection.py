@@ -207,14 +207,19 @@ class Connection:
 
     def _lost(self, stage: Stage, notes: Notes, *, said: str = "") -> ServerFailed:
         """What was noted, or else the end of the task, says why."""
-        if notes.trouble in ("refused", "unreachable"):
-            return ServerFailed(self.server, f"{notes.detail}.", stage="before")
+        if notes.trouble in ("refused", "unreachable", "unauthorized"):
+            is_authentication = notes.trouble == "unauthorized"
+            return ServerFailed(
+                self.server, f"{notes.detail}.", stage="before", is_authentication=is_authentication
+            )
         if notes.trouble is not None:
             return ServerFailed(self.server, f"{notes.detail}.", stage=stage)
         if notes.status in _ASKS_WHO_WE_ARE:
             return ServerFailed(
                 self.server,
-                f"asks for a credential (HTTP {notes.status}).",
+                f"does not take credential {notes.credential_id} (HTTP {notes.status})."
+                if notes.credential_id
+                else f"asks for a credential (HTTP {notes.status}).",
                 stage="refused",
                 is_authentication=True,
             )

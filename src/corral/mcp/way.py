@@ -30,13 +30,16 @@ from corral.kernel.limits import (
 
 __all__ = ["NOTES", "Notes", "Roads", "Way"]
 
+_NOT_SENT: Final = ("refused", "unreachable", "unauthorized")
 _PATIENCE: Final = httpx2.Timeout(
     MCP_CONNECT_SECONDS, read=MCP_CALL_SILENT_SECONDS + 60.0, write=30.0, pool=30.0
 )
 _TROUBLE: Final = "corral-trouble"
+_CREDENTIAL: Final = "corral-credential"
 _DETAIL: Final = {
     "refused": "may not be reached: {}",
     "unreachable": "cannot be reached: {}",
+    "unauthorized": "cannot be used: {}",
     "broken": "gave no whole answer: {}",
 }
 
@@ -61,7 +64,7 @@ class Roads:
         return Way(str(mcp_path(self._data_dir)), headers)
 
 
-Trouble = Literal["refused", "unreachable", "broken", "too_large", "packed"]
+Trouble = Literal["refused", "unreachable", "unauthorized", "broken", "too_large", "packed"]
 
 
 @dataclass(kw_only=True, slots=True)
@@ -70,12 +73,14 @@ class Notes:
 
     status: of the last answer, if it was an error. trouble, detail: why there was none that could be read.
     is_forgotten: the server said that it does not know our connection, and so has done nothing.
+    credential_id: what was put into a request that was answered with an error.
     """
 
     status: int | None = None
     trouble: Trouble | None = None
     detail: str = ""
     is_forgotten: bool = False
+    credential_id: str = ""
 
 
 NOTES: Final[ContextVar[Notes]] = ContextVar("notes")
@@ -104,6 +109,7 @@ class Way(httpx2.AsyncBaseTransport):
             raise self._failed(trouble, _DETAIL[trouble].format(said), request)
         if (notes := NOTES.get(None)) is not None:
             notes.status = response.status_code if response.status_code >= 400 else None
+            notes.credential_id = response.headers.get(_CREDENTIAL, "")
             if notes.status == 404 and "mcp-session-id" in request.headers:
                 notes.is_forgotten = True
         if response.headers.get("content-encoding", "identity").lower() not in ("", "identity"):
@@ -145,7 +151,7 @@ class Way(httpx2.AsyncBaseTransport):
     def _failed(self, trouble: Trouble, detail: str, request: httpx2.Request) -> httpx2.TransportError:
         if (notes := NOTES.get(None)) is not None:
             notes.trouble, notes.detail = trouble, detail
-        kind = httpx2.ConnectError if trouble in ("refused", "unreachable") else httpx2.ReadError
+        kind = httpx2.ConnectError if trouble in _NOT_SENT else httpx2.ReadError
         return kind(detail, request=request)
 
     def note_too_large(self, request: httpx2.Request) -> httpx2.TransportError:
@@ -175,4 +181,4 @@ class _Bounded(httpx2.AsyncByteStream):
 
 def _trouble(word: str) -> Trouble:
     """As the egress process says it; of a word that is not known yet, the worst is assumed."""
-    return word if word in ("refused", "unreachable") else "broken"  # type: ignore[return-value]
+    return word if word in _NOT_SENT else "broken"  # type: ignore[return-value]

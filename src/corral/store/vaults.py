@@ -33,7 +33,7 @@ from corral.store.newest_first import NewestFirst, with_archival
 from corral.store.rows import AnySelect
 from corral.store.schema import credential_secrets, credentials, vaults
 
-__all__ = ["Credentials", "Vaults", "key_is_gone"]
+__all__ = ["Credentials", "Vaults", "key_is_gone", "locked_credential", "store_secrets"]
 
 _VAULT: AnySelect = select(
     vaults.c.vault_id, vaults.c.created_at, vaults.c.archived_at, vaults.c.body
@@ -208,7 +208,7 @@ class Credentials:
                 )
             except IntegrityError as error:
                 raise _taken(credential, "another one") from error
-            _store_secrets(connection, credential["id"], secrets)
+            store_secrets(connection, credential["id"], secrets)
 
         await self._database.write(body)
 
@@ -234,7 +234,7 @@ class Credentials:
         workspace_id: WorkspaceId,
     ) -> Wire:
         def body(connection: Connection) -> Wire:
-            current = _locked_credential(connection, vault_id, credential_id, workspace_id)
+            current = locked_credential(connection, vault_id, credential_id, workspace_id)
             changed = change(current)
             assert use_of(changed["auth"]) == use_of(current["auth"]), "what it is for does not change"
             if changed != current:
@@ -243,13 +243,7 @@ class Credentials:
                     .where(credentials.c.credential_id == credential_id)
                     .values(body=changed)
                 )
-            connection.execute(
-                delete(credential_secrets).where(
-                    credential_secrets.c.credential_id == credential_id,
-                    credential_secrets.c.name.in_([secret.name for secret in secrets]),
-                )
-            )
-            _store_secrets(connection, credential_id, secrets)
+            store_secrets(connection, credential_id, secrets)
             return changed
 
         return await self._database.write(body, checks_first=True)
@@ -258,7 +252,7 @@ class Credentials:
         self, vault_id: VaultId, credential_id: CredentialId, *, workspace_id: WorkspaceId, now: datetime
     ) -> Wire:
         def body(connection: Connection) -> Wire:
-            current = _locked_credential(connection, vault_id, credential_id, workspace_id)
+            current = locked_credential(connection, vault_id, credential_id, workspace_id)
             if current["archived_at"] is not None:
                 return current
             of_credential = credentials.c.credential_id == credential_id
@@ -274,7 +268,7 @@ class Credentials:
         self, vault_id: VaultId, credential_id: CredentialId, *, workspace_id: WorkspaceId
     ) -> None:
         def body(connection: Connection) -> None:
-            _locked_credential(connection, vault_id, credential_id, workspace_id)
+            locked_credential(connection, vault_id, credential_id, workspace_id)
             connection.execute(delete(credentials).where(credentials.c.credential_id == credential_id))
 
         await self._database.write(body, checks_first=True)
@@ -318,10 +312,10 @@ def _locked_vault(connection: Connection, vault_id: VaultId, workspace_id: Works
     return with_archival(row)
 
 
-def _locked_credential(
+def locked_credential(
     connection: Connection, vault_id: VaultId, credential_id: CredentialId, workspace_id: WorkspaceId
 ) -> Wire:
-    """Read under the lock of its vault, which is what changes of both wait for."""
+    """Read under the lock of its vault, which is what changes of both wait for. Raises NotFound."""
     values = _of(vault_id, workspace_id)
     if connection.execute(_VAULT_LOCKED, values).first() is None:
         raise _no_vault(vault_id)
@@ -331,11 +325,18 @@ def _locked_credential(
     return with_archival(row)
 
 
-def _store_secrets(
+def store_secrets(
     connection: Connection, credential_id: CredentialId, secrets: Sequence[SealedSecret]
 ) -> None:
+    """Instead of those of the same names. Raises VaultUnavailable."""
     if not secrets:
         return
+    connection.execute(
+        delete(credential_secrets).where(
+            credential_secrets.c.credential_id == credential_id,
+            credential_secrets.c.name.in_([secret.name for secret in secrets]),
+        )
+    )
     rows = [
         {
             "credential_id": credential_id,

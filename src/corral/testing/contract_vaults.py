@@ -7,6 +7,7 @@ from typing import Any
 from corral.catalog.credentials import new_credential, place_of, updated_credential
 from corral.catalog.records import Wire
 from corral.catalog.repositories import SealedToken, TokenPlace
+from corral.catalog.tokens import Where
 from corral.catalog.vaults import SealedSecret, StoredSecret, VaultKey, new_vault
 from corral.kernel.clock import rfc3339
 from corral.kernel.errors import Conflict, InvalidRequest, NotFound, VaultUnavailable
@@ -57,6 +58,17 @@ def bearer(stores: Stores, vault_id: VaultId, url: str = "https://mcp.test/a", *
         credential_id=CredentialId(stores.ids.mint(CREDENTIAL)),
         now=stores.clock.now(),
     )
+
+
+def oauth(stores: Stores, vault_id: VaultId, url: str = "https://mcp.test/a", **fields: Any) -> Wire:
+    """fields: of its `auth`."""
+    refresh = {
+        "client_id": "client",
+        "token_endpoint": "https://login.test/token",
+        "token_endpoint_auth": {"type": "client_secret_post"},
+    }
+    auth = {"type": "mcp_oauth", "mcp_server_url": url, "refresh": refresh, **fields}
+    return bearer(stores, vault_id, auth=auth)
 
 
 def sealed(content: bytes = b"sealed", *, key: VaultKey = FIRST, name: str = "token") -> SealedSecret:
@@ -372,6 +384,63 @@ async def check_tokens_of_repositories(stores: Stores) -> None:
     record = new_session(stores.ids, stores.clock.now())
     assert isinstance(await error_of(stores.sessions.create(record, tokens=[two])), VaultUnavailable)
     assert isinstance(await error_of(stores.sessions.read(record.session_id)), NotFound)
+
+
+async def check_who_refreshes_tokens(stores: Stores) -> None:
+    vault_id = await vault(stores)
+    record = oauth(stores, vault_id)
+    old = [sealed(b"old", name=name) for name in ("access_token", "client_secret", "refresh_token")]
+    await stores.credentials.create(record, old, workspace_id=HERE)
+    where = Where(workspace_id=HERE, vault_id=vault_id, credential_id=CredentialId(record["id"]))
+
+    async def claim(claim_id: str, updated_at: str = record["updated_at"]) -> str:
+        outcome, found = await stores.tokens.claim(
+            where, updated_at=updated_at, claim_id=claim_id, seconds=60
+        )
+        assert (found is not None) == (outcome == "changed")
+        return outcome
+
+    async def keep(claim_id: str, updated_at: str = record["updated_at"], key: VaultKey = FIRST) -> Any:
+        stores.clock.advance(1)
+        return await stores.tokens.keep(
+            where,
+            [sealed(claim_id.encode(), key=key, name=name) for name in ("access_token", "refresh_token")],
+            updated_at=updated_at,
+            claim_id=claim_id,
+            expires_at="2099-01-01T00:00:00.000000Z",
+            now=stores.clock.now(),
+        )
+
+    outcomes = await asyncio.gather(*(claim(f"claim_{number}") for number in range(8)))
+    assert sorted(outcomes) == ["busy"] * 7 + ["claimed"]
+    holder = f"claim_{outcomes.index('claimed')}"
+    assert await claim(holder) == "claimed"
+    await stores.tokens.release(where, claim_id="claim_of_nobody")
+    assert await claim("next") == "busy"
+    stores.clock.advance(61)
+    assert await claim("next") == "claimed", "its holder is gone"
+    await stores.tokens.release(where, claim_id="next")
+    assert await claim(holder) == "claimed"
+    assert isinstance(await error_of(keep(holder, key=SECOND)), VaultUnavailable)
+    outcome, kept = await keep(holder)
+    assert outcome == "kept" and kept is not None
+    assert kept.record == await stores.credentials.read(vault_id, where.credential_id, workspace_id=HERE)
+    assert kept.record["auth"]["expires_at"] == "2099-01-01T00:00:00.000000Z"
+    assert kept.record["updated_at"] > record["updated_at"]
+    assert {each.name: each.sealed for each in kept.secrets} == {
+        "access_token": holder.encode(), "client_secret": b"old", "refresh_token": holder.encode(),
+    }  # fmt: skip
+    assert await claim("late") == "changed"
+    assert await keep("late") == ("changed", kept), "nothing is written"
+    assert await claim("late", kept.record["updated_at"]) == "claimed", "its holder has ended it"
+    assert await stores.tokens.sealed(where) == kept
+    await stores.credentials.archive(
+        vault_id, where.credential_id, workspace_id=HERE, now=stores.clock.now()
+    )
+    assert await claim("after", kept.record["updated_at"]) == "gone"
+    assert await keep("after", kept.record["updated_at"]) == ("gone", None)
+    elsewhere = replace(where, workspace_id=ELSEWHERE)
+    assert isinstance(await error_of(stores.tokens.sealed(elsewhere)), NotFound)
 
 
 CHECKS = tuple(check for name, check in list(globals().items()) if name.startswith("check_"))

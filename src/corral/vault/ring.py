@@ -100,7 +100,11 @@ class KeyRing:
     def seal_anew(self, sealed: bytes, *, key_id: str, to: str, place: bytes) -> bytes:
         """Sealed with the key `to`, which must be held here: whoever asks may not name one of his own.
         Raises CannotOpen, VaultUnavailable."""
-        secret = self.open(sealed, key_id=key_id, place=place)
+        return self.seal(self.open(sealed, key_id=key_id, place=place), to=to, place=place)
+
+    def seal(self, secret: bytes, *, to: str, place: bytes) -> bytes:
+        """Sealed with the key `to`, which must be held here. Raises CannotOpen, VaultUnavailable."""
+        self._read(again=to not in self._held)
         target = self._held.get(to)
         if target is None:
             raise CannotOpen(f"the private key of {to} is not here")

@@ -7,6 +7,7 @@ import pytest_asyncio
 
 from corral.testing.messages_api import MessagesApi
 from tests.mcp_host import McpHost
+from tests.oauth_host import OAuthHost
 from tests.served import Served, served
 from tests.stage import NARROW, NARROW_TOKENS, Stage, Stages
 from tests.web_host import WebHost
@@ -46,9 +47,29 @@ def liar(tmp_path_factory: pytest.TempPathFactory) -> Iterator[McpHost]:
         yield host
 
 
+@pytest.fixture(scope="session")
+def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[McpHost]:
+    """Likewise, one over TLS that asks for a token."""
+    with McpHost.start("oauth", tmp_path_factory.mktemp("locked")) as host:
+        yield host
+
+
+@pytest.fixture(scope="session")
+def login(locked: McpHost) -> Iterator[OAuthHost]:
+    """Where new tokens for it are had."""
+    with OAuthHost.start(locked) as host:
+        yield host
+
+
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def corral(
-    upstream: MessagesApi, web: WebHost, searxng: WebHost, mcp: McpHost, liar: McpHost
+    upstream: MessagesApi,
+    web: WebHost,
+    searxng: WebHost,
+    mcp: McpHost,
+    liar: McpHost,
+    locked: McpHost,
+    login: OAuthHost,
 ) -> AsyncIterator[Served]:
     narrow = {"ids": [NARROW], "context_window": NARROW_TOKENS, "max_output": 2_000}
     async with served(
@@ -56,7 +77,8 @@ async def corral(
         settings={
             "models": {"model": [narrow]},
             "web_private_hosts": (web.where,),
-            "mcp_private_hosts": (mcp.where, liar.where),
+            "mcp_private_hosts": (mcp.where, liar.where, locked.where, login.where),
+            "mcp_ca": locked.authority,
             "web_ca": web.authority,
             "egress_internal_hosts": ("localhost",),
             "search_url": searxng.url(""),

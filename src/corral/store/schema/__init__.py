@@ -33,6 +33,7 @@ from corral.store.schema.sessions import (
 from corral.store.schema.skills import session_skills, skill_versions, skills
 from corral.store.schema.types import Exact, JsonBytes, Moment, from_us, metadata, to_us
 from corral.store.schema.vaults import (
+    credential_refreshes,
     credential_secrets,
     credentials,
     repository_tokens,
@@ -55,6 +56,7 @@ __all__ = [
     "audit_entries",
     "checkpoints",
     "cleanup",
+    "credential_refreshes",
     "credential_secrets",
     "credentials",
     "environment_keys",
@@ -92,5 +94,5 @@ __all__ = [
     "writers",
 ]
 
-REVISION = "0014"
+REVISION = "0015"
 """The Alembic revision that these tables are of."""

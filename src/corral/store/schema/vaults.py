@@ -8,7 +8,14 @@ from sqlalchemy import Column, ForeignKey, Index, LargeBinary, String, Table
 
 from corral.store.schema.types import JsonBytes, Moment, metadata
 
-__all__ = ["credential_secrets", "credentials", "repository_tokens", "vault_keys", "vaults"]
+__all__ = [
+    "credential_refreshes",
+    "credential_secrets",
+    "credentials",
+    "repository_tokens",
+    "vault_keys",
+    "vaults",
+]
 
 vaults = Table(
     "vaults",
@@ -79,4 +86,13 @@ repository_tokens = Table(
     Column("sealed", LargeBinary, nullable=False),
     Index("repository_tokens_by_session", "session_id", "resource_id"),
     Index("repository_tokens_by_key", "key_id", "resource_id"),
+)
+
+# Who refreshes the tokens of a credential now; see catalog.tokens.
+credential_refreshes = Table(
+    "credential_refreshes",
+    metadata,
+    Column("credential_id", ForeignKey("credentials.credential_id", ondelete="CASCADE"), primary_key=True),
+    Column("claim_id", String, nullable=False),
+    Column("until", Moment, nullable=False),
 )
