@@ -141,7 +141,7 @@ class Installer:
         """Package managers that do not work here, by name: the program that the system of sandboxes lacks.
         Looked for in a sandbox. Raises PackagesFailed."""
         async with self._running({"do": "look"}, Places()) as process:
-            said = await _read(process)
+            said = await process.said(bytes_max=limits.PACKAGES_ANSWER_BYTES_MAX)
             if (code := await process.exit_code()) != 0:
                 raise self._unpacked(process, code)
         missing = {str(manager): str(program) for manager, program in json.loads(said).items()}
@@ -210,7 +210,7 @@ class Installer:
             self._running(asked, places, door=door if has_door else None) as process,
             watch.over(process),
         ):
-            said = await _read(process)
+            said = await process.said(bytes_max=limits.PACKAGES_ANSWER_BYTES_MAX)
             code = await process.exit_code()
             unstarted = self._confinement.explain(process) if code != 0 else None
         if unstarted is not None:
@@ -300,13 +300,3 @@ def _unavailable(error: SandboxUnavailable) -> PackagesFailed:
     return PackagesFailed(
         "The server cannot install packages now; its operator can see why.", detail=str(error)
     )
-
-
-async def _read(process: BwrapProcess) -> bytes:
-    """All that it prints, up to a bound."""
-    said = bytearray()
-    while (chunk := await process.reader.read(_CHUNK_BYTES)) and len(
-        said
-    ) <= limits.PACKAGES_ANSWER_BYTES_MAX:
-        said += chunk
-    return bytes(said[: limits.PACKAGES_ANSWER_BYTES_MAX])

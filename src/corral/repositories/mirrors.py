@@ -176,7 +176,7 @@ class Mirrors:
             asked = {"do": "skills", "commit": resolved.commit}
             async with self._running(asked, Places(read_only={_MIRROR: _there(place)})) as process:
                 bytes_max = limits.REPOSITORY_SKILLS_MAX * 2 * limits.REPOSITORY_SKILL_BYTES_MAX
-                said = await self._in_time(_read(process, bytes_max))
+                said = await self._in_time(process.said(bytes_max=bytes_max))
                 if (code := await process.exit_code()) != 0:
                     raise self._not_read(process, code, place)
         try:
@@ -300,7 +300,7 @@ class Mirrors:
             self._running(asked, Places(writable={where: folder}), door=door) as process,
             watch.over(process),
         ):
-            said = await _read(process, _ANSWER_BYTES_MAX)
+            said = await process.said(bytes_max=_ANSWER_BYTES_MAX)
             code = await process.exit_code()
             unstarted = self._confinement.explain(process) if code != 0 else None
         if watch.trouble is not None:
@@ -401,11 +401,3 @@ def _there(place: MirrorPlace) -> Path:
     if not place.has_mirror:
         raise RepositoryFailed("clone", "The copy of the repository is gone.")
     return place.mirror
-
-
-async def _read(process: BwrapProcess, bytes_max: int) -> bytes:
-    """All that it prints, up to a bound."""
-    said = bytearray()
-    while (chunk := await process.reader.read(_CHUNK_BYTES)) and len(said) <= bytes_max:
-        said += chunk
-    return bytes(said[:bytes_max])

@@ -20,7 +20,7 @@ __all__ = ["BwrapProcess", "StartedProcess", "starting_in"]
 
 _INFO_BYTES_MAX = 4096
 _NAMED = re.compile(rb'"child-pid": (\d+)\D')  # bwrap says this and more in several writes
-_DISCARD_BYTES = 64 * 1024
+_CHUNK_BYTES = 64 * 1024
 
 
 @contextlib.contextmanager
@@ -58,13 +58,20 @@ class StartedProcess:
             return os.read(self._stderr, SANDBOX_STDERR_BYTES).decode(errors="replace").strip()
         return ""
 
+    async def said(self, *, bytes_max: int) -> bytes:
+        """All that it prints, up to a bound; what is more may be left unread."""
+        said = bytearray()
+        while (chunk := await self.reader.read(_CHUNK_BYTES)) and len(said) <= bytes_max:
+            said += chunk
+        return bytes(said[:bytes_max])
+
     async def exit_code(self) -> int:
         """Wait for the end, throwing away what is still printed.
 
         asyncio reports an exit only after the end of output, and a full pipe that nobody reads has none.
         """
         with contextlib.suppress(OSError):
-            while await self.reader.read(_DISCARD_BYTES):
+            while await self.reader.read(_CHUNK_BYTES):
                 pass
         return await self._process.wait()
 
