@@ -231,6 +231,26 @@ def chaos(
     return chaos(asked, shows_json=as_json)
 
 
+@app.command(
+    epilog="Examples: corral redteam | corral redteam --sandbox bwrap --only smuggling | corral redteam --list. "
+    "It needs no key and touches no server but its own. Exit code 1: something escaped or leaked."
+)
+def redteam(
+    sandbox: Annotated[
+        str, typer.Option(help="The kind of sandbox that is attacked, or all that this machine can make.")
+    ] = "all",
+    only: Annotated[Text, typer.Option(help="Only this group of attempts, or this attempt.")] = None,
+    lists: Annotated[bool, typer.Option("--list", help="Say what would be tried, and end.")] = False,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write what came of each attempt to this file, too.")
+    ] = None,
+) -> int:
+    """Attack sandboxes of a server of its own in every known way, and look for planted secrets everywhere."""
+    from corral.cli.redteam import Asked, redteam
+
+    return redteam(Asked(sandbox=sandbox, only=only, lists=lists, json_file=json_file))
+
+
 @app.command()
 def doctor(data_dir: DataDir = None, config: ConfigFile = None, as_json: Json = False) -> int:
     """Check this machine, and say how to mend what fails."""

@@ -28,6 +28,7 @@ WALLS: Final = {
     "user": "it has a user of its own, with no rights on the machine",
     "files": "files of the machine can be neither read nor changed, but for programs and libraries",
     "names": "what else lies on the machine cannot be told, nor can its modes and times be changed",
+    "places": "where on the machine its own files lie cannot be told",
     "paths": "/workspace, /mnt and a private /tmp are where the documentation says, for commands too",
     "processes": "no process outside can be seen",
     "signals": "no process outside can be signalled",

@@ -25,7 +25,10 @@ from corral.kernel.limits import SANDBOX_PROCESSES_MAX
 
 __all__ = ["GAPS", "BwrapProvider"]
 
-GAPS: Final = {"kernel": "the machine's own, behind a filter of system calls"}
+GAPS: Final = {
+    "kernel": "the machine's own, behind a filter of system calls",
+    "places": "the table of mounts names the directories that are bound, the workspace's among them",
+}
 _NO_CGROUP: Final = {
     "memory": "each process has a bound, all together have none: no cgroup can be made here",
 }

@@ -52,6 +52,7 @@ GAPS: Final = {
     "kernel": "the machine's own, behind a filter of system calls",
     "names": "of files outside, names, sizes and times can be looked up by path; and, unless Corral was "
     "started as root, its user's directories can be watched, modes and times of its user's files changed",
+    "places": "programs see its directories where they lie",
     "paths": "/workspace, /mnt and /tmp are elsewhere (the first command is told where; file tools know), "
     "and there is no /dev/shm",
     "processes": "what runs on the machine can be listed, with arguments",

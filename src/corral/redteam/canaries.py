@@ -1,0 +1,78 @@
+"""Planted secrets: each is unique, says where it was planted, and is looked for everywhere else."""
+
+import base64
+import secrets
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+__all__ = ["Canaries", "Search", "spellings"]
+
+KINDS: Mapping[str, str] = {
+    "vault": "a secret of a vault",
+    "model": "the model provider's key, which the server holds",
+    "server": "the environment that the server was started in",
+    "store": "a message of another session, which the database has",
+    "journal": "a call of another session, which the journal of the hands host has",
+    "neighbour": "a file of another sandbox",
+    "neighbourenv": "the environment of a process in another sandbox",
+    "file": "a file on the machine that everybody may read",
+    "directory": "a file in a directory of the machine that everybody may use",
+    "shm": "a file in the machine's /dev/shm",
+    "victimenv": "the environment of a process outside",
+    "victimargv": "an argument of a process outside",
+    "victimmemory": "the memory of a process outside",
+    "service": "a service on the machine's loopback",
+    "socket": "a unix socket of the machine",
+    "abstract": "an abstract socket of the machine",
+    "foreign": "a host that is not allowed",
+    "repository": "a git repository of the machine",
+}
+"""What is planted where."""
+
+
+@dataclass(kw_only=True, slots=True)
+class Canaries:
+    """planted: kind -> value."""
+
+    planted: dict[str, str] = field(default_factory=dict)
+
+    def plant(self, kind: str) -> str:
+        """A new value. Only such words may be in it as survive any place it is put."""
+        assert kind in KINDS and kind not in self.planted, kind
+        value = f"corral-canary-{kind}-{secrets.token_hex(16)}"
+        self.planted[kind] = value
+        return value
+
+    def kind_of(self, value: str) -> str | None:
+        return next((kind for kind, known in self.planted.items() if known == value), None)
+
+
+def spellings(value: str) -> tuple[bytes, ...]:
+    """As it stands, and as base64, hexadecimal digits or backwards would hide it."""
+    plain = value.encode()
+    inner = (
+        base64.b64encode(plain[at:])[4:-4] for at in range(3)
+    )  # wherever it begins in something longer
+    return (plain, *inner, plain.hex().encode(), plain[::-1])
+
+
+@dataclass(kw_only=True, slots=True)
+class Search:
+    """Secrets looked for in places. places: name -> bytes looked through. hits: (secret, place)."""
+
+    secrets: Mapping[str, str]
+    places: dict[str, int] = field(default_factory=dict)
+    unsearched: dict[str, str] = field(default_factory=dict)
+    hits: list[tuple[str, str]] = field(default_factory=list)
+
+    def look(self, place: str, content: bytes, *, only: Iterable[str] | None = None) -> None:
+        """only: names of the secrets that must not be there; all unless given."""
+        self.places[place] = self.places.get(place, 0) + len(content)
+        for name in self.secrets if only is None else only:
+            if any(spelled in content for spelled in spellings(self.secrets[name])):
+                self.hits.append((name, place))
+
+    @property
+    def count(self) -> int:
+        """Searches of one secret in one place."""
+        return len(self.secrets) * len(self.places)

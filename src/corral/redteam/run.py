@@ -1,0 +1,88 @@
+"""A whole run against one provider."""
+
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from corral.hands.providers.choice import ProviderName, provider_of
+from corral.kernel.errors import CorralError
+from corral.redteam.attack import attack
+from corral.redteam.canaries import Canaries
+from corral.redteam.inside.attempts import by_name
+from corral.redteam.outside import Outside
+from corral.redteam.report import Report
+from corral.redteam.scenarios import SCENARIOS, play
+from corral.redteam.search import searched
+from corral.redteam.served import ServedStage
+from corral.redteam.stage import Broken
+
+__all__ = ["chosen", "run"]
+
+
+def chosen(only: str | None) -> Sequence[str]:
+    """Names of attempts and scenarios: all, those of a group, or one. Raises ValueError for what there is
+    not."""
+    names = [*by_name(), *SCENARIOS]
+    if only is None:
+        return names
+    found = [name for name in names if only in (name, name.partition(".")[0])]
+    if not found:
+        groups = ", ".join(dict.fromkeys(name.partition(".")[0] for name in names))
+        raise ValueError(f"no group or attempt {only!r}; there are {groups}")
+    return found
+
+
+async def run(kind: ProviderName, names: Sequence[str], *, show: Callable[[str], None]) -> Report:
+    """Make these attempts on a server of its own, and end all of it."""
+    report, began = Report(kind=kind), time.monotonic()
+    root = Path(tempfile.mkdtemp(prefix="redteam-"))  # short: sockets lie below it
+    root.chmod(0o755)  # everybody passes through: what is kept apart is kept apart by the walls
+    try:
+        if problem := await _problem(kind, root):
+            report.problem = problem
+            return report
+        await _fill(report, kind, names, root=root, show=show)
+    except Broken as error:
+        report.problem = str(error)
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
+        report.seconds = time.monotonic() - began
+    return report
+
+
+async def _problem(kind: ProviderName, root: Path) -> str:
+    state = root / "probe"
+    state.mkdir(mode=0o711)
+    provider = provider_of(kind, state_dir=state, is_warm=False)
+    try:
+        probe = await provider.probe()
+    except CorralError as error:
+        return str(error)
+    finally:
+        await provider.aclose()
+    return "" if probe.is_available else f"{probe.report}; {probe.remedy}"
+
+
+async def _fill(
+    report: Report, kind: ProviderName, names: Sequence[str], *, root: Path, show: Callable[[str], None]
+) -> None:
+    canaries = Canaries()
+    async with Outside.around(root, canaries) as outside:
+        async with ServedStage.around(kind, outside) as stage:
+            show("the stage is set")
+            report.isolation, report.gaps = stage.capabilities.isolation, stage.capabilities.gaps
+
+            def trips() -> dict[str, str]:
+                return {**outside.trips(), **stage.trips()}
+
+            attempts = [name for name in names if name not in SCENARIOS]
+            findings = await attack(stage, attempts, trips=trips, show=show)
+            findings += await play(stage, [name for name in names if name in SCENARIOS], show=show)
+            report.findings = findings
+            show("searching")
+            search = await searched(stage, canaries)
+        report.canaries = len(search.secrets)
+        report.searches, report.searched_bytes = search.count, sum(search.places.values())
+        report.unsearched, report.hits = search.unsearched, search.hits

@@ -1,0 +1,395 @@
+"""A stage with everything: a server of its own, its hands host and egress process, a model that says what
+it is told to, and a session next door. What attacks is a session's agent.
+"""
+
+import asyncio
+import contextlib
+import json
+import secrets
+import shlex
+import sys
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import anthropic
+
+from corral.chaos.node import Node, StartFailed
+from corral.daemon import doors_path, socket_path, token_path
+from corral.hands.client import HandsClient
+from corral.hands.providers.choice import ProviderName, provider_of
+from corral.kernel.ids import CORRAL_KEY_PREFIX, SessionId
+from corral.redteam.bare import bounds
+from corral.redteam.outside import Outside
+from corral.redteam.stage import ALLOWED, ATTACKERS, Broken
+from corral.session.content import Json
+from corral.testing.messages_api import MessagesApi, Request
+from corral.testing.messages_reply import Answer, Reply
+
+__all__ = ["ServedStage"]
+
+MODEL: Final = "claude-opus-5-5"
+_NEIGHBOUR: Final = "neighbour"
+_GATE_SECONDS: Final = 30.0
+_CALL: Final = "call "
+_NEIGHBOURS_PROGRAM: Final = """
+import os, socket, sys, time
+port = 0
+try:
+    tcp = socket.socket(); tcp.bind(("127.0.0.1", 0)); tcp.listen(); port = tcp.getsockname()[1]
+    name = socket.socket(socket.AF_UNIX); name.bind("\\0" + sys.argv[2]); name.listen()
+except OSError:
+    pass
+print(port, flush=True)
+time.sleep(3600)
+"""
+
+
+def _as_told(request: Request) -> Answer:
+    """The model: it calls the tool that its user names, and is done."""
+    last = request.json["messages"][-1]["content"]
+    blocks = [{"type": "text", "text": last}] if isinstance(last, str) else last
+    said = [block["text"] for block in blocks if block["type"] == "text" and _CALL in block["text"]]
+    if any(block["type"] == "tool_result" for block in blocks) or not said:
+        return Reply.text("Done.")
+    name, fields = json.loads(said[-1].partition(_CALL)[2])
+    return Reply(
+        content=[
+            {"type": "tool_use", "id": f"toolu_{secrets.token_hex(8)}", "name": name, "input": fields}
+        ],
+        stop_reason="tool_use",
+        delta_chars=1 << 20,
+    )
+
+
+class ServedStage:
+    """`redteam.stage.Stage`.
+
+    node: the processes of `corral serve`. key: of its API. vault_id: of the vault with a secret.
+    sessions: who -> session id.
+    """
+
+    def __init__(self, kind: ProviderName, outside: Outside, node: Node) -> None:
+        self.kind: str = kind
+        self.facts: dict[str, Json] = {}
+        self.node = node
+        self.sessions: dict[str, str] = {}
+        self.gate_pid = 0
+        self.vault_id = ""
+        self._outside = outside
+        self._provider = provider_of(kind, state_dir=node.data_dir / "hands", is_warm=False)
+        self.capabilities = self._provider.capabilities
+        self._api: anthropic.AsyncAnthropic | None = None
+        self._hands: HandsClient | None = None
+        self.key = f"{CORRAL_KEY_PREFIX}redteam_{secrets.token_urlsafe(24)}"
+
+    @classmethod
+    @asynccontextmanager
+    async def around(cls, kind: ProviderName, outside: Outside) -> "AsyncIterator[ServedStage]":
+        """Below the root of `outside`. Raises Broken."""
+        data_dir = outside.root / "data"
+        data_dir.mkdir(mode=0o711)
+        (data_dir / "hands").mkdir(mode=0o711)
+        canaries = outside.canaries
+        async with AsyncExitStack() as stack:
+            model = await stack.enter_async_context(MessagesApi(_as_told, is_strict=False))
+            node = Node("redteam", data_dir, settings={}, options=("--sandbox", kind))
+            stage = cls(kind, outside, node)
+            stack.push_async_callback(stage._provider.aclose)
+            await stack.enter_async_context(stage._gate())
+            stack.push_async_callback(node.stop)
+            try:
+                await node.start(
+                    CORRAL_API_KEY=stage.key,
+                    CORRAL_ANTHROPIC_API_KEY=canaries.plant("model"),
+                    CORRAL_ANTHROPIC_BASE_URL=model.url,
+                    CORRAL_LOG_LEVEL="debug",
+                    SOME_SECRET_OF_THE_OPERATOR=canaries.plant("server"),
+                )
+            except StartFailed as error:
+                raise Broken(str(error)[-600:]) from error
+            stage._api = await stack.enter_async_context(
+                anthropic.AsyncAnthropic(
+                    base_url=node.url,
+                    api_key=stage.key,
+                    max_retries=0,
+                    timeout=600,
+                    http_client=anthropic.DefaultAsyncHttpxClient(trust_env=False),
+                )
+            )
+            stage._hands = HandsClient(
+                socket_path(data_dir, "hands"), token=token_path(data_dir, "hands").read_text()
+            )
+            stack.push_async_callback(stage._hands.aclose)
+            await stage._settle()
+            yield stage
+
+    # -- setting it -------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def _gate(self) -> AsyncIterator[None]:
+        """The egress process, before the server: which finds it and makes it its own."""
+        facts, root, here = self._outside.facts, self._outside.root, ["127.0.0.1"]
+        settings = {
+            "names": {
+                "allowed.test": here,
+                "foreign.test": here,
+                "inner.test": here,
+                "words.wild.test": here,
+                "mixed.test": ["192.0.2.1", "127.0.0.1"],
+                "metadata.test": ["169.254.169.254"],
+            },
+            "internal": [
+                f"allowed.test:{facts['allowed_port']}",
+                f"allowed.test:{facts['secure_port']}",
+                f"foreign.test:{facts['foreign_port']}",
+                "metadata.test",
+                f"*.wild.test:{facts['allowed_port']}",
+            ],
+            "asked": str(root / "asked"),
+        }
+        (root / "gate.json").write_text(json.dumps(settings))
+        (root / "asked").touch()
+        with self.gate_log.open("ab") as log:
+            gate = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "corral.redteam.gate"),
+                *(str(self.node.data_dir), str(root / "gate.json")),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=log,
+                cwd=root,
+                start_new_session=True,
+            )
+        self.gate_pid = gate.pid
+        try:
+            assert gate.stdout
+            if await asyncio.wait_for(gate.stdout.readline(), _GATE_SECONDS) != b"ready\n":
+                raise Broken(f"the egress process did not start: {self.gate_log.read_text()[-600:]}")
+            yield
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                gate.terminate()
+            try:
+                await asyncio.wait_for(gate.wait(), _GATE_SECONDS)
+            except TimeoutError:
+                gate.kill()
+                await gate.wait()
+
+    @property
+    def gate_log(self) -> Path:
+        return self._outside.root / "gate.log"
+
+    async def _settle(self) -> None:
+        api = self._client
+        agent = await api.beta.agents.create(
+            name="redteam", model=MODEL, tools=[{"type": "agent_toolset_20260401"}]
+        )
+        networks: dict[str, Any] = {
+            "limited": {"type": "limited", "allowed_hosts": list(ALLOWED)},
+            "unrestricted": {"type": "unrestricted"},
+        }
+        environments = {
+            name: (
+                await api.beta.environments.create(name=name, config={"type": "cloud", "networking": each})
+            ).id
+            for name, each in networks.items()
+        }
+        await self._fill_vault()
+        for who in (_NEIGHBOUR, *ATTACKERS):
+            session = await api.beta.sessions.create(
+                agent=agent.id,
+                environment_id=environments["limited" if who in ("limited", "last") else "unrestricted"],
+            )
+            self.sessions[who] = session.id
+        await self._move_in_next_door()
+        for who in ATTACKERS:
+            await self.bash(who, "true", seconds=60)
+        self._know()
+
+    async def _fill_vault(self) -> None:
+        vault = await self._client.beta.vaults.create(display_name="redteam")
+        self.vault_id = vault.id
+        await self._client.beta.vaults.credentials.create(
+            vault.id,
+            auth={
+                "type": "environment_variable",
+                "secret_name": "REDTEAM_TOKEN",
+                "secret_value": self._outside.canaries.plant("vault"),
+                "networking": {"type": "limited", "allowed_hosts": ["allowed.test"]},
+            },
+        )
+
+    async def _move_in_next_door(self) -> None:
+        """A session with secrets in its log, its files and a process."""
+        canaries, mark = self._outside.canaries, f"corral-redteam-neighbour-{secrets.token_hex(8)}"
+        abstract = f"{mark}-socket"
+        command = (
+            f": {canaries.plant('journal')}; echo {canaries.plant('neighbour')} > mine; rm -f port; "
+            f"SECRET={canaries.plant('neighbourenv')} "
+            f"setsid python3 -IS -c {shlex.quote(_NEIGHBOURS_PROGRAM)} "
+            f"{mark} {abstract} > port 2>/dev/null < /dev/null & "
+            "for i in $(seq 200); do [ -s port ] && break; sleep 0.05; done; cat port"
+        )
+        self._note_to_neighbour = canaries.plant("store")
+        said = await self._turn(
+            _NEIGHBOUR, "bash", {"command": command, "timeout_ms": 30_000}, note=self._note_to_neighbour
+        )
+        home = self.home(_NEIGHBOUR)
+        self._outside.facts |= {
+            "neighbour_session": self.sessions[_NEIGHBOUR],
+            "neighbour_mark": mark,
+            "neighbour_abstract": abstract,
+            "neighbour_home": str(home),
+            "neighbour_files": str(home / "files"),
+            "neighbour_secret": str(home / "files" / "mine"),
+        }
+        if said.strip().isdigit() and int(said):
+            self._outside.facts["neighbour_port"] = int(said)
+        from corral.testing.lab import pids_of
+
+        self._neighbour_pids = pids_of(mark)
+        if self._neighbour_pids:
+            self._outside.know("neighbour", self._neighbour_pids[0])
+        self._neighbour_files = sorted(each.name for each in (home / "files").iterdir())
+
+    def _know(self) -> None:
+        """What attempts are told of Corral's own."""
+        data_dir, outside = self.node.data_dir, self._outside
+        for role, pid in {
+            **self.node.processes(),
+            "egress": self.gate_pid,
+            "supervisor": self.node.supervisor_pid or 0,
+        }.items():
+            outside.know(role, pid)
+        private, egress = socket_path(data_dir, "hands").parent, socket_path(data_dir, "egress").parent
+        paths = {
+            "data_dir": data_dir,
+            "store": data_dir / "corral.db",
+            "server_log": self.node.log_path,
+            "supervisor_state": data_dir / "supervisor.json",
+            "workspaces": data_dir / "hands" / "workspaces",
+            "journal": private / "journal.sqlite",
+            "hands_private": private,
+            "hands_token": token_path(data_dir, "hands"),
+            "hands_socket": socket_path(data_dir, "hands"),
+            "egress_token": token_path(data_dir, "egress"),
+            "egress_socket": socket_path(data_dir, "egress"),
+            "doors_socket": doors_path(data_dir),
+            "vault_keys": egress / "vault.keys",
+            "audit": egress / "audit",
+        }
+        outside.facts |= {name: str(path) for name, path in paths.items() if path.exists()}
+        for name in ("data_dir", "workspaces", "hands_private", "audit"):
+            outside.facts["listings"][str(paths[name])] = [each.name for each in paths[name].iterdir()]
+        home = self.home(_NEIGHBOUR)
+        outside.facts["listings"][str(home / "files")] = self._neighbour_files
+        for path in (paths["data_dir"], paths["store"], paths["journal"], home):
+            outside.facts["inodes"][str(path)] = [path.stat().st_ino]
+        programs = sorted(data_dir.glob("hands/inside-*/agent/__main__.py"))
+        has_paths = self.capabilities.holds("paths")
+        outside.facts |= {
+            "api_port": int(self.node.url.rpartition(":")[2]),
+            "agent_program": "/run/corral/agent/__main__.py" if has_paths else str(programs[0]),
+            "uploads": self.seen("limited", "/mnt/session/uploads"),
+            "gaps": list(self.capabilities.gaps),
+            **bounds(),
+        }
+        self.facts = outside.facts
+
+    # -- what it is for -----------------------------------------------------------------------------------
+
+    async def bash(self, who: str, command: str, *, seconds: float) -> str:
+        return await self._turn(who, "bash", {"command": command, "timeout_ms": int(seconds * 1000)})
+
+    async def write(self, who: str, path: str, text: str) -> None:
+        await self._turn(who, "write", {"file_path": path, "content": text})
+
+    async def restart(self, who: str) -> None:
+        """By what an operator has for it."""
+        path = f"/corral/v1/sandboxes/{self.sessions[who]}/evict"
+        await self._client.post(path, cast_to=object, options={"headers": {"x-api-key": self.key}})
+
+    def home(self, who: str) -> Path:
+        return self.node.data_dir / "hands" / "workspaces" / self.sessions[who]
+
+    def seen(self, who: str, path: str) -> str:
+        return self._provider.seen(self.home(who), path)
+
+    def export(self, who: str) -> AsyncIterator[bytes]:
+        assert self._hands
+        return self._hands.export_workspace(SessionId(self.sessions[who]))
+
+    async def bring(self, who: str, archive: AsyncIterator[bytes]) -> None:
+        assert self._hands
+        await self._hands.import_workspace(SessionId(self.sessions[who]), archive)
+
+    async def outputs(self, who: str) -> Sequence[tuple[str, bytes]]:
+        assert self._hands
+        session_id, found = SessionId(self.sessions[who]), []
+        news = await self._hands.tree(session_id, "outputs")
+        for entry in news.tree.entries:
+            content = b"".join(
+                [chunk async for chunk in self._hands.tree_file(session_id, "outputs", entry.path)]
+            )
+            found.append((entry.path, content))
+        return found
+
+    async def upload_skill(self, archive: bytes) -> tuple[int, str]:
+        """Status and body of the answer."""
+        try:
+            await self._client.beta.skills.create(files=[("bomb.zip", archive, "application/zip")])
+        except anthropic.APIStatusError as error:
+            return error.status_code, error.message
+        return 200, ""
+
+    def trips(self) -> Mapping[str, str]:
+        found: dict[str, str] = {}
+        asked = (self._outside.root / "asked").read_text().split()
+        if strange := [name for name in asked if name.endswith(_UNASKED) or name == "wild.test"]:
+            found["names"] = f"the name {strange[0][:80]!r} was looked up"
+        if (
+            sorted(each.name for each in (self.home(_NEIGHBOUR) / "files").iterdir())
+            != self._neighbour_files
+        ):
+            found["neighbour-files"] = "something was put into another sandbox's workspace"
+        gone = [pid for pid in self._neighbour_pids if not Path(f"/proc/{pid}").exists()]
+        if gone:
+            found["neighbour"] = "a process of another sandbox was ended"
+        return found
+
+    # -- one turn -----------------------------------------------------------------------------------------
+
+    @property
+    def _client(self) -> anthropic.AsyncAnthropic:
+        assert self._api
+        return self._api
+
+    async def _turn(self, who: str, name: str, fields: Mapping[str, Json], *, note: str = "") -> str:
+        """Have the agent call a tool; its answer. Raises Broken."""
+        text = f"{note} {_CALL}{json.dumps([name, fields])}"
+        events = self._client.beta.sessions.events
+        session_id, said = self.sessions[who], None
+        try:
+            async with asyncio.timeout(60 + int(fields.get("timeout_ms", 0)) / 1000):
+                async with await events.stream(session_id) as stream:
+                    message: Any = {"type": "user.message", "content": [{"type": "text", "text": text}]}
+                    await events.send(session_id, events=[message])
+                    async for event in stream:
+                        if event.type == "agent.tool_result":
+                            said = "".join(
+                                block.text for block in event.content or () if block.type == "text"
+                            )
+                        elif event.type == "session.error":
+                            raise Broken(f"the session failed: {event.error}")
+                        elif event.type == "session.status_idle" and said is not None:
+                            return said
+        except (TimeoutError, anthropic.APIError) as error:
+            raise Broken(f"the agent gave no answer: {error!r}") from error
+        raise Broken("the stream ended before the agent's answer")
+
+
+_UNASKED: Final = (
+    ".tunnel.test", "words.allowed.test", "notallowed.test", "evilwild.test", "dns.google", "8.8.8.8",
+)  # fmt: skip
+"""Endings of names that no session here may have looked up; "wild.test" itself is one, and no ending."""
