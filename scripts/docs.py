@@ -14,6 +14,7 @@ import dataclasses
 import importlib
 import inspect
 import io
+import json
 import pkgutil
 import re
 import tokenize
@@ -38,6 +39,8 @@ from corral.conformance.surface import EVENT_TYPES, EVENT_TYPES_LATER, SURFACE
 from corral.hands.ports import WALLS
 from corral.hands.providers.choice import PROVIDERS
 from corral.kernel import errors, limits, metrics
+from corral.redteam.inside.attempts import groups
+from corral.redteam.scenarios import SCENARIOS
 from corral.session import events
 from corral.session.fold import STATUS_AFTER
 
@@ -464,7 +467,49 @@ def walls() -> str:
     return table(("wall", "what it means", *(f"`{name}`" for name in gaps)), rows)
 
 
+def attacks() -> str:
+    """What is tried, by group: nothing of it is written twice."""
+    known = {group: [attempt.title for attempt in attempts] for group, attempts in groups().items()}
+    for name, scenario in SCENARIOS.items():
+        known.setdefault(name.partition(".")[0], []).append(scenario.title)
+    rows = [(f"`{group}`", str(len(titles)), "; ".join(titles[:3])) for group, titles in known.items()]
+    total = sum(map(len, known.values()))
+    return table(("group", "attempts", "such as: it ..."), [*rows, ("all", str(total), "")])
+
+
+def attack_results() -> str:
+    """Of the last run that was kept: `corral redteam --json docs/redteam.json`."""
+    reports = json.loads((ROOT / "docs" / "redteam.json").read_text())
+    rows = [
+        (
+            f"`{report['kind']}`",
+            str(sum(report["counts"].values())),
+            *(str(report["counts"].get(verdict, 0)) for verdict in ("held", "gap", "untried", "escaped")),
+            f"{report['searches']:,}",
+            str(len(report["hits"])),
+        )
+        for report in reports
+        if not report["problem"]
+    ]
+    headings = ("sandbox", "attempts", "held", "gap", "not tried", "escaped", "searches", "leaked")
+    return table(headings, rows)
+
+
+def attack_gaps() -> str:
+    reports = json.loads((ROOT / "docs" / "redteam.json").read_text())
+    rows = [
+        (f"`{report['kind']}`", f"`{finding['name']}`", f"it {finding['title']}")
+        for report in reports
+        for finding in report["findings"]
+        if finding["verdict"] == "gap"
+    ]
+    return table(("sandbox", "attempt", "what worked, as the sandbox says of itself"), rows)
+
+
 GENERATORS: Mapping[str, Callable[[], str]] = {
+    "attacks": attacks,
+    "attack-gaps": attack_gaps,
+    "attack-results": attack_results,
     "settings": settings,
     "cli": cli,
     "exit-codes": exit_codes,

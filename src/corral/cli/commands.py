@@ -232,8 +232,9 @@ def chaos(
 
 
 @app.command(
-    epilog="Examples: corral redteam | corral redteam --sandbox bwrap --only smuggling | corral redteam --list. "
-    "It needs no key and touches no server but its own. Exit code 1: something escaped or leaked."
+    epilog="Examples: corral redteam | corral redteam --sandbox bwrap --only smuggling | "
+    "corral redteam --list. It needs no key and touches no server but its own. "
+    "Exit code 1: something escaped or leaked."
 )
 def redteam(
     sandbox: Annotated[
@@ -245,7 +246,7 @@ def redteam(
         Path | None, typer.Option("--json", help="Write what came of each attempt to this file, too.")
     ] = None,
 ) -> int:
-    """Attack sandboxes of a server of its own in every known way, and look for planted secrets everywhere."""
+    """Attack sandboxes of a server of its own in every known way; look everywhere for planted secrets."""
     from corral.cli.redteam import Asked, redteam
 
     return redteam(Asked(sandbox=sandbox, only=only, lists=lists, json_file=json_file))

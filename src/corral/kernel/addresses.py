@@ -6,8 +6,8 @@ from typing import Final
 __all__ = ["is_public"]
 
 # Beyond what `is_global` knows: relays that stand for other addresses (6to4, NAT64, Teredo), what is
-# not given out to anybody (everything but 2000::/3), and what answers only a cloud's own machines, with what
-# they may know: Oracle's 192.0.0.192 (older Pythons call most of that range global), Azure's wire server.
+# not given out to anybody (everything but 2000::/3), and what answers only a cloud's own machines, with
+# their secrets: Oracle's 192.0.0.192 (older Pythons call most of that range global), Azure's wire server.
 _V4_REFUSED: Final = tuple(
     ipaddress.ip_network(each) for each in ("192.88.99.0/24", "192.0.0.0/24", "168.63.129.16/32")
 )

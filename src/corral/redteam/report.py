@@ -44,4 +44,7 @@ class Report:
         return found
 
     def as_json(self) -> Json:
-        return {**asdict(self), "has_held": self.has_held}
+        """findings: those that say more than "held"; of the others, `counts` says how many there are."""
+        told = [asdict(finding) for finding in self.findings if finding.verdict != "held"]
+        counts = Counter(finding.verdict for finding in self.findings)
+        return {**asdict(self), "findings": told, "counts": counts, "has_held": self.has_held}

@@ -68,7 +68,8 @@ async def _answers(stage: ServedStage) -> Mapping[str, bytes]:
             while page:
                 response = await http.get(page)
                 found[name] += response.content
-                after = response.json().get("next_page") if response.status_code == 200 else None
+                is_json = response.headers.get("content-type", "").startswith("application/json")
+                after = response.json().get("next_page") if is_json else None
                 page = f"{path}{'&' if '?' in path else '?'}page={after}" if after else None
 
         for who, session_id in stage.sessions.items():

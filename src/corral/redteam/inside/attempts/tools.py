@@ -29,6 +29,8 @@ def _in_repository(does: Does) -> Tries:
             raise Untried("there is no git in this sandbox")
         where = tempfile.mkdtemp(dir=os.getcwd(), prefix=".redteam-git-")
         try:
+            with open(f"{where}/.gitconfig", "w", encoding="utf-8") as settings:
+                settings.write("[safe]\n\tdirectory = *\n")  # who owns a repository is no wall of ours
             code, said = _git(box, "init", "-q", where=where)
             if code:
                 raise Untried(f"git does not work: {said.decode(errors='replace')[:100]}")
@@ -42,23 +44,20 @@ def _in_repository(does: Does) -> Tries:
 
 
 def _submodule(box: Box, where: str) -> tuple[int, bytes]:
-    return _git(
-        box,
-        "-c",
-        "protocol.file.allow=always",
-        "submodule",
-        "add",
-        f"file://{box['host_repository']}",
-        "sub",
-        where=where,
-    )
+    url = f"file://{box['host_repository']}"
+    code, said = _git(box, "-c", "protocol.file.allow=always", "submodule", "add", url, "sub", where=where)
+    return (code, said) if code else _git(box, "-C", "sub", "log", "-1", where=where)
 
 
 def _clones(url: str) -> Does:
-    return lambda box, where: _git(
-        box, "-c", "protocol.ext.allow=always", "-c", "protocol.file.allow=always",
-        "clone", "-q", box.fill(url), "copy", where=where,
-    )  # fmt: skip
+    """And reads what came."""
+
+    def does(box: Box, where: str) -> tuple[int, bytes]:
+        allowed = ("-c", "protocol.ext.allow=always", "-c", "protocol.file.allow=always")
+        code, said = _git(box, *allowed, "clone", "-q", box.fill(url), "copy", where=where)
+        return (code, said) if code else _git(box, "-C", "copy", "log", "-1", where=where)
+
+    return does
 
 
 def _alternates(box: Box, where: str) -> tuple[int, bytes]:
