@@ -6,36 +6,44 @@ What needs no server is in tests/contract/test_redteam.py.
 import base64
 import json
 import os
-import subprocess
-import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from corral.cli.outcome import Problem
+from corral.cli.redteam import Asked, redteam
 from corral.redteam.attack import attack
 from corral.redteam.canaries import KINDS, Canaries
 from corral.redteam.outside import Outside
-from corral.redteam.run import chosen, run
+from corral.redteam.run import chosen
 from corral.redteam.search import searched
 from corral.redteam.served import ServedStage
 
 pytestmark = pytest.mark.timeout(300)
-GROUPS = ("environments", "signals", "neighbours", "journal", "store", "dns", "hosts", "redirects", "tls")
+GROUPS = ("environments", "signals", "neighbours", "journal", "store", "dns", "hosts", "redirects", "tls",
+          "archives.skill-bomb", "archives.skill-upwards")  # fmt: skip
 
 
 def quiet(_: str) -> None:
     """Nobody watches."""
 
 
-async def test_nothing_escapes_or_leaks_where_a_server_stands() -> None:
-    names = [name for name in chosen(None) if name.partition(".")[0] in GROUPS or ".skill-" in name]
-    report = await run("bwrap", names, show=quiet)
-    assert not report.problem, report.problem
-    assert report.has_held, (report.escaped, report.hits)
-    assert not [finding for finding in report.findings if finding.verdict == "untried"]
-    assert report.canaries > 15 and report.searches > 1_000
-    assert not report.unsearched or os.geteuid() != 0  # what is hardened shows itself to root alone
+def test_nothing_escapes_or_leaks_where_a_server_stands(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = tmp_path / "report.json"
+    only = ",".join(GROUPS)
+    code = redteam(Asked(sandbox="bwrap", only=only, lists=False, json_file=report))
+    shown = capsys.readouterr().out
+    assert code == 0, shown
+    assert "neighbours" in shown and " 0 hits" in shown
+    [said] = json.loads(report.read_text())
+    assert said["has_held"] and said["kind"] == "bwrap" and not said["problem"], shown
+    assert said["counts"] == {"held": len(chosen(only))}, shown
+    assert said["canaries"] > 15 and said["searches"] > 1_000
+    assert not said["unsearched"] or os.geteuid() != 0  # what is hardened shows itself to root alone
 
 
 async def test_a_door_that_stands_open_and_a_secret_that_leaks_are_seen(
@@ -67,35 +75,12 @@ async def test_a_door_that_stands_open_and_a_secret_that_leaks_are_seen(
     )
 
 
-def test_the_command_says_what_came_of_it(tmp_path: Path) -> None:
-    report = tmp_path / "report.json"
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "corral.cli", "redteam", "--sandbox", "bwrap"),
-            *("--only", "keyrings", "--json", str(report)),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "keyrings" in done.stdout and "0 hits" in done.stdout
-    [said] = json.loads(report.read_text())
-    assert said["has_held"] and said["counts"] == {"held": 8} and said["kind"] == "bwrap"
-
-
-def test_the_command_lists_and_refuses() -> None:
-    def said(*words: str) -> tuple[int, str]:
-        done = subprocess.run(
-            [sys.executable, "-m", "corral.cli", "redteam", *words],
-            capture_output=True, text=True, timeout=60, check=False,
-        )  # fmt: skip
-        return done.returncode, done.stdout + done.stderr
-
-    code, listed = said("--list", "--only", "races")
-    assert code == 0 and listed.count("\n") == len(chosen("races"))
-    code, refused = said("--only", "nonsense")
-    assert code == 2 and "nonsense" in refused and "smuggling" in refused
-    code, refused = said("--sandbox", "paper")
-    assert code == 2 and "paper" in refused
+def test_the_command_lists_and_refuses(capsys: pytest.CaptureFixture[str]) -> None:
+    asked = Asked(sandbox="all", only="races,tls.nameless", lists=True, json_file=None)
+    assert redteam(asked) == 0
+    assert capsys.readouterr().out.count("\n") == len(chosen("races")) + 1
+    with pytest.raises(Problem, match=r"nonsense.*smuggling") as refused:
+        redteam(replace(asked, only="races,nonsense"))
+    assert refused.value.exit == 2
+    with pytest.raises(Problem, match="paper"):
+        redteam(replace(asked, sandbox="paper", lists=False))

@@ -240,7 +240,9 @@ def redteam(
     sandbox: Annotated[
         str, typer.Option(help="The kind of sandbox that is attacked, or all that this machine can make.")
     ] = "all",
-    only: Annotated[Text, typer.Option(help="Only this group of attempts, or this attempt.")] = None,
+    only: Annotated[
+        Text, typer.Option(help="Only these groups of attempts, or single ones, by comma.")
+    ] = None,
     lists: Annotated[bool, typer.Option("--list", help="Say what would be tried, and end.")] = False,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write what came of each attempt to this file, too.")

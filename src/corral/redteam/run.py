@@ -22,16 +22,16 @@ __all__ = ["chosen", "run"]
 
 
 def chosen(only: str | None) -> Sequence[str]:
-    """Names of attempts and scenarios: all, those of a group, or one. Raises ValueError for what there is
-    not."""
+    """Names of attempts and scenarios: all, or, by comma, those of groups or single ones. Raises ValueError
+    for what there is not."""
     names = [*by_name(), *SCENARIOS]
     if only is None:
         return names
-    found = [name for name in names if only in (name, name.partition(".")[0])]
-    if not found:
-        groups = ", ".join(dict.fromkeys(name.partition(".")[0] for name in names))
-        raise ValueError(f"no group or attempt {only!r}; there are {groups}")
-    return found
+    wanted = only.split(",")
+    groups = list(dict.fromkeys(name.partition(".")[0] for name in names))
+    if unknown := [each for each in wanted if each not in names and each not in groups]:
+        raise ValueError(f"no group or attempt {unknown[0]!r}; there are {', '.join(groups)}")
+    return [name for name in names if name in wanted or name.partition(".")[0] in wanted]
 
 
 async def run(kind: ProviderName, names: Sequence[str], *, show: Callable[[str], None]) -> Report:
