@@ -22,6 +22,7 @@ import uvicorn
 from corral.api.application import create_api
 from corral.api.connection import Connection
 from corral.api.dependencies import Check, Dependencies
+from corral.app.validation import Validation
 from corral.brain.models.counting import RoutedCounter
 from corral.catalog.files import Files
 from corral.catalog.keys import as_record, new_secret
@@ -53,6 +54,7 @@ from corral.store.session_resources import Resources
 from corral.store.sessions import Sessions
 from corral.store.skills.skills import SkillTable
 from corral.store.skills.versions import SkillVersionTable
+from corral.store.tokens import Tokens
 from corral.store.vault_keys import VaultKeys
 from corral.store.vaults import Credentials, Vaults
 from corral.store.work import WorkTable
@@ -154,6 +156,7 @@ class Server:
             vaults=Vaults(database),
             credentials=Credentials(database),
             vault_keys=VaultKeys(database),
+            validation=Validation(self._directory, Tokens(database)),
             api_keys=keys,
             workspace_records=Workspaces(database),
             files=Files(FileRows(database, bytes_max=2**30), blobs, ids=ids, clock=clock),

@@ -171,8 +171,12 @@ def test_an_oauth_credential(server, strict, vault) -> None:
         )
     )
     assert "'none'" in message
-    message = refusal(lambda: credentials.mcp_oauth_validate(made.id, vault_id=vault.id))
-    assert "not available on this server yet" in message
+    # There is no egress process in these tests; tests/sdk/turns/test_mcp_credentials.py has one.
+    with pytest.raises(anthropic.APIStatusError) as away:
+        credentials.mcp_oauth_validate(made.id, vault_id=vault.id)
+    assert (away.value.status_code, "egress process" in away.value.message) == (529, True)
+    credentials.archive(none.id, vault_id=vault.id)
+    assert "archived" in refusal(lambda: credentials.mcp_oauth_validate(none.id, vault_id=vault.id))
 
 
 def test_a_bearer_and_a_variable(server, strict, vault) -> None:

@@ -315,6 +315,7 @@ step(
     "GET /v1/vaults/{vault_id}/credentials",
     "POST /v1/vaults/{vault_id}/credentials/{credential_id}/archive",
     "DELETE /v1/vaults/{vault_id}/credentials/{credential_id}",
+    "POST /v1/vaults/{vault_id}/credentials/{credential_id}/mcp_oauth_validate",
   ],
   "a vault and its credential",
   async () => {
@@ -332,6 +333,11 @@ step(
     assert.equal((await all(beta.vaults.credentials.list(vault.id))).length, 1);
     assert.ok((await beta.vaults.credentials.archive(made.id, at)).archived_at);
     assert.equal((await beta.vaults.credentials.delete(made.id, at)).type, "vault_credential_deleted");
+    const url = "https://192.0.2.1/mcp"; // an address for documentation: nobody is there
+    const oauth = { type: "mcp_oauth", mcp_server_url: url, access_token: "canary-value" };
+    const asked = await beta.vaults.credentials.create(vault.id, { auth: oauth });
+    const found = await beta.vaults.credentials.mcpOAuthValidate(asked.id, at);
+    assert.deepEqual([found.status, found.mcp_probe.method, found.refresh], ["unknown", "initialize", null]);
     assert.ok((await beta.vaults.archive(vault.id)).archived_at);
     assert.equal((await beta.vaults.delete(vault.id)).type, "vault_deleted");
   },

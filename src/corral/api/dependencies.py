@@ -16,6 +16,7 @@ from corral.catalog.memory.ports import Memories, MemoryStores, MemoryVersions
 from corral.catalog.models import ModelTable, TokenCounter
 from corral.catalog.records import AgentStore, ApiKeyStore, EnvironmentStore
 from corral.catalog.skills.ports import Skills, SkillVersions
+from corral.catalog.tokens import CredentialValidation
 from corral.catalog.vaults import CredentialStore, VaultKeyStore, VaultStore
 from corral.catalog.workspaces import WorkspaceStore
 from corral.kernel.clock import Clock
@@ -86,6 +87,7 @@ class Dependencies(Operations):
     vaults: VaultStore
     credentials: CredentialStore
     vault_keys: VaultKeyStore
+    validation: CredentialValidation
     idempotency: IdempotencyStore
     kills: KillStore
     bus: Bus

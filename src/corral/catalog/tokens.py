@@ -16,7 +16,14 @@ from corral.catalog.vaults import SealedCredential, SealedSecret
 from corral.kernel.clock import rfc3339
 from corral.kernel.ids import CredentialId, VaultId, WorkspaceId
 
-__all__ = ["ClaimOutcome", "KeepOutcome", "TokenStore", "Where", "refreshed"]
+__all__ = [
+    "ClaimOutcome",
+    "CredentialValidation",
+    "KeepOutcome",
+    "TokenStore",
+    "Where",
+    "refreshed",
+]
 
 ClaimOutcome = Literal["claimed", "busy", "changed", "gone"]
 KeepOutcome = Literal["kept", "changed", "gone"]
@@ -62,6 +69,12 @@ class TokenStore(Protocol):
 
     async def sealed(self, where: Where) -> SealedCredential:
         """Raises NotFound."""
+
+
+class CredentialValidation(Protocol):
+    async def validate(self, where: Where) -> Wire:
+        """`status`, `has_refresh_token`, `mcp_probe` and `refresh`, as the wire has them, of an active
+        `mcp_oauth` credential. Raises NotFound, VaultUnavailable: no egress process answers."""
 
 
 def refreshed(current: Wire, *, expires_at: str | None, now: datetime) -> Wire:

@@ -52,6 +52,10 @@ class Answer:
     headers: RawHeaders
     chunks: AsyncIterator[bytes]
 
+    def header(self, name: bytes) -> bytes:
+        """name: in lower case. Empty if it is not there."""
+        return next((value for each, value in self.headers if each.lower() == name), b"")
+
 
 class Outside:
     """Of this process. gate: what the operator lets anybody reach. authorities: more of them (PEM) for TLS,

@@ -37,6 +37,7 @@ from corral.egress.policy import Gate, OperatorHosts
 from corral.egress.refresh import Refresher
 from corral.egress.servers import McpDoor
 from corral.egress.spool import Spool
+from corral.egress.validation import ValidationDesk
 from corral.egress.wishes import CredentialDesk
 from corral.kernel.clock import SystemClock
 from corral.kernel.limits import (
@@ -106,6 +107,7 @@ async def serve_egress(
             "vault": VaultDesk(ring, turn),
             "credentials": credentials,
             "tokens": tokens,
+            "validation": ValidationDesk(outside, refresher, seals),
             "audit": AuditDesk(spool),
         }
 

@@ -49,7 +49,15 @@ _ACCESS, _REFRESH = "access_token", "refresh_token"
 
 
 class NotRefreshed(Exception):
-    """There is no new token. The message is for the session's user, and names no secret."""
+    """There is no new token. The message is for the session's user, and names no secret.
+
+    exchange: what the token endpoint said, if it said anything. is_final: as of `NotGranted`.
+    """
+
+    def __init__(self, reason: str, *, exchange: "Exchange | None" = None, is_final: bool = False) -> None:
+        super().__init__(reason)
+        self.exchange = exchange
+        self.is_final = is_final
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,7 +104,7 @@ class Refresher:
 
     async def current(self, credential: Credential) -> Credential:
         """With an access token that has not expired, as far as we know. Raises NotRefreshed."""
-        newest = self._known(credential)
+        newest = self.newest(credential)
         if newest.auth["refresh"] is None or not self._is_due(newest):
             return newest
         try:
@@ -109,7 +117,7 @@ class Refresher:
     async def after_refusal(self, credential: Credential, *, token: str) -> Credential | None:
         """With another access token than this one, which its MCP server does not take; None if there will
         be none. Raises NotRefreshed."""
-        newest = self._known(credential)
+        newest = self.newest(credential)
         if newest.secrets.get(_ACCESS) != token:
             return newest
         made_at = self._course(newest).made_at
@@ -118,9 +126,16 @@ class Refresher:
             return None
         return await self._refreshed(newest)
 
+    async def validated(self, credential: Credential) -> Credential:
+        """With a new access token, whatever failed before: somebody waits to see what the token endpoint
+        says. Raises NotRefreshed."""
+        self._course(credential).not_before = 0.0
+        return await self._refreshed(self.newest(credential))
+
     # -- what is known --------------------------------------------------------------------------------
 
-    def _known(self, credential: Credential) -> Credential:
+    def newest(self, credential: Credential) -> Credential:
+        """As it is stored or will be, as far as this process knows."""
         newest = self._newest.get(credential.credential_id)
         return credential if newest is None or newest.updated_at < credential.updated_at else newest
 
@@ -181,7 +196,7 @@ class Refresher:
             course.reason = str(failed)
             pause = min(TOKEN_RETRY_SECONDS * 2 ** (course.failures - 1), TOKEN_RETRY_SECONDS_MAX)
             course.not_before = self._clock.monotonic() + pause
-            _log.warning("credential %s: %s", credential.credential_id, failed)
+            _log.warning("%s", failed)
             raise
         course.made_at, course.failures, course.not_before = self._clock.monotonic(), 0, 0.0
         return newest
@@ -198,13 +213,19 @@ class Refresher:
             ) from None
         if key_id is None:  # somebody else was faster
             return self._remember(claimed)
+        exchange: Exchange | None = None
         try:
-            tokens = granted_by(await self._exchange(claimed))
+            exchange = await self._exchange(claimed)
+            tokens = granted(exchange.status, exchange.body)
         except (NotRefreshed, NotGranted, CredentialUnusable) as failed:
             await self._keeping.release(claimed, claim_id=claim_id)
-            said = f"the token endpoint {failed}" if isinstance(failed, NotGranted) else str(failed)
+            said, is_final = str(failed), False
+            if isinstance(failed, NotGranted):
+                said, is_final = f"the token endpoint {failed}", failed.is_final
             raise NotRefreshed(
-                f"credential {credential.credential_id} cannot be refreshed: {said}"
+                f"credential {credential.credential_id} cannot be refreshed: {said}",
+                exchange=exchange,
+                is_final=is_final,
             ) from None
         return await self._kept(claimed, tokens, claim_id=claim_id, key_id=key_id)
 
@@ -250,7 +271,7 @@ class Refresher:
         self._later.add(keeping)
         keeping.add_done_callback(self._later.discard)
         await asyncio.wait({keeping}, timeout=TOKEN_LINK_SECONDS)
-        return self._known(credential)
+        return self.newest(credential)
 
     async def _keep(
         self,
@@ -307,10 +328,8 @@ async def exchanged(outside: Outside, credential: Credential) -> Exchange:
                     raise BrokenOff("its answer is too long")
     except TimeoutError:
         raise BrokenOff("it did not answer in time") from None
-    content_type = dict(answer.headers).get(b"content-type", b"")
-    return Exchange(status=answer.status, content_type=content_type.decode("latin-1"), body=bytes(found))
-
-
-def granted_by(exchange: Exchange) -> Granted:
-    """Raises NotGranted."""
-    return granted(exchange.status, exchange.body)
+    return Exchange(
+        status=answer.status,
+        content_type=answer.header(b"content-type").decode("latin-1"),
+        body=bytes(found),
+    )

@@ -27,7 +27,9 @@ from corral.api.schema.vaults import (
 from corral.api.sealing import seal_all, taken_body, wipe
 from corral.catalog.credentials import new_credential, updated_credential, without_secrets
 from corral.catalog.records import Wire
-from corral.catalog.vaults import new_vault, updated_vault
+from corral.catalog.tokens import Where
+from corral.catalog.vaults import check_active, new_vault, updated_vault
+from corral.kernel.clock import rfc3339
 from corral.kernel.errors import InvalidRequest
 from corral.kernel.ids import CREDENTIAL, VAULT, CredentialId, VaultId, WorkspaceId
 
@@ -225,11 +227,18 @@ def _add_credentials(router: APIRouter, deps: Dependencies, once: OnceOnly) -> N
                 f"Credential {credential_id} is {credential['auth']['type']!r}; only 'mcp_oauth' can be"
                 " validated"
             )
-        raise InvalidRequest(
-            "mcp_oauth_validate is not available on this server yet: it asks the MCP server and the token"
-            " endpoint, and the egress process, which alone can open the secrets, uses none of them yet."
-            " The credential is stored as it was sent.",
-            error_code="mcp_oauth_validate_unavailable",
+        check_active(credential)
+        found = await deps.validation.validate(
+            Where(workspace_id=_workspace(request), vault_id=vault_id, credential_id=credential_id)
+        )
+        return json_response(
+            {
+                "type": "vault_credential_validation",
+                "vault_id": vault_id,
+                "credential_id": credential_id,
+                "validated_at": rfc3339(deps.clock.now()),
+                **found,
+            }
         )
 
 

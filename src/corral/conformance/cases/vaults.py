@@ -5,6 +5,9 @@ from corral.conformance.case import Target, case, check, refused, same
 CANARY = "conformance-canary-value"
 
 
+UNANSWERED = "https://192.0.2.1/mcp"  # an address for documentation: nobody is there
+
+
 async def _vault(to: Target) -> str:
     vault = await to.beta.vaults.create(display_name=to.name("vault"))
     to.later("vault", lambda: to.beta.vaults.delete(vault.id))
@@ -66,3 +69,23 @@ async def a_credential_never_shows_its_secret(to: Target) -> None:
     same(gone.type, "vault_credential_deleted", "the answer")
     listed = await to.every(to.beta.vaults.credentials.list(vault_id, include_archived=True))
     same([each.id for each in listed], [made.id], "credentials, archived ones too")
+
+
+@case("vaults", "POST /v1/vaults/{vault_id}/credentials/{credential_id}/mcp_oauth_validate")
+async def a_credential_is_validated_at_its_server(to: Target) -> None:
+    """Nobody answers there, so nothing can be said of the token; and only OAuth is validated."""
+    vault_id = await _vault(to)
+    credentials = to.beta.vaults.credentials
+    auth = {"type": "mcp_oauth", "mcp_server_url": UNANSWERED, "access_token": CANARY}
+    made = await credentials.create(vault_id, auth=auth)
+    found = await credentials.mcp_oauth_validate(made.id, vault_id=vault_id)
+    same((found.type, found.status), ("vault_credential_validation", "unknown"), "the verdict")
+    same((found.vault_id, found.credential_id), (vault_id, made.id), "of what it is")
+    check(found.validated_at, "validated_at is set")
+    same((found.has_refresh_token, found.refresh), (False, None), "refresh")
+    check(found.mcp_probe is not None, "there is a step that failed")
+    if found.mcp_probe is not None:
+        same((found.mcp_probe.method, found.mcp_probe.http_response), ("initialize", None), "mcp_probe")
+    bearer = await credentials.create(vault_id, auth=_bearer("b"))
+    with refused(400, "invalid_request_error"):
+        await credentials.mcp_oauth_validate(bearer.id, vault_id=vault_id)
