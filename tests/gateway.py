@@ -8,16 +8,22 @@ import shutil
 import socket
 import ssl
 import tempfile
+from base64 import b64decode
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from corral.app.credentials import CredentialDuty
+from corral.catalog.credentials import place_of, placeholder_of
+from corral.catalog.vaults import SealedCredential, SealedSecret
 from corral.daemon import socket_path, token_path
 from corral.egress.policy import OperatorHosts
 from corral.egress.process import KEY_FILE, serve_egress
 from corral.hands.way_out import Egress, WayOut
+from corral.kernel.ids import DEFAULT_WORKSPACE, SessionId
 from corral.session.call import Recipe
+from corral.vault.seal import seal
 
 SECONDS = 20.0
 UNRESTRICTED = {"type": "unrestricted"}
@@ -37,6 +43,9 @@ class Gateway:
     authorities: Path | None = None
     serving: "asyncio.Task[None] | None" = None
     ways_out: list[WayOut] = field(default_factory=list)
+    trusted: Path | None = None
+    sealed: dict[str, list[SealedCredential]] = field(default_factory=dict)  # what sessions have
+    giving: "asyncio.Task[None] | None" = None
     book: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @classmethod
@@ -47,13 +56,16 @@ class Gateway:
         names: Mapping[str, Sequence[str]],
         operator: OperatorHosts | None = None,
         authorities: Path | None = None,
+        trusted: Path | None = None,
     ) -> "AsyncIterator[Gateway]":
+        """trusted: authorities of hosts with credentials."""
         data_dir = Path(tempfile.mkdtemp(prefix="corral-"))  # a socket's path is short
         gateway = cls(
             data_dir=data_dir,
             names={name: list(found) for name, found in names.items()},
             operator=operator or OperatorHosts(internal=("*",)),
             authorities=authorities,
+            trusted=trusted,
         )
         await gateway.serve()
         try:
@@ -72,15 +84,52 @@ class Gateway:
                 operator=self.operator,
                 authorities=self.authorities,
                 resolve=self._resolve,
+                trusted=self.trusted,
                 on_ready=ready.set,
             )
         )
         await asyncio.wait_for(ready.wait(), SECONDS)
+        self.giving = asyncio.ensure_future(CredentialDuty(self.data_dir, self).run())
 
     async def end(self) -> None:
-        assert self.serving
+        assert self.serving and self.giving
+        self.giving.cancel()
         self.serving.cancel()
-        await asyncio.wait([self.serving], timeout=SECONDS)
+        await asyncio.wait([self.serving, self.giving], timeout=SECONDS)
+
+    async def of_session(self, session_id: SessionId) -> Sequence[SealedCredential]:
+        """`catalog.vaults.SessionCredentialStore`, without a database."""
+        return self.sealed.get(session_id, [])
+
+    async def gives(self, session_id: str, name: str, secret: str, **auth: object) -> str:
+        """From now on the session has this variable; returns its placeholder."""
+        key = (await self.ask("vault/newer", {"current": None}))["key"]
+        auth = {"networking": UNRESTRICTED, "injection_location": {"header": True, "body": True}, **auth}
+        record = {
+            "id": f"vcrd_{name}",
+            "vault_id": "vlt_1",
+            "updated_at": "2026-01-01T00:00:00Z",
+            "auth": {"type": "environment_variable", "secret_name": name, **auth},
+        }
+        place = place_of(record, "secret_value", workspace_id=DEFAULT_WORKSPACE).encode()
+        sealed = SealedSecret(
+            name="secret_value",
+            key_id=key["id"],
+            sealed=seal(secret.encode(), public_key=b64decode(key["public_key"]), place=place),
+        )
+        others = [each for each in self.sealed.get(session_id, []) if each.record["id"] != record["id"]]
+        self.sealed[session_id] = [
+            *others,
+            SealedCredential(workspace_id=DEFAULT_WORKSPACE, record=record, secrets=[sealed]),
+        ]
+        return placeholder_of(SessionId(session_id), name)
+
+    async def authority(self, session_id: str) -> Path:
+        """The file of what the session's sandbox trusts, beside this machine's authorities."""
+        file = self.data_dir / f"{session_id}.pem"
+        answer = await self.ask("authority/certificate", {"session_id": session_id})
+        file.write_text(answer["certificate"])
+        return file
 
     async def _resolve(self, host: str, port: int) -> Sequence[str]:
         if host not in self.names:
@@ -97,12 +146,19 @@ class Gateway:
         """Where what is refreshed waits for the store."""
         return self.key_file.with_name("tokens")
 
-    def door(self, networking: Mapping[str, object] = UNRESTRICTED, *, session_id: str = "sesn_1") -> int:
+    def door(
+        self,
+        networking: Mapping[str, object] = UNRESTRICTED,
+        *,
+        session_id: str = "sesn_1",
+        variables: Mapping[str, str] | None = None,
+    ) -> int:
         """The port of a new sandbox's proxy, at our loopback instead of its own."""
         listening = socket.create_server(("127.0.0.1", 0), backlog=512)
         listening.setblocking(False)
         way_out = WayOut(listening, Egress(self.data_dir))
-        way_out.open(session_id, Recipe(environment={"type": "cloud", "networking": dict(networking)}))
+        environment = {"type": "cloud", "networking": dict(networking)}
+        way_out.open(session_id, Recipe(environment=environment, variables=variables or {}))
         self.ways_out.append(way_out)
         return int(listening.getsockname()[1])
 

@@ -74,6 +74,7 @@ async def _egress(start: Start) -> None:
         data_dir=config.data_dir,
         on_ready=report_ready,
         keys=keys,
+        trusted=config.egress_ca,
         operator=OperatorHosts(
             denied=config.egress_denied_hosts,
             internal=config.egress_internal_hosts,

@@ -23,6 +23,7 @@ from corral.brain.models.local import LocalModel
 from corral.brain.models.local_install import models_dir
 from corral.brain.models.replay import ReplayModel
 from corral.brain.models.routing import RoutedModel
+from corral.brain.variables import Variables
 from corral.catalog.blobs import BlobStore
 from corral.catalog.models import ModelTable
 from corral.config import Config
@@ -41,6 +42,7 @@ from corral.store.cleanup import Cleanup
 from corral.store.files import UnneededBlobRows
 from corral.store.log import Log
 from corral.store.memory.forget import MemoryForgetTable
+from corral.store.session_credentials import SessionCredentials
 from corral.store.skills.versions import SkillForgetTable
 from corral.store.sweep import Sweeps
 
@@ -74,7 +76,8 @@ def open_worker(
     stack.push_async_callback(layers.aclose)
     mounting = open_mounting(ground, hands, blobs=blobs, repositories=repositories, layers=layers)
     stack.push_async_callback(mounting.aclose)
-    dispatch = Dispatch(hands, mounting)
+    variables = Variables(SessionCredentials(ground.database).records)
+    dispatch = Dispatch(hands, mounting, variables)
     stack.push_async_callback(dispatch.aclose)
 
     async def claim(session_id: SessionId) -> Lease | None:

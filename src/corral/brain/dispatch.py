@@ -11,6 +11,7 @@ from contextlib import suppress
 
 from corral.brain.mcp import list_tools, server_of
 from corral.brain.ports import Hands, Mounts, NeverStarted, NoMounts
+from corral.brain.variables import Variables
 from corral.brain.web import rules_of
 from corral.catalog.mcp.names import model_name
 from corral.catalog.mcp.servers import McpCall, McpTools
@@ -55,9 +56,12 @@ NO_SANDBOX = "No sandbox could be started, so this tool call did not run. {reaso
 class Dispatch:
     """Shared by all loops of a brain."""
 
-    def __init__(self, hands: Hands, mounts: Mounts | None = None) -> None:
-        """mounts: None where nothing is mounted."""
+    def __init__(
+        self, hands: Hands, mounts: Mounts | None = None, variables: Variables | None = None
+    ) -> None:
+        """mounts: None where nothing is mounted. variables: None where nothing has a vault."""
         self._hands = hands
+        self._variables = variables
         self._mounts = mounts or NoMounts()
         self._background: set[asyncio.Task[None]] = set()
 
@@ -204,12 +208,14 @@ class Dispatch:
             stopping.cancel()
 
     async def _recipe(self, state: State) -> Recipe:
-        """With all that is mounted, but what has failed since the session last went running."""
+        """With all that is mounted, but what has failed since the session last went running. Raises
+        MountFailed, NotFound, StoreUnavailable."""
         agent = {**state.primary.agent, "skills": state.primary.skills}
         mounts = await self._mounts.of(state.session_id, agent, state.environment)
         return Recipe(
             environment=state.environment,
             mounts=tuple(mount for mount in mounts if mount.mount_id not in state.failed_mounts),
+            variables=await self._variables.of(state) if self._variables is not None else {},
         )
 
     async def _forbid(self, call: ToolCall, *, epoch: int) -> ToolResult:

@@ -7,13 +7,14 @@ Source: API docs, vaults.
 
 import ipaddress
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from hashlib import sha256
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 from corral.catalog.metadata import merged
+from corral.catalog.networking import NetworkPolicy
 from corral.catalog.records import Wire
 from corral.catalog.vaults import SecretPlace, check_active
 from corral.kernel.clock import rfc3339
@@ -27,8 +28,10 @@ __all__ = [
     "place_of",
     "placeholder_of",
     "server_key",
+    "unreachable_hosts",
     "updated_credential",
     "use_of",
+    "variables_of",
     "without_secrets",
 ]
 
@@ -135,6 +138,22 @@ def placeholder_of(session_id: SessionId, secret_name: str) -> str:
     return f"{_PLACEHOLDER}{digest[:32]}"
 
 
+def variables_of(credentials: Iterable[Wire], session_id: SessionId) -> dict[str, str]:
+    """The placeholders of a session's sandboxes, by the names of their variables."""
+    names = (each["auth"].get("secret_name") for each in credentials)
+    return {name: placeholder_of(session_id, name) for name in names if name is not None}
+
+
+def unreachable_hosts(credential: Wire, networking: Fields) -> list[str]:
+    """Which of the hosts that a variable's credential names an environment's networking does not allow.
+    What `allow_package_managers` opens is known in the sandbox alone: then none is called unreachable."""
+    wanted = credential["auth"].get("networking") or {}
+    policy = NetworkPolicy.of(networking)
+    if wanted.get("type") != "limited" or policy.hosts is None or networking.get("allow_package_managers"):
+        return []
+    return [host for host in wanted["allowed_hosts"] if not policy.allows_all(host.lower())]
+
+
 def place_of(credential: Wire, name: str, *, workspace_id: WorkspaceId) -> SecretPlace:
     """Where the secret of this name belongs."""
     auth = credential["auth"]
@@ -153,24 +172,12 @@ def place_of(credential: Wire, name: str, *, workspace_id: WorkspaceId) -> Secre
     )
 
 
-def check_session_vaults(vaults: Sequence[tuple[Wire, Sequence[Wire]]]) -> None:
-    """Refuse what no session can use yet: it would run without a credential that it was given.
-
-    vaults: each with its active credentials. A variable would stand in every sandbox, so it is always
-    needed. Raises InvalidRequest, also for an archived vault.
-    """
-    for number, (vault, credentials) in enumerate(vaults):
-        where = f"vault_ids.{number}: vault {vault['id']}"
+def check_session_vaults(vaults: Iterable[Wire]) -> None:
+    """Raises InvalidRequest for an archived vault."""
+    for number, vault in enumerate(vaults):
         if vault["archived_at"] is not None:
-            raise InvalidRequest(f"{where} is archived; new sessions need another one")
-        for credential in credentials:
-            auth = credential["auth"]
-            if auth["type"] != "environment_variable":
-                continue
             raise InvalidRequest(
-                f"{where}: its credential {credential['id']} sets the variable {auth['secret_name']!r}, but"
-                " this server cannot use such credentials at run time yet; leave the vault out, or archive"
-                " the credential"
+                f"vault_ids.{number}: vault {vault['id']} is archived; new sessions need another one"
             )
 
 

@@ -40,6 +40,14 @@ class NetworkPolicy:
             opened += mcp_hosts
         return cls(hosts=tuple(opened))
 
+    def allows_all(self, pattern: str) -> bool:
+        """Whether every host that a pattern means is allowed. pattern: in lower case."""
+        if not pattern.startswith("*."):
+            return self.allows(pattern)
+        return self.hosts is None or any(
+            each.startswith("*.") and pattern[1:].endswith(each.lower()[1:]) for each in self.hosts
+        )
+
     def allows(self, host: str) -> bool:
         """host: canonical (`kernel.hosts`)."""
         return self.hosts is None or any(matches(pattern, host) for pattern in self.hosts)

@@ -58,6 +58,7 @@ class Config:
     egress_denied_hosts: tuple[str, ...] = ()
     egress_internal_hosts: tuple[str, ...] = ()
     egress_package_hosts: tuple[str, ...] = ()
+    egress_ca: Path | None = None
     audit_days: int = AUDIT_DAYS
     repository_hosts: tuple[str, ...] = ("github.com",)
     repository_private_hosts: tuple[str, ...] = ()
@@ -213,6 +214,12 @@ SETTINGS: Final[Mapping[str, Setting]] = {
     "egress_package_hosts": Setting(
         values.names,
         "hosts that `allow_package_managers` opens, beside those that are configured in a sandbox",
+        ("env",),
+    ),
+    "egress_ca": Setting(
+        values.path,
+        "authorities (PEM) that may sign the certificates of hosts to which credentials go, beside the"
+        " system's",
         ("env",),
     ),
     "audit_days": Setting(

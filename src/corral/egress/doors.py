@@ -3,10 +3,12 @@
     hands host --connects--> doors.sock: one line of JSON, and with its first byte the listening socket that
                              was made inside the sandbox
 
-        {"token": ..., "session_id": ..., "networking": {...}, "package_hosts": [...]}
+        {"token": ..., "session_id": ..., "networking": {...}, "package_hosts": [...], "trusts": true}
 
-    and is answered {"open": true} or {"error": what is wrong}, a line each. Then nothing is said any more:
-    the end of this connection is the end of the door, and of all that went through it.
+and is answered {"open": true} or {"error": what is wrong}, a line each. Then nothing is said any more: the
+end of this connection is the end of the door, and of all that went through it. `trusts`: programs inside
+take the certificates of the session's authority, so TLS may be opened towards hosts for which the session
+has credentials.
 
 A hands host keeps the listening socket, too: it brings it again to the next egress process when this one
 ends, and connections that were made meanwhile wait in it.
@@ -25,6 +27,7 @@ from corral.catalog.networking import NetworkPolicy
 from corral.confine.names import Names
 from corral.egress.book import Book
 from corral.egress.dial import Resolve
+from corral.egress.opened import Openings
 from corral.egress.policy import Gate, OperatorHosts
 from corral.egress.proxy import Proxy
 from corral.kernel.ids import SessionId
@@ -48,9 +51,16 @@ class Doors:
     """Of one egress process. Use it as a context manager: all doors close at its end."""
 
     def __init__(
-        self, *, token: str, operator: OperatorHosts, book: Book, resolve: Resolve | None = None
+        self,
+        *,
+        token: str,
+        operator: OperatorHosts,
+        book: Book,
+        openings: Openings,
+        resolve: Resolve | None = None,
     ) -> None:
         """resolve: instead of this machine's resolver, of which each sandbox has places of its own."""
+        self._openings = openings
         self._token = token.encode()
         self._operator = operator
         self._book = book
@@ -122,7 +132,9 @@ class Doors:
         )
         gate = Gate(policy=policy, operator=self._operator)
         resolve = self._resolve or Names(at_once_max=EGRESS_LOOKUPS_PER_SESSION_MAX).resolve
-        return Proxy(SessionId(str(grant["session_id"])), gate, book=self._book, resolve=resolve)
+        session_id = SessionId(str(grant["session_id"]))
+        opening = self._openings.of(session_id) if grant.get("trusts") is True else None
+        return Proxy(session_id, gate, book=self._book, resolve=resolve, opening=opening)
 
     async def _let_out(self, listening: socket.socket, proxy: Proxy) -> None:
         """Serve what comes out of one sandbox. It waits in the socket while the sandbox, or all of them

@@ -10,7 +10,8 @@ token (`corral.daemon`):
                                      long as the asker stays; without one, the process ends by itself
 
 And to POST /corral/egress/v1/<desk>/...: `vault`, what it does with the vault's keys (`egress.keys`);
-`credentials`, what sessions may use (`egress.wishes`); `audit`, what went through it (`egress.audit`).
+`credentials`, what sessions may use (`egress.wishes`); `authority`, what their sandboxes are to trust
+(`egress.authority`); `audit`, what went through it (`egress.audit`).
 """
 
 import asyncio
@@ -27,11 +28,13 @@ from corral.catalog.networking import NetworkPolicy
 from corral.confine.names import Names
 from corral.daemon import doors_path, listening, made_token, mcp_path, owned, socket_path
 from corral.egress.audit import AuditDesk
+from corral.egress.authority import Authorities, AuthorityDesk
 from corral.egress.bearers import Bearers
 from corral.egress.dial import Resolve
 from corral.egress.doors import Doors
 from corral.egress.keeping import Seals, TokenDesk
 from corral.egress.keys import VaultDesk
+from corral.egress.opened import Openings
 from corral.egress.outside import Outside
 from corral.egress.policy import Gate, OperatorHosts
 from corral.egress.refresh import Refresher
@@ -65,12 +68,14 @@ async def serve_egress(
     operator: OperatorHosts = NOTHING_SAID,
     authorities: Path | None = None,
     resolve: Resolve | None = None,
+    trusted: Path | None = None,
     on_ready: Callable[[], None] = lambda: None,
 ) -> None:
     """Be the egress of `data_dir` until SIGTERM, SIGINT, or nobody has adopted it for too long.
 
     keys: the vault's private ones; a file beside the socket unless given. operator: what it says of hosts.
-    authorities: more of them (PEM) for the certificates of MCP servers, beside the system's.
+    authorities: more of them (PEM) for the certificates of MCP servers, beside the system's. trusted:
+    likewise for those of hosts to which sandboxes send credentials.
     resolve: finds the addresses of names, instead of this machine's resolver.
 
     Raises: Conflict if another one holds the lock; InvalidRequest if the socket path is too long.
@@ -84,7 +89,6 @@ async def serve_egress(
         ring = KeyRing(keys or FileKeys(private / KEY_FILE))
         token = made_token(data_dir, "egress")
         spool = Spool(private / "audit", clock=SystemClock())
-        doors = Doors(token=token, operator=operator, book=spool, resolve=resolve)
         servers = operator.of_servers()
         outside = Outside(
             Gate(policy=NetworkPolicy(hosts=None), operator=servers),
@@ -103,11 +107,15 @@ async def serve_egress(
             outside=outside,
             bearers=Bearers(credentials, refresher),
         )
+        signing = Authorities.kept_in(private)
+        openings = Openings(credentials, signing, book=spool, trusted=trusted)
+        doors = Doors(token=token, operator=operator, book=spool, openings=openings, resolve=resolve)
         desks: Mapping[str, _Desk] = {
             "vault": VaultDesk(ring, turn),
             "credentials": credentials,
             "tokens": tokens,
             "validation": ValidationDesk(outside, refresher, seals),
+            "authority": AuthorityDesk(signing),
             "audit": AuditDesk(spool),
         }
 

@@ -3,11 +3,11 @@ done.
 
     GET http://host/...      `forward`: parsed, judged, written anew
     CONNECT host:port        `tunnel`: passed through; TLS must name that host. What turns out to be HTTP in
-                             clear text is served like the first kind, for that host alone.
+                             clear text is served like the first kind, for that host alone. TLS to a host
+                             for which the session has a credential is `opened`.
 """
 
 import asyncio
-import contextlib
 import logging
 import socket
 from collections.abc import AsyncGenerator
@@ -18,14 +18,17 @@ import h11
 
 from corral.catalog.audit import Ended
 from corral.egress.book import Book, BookFull
+from corral.egress.credentials import CredentialsUnavailable
 from corral.egress.dial import Resolve, Unreachable, dial
-from corral.egress.forward import forward
-from corral.egress.headers import RawHeaders, check_host
+from corral.egress.forward import forward, kept_headers
+from corral.egress.headers import check_host
+from corral.egress.hello import begins_tls
+from corral.egress.opened import Opening, converse
 from corral.egress.policy import Gate, Refused
-from corral.egress.speech import Speech
+from corral.egress.speech import Speech, refuse
 from corral.egress.target import BadTarget, Target, absolute_target, connect_target
-from corral.egress.tunnel import is_http, opened, pass_through
-from corral.egress.wire import Silent, Wire
+from corral.egress.tunnel import checked_hello, is_http, opened, pass_through
+from corral.egress.wire import Silent, SocketWire
 from corral.kernel.ids import SessionId
 from corral.kernel.limits import EGRESS_HEAD_SECONDS, EGRESS_METHOD_CHARS_MAX
 
@@ -39,12 +42,22 @@ _HTTP_PORT = 80
 class _Passage:
     """A connection to a host that was allowed."""
 
-    far: Wire
+    far: SocketWire
     failed: str = ""
 
 
 class Proxy:
-    def __init__(self, session_id: SessionId, gate: Gate, *, book: Book, resolve: Resolve) -> None:
+    def __init__(
+        self,
+        session_id: SessionId,
+        gate: Gate,
+        *,
+        book: Book,
+        resolve: Resolve,
+        opening: Opening | None = None,
+    ) -> None:
+        """opening: for a session that has credentials, in a sandbox that trusts our certificates."""
+        self._opening = opening
         self._session_id = session_id
         self._gate = gate
         self._book = book
@@ -52,7 +65,7 @@ class Proxy:
 
     async def serve(self, end: socket.socket) -> None:
         """One connection from the sandbox, to its end. Owns the socket. Never raises but CancelledError."""
-        near = Wire(end)
+        near = SocketWire(end)
         try:
             await self._converse(Speech(near, h11.SERVER), only=None)
         except (OSError, Silent, TimeoutError, h11.LocalProtocolError):
@@ -69,7 +82,7 @@ class Proxy:
                 async with asyncio.timeout(EGRESS_HEAD_SECONDS):
                     request = await near.next_event()
             except h11.RemoteProtocolError as error:
-                await _refuse(near, error.error_status_hint, str(error))
+                await refuse(near, error.error_status_hint, str(error))
                 return
             if not isinstance(request, h11.Request):
                 return
@@ -81,10 +94,10 @@ class Proxy:
                     return
                 is_over = await self._request(near, request, only=only)
             except BadTarget as error:
-                await _refuse(near, 400, str(error))
+                await refuse(near, 400, str(error))
                 return
-            except BookFull as error:
-                await _refuse(near, 503, str(error))
+            except (BookFull, CredentialsUnavailable) as error:
+                await refuse(near, 503, str(error))
                 return
             if is_over:
                 return
@@ -100,18 +113,20 @@ class Proxy:
             target, path = only, request.target
         else:
             raise BadTarget("this connection is to one host: send the path alone")
-        headers: RawHeaders = list(request.headers.raw_items())
-        check_host(headers, target, default_port=only.port if only else _HTTP_PORT)
+        check_host(
+            list(request.headers.raw_items()), target, default_port=only.port if only else _HTTP_PORT
+        )
         async with self._passage(near, target, request.method.decode()) as passage:
             if passage is None:
                 return True
-            asked = h11.Request(method=request.method, target=path, headers=headers)
-            outcome = await forward(near, asked, Speech(passage.far, h11.CLIENT), target)
+            asked = h11.Request(method=request.method, target=path, headers=request.headers)
+            headers = kept_headers(request, target, default_port=_HTTP_PORT)
+            outcome = await forward(near, asked, Speech(passage.far, h11.CLIENT), headers)
             passage.failed = outcome.failed
             return outcome.is_over
 
     async def _connect(self, near: Speech, request: h11.Request, *, only: Target | None) -> None:
-        """Raises BadTarget, BookFull, OSError, Silent."""
+        """Raises BadTarget, BookFull, CredentialsUnavailable, OSError, Silent."""
         target = connect_target(request.target)
         if only is not None and target != only:
             raise BadTarget("this connection is to one host already")
@@ -119,6 +134,7 @@ class Proxy:
         async with asyncio.timeout(EGRESS_HEAD_SECONDS):
             if isinstance(await near.next_event(), h11.Data):
                 raise BadTarget("a CONNECT has no body")
+        opens = self._opening is not None and bool(await self._opening.substitution(target))
         async with self._passage(near, target, "CONNECT") as passage:
             if passage is None:
                 return
@@ -127,7 +143,12 @@ class Proxy:
             first = await opened(wire, passage.far)
             if not is_http(first):
                 try:
-                    await pass_through(wire, passage.far, first, target)
+                    if opens and begins_tls(first):
+                        assert self._opening is not None
+                        wire.unread(await checked_hello(wire, first, target))
+                        passage.failed = await converse(self._opening, wire, passage.far, target)
+                    else:
+                        await pass_through(wire, passage.far, first, target)
                 except Refused as refused:
                     passage.failed = refused.reason
                     self._deny(target, "CONNECT", refused)
@@ -148,17 +169,17 @@ class Proxy:
             end = await dial(target.host, target.port, gate=self._gate, resolve=self._resolve)
         except Refused as refused:
             self._deny(target, method, refused)
-            await _refuse(near, 403, f"{target.host} is blocked: {refused.reason}")
+            await refuse(near, 403, f"{target.host} is blocked: {refused.reason}")
             yield None
             return
         except Unreachable as away:
             entry_id = self._book.begin(self._session_id, target, method, "allowed")
             self._book.end(Ended(entry_id=entry_id, failed=str(away)))
-            await _refuse(near, 502, f"{target.host} cannot be reached: {away}")
+            await refuse(near, 502, f"{target.host} cannot be reached: {away}")
             yield None
             return
         loop = asyncio.get_running_loop()
-        passage = _Passage(far=Wire(end))
+        passage = _Passage(far=SocketWire(end))
         began_at = loop.time()
         try:
             entry_id = self._book.begin(self._session_id, target, method, "allowed")
@@ -185,22 +206,3 @@ class Proxy:
         self._book.begin(
             self._session_id, target, method, "denied", reason=refused.reason, detail=refused.detail
         )
-
-
-async def _refuse(near: Speech, status: int, why: str) -> None:
-    """Say so, and end the connection. The reason stands in the status line, too: of an answer to a CONNECT,
-    most programs show nothing else."""
-    if near.state.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
-        return
-    body = f"{why}\n".encode()
-    headers = [
-        ("Content-Type", "text/plain; charset=utf-8"),
-        ("Content-Length", str(len(body))),
-        ("Connection", "close"),
-    ]
-    reason = why.encode("ascii", "replace").replace(b"\r", b" ").replace(b"\n", b" ")[:300]
-    with contextlib.suppress(OSError, h11.LocalProtocolError):
-        await near.send(h11.Response(status_code=status, reason=reason, headers=headers))
-        await near.send(h11.Data(data=body))
-        await near.send(h11.EndOfMessage())
-        await near.wire.drain()

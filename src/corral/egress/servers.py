@@ -47,7 +47,7 @@ from corral.egress.policy import Gate, OperatorHosts, Refused
 from corral.egress.refresh import NotRefreshed
 from corral.egress.speech import Speech
 from corral.egress.target import BadTarget, Target, whole_url
-from corral.egress.wire import Silent, Wire
+from corral.egress.wire import Silent, SocketWire
 from corral.kernel.ids import SessionId
 from corral.kernel.limits import (
     EGRESS_CONNECTIONS_MAX,
@@ -144,7 +144,7 @@ class McpDoor:
         self._places.release()
 
     async def _serve(self, end: socket.socket) -> None:
-        near = Wire(end)
+        near = SocketWire(end)
         head_bytes_max = EGRESS_HEAD_BYTES_MAX + EGRESS_GRANT_BYTES_MAX
         try:
             await self._converse(Speech(near, h11.SERVER, head_bytes_max=head_bytes_max))

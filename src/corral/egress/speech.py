@@ -1,5 +1,6 @@
 """HTTP/1.1 on a wire, as h11 reads and writes it."""
 
+import contextlib
 from typing import TypeVar
 
 import h11
@@ -7,7 +8,7 @@ import h11
 from corral.egress.wire import Wire
 from corral.kernel.limits import EGRESS_HEAD_BYTES_MAX
 
-__all__ = ["Speech"]
+__all__ = ["Speech", "refuse"]
 
 _Sent = TypeVar("_Sent", bound=h11.Event)
 
@@ -45,3 +46,22 @@ class Speech:
         unread, _ = self.state.trailing_data
         self.wire.unread(unread)
         return self.wire
+
+
+async def refuse(near: Speech, status: int, why: str) -> None:
+    """Say so, and end the connection. The reason stands in the status line, too: of an answer to a CONNECT,
+    most programs show nothing else."""
+    if near.state.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
+        return
+    body = f"{why}\n".encode()
+    headers = [
+        ("Content-Type", "text/plain; charset=utf-8"),
+        ("Content-Length", str(len(body))),
+        ("Connection", "close"),
+    ]
+    reason = why.encode("ascii", "replace").replace(b"\r", b" ").replace(b"\n", b" ")[:300]
+    with contextlib.suppress(OSError, h11.LocalProtocolError):
+        await near.send(h11.Response(status_code=status, reason=reason, headers=headers))
+        await near.send(h11.Data(data=body))
+        await near.send(h11.EndOfMessage())
+        await near.wire.drain()

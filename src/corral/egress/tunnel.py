@@ -12,7 +12,7 @@ from corral.egress.wire import Silent, Wire, both
 from corral.kernel.hosts import canonical_host
 from corral.kernel.limits import EGRESS_HEAD_SECONDS, EGRESS_IDLE_SECONDS
 
-__all__ = ["is_http", "opened", "pass_through"]
+__all__ = ["checked_hello", "is_http", "opened", "pass_through"]
 
 # Line ends before a request are nothing to many servers. Letters alone may still become a request.
 _UNDECIDED: Final = re.compile(rb"[\r\n]*[A-Za-z]{0,24} ?")
@@ -51,13 +51,15 @@ async def pass_through(near: Wire, far: Wire, first: bytes, target: Target) -> N
     went out.
     """
     if begins_tls(first):
-        first = await _checked_hello(near, first, target)
+        first = await checked_hello(near, first, target)
     if first:
         await far.write(first)
     await both(near.pour(far), far.pour(near), near, far)
 
 
-async def _checked_hello(near: Wire, first: bytes, target: Target) -> bytes:
+async def checked_hello(near: Wire, first: bytes, target: Target) -> bytes:
+    """All that was said up to the end of a TLS hello. Raises OSError, TimeoutError; Refused, which the
+    client was told."""
     hello, said, chunk = Hello(), b"", first
     while True:
         said += chunk

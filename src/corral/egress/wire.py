@@ -1,31 +1,46 @@
-"""One side of a connection that is passed on: a socket, what was read ahead, and how much went through."""
+"""One side of a connection that is passed on: where bytes come from and go to, and what was read ahead."""
 
 import asyncio
 import contextlib
 import socket
+from abc import ABC, abstractmethod
 from collections.abc import Coroutine
 from typing import Any
 
 from corral.kernel.limits import EGRESS_CHUNK_BYTES, EGRESS_IDLE_SECONDS, EGRESS_LINGER_SECONDS
 
-__all__ = ["Silent", "Wire", "both"]
+__all__ = ["Silent", "SocketWire", "Wire", "both"]
 
 
 class Silent(Exception):
     """No byte either way for EGRESS_IDLE_SECONDS."""
 
 
-class Wire:
-    """Owns its socket. sent, received: bytes."""
+class Wire(ABC):
+    """What is read from it is read once, by one reader at a time. used_at: when a byte last went through,
+    by the loop's clock."""
 
-    def __init__(self, end: socket.socket, *, ahead: bytes = b"") -> None:
-        self._end = end
+    def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._ahead = ahead
+        self._ahead = b""
         self._coming: asyncio.Future[bytes] | None = None
-        self.sent = 0
-        self.received = len(ahead)
         self.used_at = self._loop.time()
+
+    @abstractmethod
+    async def write(self, data: bytes) -> None:
+        """Returns when it has been taken. Raises OSError."""
+
+    @abstractmethod
+    async def end_output(self) -> None:
+        """Nothing more will be written. Repeat: safe. Never raises OSError."""
+
+    @abstractmethod
+    async def _receive(self) -> bytes:
+        """What comes next from the other side; empty at the end. Raises OSError."""
+
+    @abstractmethod
+    async def _end(self) -> None:
+        """Nobody reads any more: close what is below."""
 
     async def read(self) -> bytes:
         """What comes next; empty at the end. Cancelled, it may lose bytes: then the wire is to be closed.
@@ -48,22 +63,10 @@ class Wire:
                 self._coming = self._loop.create_task(self._receive())
         return self._coming
 
-    async def _receive(self) -> bytes:
-        data = await self._loop.sock_recv(self._end, EGRESS_CHUNK_BYTES)
-        self.received += len(data)
-        self.used_at = self._loop.time()
-        return data
-
-    async def write(self, data: bytes) -> None:
-        """Returns when the kernel has taken all of it. Raises OSError."""
-        await self._loop.sock_sendall(self._end, data)
-        self.sent += len(data)
-        self.used_at = self._loop.time()
-
     async def drain(self) -> None:
         """End our output and throw away what still comes, for EGRESS_LINGER_SECONDS at most: closed with
         something unread, a connection is reset, and what was last said is lost."""
-        self.end_output()
+        await self.end_output()
         with contextlib.suppress(OSError, TimeoutError):
             async with asyncio.timeout(EGRESS_LINGER_SECONDS):
                 while await self.read():
@@ -74,15 +77,11 @@ class Wire:
         comes, and one chunk while the other side does not take it. Raises OSError."""
         while data := await self.read():
             await into.write(data)
-        into.end_output()
+        await into.end_output()
 
     def unread(self, data: bytes) -> None:
         """Give it back, to be read next."""
         self._ahead = data + self._ahead
-
-    def end_output(self) -> None:
-        with contextlib.suppress(OSError):
-            self._end.shutdown(socket.SHUT_WR)
 
     async def close(self) -> None:
         """Repeat: safe. Nobody reads any more when the socket is closed: the loop would take the next one
@@ -92,7 +91,35 @@ class Wire:
                 self._coming.cancel()
                 await asyncio.wait({self._coming})
         finally:
-            self._end.close()
+            await self._end()
+
+
+class SocketWire(Wire):
+    """Owns its socket. sent, received: bytes."""
+
+    def __init__(self, end: socket.socket) -> None:
+        super().__init__()
+        self._socket = end
+        self.sent = 0
+        self.received = 0
+
+    async def write(self, data: bytes) -> None:
+        await self._loop.sock_sendall(self._socket, data)
+        self.sent += len(data)
+        self.used_at = self._loop.time()
+
+    async def end_output(self) -> None:
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_WR)
+
+    async def _receive(self) -> bytes:
+        data = await self._loop.sock_recv(self._socket, EGRESS_CHUNK_BYTES)
+        self.received += len(data)
+        self.used_at = self._loop.time()
+        return data
+
+    async def _end(self) -> None:
+        self._socket.close()
 
 
 async def both(

@@ -17,8 +17,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from corral.daemon import doors_path, made_token
+from corral.daemon import asked, doors_path, made_token
 from corral.hands.ports import SandboxLost
+from corral.kernel.errors import SandboxUnavailable
 from corral.kernel.limits import (
     EGRESS_PORT,
     EGRESS_RETRY_SECONDS,
@@ -28,7 +29,7 @@ from corral.kernel.limits import (
 from corral.session.call import Recipe
 from corral.session.content import Json
 
-__all__ = ["Egress", "Expected", "WayOut", "expected_way_out", "opens_registries"]
+__all__ = ["Egress", "Expected", "WayOut", "expected_way_out", "opens_registries", "trusting"]
 
 _log = logging.getLogger(__name__)
 _PROXY: Final = f"http://127.0.0.1:{EGRESS_PORT}"
@@ -42,6 +43,19 @@ _ENVIRONMENT: Final[Mapping[str, str]] = {  # by which programs in a sandbox fin
     **dict.fromkeys(("NO_PROXY", "no_proxy"), _NOT_PROXIED),
     "NODE_USE_ENV_PROXY": "1",  # its fetch looks at the others only then
 }
+_TRUST: Final = (  # where programs look that have a bundle of their own, or none
+    "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "GIT_SSL_CAINFO", "PIP_CERT",
+    "NODE_EXTRA_CA_CERTS", "CARGO_HTTP_CAINFO", "AWS_CA_BUNDLE", "DENO_CERT", "BUNDLE_SSL_CA_CERT",
+)  # fmt: skip
+_SYSTEM_BUNDLES: Final = (  # Debian and many others; Fedora; SUSE; Alpine
+    "/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+)  # fmt: skip
+
+
+def trusting(bundle: str) -> dict[str, str]:
+    """The variables by which programs find a bundle of authorities (PEM) at that path."""
+    return dict.fromkeys(_TRUST, bundle)
 
 
 def opens_registries(recipe: Recipe) -> bool:
@@ -102,6 +116,37 @@ class Egress:
     def __init__(self, data_dir: Path) -> None:
         self._data_dir = data_dir
 
+    async def bundle(self, session_id: str) -> bytes:
+        """The authorities (PEM) that the programs of a session are to trust: this machine's, and the one by
+        which the egress process opens TLS for this session. That is waited for a while: its supervisor
+        starts it again.
+
+        Raises SandboxUnavailable.
+        """
+        said = json.dumps({"session_id": session_id}).encode()
+        try:
+            async with asyncio.timeout(HANDS_CONNECT_SECONDS):
+                while True:
+                    try:
+                        status, answer = await asked(
+                            self._data_dir,
+                            "egress",
+                            "authority/certificate",
+                            said,
+                            seconds=HANDS_CONNECT_SECONDS,
+                        )
+                        if status == 200:
+                            break
+                    except (OSError, ValueError):
+                        pass
+                    await asyncio.sleep(EGRESS_RETRY_SECONDS)
+        except TimeoutError:
+            raise SandboxUnavailable(
+                "the session's credentials cannot be used now: the egress process does not answer"
+            ) from None
+        found = next((path for path in map(Path, _SYSTEM_BUNDLES) if path.is_file()), None)
+        return (found.read_bytes() + b"\n" if found else b"") + str(answer["certificate"]).encode()
+
     async def brought(self, listening: socket.socket, grant: Mapping[str, Json]) -> socket.socket:
         """Bring it a door; the door is open until the connection that is returned ends.
 
@@ -150,6 +195,7 @@ class WayOut:
             "session_id": session_id,
             "networking": networking,
             "package_hosts": list(package_hosts),
+            "trusts": bool(recipe.variables),
         }
         self._keeping = asyncio.create_task(self._keep(grant), name="way-out")
 

@@ -258,6 +258,7 @@ def decode_recipe(body: dict[str, Json]) -> Recipe:
     return Recipe(
         environment=dict(body["environment"]),
         mounts=tuple(decode_mount(mount) for mount in body.get("mounts", ())),
+        variables={_text(name): _text(value) for name, value in dict(body.get("variables", {})).items()},
     )
 
 

@@ -115,12 +115,16 @@ EGRESS_SPOOL_SYNC_SECONDS = 1.0  # of the audit, lost at most when the power fai
 REGISTRIES_BYTES_MAX, REGISTRIES_MAX = 64 * 1024, 100  # what package managers say of where they fetch from
 EGRESS_RETRY_SECONDS, EGRESS_RETRY_SECONDS_MAX = 0.1, 1.0  # between looks for an egress that is away
 CREDENTIALS_FRESH_SECONDS = 20.0  # a session's credentials are used without another look at the store
-CREDENTIALS_STALE_SECONDS = (
-    50.0  # and at most when it cannot be asked: a change is in force within a minute
-)
+CREDENTIALS_STALE_SECONDS = 50.0  # used while the store cannot be asked: changes reach it in a minute
 CREDENTIALS_WAIT_SECONDS = 5.0  # a request waits for the credentials of its session; a look takes 10 ms
 CREDENTIALS_POLL_SECONDS = 20.0  # an egress process keeps its server waiting for a wish
 CREDENTIALS_RETRY_SECONDS = 1.0  # between looks of a server whose store or egress process is away
+EGRESS_HELD_BYTES_MAX = 256 * 1024  # of a body that is held to count it, where a credential may be put in
+MASKED_SECRET_BYTES_MIN = 6  # a shorter secret stands in any text: an answer is not searched for it
+EGRESS_LEAVES_MAX = (
+    1_000  # certificates in memory, 30 KB each: one for each session and host with a credential
+)
+EGRESS_TLS_SECONDS = 20.0  # of a handshake, with a host or in a sandbox
 CREDENTIALS_SESSIONS_MAX = 2_000  # whose credentials are in memory, in plain: as many as are at work
 
 # -- audit ------------------------------------------------------------------------------------------

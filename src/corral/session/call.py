@@ -58,10 +58,13 @@ class Recipe:
     """What a sandbox of this session is made from. Equal recipes make equal sandboxes.
 
     `environment` is the session's environment config as stored ({"type": "cloud", ...}).
+    variables: of the programs inside: the placeholders of what its vaults hold, by name. A sandbox that
+    lives keeps those that it has.
     """
 
     environment: Mapping[str, Json] = field(default_factory=dict)
     mounts: tuple[Mount, ...] = ()
+    variables: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def memory(self) -> tuple[Mount, ...]:

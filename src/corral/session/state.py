@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from corral.catalog.memory.attach import memory_note
 from corral.catalog.toolset import offers
-from corral.kernel.ids import EnvironmentId, EventId, SessionId, ThreadId
+from corral.kernel.ids import EnvironmentId, EventId, SessionId, ThreadId, VaultId
 from corral.session import events as ev
 from corral.session.budget import BUDGET_REACHED, Budget
 from corral.session.call import Placement
@@ -196,6 +196,7 @@ class State:
     stop_reason: str | None = None
     budget: Budget | None = None
     runtime_rate: Decimal | None = None
+    vault_ids: Sequence[VaultId] = ()
     failed_mounts: frozenset[str] = frozenset()
     """Since the session last went running: it goes on without them."""
     needed_failures: int = 0
@@ -285,6 +286,7 @@ def begin(record: SessionRecord) -> State:
         primary_thread_id=record.primary_thread_id,
         environment_id=record.environment_id,
         environment=record.environment,
+        vault_ids=record.vault_ids,
         status="idle",
         budget=record.budget,
         runtime_rate=record.runtime_rate,

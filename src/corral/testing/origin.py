@@ -6,16 +6,20 @@
     POST /echo          the body of the request, as it comes
     GET  /socket        a WebSocket that says what it hears
     GET  /nonsense      bytes that are no HTTP
+    GET  /reflect/HOW   the Authorization header, said back in some way: see `_reflect`
 
 The standard library's server: what it reads and writes is not what reads and writes in the proxy.
 """
 
 import base64
+import gzip
 import hashlib
 import json
+import ssl
 import threading
+import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -33,12 +37,14 @@ _HTTP: Final = "HTTP/1.1"
 
 @dataclass(kw_only=True)
 class Origin:
-    """requests: (method, path, headers) of those that came. connections: that were made, ever."""
+    """requests: (method, path, headers) of those that came. bodies: of those to /echo, as far as they are
+    short. connections: that were made, ever."""
 
     scheme: str
     port: int = 0
     authority: Path | None = None
     requests: list[tuple[str, str, list[tuple[str, str]]]] = field(default_factory=list)
+    bodies: list[bytes] = field(default_factory=list)
     connections: int = 0
     go: threading.Event = field(default_factory=threading.Event)
 
@@ -105,6 +111,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(b"2")
         elif what == "socket":
             self._websocket()
+        elif what == "reflect":
+            self._reflect(number)
         elif what == "nonsense":
             self.wfile.write(b"\x00\x01\x02 nonsense\r\n\r\n")
             self.close_connection = True
@@ -122,16 +130,20 @@ class _Handler(BaseHTTPRequestHandler):
                 body += self.rfile.read(size)
                 self.rfile.readline()
             self.rfile.readline()
+            self.server.origin.bodies.append(body)
             self._all(body)
             return
         left = int(self.headers.get("Content-Length", "0"))
         self._start(200, ("Content-Length", str(left)))
+        seen = b""
         while left:
             data = self.rfile.read1(min(left, len(_CHUNK)))
             if not data:
                 return
             left -= len(data)
+            seen = (seen + data)[: len(_CHUNK)]
             self.wfile.write(data)
+        self.server.origin.bodies.append(seen)
 
     do_PUT = do_POST
 
@@ -147,6 +159,42 @@ class _Handler(BaseHTTPRequestHandler):
     def _all(self, body: bytes) -> None:
         self._start(200, ("Content-Length", str(len(body))))
         self.wfile.write(body)
+
+    def _reflect(self, how: str) -> None:
+        """sized, chunked (byte by byte), large, closed (to its end), gzip, deflate, br (which it is not),
+        in a header, in the reason, in a trailer, or as nonsense."""
+        said = self.headers["Authorization"]
+        text = f"you said {said}, and {said[:3]}".encode()
+        if how == "chunked":
+            self._start(200, ("Transfer-Encoding", "chunked"))
+            for byte in text:
+                self.wfile.write(b"1\r\n%c\r\n" % byte)
+                self.wfile.flush()
+            self.wfile.write(b"0\r\n\r\n")
+        elif how == "large":
+            self._all(_CHUNK + _CHUNK[:13] + text + _CHUNK)
+        elif how == "closed":
+            self._start(200, ("Connection", "close"))
+            self.wfile.write(text)
+            if isinstance(self.connection, ssl.SSLSocket):
+                with suppress(OSError):  # nobody has to answer
+                    self.connection.unwrap()
+        elif how in ("gzip", "deflate", "br"):
+            packed = gzip.compress(text) if how == "gzip" else zlib.compress(text)
+            self._start(200, ("Content-Length", str(len(packed))), ("Content-Encoding", how))
+            self.wfile.write(packed)
+        elif how == "header":
+            self._start(200, ("Content-Length", "0"), ("X-Said", said))
+        elif how == "reason":
+            self.wfile.write(f"HTTP/1.1 200 you said {said}\r\nContent-Length: 0\r\n\r\n".encode())
+        elif how == "trailer":
+            self._start(200, ("Transfer-Encoding", "chunked"))
+            self.wfile.write(f"0\r\nX-Said: {said}\r\n\r\n".encode())
+        elif how == "nonsense":
+            self.wfile.write(f"HTTP/1.1 {said} nonsense\r\n{said}\r\n\r\n".encode())
+            self.close_connection = True
+        else:
+            self._all(text)
 
     def _websocket(self) -> None:
         """Text frames of fewer than 126 bytes, said as they are heard, until one that ends it."""

@@ -4,8 +4,17 @@ from typing import Any
 
 import pytest
 
-from corral.catalog.credentials import check_session_vaults, server_key, without_secrets
+from corral.catalog.credentials import (
+    check_session_vaults,
+    first_of_each_use,
+    placeholder_of,
+    server_key,
+    unreachable_hosts,
+    variables_of,
+    without_secrets,
+)
 from corral.kernel.errors import InvalidRequest
+from corral.kernel.ids import SessionId
 
 VAULT = {"id": "vlt_1", "type": "vault", "archived_at": None}
 
@@ -51,9 +60,56 @@ def test_every_secret_is_taken_out() -> None:
     assert secrets == {"access_token": "1", "refresh_token": "2", "client_secret": "3"}
 
 
-def test_a_server_credential_is_accepted_and_an_archived_vault_is_not() -> None:
-    auth: dict[str, Any] = {"type": "static_bearer", "mcp_server_url": "https://mcp.example/x"}
-    vaults: Any = [(VAULT, [{"id": "vcrd_1", "auth": auth}])]
-    check_session_vaults(vaults)
-    with pytest.raises(InvalidRequest, match=r"vault_ids\.0: .*archived"):
-        check_session_vaults([({**VAULT, "archived_at": "2026-01-01T00:00:00Z"}, [])])
+def test_an_archived_vault_is_not_accepted() -> None:
+    check_session_vaults([VAULT, VAULT])
+    with pytest.raises(InvalidRequest, match=r"vault_ids\.1: .*archived"):
+        check_session_vaults([VAULT, {**VAULT, "archived_at": "2026-01-01T00:00:00Z"}])
+
+
+def variable(credential_id: str, name: str, *hosts: str) -> dict[str, Any]:
+    networking = {"type": "limited", "allowed_hosts": list(hosts)} if hosts else {"type": "unrestricted"}
+    auth = {"type": "environment_variable", "secret_name": name, "networking": networking}
+    return {"id": credential_id, "auth": auth}
+
+
+def test_the_first_vault_that_has_one_wins() -> None:
+    server = {"type": "static_bearer", "mcp_server_url": "https://mcp.example/x"}
+    same = {"type": "mcp_oauth", "mcp_server_url": "https://MCP.example:443/x/"}
+    given = [
+        variable("vcrd_1", "A"),
+        {"id": "vcrd_2", "auth": server},
+        variable("vcrd_3", "B"),
+        variable("vcrd_4", "A"),
+        {"id": "vcrd_5", "auth": same},
+    ]
+    used = first_of_each_use(given)
+    assert [each["id"] for each in used] == ["vcrd_1", "vcrd_2", "vcrd_3"]
+    assert set(variables_of(used, SessionId("sesn_1"))) == {"A", "B"}
+
+
+def test_placeholders() -> None:
+    """Of fixed length, one for each session and name, and the same wherever it is asked for."""
+    made = {placeholder_of(SessionId(f"sesn_{n}"), name) for n in range(3) for name in ("A", "B")}
+    assert len(made) == 6 and {len(each) for each in made} == {len("corral_ph_") + 32}
+    assert all(each.startswith("corral_ph_") for each in made)
+    assert placeholder_of(SessionId("sesn_1"), "A") in made
+
+
+@pytest.mark.parametrize(
+    ("hosts", "networking", "unreachable"),
+    [
+        (["a.test"], {"type": "unrestricted"}, []),
+        (["a.test"], {"type": "limited"}, ["a.test"]),
+        (["A.test", "b.test"], {"type": "limited", "allowed_hosts": ["a.test"]}, ["b.test"]),
+        (["x.a.test", "a.test"], {"type": "limited", "allowed_hosts": ["*.a.test"]}, ["a.test"]),
+        (["*.a.test"], {"type": "limited", "allowed_hosts": ["x.a.test", "a.test"]}, ["*.a.test"]),
+        (["*.b.a.test", "*.a.test"], {"type": "limited", "allowed_hosts": ["*.A.test"]}, []),
+        (["*.ba.test"], {"type": "limited", "allowed_hosts": ["*.a.test"]}, ["*.ba.test"]),
+        (["a.test"], {"type": "limited", "allow_package_managers": True}, []),  # nobody knows here
+        ([], {"type": "limited"}, []),
+    ],
+)
+def test_hosts_that_an_environment_does_not_allow(
+    hosts: list[str], networking: dict[str, Any], unreachable: list[str]
+) -> None:
+    assert unreachable_hosts(variable("vcrd_1", "A", *hosts), networking) == unreachable

@@ -9,6 +9,7 @@ A directory that only the host may change, with one directory per kept place tha
       memory/<slug>/              /mnt/memory/<slug>
       notes/                      what the host writes down of it; in no sandbox
       tmp/                        /tmp, where that cannot be memory; not kept
+      trust/authorities.pem       /run/corral/authorities.pem, of a session with credentials; ours; not kept
 """
 
 import contextlib
@@ -29,10 +30,12 @@ __all__ = [
     "PATHS",
     "SCRATCH",
     "TMP",
+    "TRUST",
     "UPLOADS",
     "WORKDIR",
     "drops_uid",
     "lay_out",
+    "lay_trust",
     "place_of",
     "remove_empty",
     "stores_of",
@@ -51,6 +54,7 @@ UPLOADS: Final = ("uploads", "/mnt/session/uploads")  # likewise; only the host 
 MEMORY: Final = ("memory", "/mnt/memory")  # likewise, with a directory for each memory store
 NOTES: Final = "notes"
 SCRATCH: Final = "tmp"
+TRUST: Final = ("trust/authorities.pem", "/run/corral/authorities.pem")  # only the host writes there
 _PLACES: Final = frozenset(("outputs", UPLOADS[0], NOTES))
 _SLUG: Final = re.compile(r"[A-Za-z0-9_-]{1,255}")  # or a memory store's id
 
@@ -83,6 +87,16 @@ def lay_out(home: Path, memory: Iterable[str] = (), *, owner: int | None, mode: 
         folder.chmod(0o700)
         if owner is not None:
             os.chown(folder, owner, owner)
+
+
+def lay_trust(home: Path, bundle: bytes) -> None:
+    """Make this what its sandboxes trust, from the next one on."""
+    file = home / TRUST[0]
+    file.parent.mkdir(mode=0o755, exist_ok=True)
+    draft = file.with_name(f"{file.name}.new")
+    draft.write_bytes(bundle)
+    draft.chmod(0o644)
+    draft.rename(file)
 
 
 def place_of(home: Path, place: str) -> Path:

@@ -18,7 +18,7 @@ from typing import Final
 
 from corral.catalog.packages import PLACE
 from corral.hands.providers.binary import Bwrap, PythonInside
-from corral.hands.providers.home import AGENT, HOST_UID, MEMORY, PATHS, TMP, UPLOADS, WORKDIR
+from corral.hands.providers.home import AGENT, HOST_UID, MEMORY, PATHS, TMP, TRUST, UPLOADS, WORKDIR
 from corral.hands.providers.layers import Layer
 from corral.hands.providers.overlay import Overlay
 from corral.hands.providers.system import MACHINE, USR, System
@@ -27,6 +27,9 @@ from corral.kernel.limits import SANDBOX_TMP_BYTES
 __all__ = ["Blueprint", "bwrap_arguments", "confined", "environment", "launch_command"]
 
 _INSIDE_UID: Final = "1000"
+
+
+_BUNDLES: Final = ("/etc/ssl/certs/ca-certificates.crt",)  # what many trust without being told
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -162,6 +165,10 @@ def _is_reachable(path: Path) -> bool:
     return all(folder.stat().st_mode & 0o001 for folder in (path, *path.parents))
 
 
+def _is_file(path: Path) -> bool:
+    return path.is_file() and not path.is_symlink()
+
+
 def _arguments(
     blueprint: Blueprint,
     home: Path,
@@ -176,6 +183,10 @@ def _arguments(
     read_only = [(seen(file), f"/etc/{file.name}") for file in sorted(made_up.iterdir())]
     read_only.append((seen(blueprint.inside / "agent"), AGENT))
     read_only.append((seen(home / UPLOADS[0]), UPLOADS[1]))
+    bundle = home / TRUST[0]
+    if bundle.exists():
+        places = [TRUST[1], *(place for place in _BUNDLES if _is_file(blueprint.system.path(place)))]
+        read_only += [(seen(bundle), place) for place in places]
     if layer is not None:
         read_only.append((seen(layer.top), PLACE))
         read_only += [(seen(source), place) for source, place in layer.files]

@@ -31,9 +31,11 @@ from corral.hands.providers.home import (
     PATHS,
     SCRATCH,
     TMP,
+    TRUST,
     UPLOADS,
     WORKDIR,
     lay_out,
+    lay_trust,
     place_of,
     remove_empty,
     stores_of,
@@ -44,7 +46,7 @@ from corral.hands.providers.registries import Registries
 from corral.hands.providers.system import MACHINE, System
 from corral.hands.providers.walls import Process, Walls
 from corral.hands.sandbox import AgentSandbox, start_message
-from corral.hands.way_out import Egress, expected_way_out, opens_registries
+from corral.hands.way_out import Egress, expected_way_out, opens_registries, trusting
 from corral.kernel.errors import InvalidRequest, SandboxUnavailable, WorldError
 from corral.kernel.limits import (
     LAYER_BYTES_MAX,
@@ -101,7 +103,8 @@ class WalledProvider:
         memory, digest = stores_of(recipe), await self._layer_of(recipe)
         if self._is_closed:
             raise SandboxUnavailable("the provider is closed", retryable=False)
-        while self._pool and not memory and digest is None:
+        trusts = bool(recipe.variables) and self._egress is not None
+        while self._pool and not memory and digest is None and not recipe.variables:
             home, warm = self._pool.pop()
             if not warm.is_alive:
                 await self._discard(home, warm)
@@ -113,7 +116,11 @@ class WalledProvider:
                 break
             self._fill_pool()
             return await self._let_out(warm, session_id, recipe)
-        sandbox = await self._boot(workspace, memory, digest)
+        if trusts:
+            assert self._egress is not None
+            self._lay_out(workspace, memory)
+            lay_trust(workspace, await self._egress.bundle(session_id))
+        sandbox = await self._boot(workspace, memory, digest, variables=recipe.variables)
         self._fill_pool()
         return await self._let_out(sandbox, session_id, recipe)
 
@@ -186,9 +193,15 @@ class WalledProvider:
         self._tending.close()
 
     async def _boot(
-        self, home: Path, memory: Mapping[str, bool] | None = None, digest: str | None = None
+        self,
+        home: Path,
+        memory: Mapping[str, bool] | None = None,
+        digest: str | None = None,
+        *,
+        variables: Mapping[str, str] | None = None,
     ) -> AgentSandbox:
-        """A cold start on a workspace. digest: of its packages. Raises SandboxUnavailable with a remedy."""
+        """A cold start on a workspace. digest: of its packages. variables: of its programs, unless we have
+        one of that name. Raises SandboxUnavailable with a remedy."""
         await self._walls.set_up()
         memory = memory or {}
         self._lay_out(home, memory)
@@ -212,9 +225,11 @@ class WalledProvider:
                 await sandbox.start(
                     start_message(
                         env={
+                            **(variables or {}),
                             **environment(python, layer),
                             **({"HOME": seen(TMP), "TMPDIR": seen(TMP)} if moved else {}),
                             **way.environment,
+                            **(trusting(seen(TRUST[1])) if (home / TRUST[0]).exists() else {}),
                         },
                         workdir=seen(WORKDIR),
                         roots=roots,
@@ -439,7 +454,7 @@ class WalledProvider:
             raise self._tending.diagnose(complaint)
 
     async def remove_workspace(self, workspace: Path) -> None:
-        for ours in (UPLOADS[0], NOTES):  # no agent ever wrote there
+        for ours in (UPLOADS[0], NOTES, Path(TRUST[0]).parts[0]):  # no agent ever wrote there
             await asyncio.to_thread(shutil.rmtree, workspace / ours, ignore_errors=True)
         if not workspace.exists() or remove_empty(workspace):
             return

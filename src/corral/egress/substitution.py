@@ -1,0 +1,192 @@
+"""What is put into the requests of a sandbox to one host, and taken out of the answers again.
+
+    Variable    a placeholder that the sandbox knows is replaced by a secret, in headers, in bodies, or both
+    Addition    a header is put to requests below a path, of which the sandbox knows nothing
+
+Never in a URL; other hosts see the placeholder as it is. A secret that stands in an answer is replaced by
+what the sandbox knows instead: a host that says back what it was sent tells it nothing. That goes for the
+secret as it is and as JSON, URLs and HTML spell it; what a host makes of a secret beyond that, whoever
+trusts the host with it has to know. Source: API docs, vaults; docs/DIVERGENCES.md "Placeholders".
+"""
+
+import html
+import json
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+from urllib.parse import quote, quote_plus
+
+from corral.catalog.credentials import placeholder_of
+from corral.egress.credentials import CredentialUnusable, SessionCredentials
+from corral.egress.headers import RawHeaders
+from corral.egress.swap import Swap
+from corral.kernel.hosts import matches
+from corral.kernel.ids import CredentialId
+from corral.kernel.limits import MASKED_SECRET_BYTES_MIN
+
+__all__ = ["Addition", "Substitution", "Variable", "variables_of"]
+
+_NOT_CHANGED: Final = frozenset(
+    (b"host", b"connection", b"content-length", b"transfer-encoding", b"upgrade", b"expect")
+)
+# What some hosts take for another path than others do.
+_AMBIGUOUS: Final = re.compile(r"(^|/)\.{1,2}(/|$)|\\|//|%2e|%2f|%5c", re.I)
+_CONTROL: Final = frozenset(range(32)) - {9} | {127}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Variable:
+    """placeholder: what the sandbox has for the secret."""
+
+    credential_id: CredentialId
+    placeholder: str
+    secret: str = field(repr=False)
+    in_header: bool
+    in_body: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Addition:
+    """below: the path of the requests that get the header, and what is below it. It takes the place of one
+    of the same name. secret: what must not come back, within `value`. credential_id: for the audit."""
+
+    below: str
+    name: str
+    value: str = field(repr=False)
+    secret: str = field(repr=False)
+    credential_id: CredentialId | None = None
+
+    def is_for(self, path: str) -> bool:
+        """path: of a request, as sent. One that could be read in two ways is not below anything."""
+        path = path.partition("?")[0]
+        if _AMBIGUOUS.search(path):
+            return False
+        below = self.below.rstrip("/")
+        return path == below or path.startswith(f"{below}/")
+
+
+def variables_of(credentials: SessionCredentials, host: str) -> list[Variable]:
+    """Of those that are for this host, which is canonical. One without a secret that can be used is left
+    out: its placeholder stays what it is."""
+    found = []
+    for credential in credentials.variables():
+        networking, where = credential.auth["networking"], credential.auth["injection_location"]
+        if networking["type"] != "unrestricted" and not any(
+            matches(pattern, host) for pattern in networking["allowed_hosts"]
+        ):
+            continue
+        try:
+            secret = credential.secret("secret_value")
+        except CredentialUnusable:
+            continue
+        found.append(
+            Variable(
+                credential_id=credential.credential_id,
+                placeholder=placeholder_of(credentials.session_id, credential.auth["secret_name"]),
+                secret=secret,
+                in_header=where["header"],
+                in_body=where["body"],
+            )
+        )
+    return found
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Substitution:
+    """Of one session towards one host, as its credentials are now. Nothing in it: TLS to that host is none
+    of our business."""
+
+    variables: Sequence[Variable] = ()
+    additions: Sequence[Addition] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.variables or self.additions)
+
+    def head(self, headers: RawHeaders, path: str) -> tuple[RawHeaders, list[CredentialId]]:
+        """The headers as the host gets them, and which credentials are in them.
+
+        Raises CredentialUnusable: a secret that no header can have.
+        """
+        used: list[CredentialId] = []
+        done: RawHeaders = []
+        for name, value in headers:
+            if name.lower() not in _NOT_CHANGED:
+                for variable in self.variables:
+                    placeholder = variable.placeholder.encode()
+                    if variable.in_header and placeholder in value:
+                        value = value.replace(placeholder, _in_header(variable))
+                        used.append(variable.credential_id)
+            done.append((name, value))
+        for addition in self.additions:
+            if addition.is_for(path):
+                added = addition.name.encode()
+                done = [(name, value) for name, value in done if name.lower() != added.lower()]
+                done.append((added, addition.value.encode()))
+                if addition.credential_id is not None:
+                    used.append(addition.credential_id)
+        return done, list(dict.fromkeys(used))
+
+    def body(self, content_type: str) -> Swap | None:
+        """For the body of a request; None if there is nothing to put into one. What is put in is spelled as
+        that type of content needs it, as a program would have that knew the secret."""
+        spelled = _SPELLED.get(content_type.partition(";")[0].strip().lower(), str)
+        table = {
+            variable.placeholder.encode(): spelled(variable.secret).encode()
+            for variable in self.variables
+            if variable.in_body
+        }
+        return Swap(table) if table else None
+
+    def in_body(self, found: Iterable[bytes]) -> list[CredentialId]:
+        """Whose placeholders these are."""
+        found = set(found)
+        return [each.credential_id for each in self.variables if each.placeholder.encode() in found]
+
+    def mask(self, *, held_bytes_min: int = 1) -> Swap:
+        """For what comes back."""
+        table: dict[bytes, bytes] = {}
+        for variable in self.variables:
+            table |= _masked(variable.secret, variable.placeholder)
+        for addition in self.additions:
+            table |= _masked(addition.secret, "*" * 8)
+        return Swap(table, held_bytes_min=held_bytes_min)
+
+
+def _in_header(variable: Variable) -> bytes:
+    secret = variable.secret.encode()
+    if not _CONTROL.isdisjoint(secret):
+        raise CredentialUnusable(
+            f"credential {variable.credential_id} has a line end or another character that no header can"
+            " have"
+        )
+    return secret
+
+
+def _as_json(secret: str) -> str:
+    return json.dumps(secret)[1:-1]
+
+
+_SPELLED: Final[dict[str, Callable[[str], str]]] = {
+    "application/json": _as_json,
+    "application/x-www-form-urlencoded": quote_plus,
+}
+
+
+def _masked(secret: str, instead: str) -> dict[bytes, bytes]:
+    """A secret so short that it stands in any text is none that could be kept."""
+    if len(secret.encode()) < MASKED_SECRET_BYTES_MIN:
+        return {}
+    spelled = {
+        secret,
+        secret.strip(),  # as headers lose it
+        _as_json(secret),
+        _as_json(secret).replace("/", "\\/"),
+        json.dumps(secret, ensure_ascii=False)[1:-1],
+        quote(secret, safe=""),
+        quote(secret),
+        quote_plus(secret),
+        html.escape(secret),
+        html.escape(secret, quote=False),
+    }
+    return {each.encode(): instead.encode() for each in spelled if each}

@@ -1,0 +1,74 @@
+"""Replacing some strings in a stream of bytes by others, wherever the stream is cut into chunks."""
+
+import re
+from collections.abc import Mapping
+
+__all__ = ["Swap"]
+
+_PROBE_BYTES = 16  # of a string, looked for first: the rest is rarely there
+
+
+class Swap:
+    """Give it what comes with `feed`, and call `end` after the last of it; both return what goes on.
+
+    At a place where several of the strings begin, the longest is replaced; what has been put in is not
+    looked at again. Nothing is held back but an end that may be the beginning of one of the strings, of at
+    least `held_bytes_min`.
+
+    found: which of them were met so far.
+    """
+
+    def __init__(self, table: Mapping[bytes, bytes], *, held_bytes_min: int = 1) -> None:
+        """table: what is replaced -> by what. No string is empty."""
+        assert all(table)
+        self._table = dict(table)
+        longest_first = sorted(table, key=len, reverse=True)
+        self._any = re.compile(b"|".join(map(re.escape, longest_first))) if table else None
+        self._longest = len(longest_first[0]) if table else 0
+        self._held_bytes_min = held_bytes_min
+        self._held = b""
+        self.found: set[bytes] = set()
+
+    def feed(self, data: bytes) -> bytes:
+        return self._swapped(data, is_end=False) if self._any is not None else data
+
+    def end(self) -> bytes:
+        return self._swapped(b"", is_end=True) if self._held else b""
+
+    def all(self, data: bytes) -> bytes:
+        """Of data that is whole."""
+        return self.feed(data) + self.end()
+
+    def _swapped(self, data: bytes, *, is_end: bool) -> bytes:
+        data, self._held = self._held + data, b""
+        assert self._any is not None
+        done: list[bytes] = []
+        at = 0
+        held_at = len(data) if is_end else self._held_at(data, 0)
+        if any(each in data for each in self._table):  # quicker than the expression by far
+            while (met := self._any.search(data, at)) is not None and met.start() < held_at:
+                self.found.add(met[0])
+                done += [data[at : met.start()], self._table[met[0]]]
+                at = met.end()
+                if at > held_at:
+                    held_at = self._held_at(data, at)
+        done.append(data[at:held_at])
+        self._held = data[held_at:]
+        return b"".join(done)
+
+    def _held_at(self, data: bytes, start: int) -> int:
+        """Where in the data, from `start` on, what may be the beginning of a string begins; its end if
+        nothing does."""
+        first = len(data)
+        for each in self._table:
+            probe = each[:_PROBE_BYTES]
+            begin = max(start, len(data) - len(each) + 1)
+            at = data.find(probe, begin, first + len(probe))
+            while at >= 0 and not each.startswith(data[at:]):
+                at = data.find(probe, at + 1, first + len(probe))
+            first = at if 0 <= at < first else first
+            for at in range(max(begin, len(data) - len(probe) + 1), first):  # less than the probe is there
+                if each.startswith(data[at:]):
+                    first = at
+                    break
+        return first if len(data) - first >= self._held_bytes_min else len(data)

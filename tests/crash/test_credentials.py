@@ -1,0 +1,174 @@
+"""Credentials of a whole server at work: used, rotated, and in plain in the memory of one process alone."""
+
+import asyncio
+import contextlib
+import re
+from base64 import b64decode, b64encode
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from corral.daemon import token_path
+from corral.egress.process import KEY_FILE
+from corral.testing.messages_reply import Reply
+from corral.testing.origin import Origin
+from tests.served import KEY, text
+from tests.stage import Stage, staged, words
+
+CANARY = "canary-0f-a-session-at-w0rk"
+ROTATED = "canary-after-it-was-r0tated"
+AUTH: dict[str, Any] = {
+    "type": "environment_variable",
+    "secret_name": "TOKEN",
+    "secret_value": CANARY,
+    "networking": {"type": "limited", "allowed_hosts": ["localhost", "api.example.com"]},
+}
+_CHUNK_BYTES = 1 << 24
+_numbers = count(1)
+
+
+def memory(pid: int) -> "list[bytes]":
+    """What can be read of a process's memory, in pieces that overlap."""
+    found = []
+    maps = Path(f"/proc/{pid}/maps").read_text()
+    with Path(f"/proc/{pid}/mem").open("rb", buffering=0) as file:
+        for line in maps.splitlines():
+            area, mode = line.split()[:2]
+            if "r" not in mode or line.endswith(("[vvar]", "[vsyscall]", "[vvar_vclock]")):
+                continue
+            start, end = (int(part, 16) for part in area.split("-"))
+            for at in range(start, end, _CHUNK_BYTES):
+                with contextlib.suppress(OSError, OverflowError, ValueError):
+                    file.seek(at)
+                    found.append(file.read(min(_CHUNK_BYTES + 256, end - at)))
+    return found
+
+
+def holds(pid: int, secrets: "dict[str, bytes]") -> set[str]:
+    """Which of these are in its memory, its environment, its command line or a file that it has open."""
+    pieces = memory(pid)
+    for name in ("environ", "cmdline"):
+        pieces.append(Path(f"/proc/{pid}/{name}").read_bytes())
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(OSError):
+            if descriptor.is_file():
+                pieces.append(descriptor.read_bytes())
+    return {name for name, secret in secrets.items() if any(secret in piece for piece in pieces)}
+
+
+def below(pid: int) -> set[int]:
+    """The process and everything that it started."""
+    found, new = {pid}, {pid}
+    while new:
+        children = set()
+        for parent in new:
+            for task in Path(f"/proc/{parent}/task").glob("*/children"):
+                with contextlib.suppress(OSError):
+                    children |= {int(word) for word in task.read_text().split()}
+        new = children - found
+        found |= new
+    return found
+
+
+async def said(stage: Stage, session_id: str, command: str) -> str:
+    """What a command prints, in a turn of its own."""
+    stage.play(Reply.tools((f"toolu_{next(_numbers)}", "bash", {"command": command})), Reply.text("Done."))
+    async with stage.watch(session_id) as tail:
+        await stage.send(session_id, text("Go on."))
+        await tail.idle(seconds=60)
+        return words(await tail.until("agent.tool_result"))
+
+
+@pytest.fixture
+def origin(tmp_path: Path) -> Any:
+    with Origin.start(tmp_path) as origin:
+        yield origin
+
+
+async def test_a_session_at_work(origin: Origin) -> None:
+    assert origin.authority
+    settings = {
+        "egress_internal_hosts": ("localhost",),
+        "egress_ca": origin.authority,
+        "log_level": "debug",
+    }
+    async with staged(settings=settings) as stages, stages.open() as stage:
+        server, beta = stage.server, stage.client.beta
+        vault = await beta.vaults.create(display_name="V")
+        made = await beta.vaults.credentials.create(vault.id, auth=AUTH)
+        environment = await beta.environments.create(
+            name="limited",
+            config={"type": "cloud", "networking": {"type": "limited", "allowed_hosts": ["localhost"]}},
+        )
+        await server.kill("server")  # it was sent the secret, and forgets it with all else
+        await server.client.with_options(max_retries=10).beta.vaults.retrieve(vault.id)
+        stage._environment_id = environment.id
+        session = await stage.session(vault_ids=[vault.id])
+        get = (
+            "curl -sS --noproxy '' -x $https_proxy -H \"Authorization: $TOKEN\""
+            f" https://localhost:{origin.port}/headers"
+        )
+        found = await said(stage, session.id, f"echo $TOKEN; {get}")
+        placeholder = re.match(r"corral_ph_[0-9a-f]{32}\n", found)
+        assert placeholder and found.count(placeholder[0].strip()) == 2
+        assert CANARY not in found
+        assert dict(origin.requests[-1][2])["Authorization"] == CANARY
+
+        events = await stage.history(session.id)
+        [error] = [event.error for event in events if event.type == "session.error"]
+        assert error.type == "credential_host_unreachable_error"
+        assert (error.credential_id, error.vault_id) == (made.id, vault.id)
+        assert "api.example.com" in error.message and error.retry_status.type == "retrying"
+
+        await beta.vaults.credentials.update(
+            made.id,
+            vault_id=vault.id,
+            auth={"type": "environment_variable", "secret_value": ROTATED},
+        )
+        private = (server.config.data_dir / "egress" / "private" / KEY_FILE).read_bytes().split()[1]
+        secrets = {
+            "secret": CANARY.encode(),
+            "key": b64decode(private),
+            "key as text": private,
+            "seed": (server.config.data_dir / "egress" / "private" / "authority.seed").read_bytes(),
+        }
+        egress = server.pid("egress")
+        assert server.process
+        others = set().union(*(below(pid) for pid in (server.process.pid, server.pid("hands")))) - {egress}
+        assert {server.pid("server"), server.pid("hands")} <= others
+        try:
+            assert "secret" in holds(egress, secrets), "the search finds what is there"
+        except PermissionError:
+            pytest.skip("this machine does not let its user read the memory of processes")
+        control = {"token": token_path(server.config.data_dir, "egress").read_bytes()}
+        assert holds(server.pid("hands"), control), "also in the others"
+        looked = 0
+        for pid in others:
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
+                assert not holds(pid, secrets), pid
+                looked += 1
+        assert looked >= 4
+        for secret in (CANARY.encode(), b64encode(CANARY.encode())):
+            for path in server.config.data_dir.rglob("*"):
+                with contextlib.suppress(OSError):
+                    assert not path.is_file() or secret not in path.read_bytes(), path
+
+        async with asyncio.timeout(60):  # as is promised
+            while dict(origin.requests[-1][2])["Authorization"] != ROTATED:
+                assert ROTATED not in await said(stage, session.id, f"{get}; sleep 2")
+        async with asyncio.timeout(30):
+            while True:
+                if {each["credential_id"] for each in await audit(stage, session.id)} == {None, made.id}:
+                    break
+                await asyncio.sleep(0.2)
+        assert server.log and CANARY not in server.log and ROTATED not in server.log
+
+
+async def audit(stage: Stage, session_id: str) -> list[dict[str, Any]]:
+    """What is written down of it by now, which arrives within a second or two."""
+    async with httpx2.AsyncClient(base_url=stage.server.url, headers={"x-api-key": KEY}) as http:
+        answer = await http.get("/corral/v1/audit", params={"session_id": session_id, "limit": 1000})
+    return list(answer.json()["data"])
