@@ -16,6 +16,7 @@ from typing import Any
 
 from corral.app.credentials import CredentialDuty
 from corral.catalog.credentials import place_of, placeholder_of
+from corral.catalog.repositories import SealedToken
 from corral.catalog.vaults import SealedCredential, SealedSecret
 from corral.daemon import socket_path, token_path
 from corral.egress.policy import OperatorHosts
@@ -100,6 +101,9 @@ class Gateway:
     async def of_session(self, session_id: SessionId) -> Sequence[SealedCredential]:
         """`catalog.vaults.SessionCredentialStore`, without a database."""
         return self.sealed.get(session_id, [])
+
+    async def tokens_of_session(self, session_id: SessionId) -> Sequence[SealedToken]:
+        return []
 
     async def gives(self, session_id: str, name: str, secret: str, **auth: object) -> str:
         """From now on the session has this variable; returns its placeholder."""

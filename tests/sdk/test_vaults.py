@@ -350,7 +350,7 @@ def test_repeated_requests_record_no_secret(server, http, vault) -> None:
 
 
 def test_session_vaults(strict, vault, agent_id, environment_id) -> None:
-    """Accepted unless one is for an MCP server that the agent has, which cannot be used yet."""
+    """Whatever is in them, unless they are archived."""
     credentials = strict.beta.vaults.credentials
 
     def create(*vault_ids: str) -> Any:

@@ -18,8 +18,8 @@ Rules of this package:
 - What a client says twice must be the same: the target, the Host header, the name in its TLS hello.
 - TLS is passed through unread (`tunnel`), but to a host for which the session has a credential: there it is
   opened (`opened`). HTTP/1.1 is parsed and written anew (`forward`).
-- A secret is in plain in this process alone (`credentials`), goes to the hosts that it is for and to no others
-  (`substitution`), and does not come back (`treatment`).
+- A secret is in plain in this process alone (`credentials`), goes to the hosts that it is for and to no
+  others (`substitution`), and does not come back (`treatment`).
 - What is decided is written down before it is done (`audit`); what cannot be written down is not done.
 - Everything a client can make us hold has a bound; a session can only use up its own.
 

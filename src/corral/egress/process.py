@@ -205,9 +205,13 @@ class _Egress:
                 self._start(writer, "200 OK", self._health())
             elif (method, target) == (b"GET", f"{PREFIX}/adopt".encode()):
                 await self._hold(reader, writer)
-            elif method == b"POST" and (desk := self._desks.get(_desk(target))) is not None:
-                what = target.rpartition(b"/")[2].decode("latin-1")
-                self._start(writer, *await desk.answer(what, await _body(reader, headers)))
+            elif method == b"POST":
+                asked = await _body(reader, headers)  # first: who is refused in the middle hears nothing
+                if (desk := self._desks.get(_desk(target))) is not None:
+                    what = target.rpartition(b"/")[2].decode("latin-1")
+                    self._start(writer, *await desk.answer(what, asked))
+                else:
+                    self._start(writer, "404 Not Found", {"error": "no such path"})
             else:
                 self._start(writer, "404 Not Found", {"error": "no such path"})
             await writer.drain()

@@ -1,7 +1,7 @@
 """What is put into the requests of a sandbox to one host, and taken out of the answers again.
 
     Variable    a placeholder that the sandbox knows is replaced by a secret, in headers, in bodies, or both
-    Addition    a header is put to requests below a path, of which the sandbox knows nothing
+    Addition    a header is put to some requests, of which the sandbox knows nothing
 
 Never in a URL; other hosts see the placeholder as it is. A secret that stands in an answer is replaced by
 what the sandbox knows instead: a host that says back what it was sent tells it nothing. That goes for the
@@ -11,7 +11,6 @@ trusts the host with it has to know. Source: API docs, vaults; docs/DIVERGENCES.
 
 import html
 import json
-import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -30,8 +29,6 @@ __all__ = ["Addition", "Substitution", "Variable", "variables_of"]
 _NOT_CHANGED: Final = frozenset(
     (b"host", b"connection", b"content-length", b"transfer-encoding", b"upgrade", b"expect")
 )
-# What some hosts take for another path than others do.
-_AMBIGUOUS: Final = re.compile(r"(^|/)\.{1,2}(/|$)|\\|//|%2e|%2f|%5c", re.I)
 _CONTROL: Final = frozenset(range(32)) - {9} | {127}
 
 
@@ -48,22 +45,14 @@ class Variable:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Addition:
-    """below: the path of the requests that get the header, and what is below it. It takes the place of one
-    of the same name. secret: what must not come back, within `value`. credential_id: for the audit."""
+    """is_for: which requests get the header, by their path and query, as they are sent. It takes the place
+    of one of the same name. secrets: what must not come back. credential_id: for the audit."""
 
-    below: str
-    name: str
-    value: str = field(repr=False)
-    secret: str = field(repr=False)
+    is_for: Callable[[bytes], bool]
+    name: bytes
+    value: bytes = field(repr=False)
+    secrets: tuple[str, ...] = field(repr=False)
     credential_id: CredentialId | None = None
-
-    def is_for(self, path: str) -> bool:
-        """path: of a request, as sent. One that could be read in two ways is not below anything."""
-        path = path.partition("?")[0]
-        if _AMBIGUOUS.search(path):
-            return False
-        below = self.below.rstrip("/")
-        return path == below or path.startswith(f"{below}/")
 
 
 def variables_of(credentials: SessionCredentials, host: str) -> list[Variable]:
@@ -103,7 +92,7 @@ class Substitution:
     def __bool__(self) -> bool:
         return bool(self.variables or self.additions)
 
-    def head(self, headers: RawHeaders, path: str) -> tuple[RawHeaders, list[CredentialId]]:
+    def head(self, headers: RawHeaders, path: bytes) -> tuple[RawHeaders, list[CredentialId]]:
         """The headers as the host gets them, and which credentials are in them.
 
         Raises CredentialUnusable: a secret that no header can have.
@@ -120,9 +109,8 @@ class Substitution:
             done.append((name, value))
         for addition in self.additions:
             if addition.is_for(path):
-                added = addition.name.encode()
-                done = [(name, value) for name, value in done if name.lower() != added.lower()]
-                done.append((added, addition.value.encode()))
+                done = [(name, value) for name, value in done if name.lower() != addition.name.lower()]
+                done.append((addition.name, addition.value))
                 if addition.credential_id is not None:
                     used.append(addition.credential_id)
         return done, list(dict.fromkeys(used))
@@ -149,7 +137,8 @@ class Substitution:
         for variable in self.variables:
             table |= _masked(variable.secret, variable.placeholder)
         for addition in self.additions:
-            table |= _masked(addition.secret, "*" * 8)
+            for secret in addition.secrets:
+                table |= _masked(secret, "*" * 8)
         return Swap(table, held_bytes_min=held_bytes_min)
 
 

@@ -42,7 +42,7 @@ class Treatment:
         self._method = method
         asked = [(name, value) for name, value in headers if name.lower() not in _NOT_ASKED]
         asked.append((b"Accept-Encoding", b"identity"))
-        self.headers, self.credential_ids = substitution.head(asked, path.decode("latin-1"))
+        self.headers, self.credential_ids = substitution.head(asked, path)
         self._known = set(self.credential_ids)
         self._swap: Swap | None = None
         if _value(headers, b"content-encoding").lower() in (b"", b"identity"):
