@@ -239,8 +239,8 @@ class SessionCredentialStore(Protocol):
         session that is gone. One transaction."""
 
     async def tokens_of_session(self, session_id: SessionId) -> Sequence[SealedToken]:
-        """Those of its repositories, in the order in which they were added; none of a session that is gone
-        or has ended."""
+        """Those of its repositories, in the order of their ids; none of a session that is gone or has
+        ended."""
 
 
 class VaultKeyStore(Protocol):

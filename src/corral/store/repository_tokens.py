@@ -34,7 +34,7 @@ _TOKENS = select(
 ).join_from(repository_tokens, sessions, sessions.c.session_id == repository_tokens.c.session_id)
 _OF_SESSION = _TOKENS.where(
     repository_tokens.c.session_id == bindparam("of_session_id"), sessions.c.terminated_at.is_(None)
-).order_by(repository_tokens.c.resource_id)  # by age: ids are minted in order
+).order_by(repository_tokens.c.resource_id)
 _SEALED_WITH = _TOKENS.where(
     repository_tokens.c.key_id.in_(bindparam("of_key_ids", expanding=True))
 ).order_by(repository_tokens.c.resource_id)

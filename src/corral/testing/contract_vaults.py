@@ -331,7 +331,8 @@ async def check_tokens_of_repositories(stores: Stores) -> None:
 
     async def session() -> tuple[SessionId, list[SealedToken]]:
         record = new_session(stores.ids, stores.clock.now())
-        tokens = [token(b"%d" % number, ResourceId(stores.ids.mint(RESOURCE))) for number in range(2)]
+        ids = sorted(stores.ids.mint(RESOURCE) for _ in range(2))
+        tokens = [token(b"%d" % number, ResourceId(each)) for number, each in enumerate(ids)]
         resources = [
             Resource(body={"id": each.place.resource_id, "type": "github_repository"}) for each in tokens
         ]
