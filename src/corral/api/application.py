@@ -19,6 +19,7 @@ from corral.api.routes.audit import audit_routes
 from corral.api.routes.corral import KeyCreate, corral_routes
 from corral.api.routes.docs import docs_routes
 from corral.api.routes.environment_keys import environment_key_routes
+from corral.api.routes.environment_sandbox import environment_sandbox_routes
 from corral.api.routes.environments import environment_routes
 from corral.api.routes.events import event_routes
 from corral.api.routes.files import file_routes
@@ -36,7 +37,11 @@ from corral.api.routes.vaults import vault_routes
 from corral.api.routes.work import work_routes
 from corral.api.routes.workspaces import WorkspaceCreate, workspace_routes
 from corral.api.schema.agents import AgentCreate, AgentUpdate
-from corral.api.schema.environments import EnvironmentCreate, EnvironmentUpdate
+from corral.api.schema.environments import (
+    EnvironmentCreate,
+    EnvironmentSandboxUpdate,
+    EnvironmentUpdate,
+)
 from corral.api.schema.events import EventsSend
 from corral.api.schema.memory import MemoryCreate, MemoryStoreCreate, MemoryStoreUpdate, MemoryUpdate
 from corral.api.schema.models import TokenCount
@@ -73,6 +78,7 @@ _BODIES: list[type[BaseModel]] = [
     VaultUpdate,
     WorkspaceCreate,
     EnvironmentKeyCreate,
+    EnvironmentSandboxUpdate,
     WorkStop,
     WorkUpdate,
 ]
@@ -140,6 +146,7 @@ def create_api(dependencies: Dependencies) -> FastAPI:
         *workspace_routes(dependencies, once, authenticator).routes,
         *vault_key_routes(dependencies).routes,
         *environment_key_routes(dependencies).routes,
+        *environment_sandbox_routes(dependencies).routes,
         *kill_routes(dependencies).routes,
         *audit_routes(dependencies).routes,
         *operations_routes(dependencies).routes,

@@ -25,12 +25,13 @@ Needed = Role | Literal["operator"]
 _RANK: Mapping[Needed, int] = {"user": 0, "developer": 1, "admin": 2, "operator": 3}
 _READS = frozenset({"GET", "HEAD"})
 _OWN_WORK = ("/v1/sessions", "/corral/v1/sessions/", "/v1/messages")
+_OF_THE_MACHINE = "/corral/v1/environments/{environment_id}/sandbox"  # to change it
 _OPERATORS = ("/corral/v1/workspaces", "/corral/v1/vault/", "/corral/v1/status")
 
 
 def least_role(method: str, path: str) -> Needed:
     """What a caller must at least be for a route, by its path template."""
-    if path.startswith(_OPERATORS):
+    if path.startswith(_OPERATORS) or (path == _OF_THE_MACHINE and method not in _READS):
         return "operator"
     if path.startswith(_OWN_WORK) or (path == "/v1/files" and method == "POST"):
         return "user"

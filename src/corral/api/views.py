@@ -6,6 +6,7 @@ from datetime import datetime
 import orjson
 
 from corral.catalog.records import Wire
+from corral.catalog.sandbox import SANDBOX
 from corral.kernel.clock import rfc3339
 from corral.session.closing import closed_usage
 from corral.session.content import Json
@@ -81,8 +82,10 @@ def thread_view(record: SessionRecord, thread: ThreadRecord, *, now: datetime) -
 
 
 def environment_view(environment: Wire) -> dict[str, Json]:
-    """With `state`, which hosted environments carry (observed: "active"; "archived" is inferred)."""
-    return {**environment, "state": "active" if environment["archived_at"] is None else "archived"}
+    """With `state`, which hosted environments carry (observed: "active"; "archived" is inferred), and
+    without what is ours alone."""
+    shown = {name: value for name, value in environment.items() if name != SANDBOX}
+    return {**shown, "state": "active" if environment["archived_at"] is None else "archived"}
 
 
 def sent_view(entry: StoredEvent | InboxEntry) -> bytes:

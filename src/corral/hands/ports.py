@@ -34,6 +34,8 @@ WALLS: Final = {
     "signals": "no process outside can be signalled",
     "network": "no socket of the machine, no way out but the checked one; among its own, sockets work",
     "memory": "the memory of a whole sandbox has a bound",
+    "cpu": "it takes no more of the processors than its bound, and among others a fair share",
+    "disk": "what it keeps on the disk has a bound, give or take what is written in some seconds",
     "count": "the number of processes and threads has a bound of its own",
     "end": "when it ends, however that comes, nothing of it runs on",
 }

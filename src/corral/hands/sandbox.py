@@ -16,6 +16,7 @@ from typing import Final, Protocol
 
 import orjson
 
+from corral.catalog.sandbox import DEFAULT_BOUNDS, Bounds
 from corral.hands.ports import SandboxLost
 from corral.hands.toolset import BadInput, checked_input
 from corral.hands.way_out import WayOut
@@ -60,8 +61,12 @@ class _Running:
 class AgentSandbox:
     """`hands.ports.Sandbox` over a machine's two pipes. Start it before use."""
 
-    def __init__(self, machine: Machine) -> None:
+    def __init__(
+        self, machine: Machine, *, bounds: Bounds = DEFAULT_BOUNDS, is_for_one_call: bool = False
+    ) -> None:
+        """bounds: `command_seconds` is held here. is_for_one_call: it ends when nothing runs in it."""
         self._machine = machine
+        self._bounds, self._is_for_one_call = bounds, is_for_one_call
         self.way_out: WayOut | None = None  # closed with the sandbox
         self._shells: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._calls: dict[str, _Running] = {}
@@ -101,7 +106,10 @@ class AgentSandbox:
             if call.name != "bash":
                 return await self._exchange(call, fields, running, limits.TOOL_TIMEOUT_SECONDS)
             async with self._shells[call.thread_id]:
-                timeout = (fields.get("timeout_ms") or 0) / 1000 or limits.TOOL_TIMEOUT_SECONDS
+                asked = (fields.get("timeout_ms") or 0) / 1000 or limits.TOOL_TIMEOUT_SECONDS
+                timeout = min(asked, self._bounds.command_seconds)
+                if timeout < asked:
+                    fields["timeout_ms"] = int(timeout * 1000)
                 return await self._exchange(call, fields, running, timeout)
         except asyncio.CancelledError:
             # cancel() wakes a call that waits for its shell this way; anybody else's cancellation goes on.
@@ -115,6 +123,15 @@ class AgentSandbox:
             raise
         finally:
             del self._calls[call.call_id]
+            if self._is_for_one_call and not self._calls:
+                self._lose("it was for one call")
+
+    def stop(self, why: str) -> None:
+        """Kill all of it; what runs in it is answered with these words, an error result."""
+        for running in self._calls.values():
+            if running.is_sent and not running.is_cancelled and not running.answer.done():
+                running.answer.set_result(ToolResult.text(why, is_error=True))
+        self._lose(why)
 
     async def check(self, *, absent: Sequence[str], closed: Sequence[str], stranger: int) -> Sequence[str]:
         """The agent's self-check of its walls: which escapes worked. absent, closed: host paths that must
@@ -256,13 +273,16 @@ def start_message(
     roots: Sequence[str],
     spill: str,
     moved: Mapping[str, str] | None = None,
-    processes: int = limits.SANDBOX_PROCESSES_MAX,
+    bounds: Bounds = DEFAULT_BOUNDS,
+    processes: int | None = None,
+    is_full: bool = False,
     way_out: tuple[int, int] | None = None,
 ) -> dict[str, Json]:
     """What the agent must know: its place, the words of an interrupt, its bounds (`sandbox_agent.wire`).
 
-    moved: directories that file tools are asked for -> where they are instead. processes: of its user.
-    way_out: the descriptor to hand a listening socket out through, and the port it listens on."""
+    moved: directories that file tools are asked for -> where they are instead. processes: of its user,
+    those of its bounds unless given. is_full: its programs can write to no file. way_out: the descriptor to
+    hand a listening socket out through, and the port it listens on."""
     return {
         "op": "start",
         "env": dict(env),
@@ -287,9 +307,9 @@ def start_message(
             "glob_results": limits.GLOB_RESULTS_MAX,
             "walk_entries": limits.WALK_ENTRIES_MAX,
             "frame_bytes": limits.TOOL_RESULT_BYTES_MAX,
-            "processes": processes,
-            "memory_bytes": limits.SANDBOX_MEMORY_BYTES,
-            "file_bytes": limits.SANDBOX_FILE_BYTES_MAX,
+            "processes": bounds.processes if processes is None else processes,
+            "memory_bytes": bounds.memory_bytes,
+            "file_bytes": 0 if is_full else min(bounds.disk_bytes, limits.SANDBOX_FILE_BYTES_MAX),
             "open_files": limits.SANDBOX_OPEN_FILES_MAX,
         },
     }

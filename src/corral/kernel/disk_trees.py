@@ -57,15 +57,16 @@ def disk_bytes(top: Path, *, entries_max: int | None = None) -> int:
     return total
 
 
-def is_larger(top: Path, *, bytes_max: int, entries_max: int) -> bool:
-    """Whether a tree takes more on disk, or has more in it; counted no further than that. As `disk_bytes`
-    else."""
+def is_larger(*tops: Path, bytes_max: int, entries_max: int) -> bool:
+    """Whether trees together take more on disk, or have more in them; counted no further than that. As
+    `disk_bytes` else."""
     total = entries = 0
-    with closing(_folders(top, entries_max + 1)) as folders:
-        for size, count in folders:
-            total, entries = total + size, entries + count
-            if total > bytes_max or entries > entries_max:
-                return True
+    for top in tops:
+        with closing(_folders(top, entries_max + 1)) as folders:
+            for size, count in folders:
+                total, entries = total + size, entries + count
+                if total > bytes_max or entries > entries_max:
+                    return True
     return False
 
 

@@ -322,6 +322,16 @@ SANDBOX_PROCESSES_MAX = 512
 SANDBOX_FILE_BYTES_MAX = 10 * 1024**3  # one file; the hosted sandbox has a 10 GB disk
 SANDBOX_OPEN_FILES_MAX = 4096
 SANDBOX_TMP_BYTES = 512 * 1024**2  # /tmp is memory
+SANDBOX_DISK_BYTES = 10 * 1024**3  # of all that one sandbox keeps; as the hosted one
+SANDBOX_ENTRIES_MAX = 1_000_000  # files and directories of one: empty ones take room on the disk, too
+SANDBOX_DISK_LOOK_SECONDS = 2.0  # between two looks at what sandboxes keep; a look takes at most a tenth
+SANDBOX_CPU_PERIOD_SECONDS = 0.1  # in which a bound on processors holds; the kernel's own choice
+SANDBOXES_CPU_SHARES = 4096  # of cgroup v1: all sandboxes together weigh as four processes of the machine
+# What an environment may ask for: a sandbox needs the least to boot, the most guards against slips.
+SANDBOX_CPUS_MIN, SANDBOX_CPUS_MOST = 0.05, 1024.0
+SANDBOX_MEMORY_BYTES_MIN, SANDBOX_MEMORY_BYTES_MOST = 64 * 1024**2, 16 * 1024**4
+SANDBOX_PROCESSES_MIN, SANDBOX_PROCESSES_MOST = 32, 1_000_000
+SANDBOX_DISK_BYTES_MIN, SANDBOX_DISK_BYTES_MOST = 1024**2, 1024**5
 SANDBOX_BOOT_SECONDS_MAX = 20.0  # measured 50 ms; beyond this something is broken
 SANDBOX_ANSWER_SECONDS = 10.0  # beyond a call's own timeout: then the sandbox counts as lost
 SANDBOX_STDERR_BYTES = 8 * 1024  # of a failed start, to explain it

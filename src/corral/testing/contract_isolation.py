@@ -5,8 +5,10 @@
 import asyncio
 import os
 import secrets
+from collections.abc import Mapping
 from pathlib import Path
 
+from corral.catalog.sandbox import SANDBOX
 from corral.hands.ports import SandboxLost
 from corral.kernel.limits import (
     BASH_OUTPUT_BYTES_MAX,
@@ -17,8 +19,8 @@ from corral.kernel.limits import (
     SPILL_BYTES_MAX,
     TOOL_PREVIEW_CHARS,
 )
-from corral.session.call import INTERRUPTED
-from corral.session.content import ToolResult
+from corral.session.call import INTERRUPTED, Recipe
+from corral.session.content import Json, ToolResult
 from corral.testing.lab import Lab, is_running, new_mark, pids_of, process_count, text_of, until
 
 __all__ = ["IsolationContract"]
@@ -221,3 +223,75 @@ class IsolationContract:
                 assert isinstance(results[0], SandboxLost)
         calm = await lab.sandbox("sesn_calm")
         assert await lab.bash(calm, "echo calm") == "calm"
+
+    # -- bounds of an environment --------------------------------------------------------------------
+
+    async def test_an_environment_has_bounds_of_its_own(self, lab: Lab) -> None:
+        bounds: dict[str, Json] = {"memory_bytes": 256 << 20, "processes": 40, "command_seconds": 2}
+        box = await lab.sandbox(recipe=_bounded(bounds))
+        await lab.fails(box, "python3 -c 'x = bytearray(300 << 20)'")
+        assert await lab.bash(box, "python3 -c 'x = bytearray(90 << 20); print(len(x) >> 20)'") == "90"
+        if lab.provider.capabilities.holds("paths"):  # else /tmp is no memory
+            await lab.fails(box, "head -c 65M /dev/zero > /tmp/full")
+        assert "timed out after 2" in await lab.fails(box, "sleep 60", timeout_ms=50_000)
+        await box.run(lab.call("bash", restart=True))
+        many = "import os, time\nfor n in range(60): os.fork() or time.sleep(60)"
+        await lab.fails(box, f"python3 -c '{many}'")
+
+    async def test_a_disk_filler_is_stopped(self, lab: Lab) -> None:
+        """It may delete, and go on when there is room again."""
+        if not lab.provider.capabilities.holds("disk"):
+            return
+        small, calm = _bounded({"disk_bytes": 8 << 20}), await lab.sandbox("sesn_calm")
+        box = await lab.sandbox(recipe=small)
+        await lab.fails(box, "head -c 9M /dev/zero > large")
+        fill = "mkdir d; for i in $(seq 100); do head -c 1M /dev/zero > d/$i; done; sleep 60; echo filled"
+        said = await lab.fails(box, fill, timeout_ms=60_000)
+        assert "8,388,608 bytes" in said and "filled" not in said
+        assert not box.is_alive and await lab.bash(calm, "echo calm > a; cat a") == "calm"
+        full = await lab.sandbox(recipe=small)
+        await lab.fails(full, "echo more > more; test -s more")
+        await until(lambda: not full.is_alive)
+        await lab.bash(await lab.sandbox(recipe=small), "rm -r d")
+        assert await lab.bash(await lab.sandbox(recipe=small), "echo more > more; cat more") == "more"
+
+    async def test_processors_are_shared_fairly(self, lab: Lab) -> None:
+        """One process beside a sandbox with many: all of them are measured in one time."""
+        if not lab.provider.capabilities.holds("cpu"):
+            return
+        calm, crowded, mark = await lab.sandbox("sesn_calm"), await lab.sandbox(), new_mark()
+        spinning = lab.call("bash", command=_spin(processes=_CROWD, seconds=6, mark=mark))
+        crowd = await lab.started(crowded, spinning, mark)
+        alone = float(await lab.bash(calm, _spin(processes=1, seconds=2)))
+        assert alone > 4 * float(text_of(await crowd)) / _CROWD, "by turns it would be one among all"
+
+    async def test_processors_have_a_bound(self, lab: Lab) -> None:
+        if not lab.provider.capabilities.holds("cpu"):
+            return
+        box = await lab.sandbox(recipe=_bounded({"cpus": 0.1}))
+        assert float(await lab.bash(box, _spin(processes=2, seconds=3))) < 0.2
+
+
+_CROWD = 32
+_SPIN = """
+import os, sys, time
+end, children = time.monotonic() + float(sys.argv[2]), 0
+while children < int(sys.argv[1]) - 1 and os.fork():
+    children += 1
+is_first = children == int(sys.argv[1]) - 1
+while time.monotonic() < end:
+    pass
+if is_first:
+    for _ in range(children):
+        os.wait()
+    print(sum(os.times()[:4]) / float(sys.argv[2]))
+"""
+
+
+def _spin(*, processes: int, seconds: int, mark: str = "") -> str:
+    """A command that prints how many processors so many busy processes have had."""
+    return f"python3 -c '{_SPIN}' {processes} {seconds} {mark}"
+
+
+def _bounded(bounds: Mapping[str, Json]) -> Recipe:
+    return Recipe(environment={"type": "cloud", SANDBOX: dict(bounds)})

@@ -30,6 +30,7 @@ from corral.catalog.environments import check_session_environment
 from corral.catalog.idempotency import Answer
 from corral.catalog.mcp.servers import check_mcp_networking
 from corral.catalog.resources import check_self_hosted
+from corral.catalog.sandbox import config_of
 from corral.catalog.skills.attached import attach
 from corral.catalog.toolset import check_web_networking
 from corral.kernel.clock import parse_rfc3339, rfc3339
@@ -116,7 +117,7 @@ def session_routes(
             asked,
             resources=[each.resource for each in new],
             snapshot=snapshot,
-            environment=environment["config"],
+            environment=config_of(environment),
             vault_ids=vault_ids,
             skills=[skill.kept for skill in skills],
             is_running=bool(initial),

@@ -12,6 +12,15 @@ from corral.kernel.limits import (
     ENVIRONMENT_PACKAGES_MAX,
     HOST_NAME_CHARS_MAX,
     PACKAGE_CHARS_MAX,
+    SANDBOX_CPUS_MIN,
+    SANDBOX_CPUS_MOST,
+    SANDBOX_DISK_BYTES_MIN,
+    SANDBOX_DISK_BYTES_MOST,
+    SANDBOX_MEMORY_BYTES_MIN,
+    SANDBOX_MEMORY_BYTES_MOST,
+    SANDBOX_PROCESSES_MIN,
+    SANDBOX_PROCESSES_MOST,
+    TOOL_TIMEOUT_SECONDS_MAX,
 )
 
 # A leading dash would reach a package manager as an option; white space as a second argument.
@@ -79,3 +88,19 @@ class EnvironmentUpdate(Strict):
     description: Description | None = None
     metadata: MetadataPatch | None = None
     scope: Scope | None = None
+
+
+Provider = Annotated[str, pattern(r"^[a-z][a-z0-9_-]{0,63}$", "must be the name of a provider")]
+
+
+class EnvironmentSandboxUpdate(Strict):
+    """/corral/v1/environments/{id}/sandbox; null takes a member away."""
+
+    provider: Provider | None = None
+    cpus: Annotated[float, Field(ge=SANDBOX_CPUS_MIN, le=SANDBOX_CPUS_MOST)] | None = None
+    memory_bytes: (
+        Annotated[int, Field(ge=SANDBOX_MEMORY_BYTES_MIN, le=SANDBOX_MEMORY_BYTES_MOST)] | None
+    ) = None
+    processes: Annotated[int, Field(ge=SANDBOX_PROCESSES_MIN, le=SANDBOX_PROCESSES_MOST)] | None = None
+    disk_bytes: Annotated[int, Field(ge=SANDBOX_DISK_BYTES_MIN, le=SANDBOX_DISK_BYTES_MOST)] | None = None
+    command_seconds: Annotated[int, Field(ge=1, le=int(TOOL_TIMEOUT_SECONDS_MAX))] | None = None

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from corral.catalog.sandbox import DEFAULT_BOUNDS, Bounds
 from corral.hands.ports import Capabilities
 from corral.hands.providers.binary import PythonInside, diagnose, find_python
 from corral.hands.providers.blueprint import drawn
@@ -21,16 +22,12 @@ from corral.hands.providers.system import MACHINE, System
 from corral.hands.providers.walled import WalledProvider
 from corral.hands.way_out import Egress
 from corral.kernel.errors import SandboxUnavailable
-from corral.kernel.limits import SANDBOX_PROCESSES_MAX
 
 __all__ = ["GAPS", "BwrapProvider"]
 
 GAPS: Final = {
     "kernel": "the machine's own, behind a filter of system calls",
     "places": "the table of mounts names the directories that are bound, the workspace's among them",
-}
-_NO_CGROUP: Final = {
-    "memory": "each process has a bound, all together have none: no cgroup can be made here",
 }
 
 
@@ -64,7 +61,6 @@ class BwrapWalls:
     can_be_renamed = True
     has_layers = True
     home_mode = 0o711
-    processes_max = SANDBOX_PROCESSES_MAX
     python: PythonInside
 
     def __init__(self, state_dir: Path, system: System = MACHINE) -> None:
@@ -73,7 +69,7 @@ class BwrapWalls:
         self._cgroups = Cgroups()
         self.capabilities = Capabilities(
             isolation="namespaces, seccomp, unprivileged uid, no network device",
-            gaps=GAPS if self._cgroups.limits_memory else {**GAPS, **_NO_CGROUP},
+            gaps={**GAPS, **self._cgroups.gaps},
         )
         self._setting_up = asyncio.Lock()
         self._blueprint: Blueprint | None = None
@@ -85,6 +81,9 @@ class BwrapWalls:
                 self._seccomp = seccomp_filter()
                 self._blueprint = await asyncio.to_thread(self._make_blueprint)
                 self.python = self._blueprint.python
+
+    def processes_max(self, bounds: Bounds) -> int:
+        return bounds.processes
 
     def owner(self, home: Path) -> int | None:
         return HOST_UID if self._drops_uid else None
@@ -103,6 +102,7 @@ class BwrapWalls:
         layer: Layer | None = None,
         *,
         gives: Sequence[int] = (),
+        bounds: Bounds = DEFAULT_BOUNDS,
     ) -> BwrapProcess:
         blueprint = self._made
         return await BwrapProcess.start(
@@ -115,9 +115,11 @@ class BwrapWalls:
                 procs_files=procs_files,
                 memory=memory,
                 layer=layer,
+                tmp_bytes=bounds.tmp_bytes,
             ),
             seccomp=self._seccomp,
             cgroups=self._cgroups,
+            bounds=bounds,
             gives=gives,
         )
 

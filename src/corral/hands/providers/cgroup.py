@@ -1,32 +1,31 @@
-"""A cgroup per sandbox, where this process may make one: v2, v1 or v1 hybrid; memory and processes.
+"""A cgroup per sandbox, where this process may make one, v2, v1 or v1 hybrid: memory, processes, cpus.
 
 Groups lie below `corral/` at the top of what is mounted here (in a container that is the container's own),
 not below our own group: a v2 group that holds processes cannot pass controllers on. Where nothing is
-writable there are only the rlimits, and `Capabilities.gaps` says so.
+writable there are only the rlimits, and `gaps` says so.
+
+    corral/          all sandboxes: together they weigh as much as a few processes of the machine
+      <name>/        one: as much as any other, and no more than its bounds
 """
 
 import contextlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from corral.kernel.limits import SANDBOX_MEMORY_BYTES, SANDBOX_PROCESSES_MAX
+from corral.catalog.sandbox import Bounds
+from corral.kernel.limits import SANDBOX_CPU_PERIOD_SECONDS, SANDBOXES_CPU_SHARES
 from corral.kernel.owned_names import is_orphaned, owned_name
 
 __all__ = ["Cgroups", "Group"]
 
-_V2: Final = {
-    "memory.max": SANDBOX_MEMORY_BYTES,
-    "memory.swap.max": 0,
-    "pids.max": SANDBOX_PROCESSES_MAX,
-}
-_V1: Final = {
-    "memory": {
-        "memory.limit_in_bytes": SANDBOX_MEMORY_BYTES,
-        "memory.memsw.limit_in_bytes": SANDBOX_MEMORY_BYTES,
-    },
-    "pids": {"pids.max": SANDBOX_PROCESSES_MAX},
-}
+_CONTROLLERS: Final = ("cpu", "memory", "pids")
+_PERIOD: Final = int(SANDBOX_CPU_PERIOD_SECONDS * 1_000_000)  # the kernel's unit is a microsecond
 _OPTIONAL: Final = {"memory.swap.max", "memory.memsw.limit_in_bytes"}  # kernels without swap accounting
+_GAPS: Final = {
+    "memory": "each process has a bound, all together have none: no cgroup can be made here",
+    "cpu": "each process is one among the machine's: no cgroup can be made here",
+}
 
 
 class Group:
@@ -49,10 +48,13 @@ class Group:
 
 class Cgroups:
     def __init__(self, root: Path = Path("/sys/fs/cgroup")) -> None:
-        self._settings = {
-            top / "corral": values for top, values in _hierarchies(root).items() if _is_ours(top, values)
-        }
-        for parent in self._settings:  # left behind by hosts that were killed
+        self._is_v2 = (root / "cgroup.controllers").exists()
+        tops = {root: _CONTROLLERS} if self._is_v2 else {root / name: (name,) for name in _CONTROLLERS}
+        self._parents: dict[Path, list[str]] = {}  # and the controllers that work there
+        for top, controllers in tops.items():
+            if (top / "cgroup.procs").exists() and (works := self._opened(top, controllers)):
+                self._parents[top / "corral"] = works
+        for parent in self._parents:  # left behind by hosts that were killed
             for group in parent.iterdir():
                 if group.is_dir() and is_orphaned(group.name):
                     with contextlib.suppress(OSError):
@@ -60,48 +62,74 @@ class Cgroups:
 
     @property
     def limits_memory(self) -> bool:
-        return any(name.startswith("memory.") for values in self._settings.values() for name in values)
+        return self._has("memory")
 
     @property
     def limits_processes(self) -> bool:
-        return any("pids.max" in values for values in self._settings.values())
+        return self._has("pids")
 
-    def create(self) -> Group:
-        """A new group with its limits; an empty one where there is nothing to write to."""
+    @property
+    def gaps(self) -> Mapping[str, str]:
+        """`Capabilities.gaps` of sandboxes that rely on these groups."""
+        return {controller: words for controller, words in _GAPS.items() if not self._has(controller)}
+
+    def create(self, bounds: Bounds) -> Group:
+        """A new group with these bounds; an empty one where nothing can be written to. Raises OSError."""
         folders, name = [], owned_name()
-        for parent, values in self._settings.items():
+        for parent, controllers in self._parents.items():
             folder = parent / name
             folder.mkdir()
             folders.append(folder)
-            for setting, value in values.items():
-                try:
-                    (folder / setting).write_text(str(value))
-                except OSError:
-                    if setting not in _OPTIONAL:
-                        Group(folders).remove()
-                        raise
+            for controller in controllers:
+                for setting, value in self._settings(controller, bounds).items():
+                    try:
+                        (folder / setting).write_text(str(value))
+                    except OSError:
+                        if setting not in _OPTIONAL:
+                            Group(folders).remove()
+                            raise
         return Group(folders)
 
+    def _has(self, controller: str) -> bool:
+        return any(controller in controllers for controllers in self._parents.values())
 
-def _hierarchies(root: Path) -> dict[Path, dict[str, int]]:
-    if (root / "cgroup.controllers").exists():
-        return {root: _V2}
-    return {root / name: values for name, values in _V1.items() if (root / name / "cgroup.procs").exists()}
+    def _settings(self, controller: str, bounds: Bounds) -> Mapping[str, int | str]:
+        """By file, in the order in which they are written."""
+        quota = None if bounds.cpus is None else max(1000, int(bounds.cpus * _PERIOD))  # the kernel's least
+        match controller:
+            case "memory" if self._is_v2:
+                return {"memory.max": bounds.memory_bytes, "memory.swap.max": 0}
+            case "memory":
+                size = bounds.memory_bytes
+                return {"memory.limit_in_bytes": size, "memory.memsw.limit_in_bytes": size}
+            case "cpu" if self._is_v2:
+                return {"cpu.max": f"{'max' if quota is None else quota} {_PERIOD}"}
+            case "cpu":
+                return {"cpu.cfs_period_us": _PERIOD, "cpu.cfs_quota_us": -1 if quota is None else quota}
+            case _:
+                return {"pids.max": bounds.processes}
 
-
-def _is_ours(top: Path, values: dict[str, int]) -> bool:
-    """Whether groups with these settings can be made below `top`, tried for real."""
-    parent = top / "corral"
-    try:
-        parent.mkdir(exist_ok=True)
-        if values is _V2:
-            for folder in (top, parent):
-                (folder / "cgroup.subtree_control").write_text("+memory +pids")
-        trial = parent / owned_name()
-        trial.mkdir()
+    def _opened(self, top: Path, controllers: tuple[str, ...]) -> list[str]:
+        """Those of which groups can be made below `top`, tried for real."""
+        parent = top / "corral"
         try:
-            return all((trial / name).exists() for name in values if name not in _OPTIONAL)
-        finally:
-            trial.rmdir()
-    except OSError:
-        return False
+            parent.mkdir(exist_ok=True)
+            if self._is_v2:
+                for controller in controllers:
+                    with contextlib.suppress(OSError):  # it may not be ours to pass on
+                        for folder in (top, parent):
+                            (folder / "cgroup.subtree_control").write_text(f"+{controller}")
+            elif controllers == ("cpu",):
+                (parent / "cpu.shares").write_text(str(SANDBOXES_CPU_SHARES))
+            trial = parent / owned_name()
+            trial.mkdir()
+            try:
+                return [name for name in controllers if self._works(trial, name)]
+            finally:
+                trial.rmdir()
+        except OSError:
+            return []
+
+    def _works(self, trial: Path, controller: str) -> bool:
+        settings = [name for name in self._settings(controller, Bounds()) if name not in _OPTIONAL]
+        return all((trial / name).exists() for name in settings)

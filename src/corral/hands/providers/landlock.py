@@ -20,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from corral.catalog.sandbox import DEFAULT_BOUNDS, Bounds
 from corral.hands.keeper.landlock import ABI_SCOPES, abi
 from corral.hands.ports import Capabilities
 from corral.hands.providers.binary import CannotWork, PythonInside, find_python
@@ -44,7 +45,7 @@ from corral.hands.providers.seccomp import seccomp_filter
 from corral.hands.providers.system import MACHINE, System
 from corral.hands.providers.walled import WalledProvider
 from corral.kernel.errors import SandboxUnavailable
-from corral.kernel.limits import SANDBOX_PROCESSES_MAX, SANDBOXES_MAX
+from corral.kernel.limits import SANDBOXES_MAX
 
 __all__ = ["GAPS", "LandlockProvider"]
 
@@ -63,9 +64,6 @@ GAPS: Final = {
 _AS_USER: Final = {"user": "it is the user that started Corral, within the other walls"}
 _OLD_KERNEL: Final = {"signals": "processes of the same user can be signalled: Linux 6.12 prevents that"}
 _SHARED_COUNT: Final = {"count": "one bound for all processes of its user: no cgroup can be made here"}
-_NO_CGROUP: Final = {
-    "memory": "each process has a bound, all together have none: no cgroup can be made here",
-}
 _DEVICES: Final = ("null", "zero", "full", "random", "urandom")
 _GROUPS: Final = range(0x70000000, 0x7FFF0000)  # gids that systemd documents as nobody's
 _CLEAR: Final = '(chmod -R u+rwX "$0"; find "$0" -mindepth 1 -delete) 2>/dev/null'
@@ -100,18 +98,17 @@ class LandlockWalls:
         gaps |= {} if self._drops_uid else _AS_USER
         gaps |= {} if self._abi >= ABI_SCOPES else _OLD_KERNEL
         gaps |= {} if self._cgroups.limits_processes else _SHARED_COUNT
-        gaps |= {} if self._cgroups.limits_memory else _NO_CGROUP
+        gaps |= self._cgroups.gaps
         user = "unprivileged uid" if self._drops_uid else "the uid of Corral"
         self.capabilities = Capabilities(
             isolation=f"Landlock, seccomp, {user}, no sockets; no namespaces: a fallback", gaps=gaps
         )
 
-    @property
-    def processes_max(self) -> int:
+    def processes_max(self, bounds: Bounds) -> int:
         """The kernel counts all of a user's here, whatever sandbox they are in."""
         if self._cgroups.limits_processes:
-            return SANDBOX_PROCESSES_MAX * SANDBOXES_MAX
-        return SANDBOX_PROCESSES_MAX + _threads_of(HOST_UID if self._drops_uid else os.getuid())
+            return bounds.processes * SANDBOXES_MAX
+        return bounds.processes + _threads_of(HOST_UID if self._drops_uid else os.getuid())
 
     async def set_up(self) -> None:
         async with self._setting_up:
@@ -145,10 +142,11 @@ class LandlockWalls:
         layer: Layer | None = None,
         *,
         gives: Sequence[int] = (),
+        bounds: Bounds = DEFAULT_BOUNDS,
     ) -> "KeptProcess":
         assert self._inside, "set_up comes first"
         assert layer is None and not gives, "it has no layers, and no way out"
-        with starting_in(self._cgroups) as group:
+        with starting_in(self._cgroups, bounds) as group:
             self._make_scratch(home / SCRATCH)
             told = {
                 "program": program,

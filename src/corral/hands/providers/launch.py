@@ -88,9 +88,10 @@ def launch_command(
     procs_files: Sequence[Path],
     memory: Mapping[str, bool] | None = None,
     layer: Layer | None = None,
+    tmp_bytes: int = SANDBOX_TMP_BYTES,
 ) -> list[str]:
     """The argv that starts `program` in a sandbox on the workspace `home`. memory: the slugs of the memory
-    stores in it, and whether the agent may write there. layer: its packages."""
+    stores in it, and whether the agent may write there. layer: its packages. tmp_bytes: of its /tmp."""
     return confined(
         blueprint,
         roots=[home, *([layer.top] if layer else [])],
@@ -100,6 +101,7 @@ def launch_command(
             seen,
             memory=memory or {},
             layer=layer,
+            tmp_bytes=tmp_bytes,
             seccomp_fd=seccomp_fd,
             info_fd=info_fd,
         ),
@@ -176,6 +178,7 @@ def _arguments(
     *,
     memory: Mapping[str, bool],
     layer: Layer | None,
+    tmp_bytes: int,
     seccomp_fd: int,
     info_fd: int,
 ) -> list[str]:
@@ -203,6 +206,7 @@ def _arguments(
         workdir=WORKDIR,
         env=environment(blueprint.python, layer),
         overlay=layer.overlay if layer else None,
+        tmp_bytes=tmp_bytes,
         seccomp_fd=seccomp_fd,
         info_fd=info_fd,
     )
@@ -221,13 +225,14 @@ def bwrap_arguments(
     info_fd: int,
     overlay: Overlay | None = None,
     is_root: bool = False,
+    tmp_bytes: int = SANDBOX_TMP_BYTES,
 ) -> list[str]:
     """A sandbox with the system's programs, our Python, a private /tmp, and these mounts: (where bwrap sees
     the source, place). No network device, no capability, nothing of our environment.
 
     seen: where bwrap finds a host path. folders: empty directories, made before the mounts. overlay: what
-    lies over the system's programs. is_root: as a user who is called so. Mounts of ours go before those of
-    the system at the same place, or below it. Raises SandboxUnavailable.
+    lies over the system's programs. is_root: as a user who is called so. tmp_bytes: of /tmp. Mounts of ours
+    go before those of the system at the same place, or below it. Raises SandboxUnavailable.
     """
     given = [PurePosixPath(place) for _, place in [*read_only, *writable]]
     given += [PurePosixPath(USR)] if overlay else []
@@ -243,7 +248,7 @@ def bwrap_arguments(
     read_only = [*((seen(source), place) for source, place in system), *read_only]
     _refuse_traps([place for _, place in [*read_only, *writable]], [place for _, place in writable])
     bwrap = blueprint.bwrap
-    sized = ["--size", str(SANDBOX_TMP_BYTES)] if bwrap.has("--size") else []
+    sized = ["--size", str(tmp_bytes)] if bwrap.has("--size") else []
     user = "0" if is_root else _INSIDE_UID
     return [
         "--unshare-all", "--unshare-user", "--as-pid-1", "--die-with-parent", "--new-session",

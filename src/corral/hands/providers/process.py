@@ -12,6 +12,7 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from corral.catalog.sandbox import DEFAULT_BOUNDS, Bounds
 from corral.hands.providers.cgroup import Cgroups, Group
 from corral.kernel.errors import SandboxUnavailable
 from corral.kernel.limits import SANDBOX_BOOT_SECONDS_MAX, SANDBOX_STDERR_BYTES
@@ -24,11 +25,11 @@ _CHUNK_BYTES = 64 * 1024
 
 
 @contextlib.contextmanager
-def starting_in(cgroups: Cgroups) -> Iterator[Group]:
+def starting_in(cgroups: Cgroups, bounds: Bounds = DEFAULT_BOUNDS) -> Iterator[Group]:
     """A control group for what is started meanwhile; it goes if that fails. Raises SandboxUnavailable."""
     group = Group([])
     try:
-        group = cgroups.create()
+        group = cgroups.create(bounds)
         yield group
     except BaseException as error:
         group.remove()
@@ -125,12 +126,13 @@ class BwrapProcess(StartedProcess):
         seccomp: bytes,
         cgroups: Cgroups,
         gives: Sequence[int] = (),
+        bounds: Bounds = DEFAULT_BOUNDS,
     ) -> "BwrapProcess":
         """Start `command(seccomp_fd, info_fd, procs_files)`; procs_files: of a control group of its own.
         gives: descriptors that the program inside gets, under the same numbers.
 
         Raises SandboxUnavailable."""
-        with starting_in(cgroups) as group:
+        with starting_in(cgroups, bounds) as group:
             return await cls._start(command, seccomp=seccomp, group=group, gives=gives)
 
     @classmethod

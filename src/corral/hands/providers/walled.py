@@ -21,8 +21,10 @@ from pathlib import Path
 from typing import Final
 
 from corral.catalog.packages import layer_digest, wanted
+from corral.catalog.sandbox import DEFAULT_BOUNDS, Bounds, bounds_of
 from corral.hands.ports import Probe, Sandbox, SandboxLost
 from corral.hands.providers.binary import CannotWork
+from corral.hands.providers.disk import DiskBounds
 from corral.hands.providers.ground import ground
 from corral.hands.providers.home import (
     AGENT,
@@ -91,6 +93,7 @@ class WalledProvider:
         self._egress = egress if walls.capabilities.holds("network") else None
         self._registries = Registries(self._asking)
         self._living: dict[AgentSandbox, str | None] = {}  # and the digest of its packages
+        self._disks = DiskBounds()
         self._shelf = LayerShelf(self._state_dir / "layers", in_use=self._layers_in_use)
         self._pool: list[tuple[Path, AgentSandbox]] = []
         self._pool_dir = self._state_dir / f"pool-{owned_name()}"
@@ -101,10 +104,13 @@ class WalledProvider:
 
     async def create(self, *, session_id: str, workspace: Path, recipe: Recipe) -> Sandbox:
         memory, digest = stores_of(recipe), await self._layer_of(recipe)
+        bounds = bounds_of(recipe.environment)
+        is_full = await self._disks.is_full(workspace, bounds)
         if self._is_closed:
             raise SandboxUnavailable("the provider is closed", retryable=False)
         trusts = bool(recipe.variables) and self._egress is not None
-        while self._pool and not memory and digest is None and not recipe.variables:
+        is_plain = not memory and digest is None and not recipe.variables and not is_full
+        while self._pool and is_plain and bounds == DEFAULT_BOUNDS:
             home, warm = self._pool.pop()
             if not warm.is_alive:
                 await self._discard(home, warm)
@@ -115,13 +121,17 @@ class WalledProvider:
                 self._pool.append((home, warm))
                 break
             self._fill_pool()
+            self._disks.watch(warm, workspace, bounds)
             return await self._let_out(warm, session_id, recipe)
         if trusts:
             assert self._egress is not None
             self._lay_out(workspace, memory)
             lay_trust(workspace, await self._egress.bundle(session_id))
-        sandbox = await self._boot(workspace, memory, digest, variables=recipe.variables)
+        sandbox = await self._boot(
+            workspace, memory, digest, variables=recipe.variables, bounds=bounds, is_full=is_full
+        )
         self._fill_pool()
+        self._disks.watch(sandbox, workspace, bounds)
         return await self._let_out(sandbox, session_id, recipe)
 
     async def probe(self) -> Probe:
@@ -183,6 +193,7 @@ class WalledProvider:
         self._is_closed = True
         if self._filling:
             await self._filling  # a boot that is cut off half-way would have no owner
+        await self._disks.aclose()
         await asyncio.gather(*(sandbox.destroy() for sandbox in list(self._living)))
         for home, _ in self._pool:
             remove_empty(home)
@@ -199,9 +210,12 @@ class WalledProvider:
         digest: str | None = None,
         *,
         variables: Mapping[str, str] | None = None,
+        bounds: Bounds = DEFAULT_BOUNDS,
+        is_full: bool = False,
     ) -> AgentSandbox:
         """A cold start on a workspace. digest: of its packages. variables: of its programs, unless we have
-        one of that name. Raises SandboxUnavailable with a remedy."""
+        one of that name. is_full: for one call that may only delete. Raises SandboxUnavailable with a
+        remedy."""
         await self._walls.set_up()
         memory = memory or {}
         self._lay_out(home, memory)
@@ -217,8 +231,8 @@ class WalledProvider:
         roots = ["/mnt/session", MEMORY[1], TMP] if not moved else [seen(path) for path in documented]
         with expected_way_out(self._egress) as way:
             agent = [*python.command, "-IS", seen(AGENT)]
-            process = await self._walls.start(home, agent, memory, layer, gives=way.gives)
-            sandbox = AgentSandbox(process)
+            process = await self._walls.start(home, agent, memory, layer, gives=way.gives, bounds=bounds)
+            sandbox = AgentSandbox(process, bounds=bounds, is_for_one_call=is_full)
             self._living = {other: used for other, used in self._living.items() if other.is_alive}
             self._living[sandbox] = digest
             try:
@@ -235,7 +249,9 @@ class WalledProvider:
                         roots=roots,
                         spill=seen(PATHS["tool-outputs"]),
                         moved=moved,
-                        processes=self._walls.processes_max,
+                        bounds=bounds,
+                        processes=self._walls.processes_max(bounds),
+                        is_full=is_full,
                         way_out=way.listens,
                     )
                 )
@@ -454,6 +470,7 @@ class WalledProvider:
             raise self._tending.diagnose(complaint)
 
     async def remove_workspace(self, workspace: Path) -> None:
+        self._disks.forget(workspace)
         for ours in (UPLOADS[0], NOTES, Path(TRUST[0]).parts[0]):  # no agent ever wrote there
             await asyncio.to_thread(shutil.rmtree, workspace / ours, ignore_errors=True)
         if not workspace.exists() or remove_empty(workspace):

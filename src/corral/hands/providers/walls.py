@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from corral.catalog.sandbox import DEFAULT_BOUNDS, Bounds
 from corral.hands.ports import Capabilities
 from corral.hands.providers.binary import PythonInside
 from corral.hands.providers.layers import Layer
@@ -44,8 +45,7 @@ class Walls(Protocol):
     """Whether a workspace can be renamed under a sandbox, so that one can be kept warm for a session yet
     unknown."""
 
-    @property
-    def processes_max(self) -> int:
+    def processes_max(self, bounds: Bounds) -> int:
         """So many processes and threads of its user the rlimits of a new sandbox allow."""
 
     async def set_up(self) -> None:
@@ -69,11 +69,12 @@ class Walls(Protocol):
         layer: Layer | None = None,
         *,
         gives: Sequence[int] = (),
+        bounds: Bounds = DEFAULT_BOUNDS,
     ) -> Process:
         """Start a program on a workspace that is laid out. memory: the slugs of its memory stores, and
         whether the agent may write there. layer: its packages, where they can be had. gives: descriptors
         that it gets, under the same numbers; none where it has no loopback of its own (the wall
-        `network`). Raises SandboxUnavailable."""
+        `network`). bounds: of all of it, as far as these walls have bounds. Raises SandboxUnavailable."""
 
     def diagnose(self, complaint: str) -> SandboxUnavailable:
         """What is to be done about a complaint of theirs."""
