@@ -40,6 +40,7 @@ BODIES: Mapping[str, Any] = {
     },
     "POST /v1/vaults/{vault_id}/credentials/{credential_id}": {"display_name": "changed"},
     "POST /corral/v1/environments/{environment_id}/keys": {"name": "pool"},
+    "POST /corral/v1/environments/{environment_id}/sandbox": {"processes": 64},
     "POST /v1/environments/{environment_id}/work/{work_id}": {"metadata": {"on": "host-1"}},
     "POST /corral/v1/kill": {"session_id": "{session_id}", "reason": "test"},
 }
@@ -74,7 +75,7 @@ NAMES_NOTHING = {
 }
 """They make something of the caller's, or are about the server."""
 
-FOR_OPERATORS = re.compile(r"\w+ /corral/v1/workspaces/")
+FOR_OPERATORS = re.compile(r"\w+ /corral/v1/workspaces/|POST /corral/v1/environments/.*/sandbox")
 """Refused to everybody else whatever they name."""
 
 OWNER_GETS: Mapping[str, set[int]] = {

@@ -1,11 +1,55 @@
-"""`corral environments key`: what the workers of a self-hosted environment come in with."""
+"""`corral environments`: what sandboxes may take, and what workers of a self-hosted one come in with."""
 
 import json
+import re
+from collections.abc import Mapping
+from typing import Any, Final
 
 from corral.cli.connect import Api
+from corral.cli.outcome import Problem
 from corral.cli.render import print_table, safe
 
-__all__ = ["create_environment_key", "list_environment_keys", "revoke_environment_key"]
+__all__ = [
+    "create_environment_key",
+    "environment_limits",
+    "list_environment_keys",
+    "revoke_environment_key",
+]
+
+_UNITS: Final = {"": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
+
+
+def environment_limits(api: Api, environment_id: str, given: Mapping[str, str], *, as_json: bool) -> None:
+    """given: words by member of the request. Raises Problem."""
+    path = f"/corral/v1/environments/{environment_id}/sandbox"
+    asked = {name: _value(name, word) for name, word in given.items()}
+    limits = api.post(path, asked) if asked else api.get(path)
+    if as_json:
+        print(json.dumps(limits, indent=2))
+        return
+    shown = [name for name in limits if name not in ("type", "environment_id")]
+    print_table(("limit", "value"), [(name, _words(name, limits[name])) for name in shown])
+
+
+def _value(name: str, word: str) -> Any:
+    if word == "default":
+        return None
+    if name == "provider":
+        return word
+    number = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?([KMGT]iB)?", word)
+    if number is None or (number[2] and not name.endswith("_bytes")):
+        raise Problem(f"{word!r} is no number" + (" of bytes: 512MiB" if name.endswith("_bytes") else ""))
+    value = float(number[1]) * _UNITS[number[2] or ""]
+    return value if name == "cpus" else int(value)
+
+
+def _words(name: str, value: Any) -> str:
+    if value is None:
+        return "the server's" if name == "provider" else "a fair share"
+    if not name.endswith("_bytes"):
+        return safe(str(value))
+    unit = next(unit for unit, size in reversed(_UNITS.items()) if value >= size)
+    return f"{value / _UNITS[unit]:g} {unit or 'B'}"
 
 
 def list_environment_keys(api: Api, environment_id: str, *, as_json: bool) -> None:

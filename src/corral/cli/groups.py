@@ -32,7 +32,8 @@ models_app = typer.Typer(
 price_app = typer.Typer(help="What models cost: list, set, remove.", no_args_is_help=True)
 models_app.add_typer(price_app, name="price")
 environments_app = typer.Typer(
-    help="Environments: keys of those that are self-hosted.", no_args_is_help=True
+    help="Environments: what their sandboxes may take, keys of those that are self-hosted.",
+    no_args_is_help=True,
 )
 environment_keys_app = typer.Typer(
     help="What the workers of a self-hosted environment come in with.", no_args_is_help=True
@@ -192,6 +193,30 @@ def environment_keys_revoke(
     from corral.cli.environments import revoke_environment_key
 
     revoke_environment_key(api_at(url, data_dir), environment_id, key_id)
+
+
+@environments_app.command("limits")
+def environments_limits(
+    environment_id: EnvironmentId,
+    provider: Annotated[Text, typer.Option(help="What makes the sandboxes: bwrap ...")] = None,
+    cpus: Annotated[Text, typer.Option(help="Processors: 0.5 is half of one's time.")] = None,
+    memory: Annotated[Text, typer.Option(help="Of one sandbox: 512MiB, 4GiB.")] = None,
+    processes: Annotated[Text, typer.Option(help="And threads.")] = None,
+    disk: Annotated[Text, typer.Option(help="For all that it keeps: 20GiB.")] = None,
+    command_seconds: Annotated[Text, typer.Option(help="The longest that a command may run.")] = None,
+    url: Url = None,
+    data_dir: ServedDir = None,
+    as_json: Json = False,
+) -> None:
+    """What each sandbox of the environment may take; with options, change it. `default` takes one back."""
+    from corral.cli.environments import environment_limits
+
+    asked = {
+        "provider": provider, "cpus": cpus, "memory_bytes": memory, "processes": processes,
+        "disk_bytes": disk, "command_seconds": command_seconds,
+    }  # fmt: skip
+    given = {name: value for name, value in asked.items() if value is not None}
+    environment_limits(api_at(url, data_dir), environment_id, given, as_json=as_json)
 
 
 @workspaces_app.command("list")
