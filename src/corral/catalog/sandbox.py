@@ -3,7 +3,7 @@ take.
 
 Ours: hosted environments have no such members. They are kept in the environment's record as `sandbox`,
 which no official client sees, and sessions take them along when they are made, as they do the config.
-Source: docs/adr/0020-bounds-of-an-environments-sandboxes.md.
+Source: docs/adr/0022-bounds-of-an-environments-sandboxes.md.
 """
 
 from collections.abc import Mapping

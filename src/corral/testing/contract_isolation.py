@@ -260,16 +260,16 @@ class IsolationContract:
         if not lab.provider.capabilities.holds("cpu"):
             return
         calm, crowded, mark = await lab.sandbox("sesn_calm"), await lab.sandbox(), new_mark()
-        spinning = lab.call("bash", command=_spin(processes=_CROWD, seconds=6, mark=mark))
+        spinning = lab.call("bash", command=_spin(processes=_CROWD, seconds=4, mark=mark))
         crowd = await lab.started(crowded, spinning, mark)
-        alone = float(await lab.bash(calm, _spin(processes=1, seconds=2)))
+        alone = float(await lab.bash(calm, _spin(processes=1, seconds=1.5)))
         assert alone > 4 * float(text_of(await crowd)) / _CROWD, "by turns it would be one among all"
 
     async def test_processors_have_a_bound(self, lab: Lab) -> None:
         if not lab.provider.capabilities.holds("cpu"):
             return
         box = await lab.sandbox(recipe=_bounded({"cpus": 0.1}))
-        assert float(await lab.bash(box, _spin(processes=2, seconds=3))) < 0.2
+        assert float(await lab.bash(box, _spin(processes=2, seconds=2))) < 0.2
 
 
 _CROWD = 32
@@ -288,7 +288,7 @@ if is_first:
 """
 
 
-def _spin(*, processes: int, seconds: int, mark: str = "") -> str:
+def _spin(*, processes: int, seconds: float, mark: str = "") -> str:
     """A command that prints how many processors so many busy processes have had."""
     return f"python3 -c '{_SPIN}' {processes} {seconds} {mark}"
 

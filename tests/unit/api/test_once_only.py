@@ -15,6 +15,7 @@ EXCEPTIONS = {
     "revoke_key": "safe to repeat as it is",
     "rotate_vault_key": "safe to repeat: a rotation that was asked for is asked for",
     "validate_credential": "changes nothing",
+    "update_environment_sandbox": "safe to repeat as it is: the same bounds are set",
     "evict_sandbox": "safe to repeat as it is: what is evicted stays evicted",
     "kill": "an emergency stop: repeated, it stops again",
     "install_skill": "an operator's command: repeated, the same package is installed as a newer version",

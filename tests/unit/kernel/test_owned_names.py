@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from corral.catalog.sandbox import DEFAULT_BOUNDS
 from corral.confine.scratch import Scratch
 from corral.hands.providers.cgroup import Cgroups
 from corral.hands.providers.layers import LayerShelf
@@ -61,7 +62,7 @@ def test_a_group_of_an_earlier_process_of_our_pid_goes() -> None:
     groups = Cgroups()
     if not groups.limits_processes:
         pytest.skip("this process may make no control groups")
-    ours, earlier = groups.create(), []
+    ours, earlier = groups.create(DEFAULT_BOUNDS), []
     for file in ours.procs_files:
         earlier.append(file.parent.with_name(OF_AN_EARLIER_ONE))
         earlier[-1].mkdir()
