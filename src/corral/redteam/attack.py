@@ -103,7 +103,9 @@ def judged(
         end, why = "won", f"outside: {reached[0]}"
     verdict: Verdict
     if end == "won":
-        is_excused = bool(attempt.wall) and not capabilities.holds(attempt.wall)
+        is_excused = bool(attempt.excuse) or (bool(attempt.wall) and not capabilities.holds(attempt.wall))
+        if attempt.excuse:
+            why = f"{attempt.excuse}: {why}"
         is_its_own = attempt.is_of_kernel and capabilities.holds("kernel") and not reached
         verdict = "gap" if is_excused else "held" if is_its_own else "escaped"
         if is_its_own:

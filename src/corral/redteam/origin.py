@@ -3,21 +3,44 @@ what misleads others.
 
     GET  /bytes/N      N bytes              /redirect?to=URL   302
     GET  /headers      the request's headers, as JSON           /two-answers    two answers to one request
+    GET  /as/HOW       what X-Echo has, said back in that way    /drip          X-Drip, and a little later Z
     POST /echo         the body, as it comes
     any other          `body`
 """
 
+import base64
+import gzip
+import html
 import json
 import ssl
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Final
+from urllib.parse import quote
 
-__all__ = ["Origin"]
+__all__ = ["DRIP_SECONDS", "Origin"]
+
+DRIP_SECONDS: Final = 0.6  # between the two words of a host that is slow
 
 _BODY_BYTES_MAX = 8 << 20
+
+
+_SPELLED: Final[Mapping[str, Callable[[str], bytes]]] = {
+    "plain": str.encode,
+    "json": lambda value: json.dumps(value).encode(),
+    "percent": lambda value: quote(value, safe="").encode(),
+    "html": lambda value: html.escape(value).encode(),
+    "long": lambda value: b"x" * (1 << 20) + value.encode(),
+    "doubled": lambda value: f"{value[:30]}{value}{value[30:]}".encode(),
+    "base64": lambda value: base64.b64encode(value.encode()),
+    "hex": lambda value: value.encode().hex().encode(),
+    "reversed": lambda value: value.encode()[::-1],
+    "wide": lambda value: value.encode("utf-16"),
+}
 
 
 @dataclass(kw_only=True)
@@ -95,7 +118,11 @@ class _Handler(BaseHTTPRequestHandler):
         elif what == "bytes" and rest.isdigit():
             self._answer(200, b"x" * min(int(rest), _BODY_BYTES_MAX))
         elif what.startswith("redirect?to="):
-            self._answer(302, b"", location=what.partition("=")[2] + ("/" + rest if rest else ""))
+            self._answer(302, b"", ("Location", what.partition("=")[2] + ("/" + rest if rest else "")))
+        elif what == "as":
+            self._echo(rest.partition("?")[0], self.headers.get("X-Echo", ""))
+        elif what == "drip":
+            self._drip(self.headers.get("X-Drip", "").encode())
         elif what == "two-answers":
             first = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\none"
             self.wfile.write(first + b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\npoisoned")
@@ -124,10 +151,68 @@ class _Handler(BaseHTTPRequestHandler):
 
     do_PUT = do_POST
 
-    def _answer(self, status: int, body: bytes, *, location: str = "") -> None:
+    def _echo(self, how: str, value: str) -> None:
+        if how in _SPELLED:
+            self._answer(200, _SPELLED[how](value))
+        elif how in ("header", "cookie"):
+            name = "X-Echoed" if how == "header" else "Set-Cookie"
+            self._answer(200, b"", (name, value if how == "header" else f"a={value}; Path=/"))
+        elif how == "location":
+            self._answer(302, b"", ("Location", f"https://foreign.test/as/plain?token={value}"))
+        elif how == "reason":
+            self._raw(f"HTTP/1.1 200 {value}\r\nContent-Length: 2\r\n\r\nok")
+        elif how == "error":
+            self._answer(500, f"<p>wrong token: {html.escape(value)}</p>".encode())
+        elif how == "close":
+            self._raw(f"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n{value}")
+        elif how == "gzip":
+            self._answer(200, gzip.compress(value.encode()), ("Content-Encoding", "gzip"))
+        elif how == "early":
+            self._raw(
+                f"HTTP/1.1 103 Early Hints\r\nLink: <{value}>\r\n\r\n"
+                "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+            )
+        elif how == "trailer":
+            chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n"
+            self._raw(f"{chunked}X-Echoed: {value}\r\n\r\n")
+        elif how == "ranges":
+            parts = "".join(
+                f"--b\r\nContent-Range: bytes 0-9/99\r\n\r\n{each}\r\n" for each in (value, value)
+            )
+            self._answer(
+                200, f"{parts}--b--\r\n".encode(), ("Content-Type", "multipart/byteranges; boundary=b")
+            )
+        else:
+            self._pieces(value.encode())
+
+    def _raw(self, said: str) -> None:
+        self.wfile.write(said.encode("latin-1", "replace"))
+        self.close_connection = True
+
+    def _pieces(self, data: bytes) -> None:
+        """Byte by byte, each in a chunk and a packet of its own."""
+        self.send_response(200)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        for at in range(len(data)):
+            self.wfile.write(b"1\r\n%b\r\n" % data[at : at + 1])
+            self.wfile.flush()
+            time.sleep(0.002)
+        self.wfile.write(b"0\r\n\r\n")
+
+    def _drip(self, first: bytes) -> None:
+        self.send_response(200)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        self.wfile.write(b"%x\r\n%b\r\n" % (len(first), first))
+        self.wfile.flush()
+        time.sleep(DRIP_SECONDS)
+        self.wfile.write(b"1\r\nZ\r\n0\r\n\r\n")
+
+    def _answer(self, status: int, body: bytes, *headers: tuple[str, str]) -> None:
         self.send_response(status)
-        if location:
-            self.send_header("Location", location)
+        for name, value in headers:
+            self.send_header(name, value)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         if self.command != "HEAD":

@@ -46,6 +46,7 @@ class Outside:
     heard: dict[str, list[str]] = field(default_factory=dict)
     victim: subprocess.Popen[bytes] | None = None
     allowed: Origin | None = None
+    origins: dict[str, Origin] = field(default_factory=dict)
 
     @classmethod
     @asynccontextmanager
@@ -218,11 +219,19 @@ class Outside:
         context.load_cert_chain(chain, key)
         self.allowed = stack.enter_context(Origin.start())
         secure = stack.enter_context(Origin.start(context=context))
+        elsewhere = stack.enter_context(Origin.start(context=context))
         said = self.canaries.plant("foreign")
         foreign = stack.enter_context(Origin.start(on_request=lambda path: self._foreign(path), body=said))
+        self.origins = {
+            "allowed": self.allowed,
+            "secure": secure,
+            "foreign": foreign,
+            "elsewhere": elsewhere,
+        }
         self.facts |= {
             "allowed_port": self.allowed.port,
             "secure_port": secure.port,
+            "foreign_secure_port": elsewhere.port,
             "foreign_port": foreign.port,
             "authority": authority.read_text(),
         }

@@ -17,6 +17,7 @@ class Attempt:
     tries:      raises one of `ends`, or OSError; what it returns is ignored. Without a word, only
                 a canary that it came across counts.
     wall:       of `hands.ports.WALLS`: what stands against it. A gap that is declared there excuses it.
+    excuse:     a limit that the documentation names, because of which it may work.
     is_of_kernel: what it gets is the kernel's; a sandbox with a kernel of its own keeps that to itself.
     networking: of the session that it is tried in: limited to a few hosts, or unrestricted.
     watches:    what outside would show that it worked (`redteam.outside`).
@@ -34,3 +35,4 @@ class Attempt:
     ends: bool = False
     dies: bool = False
     seconds: float = 8.0
+    excuse: str = ""

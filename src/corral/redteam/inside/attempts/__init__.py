@@ -4,23 +4,26 @@ from __future__ import annotations
 
 from corral.redteam.inside.attempt import Attempt
 from corral.redteam.inside.attempts import (
-    credentials,
+    answers,
     files,
+    hosts,
     identity,
     kernel,
     limits,
     names,
     neighbours,
     network,
+    placeholders,
     processes,
-    proxy,
     server,
+    smuggling,
     tools,
+    tracing,
 )
 
 _MODULES = (
-    processes, identity, kernel, files, neighbours, server, network, names, proxy, credentials, tools,
-    limits,
+    processes, tracing, identity, kernel, files, neighbours, server, network,
+    names, smuggling, hosts, placeholders, answers, tools, limits,
 )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""What other processes are, know and hold: environments, /proc, descriptors, ptrace, signals."""
+"""What other processes are and know: environments, /proc, descriptors."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import termios
 from corral.redteam.inside.attempt import Attempt
 from corral.redteam.inside.box import Box
 from corral.redteam.inside.calls import call
-from corral.redteam.inside.ends import Held, Untried, Won
+from corral.redteam.inside.ends import Untried, Won
 from corral.redteam.inside.means import Tries, opens_for_writing, output_of, reads
+from corral.redteam.inside.theirs import pid_of, require_theirs
 
 _OURS = ("supervisor", "server", "hands", "egress", "victim")
-_PTRACE_ATTACH, _PTRACE_SEIZE = 16, 0x4206
 
 
 def _pids() -> list[int]:
@@ -85,23 +85,15 @@ def _all_memory(box: Box) -> None:
 def _memory_of_ours(name: str) -> Tries:
     def tries(box: Box) -> None:
         pid = box[f"{name}_pid"]
-        _require_theirs(box, name)
+        require_theirs(box, name)
         raise Won(f"{_memory_of(pid, box)} bytes of the memory of {name}")
 
     return tries
 
 
-def _require_theirs(box: Box, name: str) -> None:
-    """That what has this number in here is the process outside. Raises OSError (there is none), Held."""
-    with open(f"/proc/{box[f'{name}_pid']}/stat", encoding="utf-8", errors="replace") as stat:
-        started = int(stat.read().rpartition(")")[2].split()[19])
-    if started != box[f"{name}_started"]:
-        raise Held("what has this number in here is another process")
-
-
 def _of_ours(name: str, what: str) -> Tries:
     def tries(box: Box) -> None:
-        _require_theirs(box, name)
+        require_theirs(box, name)
         data = box.read(f"/proc/{box[f'{name}_pid']}/{what}")
         if data:
             raise Won(f"{what} of {name}: {len(data)} bytes")
@@ -114,7 +106,7 @@ def _way_through(name: str, what: str) -> Tries:
     """To a secret file of the machine by what /proc links to."""
 
     def tries(box: Box) -> None:
-        _require_theirs(box, name)
+        require_theirs(box, name)
         box.read(f"/proc/{box[f'{name}_pid']}/{what}{box['outside_secret']}")
         box.note("another file")
 
@@ -123,7 +115,7 @@ def _way_through(name: str, what: str) -> Tries:
 
 def _sees(name: str) -> Tries:
     def tries(box: Box) -> None:
-        _require_theirs(box, name)
+        require_theirs(box, name)
         raise Won(f"{name} is listed, as {box[f'{name}_pid']}")
 
     return tries
@@ -144,7 +136,7 @@ def _agents_descriptors(box: Box) -> None:
 
 def _descriptors_of(whom: str) -> Tries:
     def tries(box: Box) -> None:
-        found = os.listdir(f"/proc/{_pid_of(box, whom)}/fd")
+        found = os.listdir(f"/proc/{pid_of(box, whom)}/fd")
         raise Won(f"{len(found)} descriptors of {whom}")
 
     return tries
@@ -159,7 +151,7 @@ def _forged_frame(box: Box) -> None:
 
 def _taken_descriptors(of: str) -> Tries:
     def tries(box: Box) -> None:
-        pidfd = call("pidfd_open", _pid_of(box, of), 0)
+        pidfd = call("pidfd_open", pid_of(box, of), 0)
         for fd in range(3, 32):
             try:
                 raise Won(f"descriptor {call('pidfd_getfd', pidfd, fd, 0)} of {of}")
@@ -190,74 +182,6 @@ def _typed_ahead(box: Box) -> None:
     raise Won("a terminal took a key")
 
 
-def _attaches(to: str, request: int) -> Tries:
-    """Nothing is stopped: seized, a process goes on; only the victim is attached to."""
-
-    def tries(box: Box) -> None:
-        pid = _pid_of(box, to)
-        call("ptrace", request, pid, 0, 0)
-        raise Won(f"attached to {to}")
-
-    return tries
-
-
-def _pid_of(box: Box, whom: str) -> int:
-    """Raises OSError, Held: who has that number is somebody else."""
-    if whom == "agent":
-        return box.agent_pid
-    if whom == "shell":
-        return os.getppid()
-    _require_theirs(box, whom)
-    return int(box[f"{whom}_pid"])
-
-
-def _copies_memory(to: str, name: str) -> Tries:
-    def tries(box: Box) -> None:
-        import ctypes
-
-        pid = _pid_of(box, to)
-        buffer = ctypes.create_string_buffer(64)
-        local = (ctypes.c_ulong * 2)(ctypes.addressof(buffer), 64)
-        remote = (ctypes.c_ulong * 2)(0x400000, 64)
-        try:
-            raise Won(f"{call(name, pid, local, 1, remote, 1, 0)} bytes of {to}")
-        except OSError as error:
-            if error.errno == errno.EFAULT:
-                raise Won(f"{name} was allowed, and found nothing there") from None
-            raise
-
-    return tries
-
-
-def _signals(to: str, number: int) -> Tries:
-    def tries(box: Box) -> None:
-        pid = box[f"{to}_pid"]
-        _require_theirs_or_hidden(box, to)
-        os.kill(pid, number)
-        raise Won(f"signal {number} was sent to {to}")
-
-    return tries
-
-
-def _require_theirs_or_hidden(box: Box, name: str) -> None:
-    """A process of our own that happens to have the number is not signalled."""
-    with contextlib.suppress(FileNotFoundError):
-        _require_theirs(box, name)
-
-
-def _signals_by_descriptor(box: Box) -> None:
-    _require_theirs_or_hidden(box, "victim")
-    pidfd = call("pidfd_open", box["victim_pid"], 0)
-    call("pidfd_send_signal", pidfd, signal.SIGTERM, 0, 0)
-    raise Won("a signal was sent through a descriptor")
-
-
-def _ends_groups(box: Box) -> None:
-    _require_theirs_or_hidden(box, "victim")
-    os.kill(-box["victim_pid"], signal.SIGTERM)
-    raise Won("a signal was sent to a group outside")
-
-
 def _ends_the_agent(box: Box) -> None:
     """It would end this sandbox alone; but nobody inside should be able to."""
     if box.agent_pid != 1:
@@ -286,7 +210,7 @@ def _addresses(box: Box) -> None:
     box.note("all of them read as 0")
 
 
-ATTEMPTS = {
+ATTEMPTS: dict[str, list[Attempt]] = {
     "environments": [
         Attempt("own", "looks for secrets in its own environment", _own_environment),
         Attempt("login", "looks for more in that of a login shell", _login_environment),
@@ -388,54 +312,5 @@ ATTEMPTS = {
         Attempt("taken-hands", "takes a descriptor of the hands host", _taken_descriptors("hands")),
         Attempt("listed-hands", "lists the descriptors of the hands host", _descriptors_of("hands")),
         Attempt("terminal", "presses keys on the terminal of whoever started Corral", _typed_ahead),
-    ],
-    "ptrace": [
-        *(
-            Attempt(
-                f"seize-{to}",
-                f"traces {to}",
-                _attaches(to, _PTRACE_SEIZE),
-                is_of_kernel=to in ("shell", "agent"),
-            )
-            for to in ("agent", "shell", "supervisor", "server", "hands", "egress", "victim")
-        ),
-        Attempt(
-            "attach-victim", "stops a process outside, to trace it", _attaches("victim", _PTRACE_ATTACH)
-        ),
-        *(
-            Attempt(f"{name.replace('_', '-')}-{to}", f"{name} of {to}", _copies_memory(to, name))
-            for name in ("process_vm_readv", "process_vm_writev")
-            for to in ("agent", "victim")
-        ),
-    ],
-    "signals": [
-        *(
-            Attempt(f"asks-{to}", f"asks whether {to} would hear a signal", _signals(to, 0), "signals")
-            for to in ("hands", "egress", "server", "neighbour")
-        ),
-        Attempt(
-            "ends-victim",
-            "ends a process outside",
-            _signals("victim", signal.SIGTERM),
-            "signals",
-            watches=("victim",),
-        ),
-        Attempt(
-            "ends-neighbour",
-            "ends a process of another sandbox",
-            _signals("neighbour", signal.SIGTERM),
-            "signals",
-            watches=("neighbour",),
-        ),
-        Attempt(
-            "ends-group", "ends a group of processes outside", _ends_groups, "signals", watches=("victim",)
-        ),
-        Attempt(
-            "by-descriptor",
-            "ends a process outside through a descriptor of it",
-            _signals_by_descriptor,
-            "signals",
-            watches=("victim",),
-        ),
     ],
 }
