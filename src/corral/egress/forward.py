@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import h11
 
 from corral.egress.headers import RawHeaders, passed_on, wants_websocket
-from corral.egress.speech import Speech
+from corral.egress.speech import Speech, comes_within
 from corral.egress.swap import Swap
 from corral.egress.target import Target
 from corral.egress.treatment import Answer, Packed, Treatment
 from corral.egress.wire import Wire, both
-from corral.kernel.limits import EGRESS_IDLE_SECONDS
+from corral.kernel.limits import EGRESS_IDLE_SECONDS, EGRESS_MASK_SECONDS
 
 __all__ = ["Forwarded", "forward", "kept_headers"]
 
@@ -81,12 +81,15 @@ async def forward(
 
 async def _watched(far: Wire, near: Wire, secrets: Swap) -> None:
     """`pour`, to the first secret. Raises OSError."""
-    while data := await far.read():
-        passed = secrets.feed(data)
+    while True:
+        is_pause = secrets.holds and not await comes_within(far, EGRESS_MASK_SECONDS)
+        data = b"" if is_pause else await far.read()
+        passed = secrets.feed(data) if data else secrets.end()
         if secrets.found:
             raise ConnectionResetError("the host says a secret back")
         await near.write(passed)
-    await near.write(secrets.end())
+        if not data and not is_pause:
+            break
     await near.end_output()
 
 
@@ -149,7 +152,7 @@ class _Exchange:
     async def answer(self) -> None:
         while True:
             try:
-                event = await self._far.next_event()
+                event = await self._next()
                 if isinstance(event, h11.InformationalResponse):
                     if await self._informed(event):
                         return
@@ -171,6 +174,16 @@ class _Exchange:
                 why = "its answer cannot be read" if self._treatment is not None else str(error)
                 await self._bad_gateway(why)
                 return
+
+    async def _next(self) -> h11.Event | type[h11.PAUSED]:
+        """What the host says next. What waits for it goes on after a while, whatever it is."""
+        answer = self._answer
+        while answer is not None and answer.holds:
+            event = await self._far.event_within(EGRESS_MASK_SECONDS)
+            if event is not None:
+                return event
+            await self._near.send(h11.Data(data=answer.let_go()))
+        return await self._far.next_event()
 
     async def _informed(self, event: h11.InformationalResponse) -> bool:
         """Whether the protocol was switched."""

@@ -1,5 +1,6 @@
 """HTTP/1.1 on a wire, as h11 reads and writes it."""
 
+import asyncio
 import contextlib
 from typing import TypeVar
 
@@ -35,6 +36,17 @@ class Speech:
                 return event
             self.state.receive_data(await self.wire.read())
 
+    async def event_within(self, seconds: float) -> h11.Event | type[h11.PAUSED] | None:
+        """The next event; None if nothing came for so long. Raises likewise."""
+        while True:
+            event = self.state.next_event()
+            if event is not h11.NEED_DATA:
+                assert isinstance(event, h11.Event) or event is h11.PAUSED
+                return event
+            if not await comes_within(self.wire, seconds):
+                return None
+            self.state.receive_data(await self.wire.read())
+
     async def send(self, event: h11.Event) -> None:
         """Raises OSError, h11.LocalProtocolError."""
         data = self.state.send(event)
@@ -46,6 +58,13 @@ class Speech:
         unread, _ = self.state.trailing_data
         self.wire.unread(unread)
         return self.wire
+
+
+async def comes_within(wire: Wire, seconds: float) -> bool:
+    """Whether there is something to read, or an end, within this time. Nothing is lost if there is not."""
+    coming = wire.coming()
+    await asyncio.wait({coming}, timeout=seconds)
+    return coming.done()
 
 
 async def refuse(near: Speech, status: int, why: str) -> None:

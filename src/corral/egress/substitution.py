@@ -11,6 +11,7 @@ trusts the host with it has to know. Source: API docs, vaults; docs/DIVERGENCES.
 
 import html
 import json
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -29,6 +30,9 @@ __all__ = ["Addition", "Substitution", "Variable", "variables_of"]
 _NOT_CHANGED: Final = frozenset(
     (b"host", b"connection", b"content-length", b"transfer-encoding", b"upgrade", b"expect")
 )
+_MARKUP: Final = re.compile(r"[<>&]")
+_MARKUP_OR_QUOTE: Final = re.compile(r"[<>&'+]")
+_ESCAPE: Final = re.compile(r"%[0-9A-F]{2}")
 _CONTROL: Final = frozenset(range(32)) - {9} | {127}
 
 
@@ -131,15 +135,15 @@ class Substitution:
         found = set(found)
         return [each.credential_id for each in self.variables if each.placeholder.encode() in found]
 
-    def mask(self, *, held_bytes_min: int = 1) -> Swap:
-        """For what comes back."""
+    def mask(self, *, is_steady: bool = False) -> Swap:
+        """For what comes back. is_steady: as `Swap`; for what comes piece by piece."""
         table: dict[bytes, bytes] = {}
         for variable in self.variables:
             table |= _masked(variable.secret, variable.placeholder)
         for addition in self.additions:
             for secret in addition.secrets:
                 table |= _masked(secret, "*" * 8)
-        return Swap(table, held_bytes_min=held_bytes_min)
+        return Swap(table, is_steady=is_steady)
 
 
 def _in_header(variable: Variable) -> bytes:
@@ -177,5 +181,9 @@ def _masked(secret: str, instead: str) -> dict[bytes, bytes]:
         quote_plus(secret),
         html.escape(secret),
         html.escape(secret, quote=False),
+        html.escape(secret).replace("&#x27;", "&#39;").replace("&quot;", "&#34;"),  # as Go has it
+        _MARKUP.sub(lambda found: f"\\u{ord(found[0]):04x}", _as_json(secret)),  # Go's JSON, in HTML too
+        _MARKUP_OR_QUOTE.sub(lambda found: f"\\u{ord(found[0]):04X}", _as_json(secret)),  # .NET's
     }
+    spelled |= {_ESCAPE.sub(lambda found: found[0].lower(), each) for each in spelled}  # .NET's URLs
     return {each.encode(): instead.encode() for each in spelled if each}

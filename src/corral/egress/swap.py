@@ -12,22 +12,28 @@ class Swap:
     """Give it what comes with `feed`, and call `end` after the last of it; both return what goes on.
 
     At a place where several of the strings begin, the longest is replaced; what has been put in is not
-    looked at again. Nothing is held back but an end that may be the beginning of one of the strings, of at
-    least `held_bytes_min`.
+    looked at again. Held back is an end that may be the beginning of one of the strings. is_steady: as much
+    is held back whatever it is, so that nobody can tell by the clock whether it is such a beginning; who
+    does not want to wait longer has `end` let go of it.
 
     found: which of them were met so far.
     """
 
-    def __init__(self, table: Mapping[bytes, bytes], *, held_bytes_min: int = 1) -> None:
+    def __init__(self, table: Mapping[bytes, bytes], *, is_steady: bool = False) -> None:
         """table: what is replaced -> by what. No string is empty."""
         assert all(table)
         self._table = dict(table)
         longest_first = sorted(table, key=len, reverse=True)
         self._any = re.compile(b"|".join(map(re.escape, longest_first))) if table else None
         self._longest = len(longest_first[0]) if table else 0
-        self._held_bytes_min = held_bytes_min
+        self._is_steady = is_steady
         self._held = b""
         self.found: set[bytes] = set()
+
+    @property
+    def holds(self) -> bool:
+        """Whether something is held back."""
+        return bool(self._held)
 
     def feed(self, data: bytes) -> bytes:
         return self._swapped(data, is_end=False) if self._any is not None else data
@@ -60,6 +66,8 @@ class Swap:
         """Where in the data, from `start` on, what may be the beginning of a string begins; its end if
         nothing does."""
         first = len(data)
+        if self._is_steady:
+            return max(start, first - self._longest + 1)
         for each in self._table:
             probe = each[:_PROBE_BYTES]
             begin = max(start, len(data) - len(each) + 1)
@@ -71,4 +79,4 @@ class Swap:
                 if each.startswith(data[at:]):
                     first = at
                     break
-        return first if len(data) - first >= self._held_bytes_min else len(data)
+        return first

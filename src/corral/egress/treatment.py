@@ -16,7 +16,6 @@ __all__ = ["Answer", "Packed", "Treatment"]
 _NOT_ASKED: Final = frozenset((b"accept-encoding", b"range", b"if-range", b"sec-websocket-extensions"))
 _BITS: Final = {b"gzip": 31, b"x-gzip": 31, b"deflate": 15}
 _BODILESS: Final = frozenset((204, 304))
-_WEBSOCKET_HELD_BYTES_MIN: Final = 4  # less of a secret is let through than a prompt is held up for
 
 
 class Packed(Exception):
@@ -90,12 +89,14 @@ class Treatment:
     def answer(self, status: int, headers: RawHeaders) -> "Answer":
         """headers: as they are passed on. Raises Packed."""
         is_bodiless = self._method == b"HEAD" or status in _BODILESS
-        return Answer(self.masked(headers), self._substitution.mask(), is_bodiless=is_bodiless)
+        return Answer(
+            self.masked(headers), self._substitution.mask(is_steady=True), is_bodiless=is_bodiless
+        )
 
     def watch(self) -> Swap:
         """For what a host says that has switched to WebSockets: nothing can be replaced there, but what is
         found can be kept back."""
-        return self._substitution.mask(held_bytes_min=_WEBSOCKET_HELD_BYTES_MIN)
+        return self._substitution.mask(is_steady=True)
 
 
 class Answer:
@@ -123,6 +124,15 @@ class Answer:
 
     def counted(self, length: int) -> RawHeaders:
         return [*self.headers, (b"Content-Length", str(length).encode())]
+
+    @property
+    def holds(self) -> bool:
+        """Whether something that is to go on waits for more."""
+        return self._mask.holds and not self.is_held
+
+    def let_go(self) -> bytes:
+        """What waits, because nothing more came for some time."""
+        return self._mask.end()
 
     def fed(self, data: bytes) -> list[bytes]:
         """The next of the body, as it goes on, in pieces of bounded size. Raises Packed."""

@@ -2,6 +2,7 @@
 
 import html
 import json
+import re
 from typing import Any
 from urllib.parse import quote, quote_plus
 
@@ -70,6 +71,9 @@ def test_whose_host_it_is() -> None:
         quote(SECRET, safe=""),
         quote_plus(SECRET),
         html.escape(SECRET),
+        html.escape(SECRET).replace("&quot;", "&#34;").replace("&#x27;", "&#39;"),
+        json.dumps(SECRET)[1:-1].replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"),
+        re.sub("%..", lambda found: found[0].lower(), quote_plus(SECRET)),
         SECRET.strip(),
     ],
 )

@@ -43,11 +43,26 @@ def test_what_cannot_begin_one_goes_on_at_once() -> None:
     assert swap.feed(b"secret-of-some-length") == b"*"
 
 
-def test_a_few_bytes_need_not_be_held() -> None:
-    swap = Swap({b"secret-of-some-length": b"*"}, held_bytes_min=4)
-    assert swap.feed(b"prompt: sec") == b"prompt: sec"
-    assert swap.feed(b"secr") == b""
-    assert swap.feed(b"et-of-some-length") == b"*"
+@settings(max_examples=200, deadline=None)
+@given(TABLES, st.text("abcd", max_size=60), st.lists(st.integers(0, 60), max_size=12))
+def test_steadily_it_is_as_in_the_whole(words: dict[str, str], text: str, cuts: list[int]) -> None:
+    table = {key.encode(): value.encode() for key, value in words.items()}
+    data, swap = text.encode(), Swap(table, is_steady=True)
+    ends = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]
+    done = b"".join(swap.feed(data[a:b]) for a, b in itertools.pairwise(ends)) + swap.end()
+    assert done == naive(table, data)
+
+
+@given(st.binary(max_size=40))
+def test_steadily_as_much_is_held_whatever_it_is(one: bytes) -> None:
+    """A guess that is right and one that is wrong are let go of at the same time."""
+    secret = b"a secret of some length, which nobody guesses"
+    for size in range(1, len(secret)):
+        right, wrong = Swap({secret: b"*"}, is_steady=True), Swap({secret: b"*"}, is_steady=True)
+        guess = one + secret[:size]
+        assert len(right.feed(guess)) == len(wrong.feed(one + bytes(size)))
+        assert right.holds == wrong.holds
+        assert right.end() + wrong.end()
 
 
 def test_long_ones_that_share_a_beginning_across_every_cut() -> None:

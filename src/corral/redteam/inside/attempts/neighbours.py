@@ -31,6 +31,8 @@ def _finds_tickets(box: Box) -> None:
     """Anything that looks like a pass: in the environment, below /run, in descriptors."""
     found = []
     for name, value in os.environ.items():
+        if name == box.told.get("variable"):
+            continue  # a placeholder, of which `placeholders` sees what it is worth
         if any(word in name.lower() for word in ("token", "ticket", "secret", "key")) or "@" in value:
             found.append(name)
     for folder, _, names in os.walk("/run"):
