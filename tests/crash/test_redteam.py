@@ -23,7 +23,7 @@ from corral.redteam.served import ServedStage
 
 pytestmark = pytest.mark.timeout(300)
 GROUPS = ("environments", "signals", "neighbours", "journal", "store", "dns", "hosts", "redirects", "tls",
-          "archives.skill-bomb", "archives.skill-upwards")  # fmt: skip
+          "archives.skill-bomb", "archives.skill-upwards", "placeholder", "pinning", "reflection.secret-pieces")  # fmt: skip
 
 
 def quiet(_: str) -> None:

@@ -207,7 +207,7 @@ ATTEMPTS: dict[str, list[Attempt]] = {
             _says(request("/echo", "", "corral_ph=$PH&b=1", method="POST")),
         ),
         Attempt(
-            "secret-json",
+            "secret-json-body",
             "sends it in JSON that comes back",
             _says(request("/echo", "Content-Type: application/json\r\n", '{"a": "$PH"}', method="POST")),
         ),
