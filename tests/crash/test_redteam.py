@@ -22,8 +22,10 @@ from corral.redteam.search import searched
 from corral.redteam.served import ServedStage
 
 pytestmark = pytest.mark.timeout(300)
-GROUPS = ("environments", "signals", "neighbours", "journal", "store", "dns", "hosts", "redirects", "tls",
-          "archives.skill-bomb", "archives.skill-upwards", "placeholder", "pinning", "reflection.secret-pieces")  # fmt: skip
+GROUPS = (
+    "environments", "signals", "neighbours", "journal", "store", "dns", "hosts", "redirects", "tls",
+    "archives.skill-bomb", "archives.skill-upwards", "placeholder", "pinning", "reflection.secret-pieces",
+)  # fmt: skip
 
 
 def quiet(_: str) -> None:
