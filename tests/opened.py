@@ -26,6 +26,7 @@ from corral.store.sessions import Sessions
 from corral.store.skills.skills import SkillTable
 from corral.store.skills.versions import SkillForgetTable, SkillVersionTable
 from corral.store.tokens import Tokens
+from corral.store.validations import Validations
 from corral.store.vault_keys import VaultKeys
 from corral.store.vaults import Credentials, Vaults
 from corral.store.work import WorkTable
@@ -59,6 +60,7 @@ class Opened:
             credentials=Credentials(database),
             session_credentials=SessionCredentials(database),
             tokens=Tokens(database),
+            validations=Validations(database),
             vault_keys=VaultKeys(database),
             keys=ApiKeys(database),
             workspaces=Workspaces(database),

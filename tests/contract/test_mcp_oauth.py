@@ -13,15 +13,19 @@ from typing import Any
 
 import pytest
 
+from corral.app import validation
 from corral.app.credentials import CredentialDuty
 from corral.app.tokens import TokenDuty
+from corral.app.validation import QueuedValidation, Validation, ValidationDuty
 from corral.catalog.credentials import new_credential, place_of, updated_credential, without_secrets
 from corral.catalog.mcp.servers import McpServer
 from corral.catalog.records import Wire
+from corral.catalog.tokens import Where
 from corral.catalog.vaults import SealedSecret, VaultKey, new_vault
 from corral.egress import refresh, wishes
 from corral.egress.policy import OperatorHosts
 from corral.kernel.clock import SystemClock, rfc3339
+from corral.kernel.errors import VaultUnavailable
 from corral.kernel.ids import CREDENTIAL, VAULT, CredentialId, SessionId, VaultId
 from corral.mcp.connector import McpConnector
 from corral.mcp.way import Roads
@@ -374,6 +378,30 @@ async def test_new_tokens_outlive_the_process_and_a_server_that_is_away(
     assert (secrets["access_token"], secrets["refresh_token"]) == ("canary-access-1", "canary-refresh-1")
     assert words(await node.echo(session_id, server(mcp))) == "x"
     assert len(login.requests) == 1
+
+
+async def test_a_node_that_opens_no_secrets_asks_another_one(
+    node: Node, mcp: McpHost, login: OAuthHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stores = node.opened.stores
+    made = await node.credential(login.auth())
+    where = Where(workspace_id=HERE, vault_id=made["vault_id"], credential_id=made["id"])
+    here = Validation(node.gateway.data_dir, stores.tokens)
+    duty = asyncio.ensure_future(ValidationDuty(stores.validations, here).run())
+    try:
+        answer = await QueuedValidation(stores.validations).validate(where)
+    finally:
+        duty.cancel()
+        await asyncio.wait([duty])
+    assert (answer["status"], answer["refresh"]) == (
+        "valid", {"status": "succeeded", "http_response": None},
+    )  # fmt: skip
+    _, secrets = await node.stored(made)
+    assert secrets["access_token"] == "canary-access-1", "the new token is kept"
+    monkeypatch.setattr(validation, "VALIDATION_SECONDS", 0.1)
+    with pytest.raises(VaultUnavailable, match="No node with the role egress"):
+        await QueuedValidation(stores.validations).validate(where)
+    assert await stores.validations.take(seconds=60) is None, "nobody waits for it any more"
 
 
 async def _is(so: bool) -> bool:

@@ -12,7 +12,7 @@ from corral.app.ground import Ground
 from corral.app.hands import Reach
 from corral.app.models import LateCounter, model_table
 from corral.app.repositories import hosts_of
-from corral.app.validation import Validation
+from corral.app.validation import validation_of
 from corral.catalog.blobs import BlobStore
 from corral.store.audit import Audit
 from corral.store.catalog import Agents, Environments
@@ -27,7 +27,6 @@ from corral.store.session_resources import Resources
 from corral.store.sessions import Sessions
 from corral.store.skills.skills import SkillTable
 from corral.store.skills.versions import SkillVersionTable
-from corral.store.tokens import Tokens
 from corral.store.vault_keys import VaultKeys
 from corral.store.vaults import Credentials, Vaults
 from corral.store.work import WorkTable
@@ -68,7 +67,7 @@ def open_api(
             vaults=Vaults(database),
             credentials=Credentials(database),
             vault_keys=VaultKeys(database),
-            validation=Validation(ground.config.data_dir, Tokens(database)),
+            validation=validation_of(ground),
             idempotency=Idempotency(database),
             kills=Kills(database, ground.bus),
             bus=ground.bus,

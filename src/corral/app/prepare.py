@@ -28,6 +28,8 @@ _BY_ROLE: Final = {
         "corral.store.session_credentials",
         "corral.app.tokens",
         "corral.store.tokens",
+        "corral.app.validation",
+        "corral.store.validations",
         "corral.app.vault",
         "corral.store.vault_keys",
     ),

@@ -168,6 +168,7 @@ async def _open(ground: Ground, keys: KeysOfThisStart, stack: AsyncExitStack) ->
         from corral.app.credentials import credentials_part
         from corral.app.egress import egress_part
         from corral.app.tokens import tokens_part
+        from corral.app.validation import validation_part
         from corral.app.vault import vault_part
         from corral.store.audit import Audit
         from corral.store.session_credentials import SessionCredentials
@@ -179,6 +180,8 @@ async def _open(ground: Ground, keys: KeysOfThisStart, stack: AsyncExitStack) ->
         parts.append(vault_part(config.data_dir, vault_keys, ground.clock))
         parts.append(credentials_part(config.data_dir, SessionCredentials(ground.database)))
         parts.append(tokens_part(config.data_dir, Tokens(ground.database), vault_keys, ground.clock))
+        if config.is_postgres:
+            parts.append(validation_part(ground))
         audit = Audit(ground.database)
         parts.append(audit_part(config.data_dir, audit, ground.clock, days=config.audit_days))
     if roles & {"api", "brain"}:

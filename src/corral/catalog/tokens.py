@@ -21,6 +21,7 @@ __all__ = [
     "CredentialValidation",
     "KeepOutcome",
     "TokenStore",
+    "ValidationQueue",
     "Where",
     "refreshed",
 ]
@@ -69,6 +70,26 @@ class TokenStore(Protocol):
 
     async def sealed(self, where: Where) -> SealedCredential:
         """Raises NotFound."""
+
+
+class ValidationQueue(Protocol):
+    """Validations that one node asks for and another one makes: not every node can open secrets. Each
+    method is one transaction; a validation that nobody waits for any more is forgotten."""
+
+    async def ask(self, validation_id: str, where: Where) -> None:
+        """Raises NotFound: there is no such credential."""
+
+    async def take(self, *, seconds: float) -> tuple[str, Where] | None:
+        """The oldest that nobody has taken within so many seconds; None if there is none."""
+
+    async def tell(self, validation_id: str, answer: Wire) -> None:
+        """Nothing happens if nobody waits for it."""
+
+    async def answer(self, validation_id: str) -> Wire | None:
+        """None until it is told."""
+
+    async def forget(self, validation_id: str) -> None:
+        """Repeat: safe."""
 
 
 class CredentialValidation(Protocol):

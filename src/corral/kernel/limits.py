@@ -477,6 +477,7 @@ TOKEN_RETRY_SECONDS, TOKEN_RETRY_SECONDS_MAX = 5.0, 300.0  # between refreshes t
 TOKEN_ANSWER_BYTES_MAX = 64 * 1024  # of a token endpoint; the longest JWTs have a few KB
 VALIDATION_STEP_SECONDS = 10.0  # of each question to an MCP server; a person waits
 VALIDATION_SECONDS = 90.0  # of all of them: five questions twice, and a token endpoint
+VALIDATION_ANSWER_SECONDS = 0.25  # between looks whether another node has answered
 VALIDATION_BODY_CHARS_MAX = 2_000  # shown of what a server answers
 TOKENS_KNOWN_MAX = 4_000  # credentials whose new tokens are in memory: two for each session at work
 MCP_LIST_SECONDS = 20.0  # to connect and list the tools: a turn waits no longer for a server

@@ -444,4 +444,32 @@ async def check_who_refreshes_tokens(stores: Stores) -> None:
     assert isinstance(await error_of(stores.tokens.sealed(elsewhere)), NotFound)
 
 
+async def check_validations_of_other_nodes(stores: Stores) -> None:
+    vault_id, queue = await vault(stores), stores.validations
+    record = oauth(stores, vault_id)
+    await stores.credentials.create(record, [sealed(name="access_token")], workspace_id=HERE)
+    where = Where(workspace_id=HERE, vault_id=vault_id, credential_id=CredentialId(record["id"]))
+    assert await queue.take(seconds=60) is None
+    elsewhere = replace(where, workspace_id=ELSEWHERE)
+    assert isinstance(await error_of(queue.ask("validation_0", elsewhere)), NotFound)
+    for number in (1, 2):
+        await queue.ask(f"validation_{number}", where)
+        stores.clock.advance(1)
+    taken = await asyncio.gather(*(queue.take(seconds=60) for _ in range(4)))
+    found = sorted(each for each in taken if each is not None)
+    assert found == [("validation_1", where), ("validation_2", where)]
+    await queue.tell("validation_1", {"status": "valid"})
+    assert await queue.answer("validation_1") == {"status": "valid"}
+    assert await queue.answer("validation_2") is None
+    stores.clock.advance(61)
+    assert await queue.take(seconds=60) == ("validation_2", where), "its node is gone"
+    for validation_id in ("validation_1", "validation_2"):
+        await queue.forget(validation_id)
+    await queue.tell("validation_2", {"status": "valid"})
+    assert await queue.answer("validation_2") is None
+    await queue.ask("validation_3", where)
+    await stores.credentials.delete(vault_id, where.credential_id, workspace_id=HERE)
+    assert await queue.take(seconds=60) is None, "it goes with the credential"
+
+
 CHECKS = tuple(check for name, check in list(globals().items()) if name.startswith("check_"))

@@ -16,7 +16,7 @@ from corral.catalog.memory.ports import (
 )
 from corral.catalog.records import AgentStore, ApiKeyStore, EnvironmentStore
 from corral.catalog.skills.ports import SkillForgetting, Skills, SkillVersions
-from corral.catalog.tokens import TokenStore
+from corral.catalog.tokens import TokenStore, ValidationQueue
 from corral.catalog.vaults import CredentialStore, SessionCredentialStore, VaultKeyStore, VaultStore
 from corral.catalog.workspaces import WorkspaceStore
 from corral.kernel.errors import CorralError
@@ -49,6 +49,7 @@ class Stores:
     credentials: CredentialStore
     session_credentials: SessionCredentialStore
     tokens: TokenStore
+    validations: ValidationQueue
     vault_keys: VaultKeyStore
     keys: ApiKeyStore
     workspaces: WorkspaceStore

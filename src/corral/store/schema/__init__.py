@@ -35,6 +35,7 @@ from corral.store.schema.types import Exact, JsonBytes, Moment, from_us, metadat
 from corral.store.schema.vaults import (
     credential_refreshes,
     credential_secrets,
+    credential_validations,
     credentials,
     repository_tokens,
     vault_keys,
@@ -58,6 +59,7 @@ __all__ = [
     "cleanup",
     "credential_refreshes",
     "credential_secrets",
+    "credential_validations",
     "credentials",
     "environment_keys",
     "environments",
@@ -94,5 +96,5 @@ __all__ = [
     "writers",
 ]
 
-REVISION = "0015"
+REVISION = "0016"
 """The Alembic revision that these tables are of."""

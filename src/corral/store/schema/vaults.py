@@ -11,6 +11,7 @@ from corral.store.schema.types import JsonBytes, Moment, metadata
 __all__ = [
     "credential_refreshes",
     "credential_secrets",
+    "credential_validations",
     "credentials",
     "repository_tokens",
     "vault_keys",
@@ -95,4 +96,15 @@ credential_refreshes = Table(
     Column("credential_id", ForeignKey("credentials.credential_id", ondelete="CASCADE"), primary_key=True),
     Column("claim_id", String, nullable=False),
     Column("until", Moment, nullable=False),
+)
+
+# Asked for by a node that cannot open secrets; see catalog.tokens.
+credential_validations = Table(
+    "credential_validations",
+    metadata,
+    Column("validation_id", String, primary_key=True),
+    Column("credential_id", ForeignKey("credentials.credential_id", ondelete="CASCADE"), nullable=False),
+    Column("asked_at", Moment, nullable=False),
+    Column("taken_until", Moment, nullable=False),  # when it was asked for: nobody has taken it
+    Column("answer", JsonBytes),
 )
