@@ -17,7 +17,7 @@ from typing import Any
 from corral.app.credentials import CredentialDuty
 from corral.catalog.credentials import place_of, placeholder_of
 from corral.catalog.repositories import SealedToken
-from corral.catalog.vaults import SealedCredential, SealedSecret
+from corral.catalog.vaults import SealedCredential, SealedSecret, SessionCredentialStore
 from corral.daemon import socket_path, token_path
 from corral.egress.policy import OperatorHosts
 from corral.egress.process import KEY_FILE, serve_egress
@@ -46,6 +46,7 @@ class Gateway:
     ways_out: list[WayOut] = field(default_factory=list)
     trusted: Path | None = None
     sealed: dict[str, list[SealedCredential]] = field(default_factory=dict)  # what sessions have
+    store: SessionCredentialStore | None = None
     giving: "asyncio.Task[None] | None" = None
     book: dict[str, dict[str, Any]] = field(default_factory=dict)
 
@@ -58,8 +59,9 @@ class Gateway:
         operator: OperatorHosts | None = None,
         authorities: Path | None = None,
         trusted: Path | None = None,
+        store: SessionCredentialStore | None = None,
     ) -> "AsyncIterator[Gateway]":
-        """trusted: authorities of hosts with credentials."""
+        """trusted: authorities of hosts with credentials. store: what sessions have; `sealed` otherwise."""
         data_dir = Path(tempfile.mkdtemp(prefix="corral-"))  # a socket's path is short
         gateway = cls(
             data_dir=data_dir,
@@ -67,6 +69,7 @@ class Gateway:
             operator=operator or OperatorHosts(internal=("*",)),
             authorities=authorities,
             trusted=trusted,
+            store=store,
         )
         await gateway.serve()
         try:
@@ -90,7 +93,7 @@ class Gateway:
             )
         )
         await asyncio.wait_for(ready.wait(), SECONDS)
-        self.giving = asyncio.ensure_future(CredentialDuty(self.data_dir, self).run())
+        self.giving = asyncio.ensure_future(CredentialDuty(self.data_dir, self.store or self).run())
 
     async def end(self) -> None:
         assert self.serving and self.giving

@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 
 from corral.app import validation
-from corral.app.credentials import CredentialDuty
 from corral.app.tokens import TokenDuty
 from corral.app.validation import QueuedValidation, Validation, ValidationDuty
 from corral.catalog.credentials import new_credential, place_of, updated_credential, without_secrets
@@ -80,13 +79,13 @@ class WatchedTokens(Tokens):
 
 @dataclass
 class Node:
-    """An egress process, and the duties of a server for it, over a store that others may share.
+    """An egress process, and its server's duty for tokens, over a store that others may share.
     claims: what came of those that it made."""
 
     gateway: Gateway
     opened: Opened
     connector: McpConnector
-    duties: list["asyncio.Task[None]"] = field(default_factory=list)
+    duty: "asyncio.Task[None] | None" = None
     claims: list[str] = field(default_factory=list)
 
     @classmethod
@@ -95,7 +94,10 @@ class Node:
         cls, opened: Opened, mcp: McpHost, *, keys: Path | None = None
     ) -> "AsyncIterator[Node]":
         async with Gateway.start(
-            names={"localhost": ["127.0.0.1"]}, operator=LocalServers(), authorities=mcp.authority
+            names={"localhost": ["127.0.0.1"]},
+            operator=LocalServers(),
+            authorities=mcp.authority,
+            store=opened.stores.session_credentials,
         ) as gateway:
             if keys is not None:
                 gateway.key_file.write_bytes(keys.read_bytes())
@@ -109,17 +111,14 @@ class Node:
                 await node.connector.aclose()
 
     def link(self) -> None:
-        stores, data_dir = self.opened.stores, self.gateway.data_dir
         store = WatchedTokens(self.opened.database, self.claims)
-        tokens = TokenDuty(data_dir, store, stores.vault_keys, SystemClock())
-        for duty in (CredentialDuty(data_dir, stores.session_credentials), tokens):
-            self.duties.append(asyncio.ensure_future(duty.run()))
+        duty = TokenDuty(self.gateway.data_dir, store, self.opened.stores.vault_keys, SystemClock())
+        self.duty = asyncio.ensure_future(duty.run())
 
     async def unlink(self) -> None:
-        for duty in self.duties:
-            duty.cancel()
-        await asyncio.gather(*self.duties, return_exceptions=True)
-        self.duties.clear()
+        assert self.duty
+        self.duty.cancel()
+        await asyncio.wait([self.duty])
 
     async def key(self) -> VaultKey:
         """The vault's, made at the first call."""
@@ -247,6 +246,23 @@ async def test_a_token_stays_with_its_server(node: Node) -> None:
     }  # fmt: skip
     ids = [entry["credential_id"] for entry in await node.gateway.entries()]
     assert ids[0] is not None and ids[1] is None
+
+
+async def test_what_a_server_says_back_is_masked(node: Node) -> None:
+    with Origin.start() as origin:
+        url = f"http://localhost:{origin.port}/mcp"
+        bearer = {"type": "static_bearer", "mcp_server_url": url, "token": "canary-token"}
+        session_id = await node.session(await node.credential(bearer))
+        way = Roads(node.gateway.data_dir).way(session_id, McpServer(name="notes", url=url))
+        async with way.client() as client:
+            said = await client.get(url.replace("/mcp", "/headers"))
+            assert dict(said.json())["Authorization"] == "Bearer ********"
+            echoed = await client.post(
+                url.replace("/mcp", "/echo"), content=b"x" * 300_000 + b"canary-token"
+            )
+            assert echoed.content == b"x" * 300_000 + b"********"
+            assert (await client.get(url.replace("/mcp", "/status/204"))).status_code == 204
+            assert (await client.head(url.replace("/mcp", "/bytes/7"))).status_code == 200
 
 
 @pytest.mark.parametrize("kind", ["none", "client_secret_basic", "client_secret_post"])

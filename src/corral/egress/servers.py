@@ -8,8 +8,8 @@
                        "allowed_hosts": [...] or null: the environment does not limit it}
 
 The session's token for that server goes along, to the origin of its URL alone: wherever a server sends a
-client, the token stays. What expired is refreshed first, what is answered with 401 is refreshed and sent
-once more: it was not acted upon.
+client, the token stays; and what it says back of it is masked. What expired is refreshed first, what is
+answered with 401 is refreshed and sent once more: it was not acted upon.
 
 TLS to the server is made here, also for https: what is put into a request never was in the hands host. The
 answer is the server's, or ours. An error of the server's says in `Corral-Credential` what was put in; ours
@@ -46,6 +46,7 @@ from corral.egress.outside import Answer, BrokenOff, Outside
 from corral.egress.policy import Gate, OperatorHosts, Refused
 from corral.egress.refresh import NotRefreshed
 from corral.egress.speech import Speech
+from corral.egress.substitution import mask_of
 from corral.egress.target import BadTarget, Target, whole_url
 from corral.egress.wire import Silent, SocketWire
 from corral.kernel.ids import SessionId
@@ -322,18 +323,23 @@ class McpDoor:
     async def _pass_on(
         self, near: Speech, answer: Answer, passage: _Passage, bearer: Bearer | None
     ) -> None:
-        """Raises OSError, BrokenOff."""
+        """Without the token, if the server says it back. Raises OSError, BrokenOff."""
+        mask = mask_of() if bearer is None else mask_of(bearer.token)
         headers = [
-            (name, value)
+            (mask.all(name), mask.all(value))
             for name, value in passed_on(answer.headers, keeps_upgrade=False)
-            if name.lower() not in _OURS
+            if name.lower() not in _OURS and (bearer is None or name.lower() != b"content-length")
         ]
         if bearer is not None and answer.status >= _BAD_REQUEST:
             headers.append((CREDENTIAL, bearer.credential_id.encode()))
-        await near.send(h11.Response(status_code=answer.status, reason=answer.reason, headers=headers))
+        reason = mask.all(answer.reason)
+        await near.send(h11.Response(status_code=answer.status, reason=reason, headers=headers))
         async for chunk in answer.chunks:
             passage.received += len(chunk)
-            await near.send(h11.Data(data=chunk))
+            if data := mask.feed(chunk):
+                await near.send(h11.Data(data=data))
+        if data := mask.end():
+            await near.send(h11.Data(data=data))
         await near.send(h11.EndOfMessage())
 
 

@@ -25,7 +25,9 @@ from corral.kernel.hosts import matches
 from corral.kernel.ids import CredentialId
 from corral.kernel.limits import MASKED_SECRET_BYTES_MIN
 
-__all__ = ["Addition", "Substitution", "Variable", "variables_of"]
+__all__ = ["Addition", "Substitution", "Variable", "mask_of", "variables_of"]
+
+_INSTEAD: Final = "*" * 8
 
 _NOT_CHANGED: Final = frozenset(
     (b"host", b"connection", b"content-length", b"transfer-encoding", b"upgrade", b"expect")
@@ -142,8 +144,16 @@ class Substitution:
             table |= _masked(variable.secret, variable.placeholder)
         for addition in self.additions:
             for secret in addition.secrets:
-                table |= _masked(secret, "*" * 8)
+                table |= _masked(secret, _INSTEAD)
         return Swap(table, is_steady=is_steady)
+
+
+def mask_of(*secrets: str) -> Swap:
+    """For what comes back of a request that these were put into."""
+    table: dict[bytes, bytes] = {}
+    for secret in secrets:
+        table |= _masked(secret, _INSTEAD)
+    return Swap(table)
 
 
 def _in_header(variable: Variable) -> bytes:
