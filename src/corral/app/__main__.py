@@ -31,7 +31,11 @@ async def _hands(start: Start) -> None:
     await serve_hands(
         data_dir=config.data_dir,
         provider=lambda state_dir: provider_of(
-            sandbox, state_dir=state_dir, egress=egress, root=config.sandbox_root
+            sandbox,
+            state_dir=state_dir,
+            egress=egress,
+            root=config.sandbox_root,
+            choices=config.sandbox_choices,
         ),
         web=lambda state_dir: open_web(config, state_dir),
         mcp=lambda: open_mcp(config),

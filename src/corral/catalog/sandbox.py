@@ -27,7 +27,7 @@ __all__ = [
     "Bounds",
     "bounds_of",
     "config_of",
-    "provider_of",
+    "provider_named",
     "sandbox_view",
     "with_sandbox",
 ]
@@ -66,7 +66,7 @@ def bounds_of(config: Mapping[str, Any]) -> Bounds:
     return Bounds(**{name: value for name, value in given.items() if name in _NAMES})
 
 
-def provider_of(config: Mapping[str, Any]) -> str | None:
+def provider_named(config: Mapping[str, Any]) -> str | None:
     """What is to make its sandboxes; None: whatever the node has. config: as a session keeps it."""
     return (config.get(SANDBOX) or {}).get("provider")
 
@@ -102,6 +102,6 @@ def sandbox_view(environment: Wire) -> Wire:
     return {
         "type": "environment_sandbox",
         "environment_id": environment["id"],
-        "provider": provider_of(environment),
+        "provider": provider_named(environment),
         **asdict(bounds_of(environment)),
     }

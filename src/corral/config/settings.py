@@ -53,6 +53,7 @@ class Config:
     vault_key_file: Path | None = None
     vault_key_command: str | None = None
     sandbox: ProviderName | None = None
+    sandbox_choices: tuple[ProviderName, ...] = ()
     sandbox_root: Path | None = None
     sandboxes_max: int = SANDBOXES_MAX
     egress_denied_hosts: tuple[str, ...] = ()
@@ -192,6 +193,11 @@ SETTINGS: Final[Mapping[str, Setting]] = {
         "what sandboxes are made by: bwrap, or landlock, weaker, where user namespaces are forbidden; bwrap"
         " unless set",
         ("flag", "env"),
+    ),
+    "sandbox_choices": Setting(
+        values.sandboxes,
+        "more kinds of them that an environment may ask for, beside that one; none unless set",
+        ("env",),
     ),
     "sandbox_root": Setting(
         values.path,

@@ -176,6 +176,13 @@ def sandbox(value: object) -> ProviderName:
     return value
 
 
+def sandboxes(value: object) -> tuple[ProviderName, ...]:
+    words = value.split(",") if isinstance(value, str) else value
+    if not isinstance(words, list | tuple):
+        raise ValueError("not a list of kinds of sandboxes")
+    return tuple(sandbox(word) for word in words)
+
+
 def table(value: object) -> Mapping[str, object]:
     if not isinstance(value, Mapping):
         raise ValueError("a table is needed; its entries look like [[models.model]]")

@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
+from corral.catalog.sandbox import provider_named
 from corral.hands.news import NEWS_MOVED
 from corral.hands.ports import Provider, Sandbox
 from corral.hands.wire import LiveSandbox
@@ -140,7 +141,7 @@ class Sandboxes:
         return [
             LiveSandbox(
                 session_id=slot.session_id,
-                provider=self._provider.name,
+                provider=_provider_of(slot) or self._provider.name,
                 is_busy=slot.users > 0,
                 idle_seconds=0.0 if slot.users else now - slot.idle_since,
             )
@@ -222,6 +223,10 @@ class Sandboxes:
         is_empty = slot.sandbox is None and not slot.users and not slot.lock.locked()
         if is_empty and self._slots.get(slot.session_id) is slot:
             del self._slots[slot.session_id]
+
+
+def _provider_of(slot: _Slot) -> str | None:
+    return None if slot.recipe is None else provider_named(slot.recipe.environment)
 
 
 def _fits(slot: _Slot, recipe: Recipe) -> bool:

@@ -9,7 +9,7 @@ from corral.catalog.sandbox import (
     DEFAULT_BOUNDS,
     bounds_of,
     config_of,
-    provider_of,
+    provider_named,
     sandbox_view,
     with_sandbox,
 )
@@ -27,7 +27,7 @@ def environment(**given):
 def test_defaults_are_the_servers_and_change_nothing() -> None:
     made = environment()
     assert config_of(made) == made["config"], "as sessions have kept it so far"
-    assert bounds_of(config_of(made)) == DEFAULT_BOUNDS and provider_of(config_of(made)) is None
+    assert bounds_of(config_of(made)) == DEFAULT_BOUNDS and provider_named(config_of(made)) is None
     assert DEFAULT_BOUNDS.tmp_bytes == SANDBOX_TMP_BYTES
     shown = sandbox_view(made)
     assert (shown["memory_bytes"], shown["disk_bytes"]) == (SANDBOX_MEMORY_BYTES, SANDBOX_DISK_BYTES)

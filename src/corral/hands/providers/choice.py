@@ -2,6 +2,8 @@
 without a word: an operator names the weaker one, or a user is told.
 """
 
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final, Literal, get_args
 
@@ -25,10 +27,22 @@ def provider_of(
     is_warm: bool = True,
     egress: Egress | None = None,
     root: Path | None = None,
+    choices: Sequence[ProviderName] = (),
 ) -> Provider:
     """state_dir: exists; on the file system of the workspaces. is_warm: it may keep sandboxes ready.
     egress: through which sandboxes get out, of providers that have a network for them. root: a root file
-    system with the programs of sandboxes; the machine's own unless given."""
+    system with the programs of sandboxes; the machine's own unless given. choices: more of them, which an
+    environment may name."""
+    if others := [other for other in choices if other != name]:
+        from corral.hands.providers.chosen import ChosenProvider
+
+        def make(which: ProviderName, *, is_warm: bool) -> Provider:
+            return provider_of(which, state_dir=state_dir, is_warm=is_warm, egress=egress, root=root)
+
+        later: dict[str, Callable[[], Provider]] = {
+            other: partial(make, other, is_warm=False) for other in others
+        }
+        return ChosenProvider(make(name, is_warm=is_warm), later)
     pool_size, system = 1 if is_warm else 0, System.at(root)
     match name:
         case "bwrap":

@@ -1,0 +1,52 @@
+"""Environments that ask for a kind of sandbox, on a host that offers more than one."""
+
+import shutil
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from corral.catalog.sandbox import SANDBOX
+from corral.hands.keeper.landlock import abi
+from corral.hands.providers.choice import provider_of
+from corral.kernel.errors import SandboxUnavailable
+from corral.session.call import Recipe
+from corral.testing.lab import Lab
+
+pytestmark = pytest.mark.skipif(abi() == 0, reason="this kernel has no Landlock")
+
+
+@pytest.fixture
+async def lab() -> AsyncIterator[Lab]:
+    root = Path(tempfile.mkdtemp(prefix="corral-chosen-", dir="/var/tmp"))
+    root.chmod(0o711)  # as Landlock needs it
+    provider = provider_of("bwrap", state_dir=root, is_warm=False, choices=["landlock", "bwrap"])
+    async with Lab.open(provider, root=root) as lab:
+        yield lab
+    shutil.rmtree(root)
+
+
+def asking_for(provider: str) -> Recipe:
+    return Recipe(environment={"type": "cloud", SANDBOX: {"provider": provider}})
+
+
+async def test_an_environment_gets_the_kind_it_asks_for_and_others_the_nodes_own(lab: Lab) -> None:
+    own = await lab.sandbox("sesn_own")
+    assert await lab.bash(own, "pwd") == "/workspace" == lab.seen("/workspace", "sesn_own")
+    other = await lab.sandbox("sesn_other", recipe=asking_for("landlock"))
+    moved = lab.seen("/workspace", "sesn_other")
+    assert await lab.bash(other, "pwd; echo kept > a") == moved != "/workspace"
+    assert (
+        await lab.bash(await lab.sandbox("sesn_named", recipe=asking_for("bwrap")), "pwd") == "/workspace"
+    )
+    await other.destroy()
+    there = await lab.workspace("sesn_moved")
+    await lab.provider.unpack(there, lab.provider.pack(lab.root / "sesn_other"))
+    assert await lab.bash(await lab.sandbox("sesn_moved"), "cat a") == "kept", "whoever made it"
+
+
+async def test_what_is_not_offered_is_refused(lab: Lab) -> None:
+    with pytest.raises(SandboxUnavailable, match="'gvisor'") as caught:
+        await lab.sandbox(recipe=asking_for("gvisor"))
+    assert not caught.value.retryable and "CORRAL_SANDBOX_CHOICES" in str(caught.value)
