@@ -7,7 +7,7 @@ Source: API docs, vaults.
 
 import ipaddress
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from hashlib import sha256
 from typing import Any, Final
@@ -172,12 +172,19 @@ def place_of(credential: Wire, name: str, *, workspace_id: WorkspaceId) -> Secre
     )
 
 
-def check_session_vaults(vaults: Iterable[Wire]) -> None:
-    """Raises InvalidRequest for an archived vault."""
-    for number, vault in enumerate(vaults):
+def check_session_vaults(vaults: Iterable[tuple[Wire, Sequence[Wire]]], environment: Fields) -> None:
+    """vaults: each with its active credentials. environment: its config. Raises InvalidRequest for an
+    archived vault, and for a variable where nobody could put it into what a sandbox sends."""
+    for number, (vault, credentials) in enumerate(vaults):
+        where = f"vault_ids.{number}: vault {vault['id']}"
         if vault["archived_at"] is not None:
+            raise InvalidRequest(f"{where} is archived; new sessions need another one")
+        variables = [each for each in credentials if each["auth"]["type"] == "environment_variable"]
+        if variables and environment["type"] == "self_hosted":
             raise InvalidRequest(
-                f"vault_ids.{number}: vault {vault['id']} is archived; new sessions need another one"
+                f"{where}: its credential {variables[0]['id']} is an 'environment_variable', which is not"
+                " supported with self-hosted environments; give the worker what it needs, and use another"
+                " vault"
             )
 
 

@@ -88,31 +88,46 @@ async def converse(opening: Opening, near: Wire, far: SocketWire, target: Target
 
     Raises OSError, Silent, TimeoutError.
     """
+    reaching = asyncio.ensure_future(TlsWire.connect(far, opening.roots(), target.host))  # meanwhile
     try:
-        secure = await TlsWire.accept(near, opening.authorities.server(opening.session_id, target.host))
-    except ssl.SSLError as error:
-        return f"the TLS client does not take the certificate of this proxy ({error.reason or 'no reason'})"
-    conversation = _Conversation(opening, Speech(secure, h11.SERVER), far, target)
-    try:
-        await conversation.run()
+        try:
+            secure = await TlsWire.accept(near, opening.authorities.server(opening.session_id, target.host))
+        except ssl.SSLError as error:
+            return (
+                "the TLS client does not take the certificate of this proxy"
+                f" ({error.reason or 'no reason'})"
+            )
+        conversation = _Conversation(opening, Speech(secure, h11.SERVER), far, reaching, target)
+        try:
+            await conversation.run()
+        finally:
+            await secure.close()
+        return conversation.failed
     finally:
-        await secure.close()
-        await conversation.close()
-    return conversation.failed
+        reaching.cancel()
+        [reached] = await asyncio.gather(reaching, return_exceptions=True)
+        if isinstance(reached, TlsWire):
+            await reached.close()
 
 
 class _Conversation:
-    def __init__(self, opening: Opening, near: Speech, below: SocketWire, target: Target) -> None:
+    """reaching: makes TLS to the host on `below`."""
+
+    def __init__(
+        self,
+        opening: Opening,
+        near: Speech,
+        below: SocketWire,
+        reaching: "asyncio.Future[TlsWire]",
+        target: Target,
+    ) -> None:
         self._opening = opening
         self._near = near
         self._below = below
+        self._reaching = reaching
         self._target = target
         self._far: Speech | None = None
         self.failed = ""
-
-    async def close(self) -> None:
-        if self._far is not None:
-            await self._far.wire.close()
 
     async def run(self) -> None:
         near = self._near
@@ -208,7 +223,7 @@ class _Conversation:
         """None: `failed` says why."""
         if self._far is None:
             try:
-                secure = await TlsWire.connect(self._below, self._opening.roots(), self._target.host)
+                secure = await self._reaching
             except ssl.SSLCertVerificationError as error:
                 self.failed = f"its certificate is not valid ({error.verify_message})"
                 return None

@@ -1,6 +1,5 @@
 """Replacing some strings in a stream of bytes by others, wherever the stream is cut into chunks."""
 
-import re
 from collections.abc import Mapping
 
 __all__ = ["Swap"]
@@ -23,9 +22,7 @@ class Swap:
         """table: what is replaced -> by what. No string is empty."""
         assert all(table)
         self._table = dict(table)
-        longest_first = sorted(table, key=len, reverse=True)
-        self._any = re.compile(b"|".join(map(re.escape, longest_first))) if table else None
-        self._longest = len(longest_first[0]) if table else 0
+        self._longest = max(map(len, table), default=0)
         self._is_steady = is_steady
         self._held = b""
         self.found: set[bytes] = set()
@@ -36,7 +33,7 @@ class Swap:
         return bool(self._held)
 
     def feed(self, data: bytes) -> bytes:
-        return self._swapped(data, is_end=False) if self._any is not None else data
+        return self._swapped(data, is_end=False) if self._table else data
 
     def end(self) -> bytes:
         return self._swapped(b"", is_end=True) if self._held else b""
@@ -46,18 +43,25 @@ class Swap:
         return self.feed(data) + self.end()
 
     def _swapped(self, data: bytes, *, is_end: bool) -> bytes:
-        data, self._held = self._held + data, b""
-        assert self._any is not None
+        # Not by a regular expression: Python keeps those that it has compiled, and secrets in them.
+        data = self._held + data
         done: list[bytes] = []
-        at = 0
-        held_at = len(data) if is_end else self._held_at(data, 0)
-        if any(each in data for each in self._table):  # quicker than the expression by far
-            while (met := self._any.search(data, at)) is not None and met.start() < held_at:
-                self.found.add(met[0])
-                done += [data[at : met.start()], self._table[met[0]]]
-                at = met.end()
-                if at > held_at:
-                    held_at = self._held_at(data, at)
+        at, held_at = 0, len(data) if is_end else self._held_at(data, 0)
+        met = {each: start for each in self._table if (start := data.find(each)) >= 0}
+        while met:
+            each = min(met, key=lambda each: (met[each], -len(each)))
+            if met[each] >= held_at:
+                break
+            self.found.add(each)
+            done += [data[at : met[each]], self._table[each]]
+            at = met[each] + len(each)
+            met = {
+                other: start
+                for other, known in met.items()
+                if (start := known if known >= at else data.find(other, at)) >= 0
+            }
+            if at > held_at:
+                held_at = self._held_at(data, at)
         done.append(data[at:held_at])
         self._held = data[held_at:]
         return b"".join(done)

@@ -61,9 +61,18 @@ def test_every_secret_is_taken_out() -> None:
 
 
 def test_an_archived_vault_is_not_accepted() -> None:
-    check_session_vaults([VAULT, VAULT])
+    cloud, archived = {"type": "cloud"}, {**VAULT, "archived_at": "2026-01-01T00:00:00Z"}
+    check_session_vaults([(VAULT, []), (VAULT, [])], cloud)
     with pytest.raises(InvalidRequest, match=r"vault_ids\.1: .*archived"):
-        check_session_vaults([VAULT, {**VAULT, "archived_at": "2026-01-01T00:00:00Z"}])
+        check_session_vaults([(VAULT, []), (archived, [])], cloud)
+
+
+def test_workers_get_no_variables() -> None:
+    server = {"id": "vcrd_1", "auth": {"type": "static_bearer", "mcp_server_url": "https://mcp.example"}}
+    check_session_vaults([(VAULT, [server, variable("vcrd_2", "A")])], {"type": "cloud"})
+    check_session_vaults([(VAULT, [server])], {"type": "self_hosted"})
+    with pytest.raises(InvalidRequest, match=r"vcrd_2 .*self-hosted"):
+        check_session_vaults([(VAULT, [server, variable("vcrd_2", "A")])], {"type": "self_hosted"})
 
 
 def variable(credential_id: str, name: str, *hosts: str) -> dict[str, Any]:

@@ -102,7 +102,7 @@ def session_routes(
         vault_ids = [VaultId(vault_id) for vault_id in asked.vault_ids or ()]
         if vault_ids:
             vaults = await deps.vaults.contents(vault_ids, workspace_id=who.workspace_id)
-            check_session_vaults(vault for vault, _ in vaults)
+            check_session_vaults(vaults, environment["config"])
         now = deps.clock.now()
         resources = asked.resources or ()
         check_self_hosted(
