@@ -38,6 +38,7 @@ from corral.conformance.report import covered
 from corral.conformance.surface import EVENT_TYPES, EVENT_TYPES_LATER, SURFACE
 from corral.hands.ports import WALLS
 from corral.hands.providers.choice import PROVIDERS
+from corral.hands.providers.engines import ENGINES
 from corral.kernel import errors, limits, metrics
 from corral.redteam.inside.attempts import groups
 from corral.redteam.scenarios import SCENARIOS
@@ -455,7 +456,11 @@ def compatibility() -> str:
 
 def walls() -> str:
     """What each provider holds everywhere; what depends on the machine, `corral doctor` says."""
-    gaps = {name: importlib.import_module(f"corral.hands.providers.{name}").GAPS for name in PROVIDERS}
+    modules = {name: "container" if name in ENGINES else name for name in PROVIDERS}
+    gaps = {
+        name: importlib.import_module(f"corral.hands.providers.{module}").GAPS
+        for name, module in modules.items()
+    }
     rows = [
         (
             f"`{wall}`",

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-__all__ = ["NO_NAMESPACES", "contract_as_ordinary_user", "run_as_ordinary_user"]
+__all__ = ["NO_NAMESPACES", "ORDINARY_UID", "contract_as_ordinary_user", "run_as_ordinary_user"]
 
-_UID = 65523
+ORDINARY_UID = 65523
 _ROOT = Path(__file__).parents[2]
 _PYTHON = "/usr/bin/python3"  # the one that other users can reach
 _FORBID = 'echo 0 > /proc/sys/user/max_user_namespaces && exec "$@"'
@@ -31,10 +31,10 @@ async def run_as_ordinary_user(
         pytest.skip(f"{_PYTHON} cannot use the packages of this environment")
     home = Path("/var/tmp") / f"corral-test-{os.getpid()}"
     home.mkdir()
-    os.chown(home, _UID, _UID)
+    os.chown(home, ORDINARY_UID, ORDINARY_UID)
     packages = [path for path in sys.path if path.endswith("site-packages")]
     process = await asyncio.create_subprocess_exec(
-        "setpriv", f"--reuid={_UID}", f"--regid={_UID}", "--clear-groups", "--", *prefix,
+        "setpriv", f"--reuid={ORDINARY_UID}", f"--regid={ORDINARY_UID}", "--clear-groups", "--", *prefix,
         _PYTHON, *(word.replace("{home}", str(home)) for word in python),
         cwd=_ROOT,
         env={"PATH": "/usr/sbin:/usr/bin:/bin", "PYTHONPATH": ":".join([f"{_ROOT}/src", *packages]),
@@ -49,8 +49,10 @@ async def run_as_ordinary_user(
     return process.returncode, said
 
 
-async def contract_as_ordinary_user(node: str, *options: str, prefix: Sequence[str] = ()) -> None:
+async def contract_as_ordinary_user(
+    node: str, *options: str, prefix: Sequence[str] = (), environment: dict[str, str] | None = None
+) -> None:
     """node: of pytest."""
     pytest_words = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "--basetemp={home}/t", *options, node)
-    code, said = await run_as_ordinary_user(*pytest_words, prefix=prefix)
+    code, said = await run_as_ordinary_user(*pytest_words, prefix=prefix, environment=environment)
     assert code == 0, said[-4000:]

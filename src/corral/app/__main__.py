@@ -2,13 +2,13 @@
 
 import sys
 from collections.abc import Callable, Coroutine, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from corral.kernel.errors import SandboxUnavailable
 from corral.process import Role, Start, report_ready, run
 
 if TYPE_CHECKING:
+    from corral.config import Config
     from corral.hands.providers.choice import ProviderName
 
 
@@ -22,7 +22,7 @@ async def _hands(start: Start) -> None:
 
     config = start.config
     sandbox = config.sandbox or DEFAULT
-    await _require_sandboxes(sandbox, config.data_dir, config.sandbox_root)
+    await _require_sandboxes(sandbox, config)
     tls = None
     if config.cluster_ca and config.cluster_cert and config.cluster_key:
         tls = ClusterTls(ca=config.cluster_ca, cert=config.cluster_cert, key=config.cluster_key)
@@ -35,6 +35,7 @@ async def _hands(start: Start) -> None:
             state_dir=state_dir,
             egress=egress,
             root=config.sandbox_root,
+            image=config.sandbox_image,
             choices=config.sandbox_choices,
         ),
         web=lambda state_dir: open_web(config, state_dir),
@@ -46,13 +47,27 @@ async def _hands(start: Start) -> None:
     )
 
 
-async def _require_sandboxes(sandbox: "ProviderName", data_dir: Path, root: Path | None) -> None:
+async def _require_sandboxes(sandbox: "ProviderName", config: "Config") -> None:
     """Fail at once, with the remedy, where no sandbox can be made; while the server still imports."""
     from corral.hands.providers.choice import provider_of
+    from corral.hands.providers.engines import ENGINES
 
-    state_dir = data_dir / "hands"
+    if config.sandbox_image is not None and sandbox not in ENGINES:
+        raise SandboxUnavailable(
+            "no sandbox can be made here",
+            retryable=False,
+            detail=f"{sandbox} has no images; leave --sandbox-image (CORRAL_SANDBOX_IMAGE) away, or name"
+            " --sandbox docker or podman, or unpack the image for --sandbox-root",
+        )
+    state_dir = config.data_dir / "hands"
     state_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
-    provider = provider_of(sandbox, state_dir=state_dir, is_warm=False, root=root)
+    provider = provider_of(
+        sandbox,
+        state_dir=state_dir,
+        is_warm=False,
+        root=config.sandbox_root,
+        image=config.sandbox_image,
+    )
     try:
         probe = await provider.probe()
     finally:

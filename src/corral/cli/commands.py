@@ -70,10 +70,13 @@ def serve(
     local_model_path: Annotated[Path | None, typer.Option(help="GGUF file that `local` means.")] = None,
     models_dir: Annotated[Path | None, typer.Option(help="Where local models are kept.")] = None,
     recordings_dir: Annotated[Path | None, typer.Option(help="Recorded runs for `replay`.")] = None,
-    sandbox: Annotated[Text, typer.Option(help="What makes sandboxes: bwrap or landlock. [bwrap]")] = None,
+    sandbox: Annotated[
+        Text, typer.Option(help="What makes sandboxes: bwrap, docker, podman or landlock. [bwrap]")
+    ] = None,
     sandbox_root: Annotated[
         Path | None, typer.Option(help="Root file system with the programs of sandboxes. [the machine's]")
     ] = None,
+    sandbox_image: Annotated[Text, typer.Option(help="Or an image that docker or podman has.")] = None,
     log_level: Annotated[Text, typer.Option(help="debug, info, warning or error. [info]")] = None,
     as_json: Json = False,
     embedded: Annotated[bool, typer.Option("--embedded", hidden=True)] = False,
@@ -86,6 +89,7 @@ def serve(
         "tls_cert": tls_cert, "tls_key": tls_key, "insecure_bind": insecure_bind,
         "local_model_path": local_model_path, "models_dir": models_dir,
         "recordings_dir": recordings_dir, "sandbox": sandbox, "sandbox_root": sandbox_root,
+        "sandbox_image": sandbox_image,
         "log_level": log_level,
     }  # fmt: skip
     serve(config_from(config, **flags), as_json=as_json, is_embedded=embedded)

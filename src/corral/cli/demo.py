@@ -96,7 +96,10 @@ def demo(config: Config, *, model: str, url: str | None, keep: bool) -> Exit:
     _heading(console, "What changed")
     console.print(diff_text(difference(project, after)) or Text("nothing\n"), end="", soft_wrap=True)
     _heading(console, "Verified in a fresh sandbox, with the pristine tests")
-    is_verified, report = asyncio.run(verify(project, after, sandbox=sandbox, root=config.sandbox_root))
+    verifying = verify(
+        project, after, sandbox=sandbox, root=config.sandbox_root, image=config.sandbox_image
+    )
+    is_verified, report = asyncio.run(verifying)
     for line in safe(report).rstrip().splitlines()[-12:]:
         console.print(Text(f"  {line}", style="dim"), soft_wrap=True)
     verdict = "VERIFIED: the bug is fixed" if is_verified else "NOT FIXED: the pristine tests fail"
@@ -145,19 +148,25 @@ async def _choose_sandbox(config: Config, console: Console) -> ProviderName:
     """The one of the settings; unless set, the default, else the fallback, which is said. Raises Problem
     before anything is started, with what to do about it."""
     name = config.sandbox or DEFAULT
-    found = await _probed(name, config.sandbox_root)
+    found = await _probed(name, config)
     if found.is_available:
         return name
-    if config.sandbox is None and (await _probed(FALLBACK, config.sandbox_root)).is_available:
+    if config.sandbox is None and (await _probed(FALLBACK, config)).is_available:
         text = f"sandbox: {FALLBACK}, weaker than {name}, because {found.summary}; see `corral doctor`"
         console.print(Text(text, style="yellow"), soft_wrap=True)
         return FALLBACK
     raise Problem(f"no sandbox can be made here: {found.report}\n{found.remedy}")
 
 
-async def _probed(name: ProviderName, root: Path | None) -> Probe:
+async def _probed(name: ProviderName, config: Config) -> Probe:
     with tempfile.TemporaryDirectory(prefix="corral-") as state:
-        provider = provider_of(name, state_dir=_reachable(Path(state)), is_warm=False, root=root)
+        provider = provider_of(
+            name,
+            state_dir=_reachable(Path(state)),
+            is_warm=False,
+            root=config.sandbox_root,
+            image=config.sandbox_image,
+        )
         try:
             return await provider.probe()
         finally:
@@ -165,13 +174,20 @@ async def _probed(name: ProviderName, root: Path | None) -> Probe:
 
 
 async def verify(
-    project: Tree, after: Tree, *, sandbox: ProviderName = DEFAULT, root: Path | None = None
+    project: Tree,
+    after: Tree,
+    *,
+    sandbox: ProviderName = DEFAULT,
+    root: Path | None = None,
+    image: str | None = None,
 ) -> tuple[bool, str]:
     """Run the pristine tests over the agent's `shop/` in a fresh sandbox: the verdict and the output."""
     tree = {name: file for name, file in project.items() if not name.startswith(_MAY_CHANGE)}
     tree |= {name: file for name, file in after.items() if name.startswith(_MAY_CHANGE)}
     with tempfile.TemporaryDirectory(prefix="corral-") as state:
-        provider = provider_of(sandbox, state_dir=_reachable(Path(state)), is_warm=False, root=root)
+        provider = provider_of(
+            sandbox, state_dir=_reachable(Path(state)), is_warm=False, root=root, image=image
+        )
         try:
             return await _verify_in(provider, Path(state) / "verification", tree)
         except SandboxUnavailable as error:

@@ -114,7 +114,13 @@ def _sandboxes(config: Config) -> Iterator[Finding]:
 async def _sandbox(config: Config, kind: ProviderName, *, is_chosen: bool) -> Finding:
     with tempfile.TemporaryDirectory(prefix="corral-") as state:
         Path(state).chmod(0o711)  # a root user's sandboxes pass through with a uid of their own
-        provider = provider_of(kind, state_dir=Path(state), is_warm=False, root=config.sandbox_root)
+        provider = provider_of(
+            kind,
+            state_dir=Path(state),
+            is_warm=False,
+            root=config.sandbox_root,
+            image=config.sandbox_image,
+        )
         try:
             found = await provider.probe()
         finally:
@@ -124,8 +130,11 @@ async def _sandbox(config: Config, kind: ProviderName, *, is_chosen: bool) -> Fi
         state = "failed" if is_chosen else "warning"
         return Finding(name=name, state=state, detail=found.report, remedy=found.remedy)
     detail = f"{found.report} ({provider.capabilities.isolation})"
+    gaps = provider.capabilities.gaps
     if is_chosen:
-        detail += "".join(f"\n       not {wall}: {why}" for wall, why in provider.capabilities.gaps.items())
+        detail += "".join(f"\n       not {wall}: {why}" for wall, why in gaps.items())
+    elif gaps:
+        detail += f"; not {', '.join(gaps)}"
     return Finding(name=name, state="ok", detail=detail)
 
 

@@ -55,6 +55,7 @@ class Config:
     sandbox: ProviderName | None = None
     sandbox_choices: tuple[ProviderName, ...] = ()
     sandbox_root: Path | None = None
+    sandbox_image: str | None = None
     sandboxes_max: int = SANDBOXES_MAX
     egress_denied_hosts: tuple[str, ...] = ()
     egress_internal_hosts: tuple[str, ...] = ()
@@ -190,8 +191,8 @@ SETTINGS: Final[Mapping[str, Setting]] = {
     # Not from a file: a cloned repository must not weaken the walls.
     "sandbox": Setting(
         values.sandbox,
-        "what sandboxes are made by: bwrap, or landlock, weaker, where user namespaces are forbidden; bwrap"
-        " unless set",
+        "what sandboxes are made by: bwrap; docker or podman; or landlock, weaker, where user namespaces"
+        " are forbidden; bwrap unless set",
         ("flag", "env"),
     ),
     "sandbox_choices": Setting(
@@ -202,6 +203,11 @@ SETTINGS: Final[Mapping[str, Setting]] = {
     "sandbox_root": Setting(
         values.path,
         "directory with a root file system, whose programs sandboxes have; the machine's own unless set",
+        ("flag", "env"),
+    ),
+    "sandbox_image": Setting(
+        values.text,
+        "or, of docker or podman, an image that the engine has, by its name",
         ("flag", "env"),
     ),
     "sandboxes_max": Setting(values.count, "live sandboxes of this node's hands"),

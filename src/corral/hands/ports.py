@@ -145,7 +145,10 @@ class Provider(Protocol):
     """A factory of sandboxes."""
 
     name: str
-    capabilities: Capabilities
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """Of this machine; all of them are known once it was probed."""
 
     async def probe(self) -> Probe:
         """Boot a throw-away sandbox, run a command, check that escapes are denied."""

@@ -276,13 +276,13 @@ def start_message(
     bounds: Bounds = DEFAULT_BOUNDS,
     processes: int | None = None,
     is_full: bool = False,
-    way_out: tuple[int, int] | None = None,
+    way_out: tuple[int | str, int] | None = None,
 ) -> dict[str, Json]:
     """What the agent must know: its place, the words of an interrupt, its bounds (`sandbox_agent.wire`).
 
     moved: directories that file tools are asked for -> where they are instead. processes: of its user,
-    those of its bounds unless given. is_full: its programs can write to no file. way_out: the descriptor to
-    hand a listening socket out through, and the port it listens on."""
+    those of its bounds unless given. is_full: its programs can write to no file. way_out: the descriptor or
+    the unix socket to hand a listening socket out through, and the port it listens on."""
     return {
         "op": "start",
         "env": dict(env),

@@ -3,6 +3,9 @@ which it is brought.
 
     sandbox agent --socket pair--> provider --WayOut--> doors.sock of egress (`corral.egress.doors`)
 
+Where the agent cannot be given one end of a pair, it connects to a socket in a directory that it sees and
+that is gone before anything else runs in there.
+
 What goes out through it is the egress process's affair: here no byte of it is seen. The connection on which
 the socket was brought is what keeps the door open, so it closes with the sandbox, and with this host.
 """
@@ -11,6 +14,8 @@ import asyncio
 import contextlib
 import json
 import logging
+import os
+import shutil
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,12 +31,26 @@ from corral.kernel.limits import (
     EGRESS_RETRY_SECONDS_MAX,
     HANDS_CONNECT_SECONDS,
 )
+from corral.kernel.owned_names import owned_name
 from corral.session.call import Recipe
 from corral.session.content import Json
 
-__all__ = ["Egress", "Expected", "WayOut", "expected_way_out", "opens_registries", "trusting"]
+__all__ = [
+    "DOOR",
+    "DOORS",
+    "Egress",
+    "Expected",
+    "WayOut",
+    "expected_way_out",
+    "opens_registries",
+    "trusting",
+]
+
+DOOR: Final = "/run/corral/door"  # where a sandbox sees the directory with the socket
+DOORS: Final = "door-"  # of the names of those directories on the host
 
 _log = logging.getLogger(__name__)
+_SOCKET: Final = "way"
 _PROXY: Final = f"http://127.0.0.1:{EGRESS_PORT}"
 _NOT_PROXIED: Final = "localhost,127.0.0.1,::1"
 _ANSWER_BYTES_MAX: Final = 4096
@@ -72,15 +91,25 @@ def _networking(recipe: Recipe) -> Mapping[str, Json]:
 class Expected:
     """A way out of a sandbox that is being booted, if it is to have one.
 
-    gives: what the agent inside gets: one end of a socket pair. listens: what it is told: that descriptor,
-    and the port to listen on. environment: of its programs.
+    gives: what the agent inside gets: one end of a socket pair. door: or a directory that it sees at DOOR.
+    listens: what it is told: that descriptor or the socket in there, and the port to listen on.
+    environment: of its programs.
     """
 
-    def __init__(self, egress: "Egress | None", ours: socket.socket, theirs: socket.socket) -> None:
+    def __init__(
+        self,
+        egress: "Egress | None" = None,
+        ours: socket.socket | None = None,
+        *,
+        theirs: int | None = None,
+        door: Path | None = None,
+    ) -> None:
         self._egress = egress
         self._ours = ours
-        self.gives = () if egress is None else (theirs.fileno(),)
-        self.listens = None if egress is None else (theirs.fileno(), EGRESS_PORT)
+        self.gives = () if theirs is None else (theirs,)
+        self.door = door
+        inside = f"{DOOR}/{_SOCKET}" if theirs is None else theirs
+        self.listens = None if egress is None else (inside, EGRESS_PORT)
         self.environment = {} if egress is None else _ENVIRONMENT
 
     def taken(self) -> "WayOut | None":
@@ -88,10 +117,15 @@ class Expected:
 
         Raises SandboxLost if it sent none, or something else.
         """
-        if self._egress is None:
+        if self._egress is None or self._ours is None:
             return None
         try:
-            _, descriptors, _, _ = socket.recv_fds(self._ours, 1, 1, socket.MSG_CMSG_CLOEXEC)
+            with contextlib.ExitStack() as opened:
+                ours = self._ours
+                if self.door is not None:
+                    ours = opened.enter_context(self._ours.accept()[0])
+                    ours.setblocking(False)
+                _, descriptors, _, _ = socket.recv_fds(ours, 1, 1, socket.MSG_CMSG_CLOEXEC)
         except OSError as error:
             raise SandboxLost("the sandbox handed no socket out", detail=repr(error)) from error
         if not descriptors:
@@ -102,12 +136,42 @@ class Expected:
 
 
 @contextmanager
-def expected_way_out(egress: "Egress | None") -> Iterator[Expected]:
-    """egress: None for a sandbox without a way out."""
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        ours.setblocking(False)
-        yield Expected(egress, ours, theirs)
+def expected_way_out(egress: "Egress | None", *, doors: Path | None = None) -> Iterator[Expected]:
+    """egress: None for a sandbox without a way out. doors: where a directory is made for the agent's
+    socket, if it cannot be given one."""
+    if egress is None:
+        yield Expected()
+    elif doors is None:
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            ours.setblocking(False)
+            yield Expected(egress, ours, theirs=theirs.fileno())
+    else:
+        door = doors / f"{DOORS}{owned_name()}"
+        door.mkdir(mode=0o711)
+        try:
+            with _listening(door) as ours:
+                yield Expected(egress, ours, door=door)
+        finally:
+            shutil.rmtree(door, ignore_errors=True)
+
+
+def _listening(door: Path) -> socket.socket:
+    """On a socket in this directory, for one who comes under any uid: who sees the directory may."""
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listening.setblocking(False)
+    folder = os.open(door, os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        path = f"/proc/self/fd/{folder}/{_SOCKET}"  # the whole one may be too long for a socket
+        listening.bind(path)
+        Path(path).chmod(0o666)
+        listening.listen(1)
+    except BaseException:
+        listening.close()
+        raise
+    finally:
+        os.close(folder)
+    return listening
 
 
 class Egress:

@@ -334,6 +334,7 @@ SANDBOX_MEMORY_BYTES_MIN, SANDBOX_MEMORY_BYTES_MOST = 64 * 1024**2, 16 * 1024**4
 SANDBOX_PROCESSES_MIN, SANDBOX_PROCESSES_MOST = 32, 1_000_000
 SANDBOX_DISK_BYTES_MIN, SANDBOX_DISK_BYTES_MOST = 1024**2, 1024**5
 SANDBOX_BOOT_SECONDS_MAX = 20.0  # measured 50 ms; beyond this something is broken
+ENGINE_SECONDS_MAX = 60.0  # of docker or podman for one command; measured 0.1 to 1 s, beyond it it hangs
 SANDBOX_ANSWER_SECONDS = 10.0  # beyond a call's own timeout: then the sandbox counts as lost
 SANDBOX_STDERR_BYTES = 8 * 1024  # of a failed start, to explain it
 BASH_OUTPUT_BYTES_MAX = 100 * 1024  # these to WALK_ENTRIES_MAX: as the SDK's reference toolset

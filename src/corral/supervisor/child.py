@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from corral.hands.providers.engines import ENGINE_VARIABLES
 from corral.process import Role
 from corral.supervisor.logs import LogFile
 
@@ -48,8 +49,13 @@ def our_program(role: Role) -> Sequence[str]:
 
 
 def child_environment(role: Role | None, environ: Mapping[str, str]) -> dict[str, str]:
-    """What a process gets of our environment: no key, no setting (those travel by pipe)."""
-    names = _PASSED_ON if role == "hands" else (*_PASSED_ON, *_PASSED_ON_NETWORK)
+    """What a process gets of our environment: no key, no setting (those travel by pipe). role: None for
+    the supervisor, who passes it on."""
+    names = list(_PASSED_ON)
+    if role != "hands":
+        names += _PASSED_ON_NETWORK
+    if role in (None, "hands"):
+        names += ENGINE_VARIABLES
     return {name: environ[name] for name in names if name in environ}
 
 

@@ -51,8 +51,8 @@ class IsolationContract:
         found = f"grep -rl {secret} /proc/*/environ ~ {own} /run /etc 2>/dev/null"
         assert await lab.fails(box, found) == "(no output)"
         if lab.provider.capabilities.holds("paths"):  # then /etc is our own, too
-            users = await lab.bash(box, "cut -d: -f1 /etc/passwd | sort | xargs; id -u; hostname")
-            assert users == "agent root\n1000\ncorral"
+            users = await lab.bash(box, "cut -d: -f1 /etc/passwd | sort | xargs; id -un; id -gn; hostname")
+            assert users == "agent root\nagent\nagent\ncorral"
 
     async def test_no_descriptor_of_ours_is_inherited(self, lab: Lab) -> None:
         box = await lab.sandbox()

@@ -60,8 +60,7 @@ class Lab:
             yield lab
         finally:
             await asyncio.gather(*(sandbox.destroy() for sandbox in lab._sandboxes))
-            for workspace in workspaces.iterdir():
-                await provider.remove_workspace(workspace)
+            await asyncio.gather(*map(provider.remove_workspace, workspaces.iterdir()))
             await provider.aclose()
 
     async def workspace(self, session: str = "sesn_1") -> Path:

@@ -1,10 +1,12 @@
 """The filter, run by an interpreter of classic BPF and checked against the kernel's own tables."""
 
 import errno
+import json
 import os
 import re
 import struct
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +15,7 @@ from corral.hands.providers.seccomp import (
     _SHARED_EVERYWHERE,
     ARCHITECTURES,
     seccomp_filter,
+    seccomp_profile,
 )
 from corral.kernel.errors import SandboxUnavailable
 
@@ -121,3 +124,41 @@ def test_numbers_are_the_kernels(machine: str) -> None:
 def test_an_unknown_machine_is_refused() -> None:
     with pytest.raises(SandboxUnavailable, match="riscv64"):
         seccomp_filter("riscv64")
+
+
+def answer_of_profile(profile: dict[str, Any], *, name: str, argument: int = 0) -> int:
+    """What an engine's library makes of this call."""
+    assert profile["defaultAction"] == "SCMP_ACT_ALLOW"
+    for rule in profile["syscalls"]:
+        if name in rule["names"]:
+            met = {
+                "SCMP_CMP_EQ": lambda value, _: argument == value,
+                "SCMP_CMP_GT": lambda value, _: argument > value,
+                "SCMP_CMP_MASKED_EQ": lambda mask, value: argument & mask == value,
+            }
+            if all(met[c["op"]](c["value"], c.get("valueTwo")) for c in rule["args"]):
+                return denied(rule["errnoRet"])
+    return ALLOW
+
+
+@pytest.mark.parametrize("machine", ARCHITECTURES)
+def test_a_profile_answers_as_the_filter_does(machine: str) -> None:
+    profile, program = json.loads(seccomp_profile(machine)), seccomp_filter(machine)
+    arch = ARCHITECTURES[machine]
+    numbers = {
+        **arch.denied,
+        **arch.shared,
+        **arch.of_others,
+        **_DENIED_EVERYWHERE,
+        "clone3": 435,
+        "read": 0,
+    }
+    numbers |= {"clone": arch.clone, "socket": arch.socket, "socketpair": arch.socketpair}
+    if machine == "aarch64":
+        del numbers["read"]
+    arguments = [*range(60), *(1 << place for place in range(32)), NEWUSER | NEWNET, 0x003D0F00, 0xFFFFFFFF]
+    for name, number in numbers.items():
+        for argument in arguments:
+            expected = answer(program, number=number, arch=arch.audit, argument=argument)
+            assert answer_of_profile(profile, name=name, argument=argument) == expected, (name, argument)
+    assert len(profile["architectures"]) == 1, "any other is killed"

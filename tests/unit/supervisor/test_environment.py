@@ -20,6 +20,7 @@ FULL = {
     "AWS_SECRET_ACCESS_KEY": "canary",
     "HTTPS_PROXY": "http://proxy",
     "LD_PRELOAD": "/evil.so",
+    "DOCKER_HOST": "unix:///run/docker.sock",
 }
 
 
@@ -29,7 +30,11 @@ def test_no_key_is_in_any_environment() -> None:
         "HOME": "/root",
         "HTTPS_PROXY": "http://proxy",
     }
-    assert child_environment("hands", FULL) == {"PATH": "/bin", "HOME": "/root"}
+    assert child_environment("hands", FULL) == {
+        "PATH": "/bin",
+        "HOME": "/root",
+        "DOCKER_HOST": "unix:///run/docker.sock",
+    }
 
 
 def test_a_start_survives_the_pipe(tmp_path: Path) -> None:

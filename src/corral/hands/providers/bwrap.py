@@ -58,6 +58,7 @@ class BwrapWalls:
     """`hands.providers.walls.Walls`. `state_dir`: of the provider. system: whose programs are inside."""
 
     name = "bwrap"
+    takes_descriptors = True
     can_be_renamed = True
     has_layers = True
     home_mode = 0o711
@@ -102,8 +103,10 @@ class BwrapWalls:
         layer: Layer | None = None,
         *,
         gives: Sequence[int] = (),
+        door: Path | None = None,
         bounds: Bounds = DEFAULT_BOUNDS,
     ) -> BwrapProcess:
+        assert door is None, "it is given descriptors"
         blueprint = self._made
         return await BwrapProcess.start(
             lambda seccomp_fd, info_fd, procs_files: launch_command(

@@ -13,11 +13,11 @@ from corral.hands.way_out import Egress
 
 __all__ = ["DEFAULT", "FALLBACK", "PROVIDERS", "ProviderName", "provider_of"]
 
-ProviderName = Literal["bwrap", "landlock"]
+ProviderName = Literal["bwrap", "docker", "podman", "landlock"]
 PROVIDERS: Final[tuple[ProviderName, ...]] = get_args(ProviderName)
 DEFAULT: Final[ProviderName] = "bwrap"
 FALLBACK: Final[ProviderName] = "landlock"
-"""Where user namespaces are forbidden, only this one works."""
+"""Where user namespaces are forbidden, only this one needs nothing else."""
 
 
 def provider_of(
@@ -27,17 +27,20 @@ def provider_of(
     is_warm: bool = True,
     egress: Egress | None = None,
     root: Path | None = None,
+    image: str | None = None,
     choices: Sequence[ProviderName] = (),
 ) -> Provider:
     """state_dir: exists; on the file system of the workspaces. is_warm: it may keep sandboxes ready.
     egress: through which sandboxes get out, of providers that have a network for them. root: a root file
-    system with the programs of sandboxes; the machine's own unless given. choices: more of them, which an
-    environment may name."""
+    system with the programs of sandboxes, or image: for engines of containers, who alone look at it; the
+    machine's own unless given. choices: more of them, which an environment may name."""
     if others := [other for other in choices if other != name]:
         from corral.hands.providers.chosen import ChosenProvider
 
         def make(which: ProviderName, *, is_warm: bool) -> Provider:
-            return provider_of(which, state_dir=state_dir, is_warm=is_warm, egress=egress, root=root)
+            return provider_of(
+                which, state_dir=state_dir, is_warm=is_warm, egress=egress, root=root, image=image
+            )
 
         later: dict[str, Callable[[], Provider]] = {
             other: partial(make, other, is_warm=False) for other in others
@@ -49,6 +52,12 @@ def provider_of(
             from corral.hands.providers.bwrap import BwrapProvider
 
             return BwrapProvider(state_dir=state_dir, pool_size=pool_size, egress=egress, system=system)
+        case "docker" | "podman":
+            from corral.hands.providers.container import ContainerProvider
+
+            return ContainerProvider(
+                name, state_dir=state_dir, pool_size=pool_size, egress=egress, system=system, image=image
+            )
         case "landlock":
             from corral.hands.providers.landlock import LandlockProvider
 

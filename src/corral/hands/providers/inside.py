@@ -14,21 +14,30 @@ from typing import Final
 from corral.hands import keeper, sandbox_agent
 from corral.hands.providers.binary import PythonInside
 
-__all__ = ["copied", "install"]
+__all__ = ["INSIDE_UID", "copied", "install"]
 
+INSIDE_UID: Final = 1000  # of the agent, where uids inside are others than outside
 _ETC: Final = {
-    "passwd": "root:x:0:0:root:/root:/usr/sbin/nologin\nagent:x:1000:1000:agent:/tmp:/bin/bash\n",
-    "group": "root:x:0:\nagent:x:1000:\n",
+    "passwd": "root:x:0:0:root:/root:/usr/sbin/nologin\nagent:x:{uid}:{gid}:agent:/tmp:/bin/bash\n",
+    "group": "root:x:0:\nagent:x:{gid}:\n",
     "hosts": "127.0.0.1 localhost corral\n::1 localhost\n",
     "nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\n",
 }
 
 
-def install(state_dir: Path, python: PythonInside) -> Path:
-    """The programs `agent/` and `keeper/`, and a few lines of /etc, `etc/`: `copied`."""
+def install(
+    state_dir: Path,
+    python: PythonInside,
+    *,
+    uid: int = INSIDE_UID,
+    gid: int = INSIDE_UID,
+    more: Mapping[str, bytes] | None = None,
+) -> Path:
+    """The programs `agent/` and `keeper/`, and a few lines of /etc, `etc/`: `copied`. uid, gid: of the
+    agent inside. more: files beside them."""
     files = _program("agent", sandbox_agent) | _program("keeper", keeper)
-    files |= {f"etc/{name}": text.encode() for name, text in _ETC.items()}
-    return copied(state_dir, python, files)
+    files |= {f"etc/{name}": text.format(uid=uid, gid=gid).encode() for name, text in _ETC.items()}
+    return copied(state_dir, python, files | dict(more or {}))
 
 
 def copied(root: Path, python: PythonInside, files: Mapping[str, bytes]) -> Path:

@@ -80,6 +80,7 @@ class LandlockWalls:
     """`hands.providers.walls.Walls`. `state_dir`: of the provider. system: only the machine's works."""
 
     name = "landlock"
+    takes_descriptors = True
     can_be_renamed = False  # what is inside knows its directories by their names
     has_layers = False  # they have a place that cannot be mounted
     home_mode = 0o710  # `_enter`
@@ -142,10 +143,11 @@ class LandlockWalls:
         layer: Layer | None = None,
         *,
         gives: Sequence[int] = (),
+        door: Path | None = None,
         bounds: Bounds = DEFAULT_BOUNDS,
     ) -> "KeptProcess":
         assert self._inside, "set_up comes first"
-        assert layer is None and not gives, "it has no layers, and no way out"
+        assert layer is None and not gives and door is None, "it has no layers, and no way out"
         with starting_in(self._cgroups, bounds) as group:
             self._make_scratch(home / SCRATCH)
             told = {
@@ -177,9 +179,8 @@ class LandlockWalls:
         return [path for path in hidden if path == Path("/") or not prefix.is_relative_to(path)]
 
     def description(self) -> tuple[str, str]:
-        gaps = ", ".join(self.capabilities.gaps)
         name = f"landlock (version {self._abi} of its interface)"
-        return f"{name}: a fallback", f"{name}, a fallback with gaps: {gaps}"
+        return f"{name}: a fallback", f"{name}, a fallback"
 
     def close(self) -> None:
         return

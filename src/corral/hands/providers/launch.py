@@ -19,14 +19,13 @@ from typing import Final
 from corral.catalog.packages import PLACE
 from corral.hands.providers.binary import Bwrap, PythonInside
 from corral.hands.providers.home import AGENT, HOST_UID, MEMORY, PATHS, TMP, TRUST, UPLOADS, WORKDIR
+from corral.hands.providers.inside import INSIDE_UID
 from corral.hands.providers.layers import Layer
 from corral.hands.providers.overlay import Overlay
 from corral.hands.providers.system import MACHINE, USR, System
 from corral.kernel.limits import SANDBOX_TMP_BYTES
 
-__all__ = ["Blueprint", "bwrap_arguments", "confined", "environment", "launch_command"]
-
-_INSIDE_UID: Final = "1000"
+__all__ = ["Blueprint", "bwrap_arguments", "confined", "environment", "launch_command", "trusted"]
 
 
 _BUNDLES: Final = ("/etc/ssl/certs/ca-certificates.crt",)  # what many trust without being told
@@ -167,7 +166,19 @@ def _is_reachable(path: Path) -> bool:
     return all(folder.stat().st_mode & 0o001 for folder in (path, *path.parents))
 
 
-def _is_file(path: Path) -> bool:
+def trusted(home: Path, system: System) -> list[tuple[Path, str]]:
+    """Where its programs look for whom to trust, if a session has authorities of its own: (source, place).
+    system: only files of it are replaced."""
+    bundle = home / TRUST[0]
+    if not bundle.exists():
+        return []
+    return [
+        (bundle, place) for place in (TRUST[1], *_BUNDLES) if place == TRUST[1] or _is_file(system, place)
+    ]
+
+
+def _is_file(system: System, place: str) -> bool:
+    path = system.path(place)
     return path.is_file() and not path.is_symlink()
 
 
@@ -186,10 +197,7 @@ def _arguments(
     read_only = [(seen(file), f"/etc/{file.name}") for file in sorted(made_up.iterdir())]
     read_only.append((seen(blueprint.inside / "agent"), AGENT))
     read_only.append((seen(home / UPLOADS[0]), UPLOADS[1]))
-    bundle = home / TRUST[0]
-    if bundle.exists():
-        places = [TRUST[1], *(place for place in _BUNDLES if _is_file(blueprint.system.path(place)))]
-        read_only += [(seen(bundle), place) for place in places]
+    read_only += [(seen(source), place) for source, place in trusted(home, blueprint.system)]
     if layer is not None:
         read_only.append((seen(layer.top), PLACE))
         read_only += [(seen(source), place) for source, place in layer.files]
@@ -249,7 +257,7 @@ def bwrap_arguments(
     _refuse_traps([place for _, place in [*read_only, *writable]], [place for _, place in writable])
     bwrap = blueprint.bwrap
     sized = ["--size", str(tmp_bytes)] if bwrap.has("--size") else []
-    user = "0" if is_root else _INSIDE_UID
+    user = "0" if is_root else str(INSIDE_UID)
     return [
         "--unshare-all", "--unshare-user", "--as-pid-1", "--die-with-parent", "--new-session",
         "--hostname", "corral",

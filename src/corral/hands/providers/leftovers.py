@@ -11,18 +11,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from corral.hands.providers.home import remove_empty
+from corral.hands.way_out import DOORS
 from corral.kernel.owned_names import is_orphaned
 
 __all__ = ["clear_stages", "clear_state", "end_orphans"]
 
 
 def clear_state(state_dir: Path) -> None:
-    """Pools and probes below the state directory."""
+    """Pools, probes and doors below the state directory."""
     for stale in _stale(state_dir, "pool-"):
         for home in stale.iterdir():
             remove_empty(home)
         stale.rmdir()
-    for stale in _stale(state_dir, "probe-"):  # no agent ever wrote there
+    for stale in (*_stale(state_dir, "probe-"), *_stale(state_dir, DOORS)):  # no agent ever wrote there
         shutil.rmtree(stale, ignore_errors=True)
 
 

@@ -1,4 +1,5 @@
-"""The system calls a sandbox may not make, as a classic BPF program for bwrap's --seccomp, or prctl.
+"""The system calls a sandbox may not make, as a classic BPF program for bwrap's --seccomp, or prctl; and as
+a profile for engines of containers, which is the same by names.
 
 Kill on a foreign architecture (its call numbers would slip through), ENOSYS for x32 and clone3 (libc falls
 back to clone, whose flags can be read), EPERM for what reaches the kernel's wider surface, EAFNOSUPPORT for
@@ -10,6 +11,7 @@ Source: docs/ARCHITECTURE.md; Linux include/uapi/linux/{seccomp,filter,audit}.h 
 """
 
 import errno
+import json
 import platform
 import struct
 from collections.abc import Sequence
@@ -18,7 +20,7 @@ from typing import Final
 
 from corral.hands.providers.binary import CannotWork
 
-__all__ = ["seccomp_filter"]
+__all__ = ["seccomp_filter", "seccomp_profile"]
 
 _LOAD, _JUMP_EQUAL, _JUMP_AT_LEAST, _JUMP_ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 _NUMBER, _ARCH, _FIRST_ARGUMENT, _SECOND_ARGUMENT = (
@@ -32,6 +34,7 @@ _REFUSED: Final = _ERRNO | errno.EPERM
 _X32_BIT = 0x40000000
 _SELF = 0  # as a pid
 _AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK = 1, 2, 10, 16
+_FAMILIES: Final = (_AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK)
 # NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET; NEWTIME cannot be passed to clone
 _CLONE_NEW_ANY: Final = (
     0x00020000 | 0x02000000 | 0x04000000 | 0x08000000 | 0x10000000 | 0x20000000 | 0x40000000
@@ -48,6 +51,7 @@ _SHARED_EVERYWHERE: Final = {"process_madvise": 440, "process_mrelease": 448}
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Architecture:
     audit: int
+    of_profiles: str
     clone: int
     socket: int
     socketpair: int
@@ -60,7 +64,8 @@ class _Architecture:
 
 ARCHITECTURES: Final = {
     "x86_64": _Architecture(
-        audit=0xC000003E, clone=56, socket=41, socketpair=53, setpriority=141, has_x32=True,
+        audit=0xC000003E, of_profiles="SCMP_ARCH_X86_64",
+        clone=56, socket=41, socketpair=53, setpriority=141, has_x32=True,
         shared={
             "shmget": 29, "shmat": 30, "shmctl": 31, "semget": 64, "semop": 65, "semctl": 66, "msgget": 68,
             "msgsnd": 69, "msgrcv": 70, "msgctl": 71, "semtimedop": 220, "mq_open": 240, "mq_unlink": 241,
@@ -81,7 +86,8 @@ ARCHITECTURES: Final = {
         },
     ),
     "aarch64": _Architecture(
-        audit=0xC00000B7, clone=220, socket=198, socketpair=199, setpriority=140, has_x32=False,
+        audit=0xC00000B7, of_profiles="SCMP_ARCH_AARCH64",
+        clone=220, socket=198, socketpair=199, setpriority=140, has_x32=False,
         shared={
             "shmget": 194, "shmat": 196, "shmctl": 195, "semget": 190, "semop": 193, "semctl": 191,
             "msgget": 186, "msgsnd": 189, "msgrcv": 188, "msgctl": 187, "semtimedop": 192, "mq_open": 180,
@@ -106,15 +112,9 @@ ARCHITECTURES: Final = {
 
 def seccomp_filter(machine: str | None = None, *, has_namespaces: bool = True) -> bytes:
     """The program for this machine: an array of struct sock_filter. Raises CannotWork."""
-    name = machine or platform.machine()
-    if name not in ARCHITECTURES:
-        raise CannotWork(
-            f"there is no system call filter for {name!r}",
-            remedy=f"use a machine with one of {', '.join(ARCHITECTURES)}",
-        )
-    arch = ARCHITECTURES[name]
+    arch = _architecture(machine)
     denied = {*arch.denied.values(), *_DENIED_EVERYWHERE.values()}
-    families = [_AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK]
+    families = list(_FAMILIES)
     if not has_namespaces:
         denied |= {*arch.shared.values(), *_SHARED_EVERYWHERE.values()}
         families = []
@@ -141,6 +141,48 @@ def seccomp_filter(machine: str | None = None, *, has_namespaces: bool = True) -
             arch.setpriority, *_only([_SELF], _REFUSED, argument=_SECOND_ARGUMENT), *_only([0], _REFUSED)
         )
     return b"".join([*program, _statement(_RETURN, _ALLOW)])
+
+
+def seccomp_profile(machine: str | None = None) -> str:
+    """The same where there are namespaces, as JSON of the OCI. Foreign architectures and x32 are killed:
+    the engines' library does that with what a profile does not name. Raises CannotWork.
+
+    Source: the OCI runtime specification, config-linux.md#seccomp. Of several conditions of one rule all
+    must hold, and each is of another argument: so one rule per value, of which one is enough.
+    """
+    arch = _architecture(machine)
+    rules = [
+        _rule([*arch.denied, *_DENIED_EVERYWHERE], errno.EPERM),
+        _rule(["clone3"], errno.ENOSYS),
+        *(
+            _rule(["clone"], errno.EPERM, op="SCMP_CMP_MASKED_EQ", value=bit, valueTwo=bit)
+            for bit in (1 << place for place in range(32))
+            if bit & _CLONE_NEW_ANY
+        ),
+    ]
+    for call, allowed in (("socket", _FAMILIES), ("socketpair", (_AF_UNIX,))):
+        between = sorted({*range(max(allowed))} - {*allowed})
+        rules += [_rule([call], errno.EAFNOSUPPORT, op="SCMP_CMP_EQ", value=family) for family in between]
+        rules.append(_rule([call], errno.EAFNOSUPPORT, op="SCMP_CMP_GT", value=max(allowed)))
+    return json.dumps(
+        {"defaultAction": "SCMP_ACT_ALLOW", "architectures": [arch.of_profiles], "syscalls": rules}
+    )
+
+
+def _rule(names: Sequence[str], number: int, **condition: int | str) -> dict[str, object]:
+    """condition: on the first argument."""
+    args = [{"index": 0, **condition}] if condition else []
+    return {"names": list(names), "action": "SCMP_ACT_ERRNO", "errnoRet": number, "args": args}
+
+
+def _architecture(machine: str | None) -> _Architecture:
+    name = machine or platform.machine()
+    if name not in ARCHITECTURES:
+        raise CannotWork(
+            f"there is no system call filter for {name!r}",
+            remedy=f"use a machine with one of {', '.join(ARCHITECTURES)}",
+        )
+    return ARCHITECTURES[name]
 
 
 def _of(number: int, *tests: bytes) -> list[bytes]:

@@ -22,7 +22,7 @@ from typing import Final
 
 from corral.catalog.packages import layer_digest, wanted
 from corral.catalog.sandbox import DEFAULT_BOUNDS, Bounds, bounds_of
-from corral.hands.ports import Probe, Sandbox, SandboxLost
+from corral.hands.ports import Capabilities, Probe, Sandbox, SandboxLost
 from corral.hands.providers.binary import CannotWork
 from corral.hands.providers.disk import DiskBounds
 from corral.hands.providers.ground import ground
@@ -85,7 +85,6 @@ class WalledProvider:
         and empty workspaces, where those of sandboxes may lack what these need; on the same places. system:
         what packages are installed on."""
         self.name = walls.name
-        self.capabilities = walls.capabilities
         self._walls, self._tending = walls, tending or walls
         self._system = system
         self._state_dir = state_dir.resolve()
@@ -99,6 +98,10 @@ class WalledProvider:
         self._pool_dir = self._state_dir / f"pool-{owned_name()}"
         self._filling: asyncio.Task[None] | None = None
         self._is_closed = False
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return self._walls.capabilities
 
     # -- sandboxes ----------------------------------------------------------------------------------
 
@@ -229,9 +232,12 @@ class WalledProvider:
         documented = [*PATHS.values(), UPLOADS[1], *(f"{MEMORY[1]}/{slug}" for slug in memory), TMP]
         moved = {path: here for path in documented if (here := seen(path)) != path}
         roots = ["/mnt/session", MEMORY[1], TMP] if not moved else [seen(path) for path in documented]
-        with expected_way_out(self._egress) as way:
+        doors = None if self._walls.takes_descriptors else self._state_dir
+        with expected_way_out(self._egress, doors=doors) as way:
             agent = [*python.command, "-IS", seen(AGENT)]
-            process = await self._walls.start(home, agent, memory, layer, gives=way.gives, bounds=bounds)
+            process = await self._walls.start(
+                home, agent, memory, layer, gives=way.gives, door=way.door, bounds=bounds
+            )
             sandbox = AgentSandbox(process, bounds=bounds, is_for_one_call=is_full)
             self._living = {other: used for other, used in self._living.items() if other.is_alive}
             self._living[sandbox] = digest

@@ -41,6 +41,8 @@ class Walls(Protocol):
     """Whether packages can be where they were installed, at `catalog.packages.PLACE`."""
     home_mode: int
     """Of the directory of a workspace, which belongs to the host."""
+    takes_descriptors: bool
+    """Whether a program can be given descriptors; else its way out is a door."""
     can_be_renamed: bool
     """Whether a workspace can be renamed under a sandbox, so that one can be kept warm for a session yet
     unknown."""
@@ -69,12 +71,14 @@ class Walls(Protocol):
         layer: Layer | None = None,
         *,
         gives: Sequence[int] = (),
+        door: Path | None = None,
         bounds: Bounds = DEFAULT_BOUNDS,
     ) -> Process:
         """Start a program on a workspace that is laid out. memory: the slugs of its memory stores, and
         whether the agent may write there. layer: its packages, where they can be had. gives: descriptors
-        that it gets, under the same numbers; none where it has no loopback of its own (the wall
-        `network`). bounds: of all of it, as far as these walls have bounds. Raises SandboxUnavailable."""
+        that it gets, under the same numbers. door: a directory of the host that it sees at DOOR. Neither
+        where it has no loopback of its own (the wall `network`). bounds: of all of it, as far as these
+        walls have bounds. Raises SandboxUnavailable."""
 
     def diagnose(self, complaint: str) -> SandboxUnavailable:
         """What is to be done about a complaint of theirs."""

@@ -11,12 +11,17 @@ _BACKLOG = 1024
 _DESCRIPTOR_BYTES = 4
 
 
-def hand_out(descriptor: int, port: int) -> None:
-    """Listen on our loopback, send the socket through `descriptor`, a unix socket, and close both."""
+def hand_out(way: int | str, port: int) -> None:
+    """Listen on our loopback, send the socket through a unix socket, and close both. way: its descriptor,
+    or the path to connect to."""
     listening = _socket.socket(_socket.AF_INET, _socket.SOCK_STREAM)
     listening.bind((_LOOPBACK, port))
     listening.listen(_BACKLOG)
-    outside = _socket.socket(fileno=descriptor)
+    if isinstance(way, str):
+        outside = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
+        outside.connect(way)
+    else:
+        outside = _socket.socket(fileno=way)
     rights = listening.fileno().to_bytes(_DESCRIPTOR_BYTES, sys.byteorder)
     outside.sendmsg([b"."], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, rights)])
     outside.close()

@@ -54,7 +54,7 @@ class Place:
         self.moved: dict[str, str] = message["moved"]  # where a documented directory is not where it should
         self.env: dict[str, str] = message["env"]
         self.interrupted: str = message["interrupted"]  # what a cancelled call is answered with
-        self.way_out: list[int] | None = message.get("way_out")  # a descriptor, and the port to listen on
+        self.way_out: list[Any] | None = message.get("way_out")  # of `hand_out`
         self.limits = Limits(message["limits"])
 
     def real(self, path: str) -> str:
