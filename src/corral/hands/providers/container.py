@@ -236,7 +236,8 @@ class ContainerWalls:
         ]
         image = await id_of(engine, self._image or await own_image(engine, links))
         if self._image is not None:
-            await require_bash(engine, image, fixed, self._image)
+            options = [*fixed, *self._limits(DEFAULT_BOUNDS, has_limits=has_limits)]
+            await require_bash(engine, image, options, self._image)
         return _Made(engine=engine, version=version, has_limits=has_limits, image=image, fixed=tuple(fixed))
 
     def _capabilities(self, *, has_limits: bool = True) -> Capabilities:
