@@ -52,7 +52,7 @@ async def _require_sandboxes(sandbox: "ProviderName", config: "Config") -> None:
     from corral.hands.providers.choice import provider_of
     from corral.hands.providers.engines import ENGINES
 
-    if config.sandbox_image is not None and sandbox not in ENGINES:
+    if config.sandbox_image is not None and not {sandbox, *config.sandbox_choices} & {*ENGINES}:
         raise SandboxUnavailable(
             "no sandbox can be made here",
             retryable=False,

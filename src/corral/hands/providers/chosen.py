@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 
 from corral.catalog.sandbox import provider_named
-from corral.hands.ports import Probe, Provider, Sandbox
+from corral.hands.ports import Capabilities, Probe, Provider, Sandbox
 from corral.kernel.errors import SandboxUnavailable
 from corral.session.call import Recipe
 
@@ -20,11 +20,15 @@ class ChosenProvider:
 
     def __init__(self, own: Provider, others: Mapping[str, Callable[[], Provider]]) -> None:
         """own: the node's. others: by name, made when an environment first asks for one."""
-        self.name, self.capabilities = own.name, own.capabilities
+        self.name = own.name
         self._own = own
         self._others = others
         self._made: dict[str, Provider] = {own.name: own}
         self._makers: dict[Path, Provider] = {}  # of the workspaces that had a sandbox; else it is our own
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return self._own.capabilities
 
     async def probe(self) -> Probe:
         return await self._own.probe()
