@@ -38,6 +38,8 @@ T = TypeVar("T")
 Row = Mapping[str, Any]
 
 LEFT_OUT: Final[Mapping[str, str]] = {
+    "credential_refreshes": "who refreshes tokens now",
+    "credential_validations": "what somebody waits for now",
     "nodes": "who serves now",
     "workers": "who polls for work now",
     "writers": "the last transactions of connections that are open now",
