@@ -10,6 +10,7 @@
 import os
 import subprocess
 import threading
+from base64 import b64encode
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from urllib.parse import urlsplit
 from corral.testing.certificates import certificates
 from corral.testing.web_server import WebServer
 
-__all__ = ["GitHost", "git"]
+__all__ = ["GitHost", "basic", "git"]
 
 _ENVIRONMENT = {
     "PATH": os.environ["PATH"],
@@ -49,12 +50,19 @@ def git(*arguments: str, at: Path, given: str = "") -> str:
     return done.stdout.strip()
 
 
+def basic(token: str) -> str:
+    """The header that a git with this token sends."""
+    return "Basic " + b64encode(f"x-access-token:{token}".encode()).decode()
+
+
 @dataclass(kw_only=True)
 class GitHost:
     """A repository may misbehave, by its name:
 
     status: answered instead of it. cut_after: so many bytes of a pack, then the connection ends. stalls:
-    some bytes of a pack, then silence until the end. moved: where it went.
+    some bytes of a pack, then silence until the end. moved: where it went. tokens: without which it is not
+    there for anybody; `authorizations` is what was sent to whom, and `echoes` is answered with what was
+    sent, whatever is asked for.
     """
 
     root: Path
@@ -65,6 +73,9 @@ class GitHost:
     cut_after: dict[str, int] = field(default_factory=dict)
     stalls: set[str] = field(default_factory=set)
     moved: dict[str, str] = field(default_factory=dict)
+    tokens: dict[str, str] = field(default_factory=dict)
+    authorizations: list[tuple[str, str]] = field(default_factory=list)
+    echoes: set[str] = field(default_factory=set)
     closing: threading.Event = field(default_factory=threading.Event)
 
     @classmethod
@@ -96,6 +107,7 @@ class GitHost:
             path.mkdir(parents=True)
             git("init", "--quiet", "--bare", "--initial-branch=main", at=path)
             git("config", "uploadpack.allowAnySHA1InWant", "true", at=path)
+            git("config", "http.receivepack", "true", at=path)
         return path
 
     def push(
@@ -161,8 +173,18 @@ class _Handler(BaseHTTPRequestHandler):
     def _serve(self, body: bytes) -> None:
         host, parts = self.server.host, urlsplit(self.path)
         host.requests.append(f"{self.command} {parts.path}")
-        name = parts.path.lstrip("/").removesuffix("/info/refs").removesuffix("/git-upload-pack")
-        if name in host.moved:
+        name = parts.path.lstrip("/")
+        for ask in ("/info/refs", "/git-upload-pack", "/git-receive-pack"):
+            name = name.removesuffix(ask)
+        authorization = self.headers.get("authorization")
+        if authorization is not None:
+            host.authorizations.append((name, authorization))
+        token = host.tokens.get(name)
+        if name in host.echoes:
+            self._answer(200, {"x-echo": authorization or ""}, str(self.headers).encode())
+        elif token is not None and authorization != basic(token):
+            self._answer(401, {"www-authenticate": 'Basic realm="git"'})
+        elif name in host.moved:
             self._answer(301, {"location": host.moved[name] + self.path[1 + len(name) :]})
         elif name in host.status:
             status = host.status[name]

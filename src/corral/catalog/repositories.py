@@ -16,7 +16,7 @@ from corral.catalog.hosts import HTTPS_PORT, HostList
 from corral.catalog.records import Wire
 from corral.kernel.clock import rfc3339
 from corral.kernel.errors import InvalidRequest
-from corral.kernel.ids import ResourceId, WorkspaceId
+from corral.kernel.ids import ResourceId, SessionId, WorkspaceId
 from corral.kernel.limits import (
     HOST_NAME_CHARS_MAX,
     REPOSITORY_BRANCH_CHARS_MAX,
@@ -29,6 +29,7 @@ __all__ = [
     "Branch",
     "Checkout",
     "Commit",
+    "Holder",
     "Repository",
     "RepositorySkill",
     "RepositoryUrl",
@@ -57,7 +58,7 @@ RESOURCE_TYPE: Final = "github_repository"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RepositoryUrl:
-    """text: as it was given. canonical: equal for equal repositories; names a copy of it."""
+    """text: as it was given. canonical: equal for equal repositories."""
 
     text: str
     host: str
@@ -83,11 +84,26 @@ Checkout: TypeAlias = Branch | Commit | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Holder:
+    """The session that has a repository's token."""
+
+    workspace_id: WorkspaceId
+    session_id: SessionId
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Repository:
-    """What to clone, and what of it to check out."""
+    """What to clone, and what of it to check out. holder: None for one that anybody may clone."""
 
     url: RepositoryUrl
     checkout: Checkout = None
+    holder: Holder | None = None
+
+    @property
+    def copy_name(self) -> str:
+        """Names our copy of it: what was fetched with a token is for one workspace alone."""
+        canonical = self.url.canonical
+        return canonical if self.holder is None else f"{self.holder.workspace_id} {canonical}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

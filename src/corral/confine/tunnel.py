@@ -3,9 +3,8 @@
     program --CONNECT host:443--> listening socket, made inside, handed to us --> host, at a checked address
 
 Rules of this file:
-- `Hosts` decides about every host, redirects included. Names are resolved here, every address
-  is checked, and the checked address is the one dialled: a name that resolves differently a moment later
-  leads nowhere else.
+- `Hosts` decides about every host, redirects included; how a connection to it comes about is a `Way`'s
+  affair.
 - A request for http: goes on as the host is to see it; its connection carries one answer.
 - Everything is counted and bounded; after a bound all connections end.
 - It remembers the first thing that went wrong: the program only sees a connection that fails.
@@ -15,24 +14,18 @@ import asyncio
 import contextlib
 import re
 import socket
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from typing import Final, Literal, Protocol
+from typing import Final
 
-from corral.confine.names import Names
-from corral.kernel.addresses import is_public
+from corral.confine.way import Hosts, NoWay, Resolve, Straight, Trouble, Way
 from corral.kernel.limits import (
     TUNNEL_CONNECT_SECONDS,
     TUNNEL_CONNECTIONS_MAX,
     TUNNEL_HEAD_BYTES,
 )
 
-__all__ = ["Hosts", "Resolve", "Trouble", "Tunnel"]
-
-Trouble = Literal["refused", "unreachable", "silent", "too_large", "cut_off"]
-"""refused: we do not go there. unreachable: it did not take the connection. silent: it took it, and did not
-answer. too_large: it sent more than it may. cut_off: a connection ended from its side; it may have been
-done."""
+__all__ = ["Tunnel"]
 
 _CONNECT: Final = re.compile(
     rb"CONNECT ([A-Za-z0-9._-]{1,255}|\[[0-9A-Fa-f:.]{2,45}\]):([0-9]{1,5}) HTTP/1\.[01]\r\n"
@@ -45,25 +38,12 @@ _HTTP_PORT: Final = 80
 _CHUNK_BYTES: Final = 256 * 1024
 
 
-Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
-"""Name and port to addresses, at least one. Raises OSError."""
-
-
-class Hosts(Protocol):
-    """Where a tunnel leads. host: lower case; an IPv6 address without brackets."""
-
-    def allows(self, host: str, port: int) -> bool: ...
-
-    def may_be_private(self, host: str, port: int) -> bool:
-        """Whether addresses that are not public are dialled, too."""
-
-
 class Tunnel:
     """Of one program.
 
     bytes_max, sent_bytes_max: that its connections may receive and send together, TLS and all.
     silent_seconds: for so long a host may leave a question unanswered.
-    trouble, detail: the first thing that went wrong.
+    trouble, detail: the first thing that went wrong. way: straight there, unless given.
     """
 
     def __init__(
@@ -74,10 +54,11 @@ class Tunnel:
         sent_bytes_max: int,
         silent_seconds: float,
         resolve: Resolve | None = None,
+        way: Way | None = None,
         connections_max: int = TUNNEL_CONNECTIONS_MAX,
     ) -> None:
         self._hosts = hosts
-        self._resolve = resolve or Names().resolve
+        self._way = way or Straight(hosts, resolve)
         self._bytes_max = bytes_max
         self._sent_bytes_max = sent_bytes_max
         self._connections_max = connections_max
@@ -156,11 +137,22 @@ class Tunnel:
             self._note("refused", f"{host}:{port} is not an allowed host")
             writer.write(b"HTTP/1.1 403 Forbidden\r\n\r\n")
             return
-        opened = await self._dial(host, port)
-        if opened is None:
+        try:
+            async with self._way.connected(host, port) as far:
+                await self._pass_on(reader, writer, *far, request)
+        except NoWay as error:
+            self._note(error.trouble, error.detail)
             writer.write(b"HTTP/1.1 502 Bad Gateway\r\n\r\n")
-            return
-        far_reader, far_writer = opened
+
+    async def _pass_on(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        far_reader: asyncio.StreamReader,
+        far_writer: asyncio.StreamWriter,
+        request: bytes,
+    ) -> None:
+        """request: what the host is to see first; empty if the program is to begin."""
         has_asked = asyncio.Event()  # and has no answer yet
         if request:
             has_asked.set()
@@ -173,30 +165,6 @@ class Tunnel:
             await asyncio.wait({back, there}, return_when=asyncio.FIRST_COMPLETED)
             back.cancel()
             there.cancel()
-
-    async def _dial(self, host: str, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
-        """A connection to the first address of the host that takes one."""
-        why = "no address"
-        try:
-            async with asyncio.timeout(TUNNEL_CONNECT_SECONDS):
-                addresses = await self._resolve(host, port)
-        except (OSError, TimeoutError) as error:
-            self._note("unreachable", f"{host}: {error}")
-            return None
-        if not self._hosts.may_be_private(host, port):
-            # All of them: a name that is both inside and outside is not one to follow.
-            private = [address for address in addresses if not is_public(address)]
-            if private:
-                self._note("refused", f"{host} is at {private[0]}, which is not public")
-                return None
-        for address in addresses:
-            try:
-                async with asyncio.timeout(TUNNEL_CONNECT_SECONDS):
-                    return await asyncio.open_connection(address, port)
-            except (OSError, TimeoutError) as error:
-                why = f"{address}: {error!r}"
-        self._note("unreachable", f"{host}: {why}")
-        return None
 
     async def _bring(
         self, far: asyncio.StreamReader, near: asyncio.StreamWriter, has_asked: asyncio.Event

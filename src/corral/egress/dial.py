@@ -4,7 +4,7 @@ import asyncio
 import socket
 from collections.abc import Sequence
 
-from corral.confine.tunnel import Resolve
+from corral.confine.way import Resolve
 from corral.egress.policy import Gate
 from corral.kernel.limits import EGRESS_CONNECT_SECONDS
 

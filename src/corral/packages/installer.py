@@ -17,8 +17,9 @@ from corral.catalog.hosts import HostList
 from corral.catalog.packages import PLACE, Wanted
 from corral.confine.confinement import Confinement, Places
 from corral.confine.scratch import Scratch
-from corral.confine.tunnel import Trouble, Tunnel
+from corral.confine.tunnel import Tunnel
 from corral.confine.watch import DiskWatch
+from corral.confine.way import Trouble
 from corral.hands.providers.layers import Layer
 from corral.hands.providers.overlay import Overlay
 from corral.hands.providers.process import BwrapProcess

@@ -10,8 +10,10 @@ What a git server sends is hostile, and so is what lies in a repository. So no g
   (so no LFS), objects checked as they arrive, nobody is asked for a password.
 * Its way out leads to the hosts that the operator allows, at checked addresses. TLS is git's own.
 * A copy of each repository is kept as a bare mirror (`mirrors.py`), bounded in size, age and number. A
-  session costs one fetch, which transfers only news. The mirrors hold only what anybody may clone: no
-  credential is ever used here. Those will be added by the egress process, which alone can open them.
+  session costs one fetch, which transfers only news.
+* What is fetched with a session's token is fetched through the egress process, which alone has the token
+  (`private.py`), into mirrors of the session's workspace alone; no session gets anything of one before its
+  own token has worked.
 * The working tree, with a `.git` that has the origin's URL and all branches, is made in another throw-away
   sandbox without any way out, and leaves it as a tar; it is unpacked in the session's sandbox.
 

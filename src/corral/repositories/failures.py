@@ -4,7 +4,8 @@ import re
 from typing import Final, Literal
 
 from corral.catalog.repositories import Branch, Repository
-from corral.confine.tunnel import Trouble, Tunnel
+from corral.confine.tunnel import Tunnel
+from corral.confine.way import Trouble
 from corral.kernel.errors import WorldError
 from corral.kernel.limits import REPOSITORY_REF_DEPTH_MAX
 from corral.session.content import Json
@@ -20,12 +21,17 @@ _WORDS: Final[tuple[tuple[re.Pattern[str], Kind], ...]] = (
     (re.compile(r"repository '.*' not found|error: 404|error: 410"), "not_found"),
 )
 _MESSAGES: Final[dict[Kind, str]] = {
-    "authentication": "The repository host asks for credentials: it is private, or there is none."
-    " Private repositories cannot be cloned by this server yet.",
+    "authentication": "The repository host asks for credentials: it is private, or there is none. A private"
+    " one needs an authorization_token.",
     "forbidden": "The repository host refused access to the repository.",
     "not_found": "The repository host has no such repository.",
     "clone": "The repository could not be cloned.",
 }
+
+_NOT_TAKEN: Final = (
+    "The repository host does not take the authorization_token: it has expired, or is not for this"
+    " repository. Update the resource with another one."
+)
 
 TOO_LARGE: Final = "The repository is larger than this server clones."
 _SETTINGS: Final = "see CORRAL_REPOSITORY_HOSTS and CORRAL_REPOSITORY_PRIVATE_HOSTS"
@@ -74,7 +80,8 @@ def fetch_failed(repository: Repository, step: str, stderr: str, tunnel: Tunnel)
         return RepositoryFailed("clone", message.format(host=repr(repository.url.host)), detail=detail)
     for pattern, kind in _WORDS:
         if pattern.search(stderr):
-            return RepositoryFailed(kind, _MESSAGES[kind], detail=detail)
+            is_refused = kind == "authentication" and repository.holder is not None
+            return RepositoryFailed(kind, _NOT_TAKEN if is_refused else _MESSAGES[kind], detail=detail)
     is_ours = step == "mirror" or tunnel.trouble is None
     return RepositoryFailed("clone", _MESSAGES["clone"], detail=detail, blames_mirror=is_ours)
 

@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from corral.catalog.hosts import HostList
 from corral.catalog.repositories import (
@@ -30,9 +30,10 @@ from corral.hands.providers.process import BwrapProcess
 from corral.kernel import limits
 from corral.kernel.disk_trees import is_larger
 from corral.kernel.errors import InvalidRequest, SandboxUnavailable
-from corral.kernel.ids import DEFAULT_WORKSPACE, WorkspaceId
+from corral.kernel.ids import DEFAULT_WORKSPACE, SessionId, WorkspaceId
 from corral.kernel.shares import Shares
 from corral.repositories.failures import TOO_LARGE, RepositoryFailed, fetch_failed, tree_too_large
+from corral.repositories.private import PrivateWay, PrivateWays
 from corral.repositories.shelf import MirrorPlace, Shelf, ShelfBounds
 
 __all__ = ["Bounds", "Mirrors", "Resolved"]
@@ -44,7 +45,9 @@ _MIRROR: Final = "/mirror/repository.git"
 _TOO_LARGE: Final = 3  # exit code of the runner
 _ANSWER_BYTES_MAX: Final = 64 * 1024
 _CHUNK_BYTES: Final = 256 * 1024
+_KNOWN_SECONDS: Final = limits.REPOSITORY_SECONDS_MAX  # nobody waits for longer than that for a fetch
 _NO_ROOM: Final = "The server that clones repositories is short of disk space."
+_NO_WAY: Final = "The server cannot use the repository's token now; its operator can see why."
 _NO_SANDBOX: Final = "The server cannot clone repositories now; its operator can see why."
 
 
@@ -93,6 +96,10 @@ class _Known:
     resolved: dict[str | None, Resolved] = field(default_factory=dict)  # by branch asked for
 
 
+_Fetched: TypeAlias = tuple[str, SessionId | None]
+"""A mirror, and whose token it was fetched with."""
+
+
 class Mirrors:
     """Of one node; other processes may share `root`."""
 
@@ -102,14 +109,17 @@ class Mirrors:
         *,
         hosts: HostList,
         authorities: Path | None = None,
+        private: PrivateWays | None = None,
         bounds: Bounds | None = None,
     ) -> None:
+        """authorities: see `Confinement`. private: how repositories are reached that have a holder."""
         self._hosts = hosts
         self._bounds = bounds or Bounds()
         self._confinement = Confinement(root, modules=[_RUNNER], authorities=authorities)
         self._shelf = Shelf(root, make=self._confinement.make_writable, bounds=self._bounds.of_shelf)
         self._fetches, self._archives, self._listings = (Shares(self._bounds.at_once) for _ in range(3))
-        self._known: dict[str, _Known] = {}
+        self._private = private
+        self._known: dict[_Fetched, _Known] = {}
         self._suspect: set[str] = set()  # keys of mirrors that git may not be able to work with
 
     async def fetch(
@@ -118,14 +128,18 @@ class Mirrors:
         """Bring the mirror up to date, or make it, and find the checkout in it. Raises RepositoryFailed.
 
         workspace_id: for whom; no workspace takes all of this node, and what is waited for until it is its
-        turn does not count. Repeat: one fetch each; those that wait for the same mirror share the next one.
+        turn does not count. Repeat: one fetch each; those that wait for the same mirror share the next one,
+        unless they come with tokens: each of those has to work.
         """
         url, asked_at = repository.url, time.monotonic()
         if not self._hosts.allows(url.host, url.port):
             raise RepositoryFailed("clone", f"This server clones no repositories of {url.host!r}.")
         while (found := self._found_since(asked_at, repository)) is None:
             # The slot first: while one waits for it, the mirror is there for others.
-            async with self._fetches.one(workspace_id), self._shelf.held_now(url, shared=False) as place:
+            async with (
+                self._fetches.one(workspace_id),
+                self._shelf.held_now(repository, shared=False) as place,
+            ):
                 if place is not None:
                     found = self._found_since(asked_at, repository)
                     return found or await self._fetch_in_time(repository, place)
@@ -144,7 +158,7 @@ class Mirrors:
             self._shelf.scratch() as scratch,
             contextlib.AsyncExitStack() as lock,
         ):
-            place = await lock.enter_async_context(self._shelf.held(repository.url, shared=True))
+            place = await lock.enter_async_context(self._shelf.held(repository, shared=True))
             mirror = _there(place)
             room = self._room() - await asyncio.to_thread(place.size_bytes)
             if room <= 0:
@@ -172,7 +186,7 @@ class Mirrors:
         RepositoryFailed."""
         if resolved.commit is None:
             return ()
-        async with self._listings.one(workspace_id), self._shelf.held(repository.url, shared=True) as place:
+        async with self._listings.one(workspace_id), self._shelf.held(repository, shared=True) as place:
             asked = {"do": "skills", "commit": resolved.commit}
             async with self._running(asked, Places(read_only={_MIRROR: _there(place)})) as process:
                 bytes_max = limits.REPOSITORY_SKILLS_MAX * 2 * limits.REPOSITORY_SKILL_BYTES_MAX
@@ -198,10 +212,14 @@ class Mirrors:
 
     def _found_since(self, asked_at: float, repository: Repository) -> Resolved | None:
         """What a fetch has found that began after it was asked for; a commit is looked for each time."""
-        known, wanted = self._known.get(self._shelf.key(repository.url)), repository.checkout
+        known, wanted = self._known.get(self._fetched(repository)), repository.checkout
         if known is None or known.began_at < asked_at or isinstance(wanted, Commit):
             return None
         return known.resolved.get(wanted.name if wanted else None)
+
+    def _fetched(self, repository: Repository) -> _Fetched:
+        holder = repository.holder
+        return self._shelf.key(repository), None if holder is None else holder.session_id
 
     async def _fetch_in_time(self, repository: Repository, place: MirrorPlace) -> Resolved:
         try:
@@ -228,7 +246,7 @@ class Mirrors:
                 raise
         if not isinstance(repository.checkout, Commit):
             known.resolved[repository.checkout.name if repository.checkout else None] = resolved
-        self._known[place.key] = known
+        self._known[self._fetched(repository)] = known
         await self._tidy(place)
         return resolved
 
@@ -246,7 +264,11 @@ class Mirrors:
         except OSError:
             log.exception("mirrors of repositories could not be tidied up")
             return
-        self._known = {key: known for key, known in self._known.items() if key in kept}
+        self._known = {
+            fetched: known
+            for fetched, known in self._known.items()
+            if fetched[0] in kept and known.began_at > time.monotonic() - _KNOWN_SECONDS
+        }
         self._suspect &= kept
 
     async def _clone(self, repository: Repository, place: MirrorPlace) -> Resolved:
@@ -282,8 +304,12 @@ class Mirrors:
         }
         if (room := self._room()) <= 0:
             raise RepositoryFailed("clone", _NO_ROOM)
+        way = await self._way(repository)
+        if way is not None:
+            asked["authority"] = way.authority
         tunnel = Tunnel(
             self._hosts,
+            way=way,
             bytes_max=min(room, self._bounds.bytes_max),
             sent_bytes_max=limits.REPOSITORY_SENT_BYTES_MAX,
             silent_seconds=self._bounds.stall_seconds,
@@ -322,6 +348,17 @@ class Mirrors:
         if tunnel.trouble == "too_large" and room < self._bounds.bytes_max:
             raise RepositoryFailed("clone", _NO_ROOM, detail=tunnel.detail)
         raise fetch_failed(repository, step, stderr, tunnel)
+
+    async def _way(self, repository: Repository) -> PrivateWay | None:
+        """None: straight there. Raises RepositoryFailed."""
+        if repository.holder is None:
+            return None
+        if self._private is None:
+            raise RepositoryFailed("clone", _NO_WAY, detail="this node has no egress process")
+        try:
+            return await self._private.of(repository.holder.session_id)
+        except SandboxUnavailable as error:
+            raise RepositoryFailed("clone", _NO_WAY, detail=str(error)) from error
 
     # -- one program in a sandbox -------------------------------------------------------------------
 

@@ -56,7 +56,7 @@ CONFIG = """
 	lowSpeedLimit = {stall_bytes}
 	lowSpeedTime = {stall_seconds}
 	proxy = {proxy}
-	sslCAInfo = /run/corral/authorities.pem
+	sslCAInfo = {authorities}
 	sslVerify = true
 [index]
 	threads = 1
@@ -86,6 +86,7 @@ ENVIRONMENT = {
 }
 BRANCHES, TAGS = "+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"
 HEAD = "refs/corral/head"
+AUTHORITIES = "/run/corral/authorities.pem"
 MIRROR, FRESH, SCRATCH = "/mirror/repository.git", "/fresh/repository.git", "/scratch/tree"
 TOO_LARGE = 3
 TAR_BLOCK = 512
@@ -109,7 +110,13 @@ def main() -> None:
         resource.setrlimit(limit, (value, value))
     os.environ.update(ENVIRONMENT)
     if asked["do"] == "fetch":
-        configure(bounds, protocol="https", proxy=f"http://127.0.0.1:{let_in(asked['door'])}")
+        authorities = AUTHORITIES
+        if asked.get("authority"):  # whoever puts the token on is who we speak to
+            authorities = "/tmp/authority.pem"
+            with open(authorities, "w") as file:
+                file.write(asked["authority"])
+        proxy = f"http://127.0.0.1:{let_in(asked['door'])}"
+        configure(bounds, protocol="https", proxy=proxy, authorities=authorities)
         try:
             answer = fetch(asked, bounds)
         except Failed as error:
@@ -125,10 +132,11 @@ def main() -> None:
         print(json.dumps(skills(asked, bounds)))
 
 
-def configure(bounds: dict[str, Any], *, protocol: str, proxy: str) -> None:
+def configure(bounds: dict[str, Any], *, protocol: str, proxy: str, authorities: str = AUTHORITIES) -> None:
     text = CONFIG.format(
         protocol=protocol,
         proxy=proxy,
+        authorities=authorities,
         stall_bytes=bounds["stall_bytes"],
         stall_seconds=bounds["stall_seconds"],
     )

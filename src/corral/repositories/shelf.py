@@ -1,4 +1,5 @@
-"""Where copies of repositories lie between sessions: one bare mirror per URL, on the node that clones.
+"""Where copies of repositories lie between sessions: one bare mirror per URL, on the node that clones;
+and one per URL and workspace of what is fetched with tokens.
 
     <root>/mirrors/<key>/lock            held (flock): shared to read, else to change; its time: last use
                          repository.git, fresh-*/, old-*/
@@ -25,7 +26,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from corral.catalog.repositories import RepositoryUrl
+from corral.catalog.repositories import Repository
 from corral.confine.scratch import Scratch
 from corral.kernel.disk_trees import disk_bytes, is_real_directory, remove_tree
 from corral.kernel.limits import REPOSITORY_LOCK_SECONDS
@@ -43,7 +44,7 @@ class ShelfBounds:
 
 
 class MirrorPlace:
-    """Of one URL, while it is held. `key` names it."""
+    """Of one mirror, while it is held. `key` names it."""
 
     def __init__(self, folder: Path, make: Callable[[Path], None]) -> None:
         self._folder = folder
@@ -100,22 +101,20 @@ class Shelf:
         self._is_laid_out = False
 
     @asynccontextmanager
-    async def held(self, url: RepositoryUrl, *, shared: bool) -> AsyncGenerator[MirrorPlace, None]:
-        """The place of a URL's mirror, held against other tasks and processes; there may be no mirror."""
+    async def held(self, of: Repository, *, shared: bool) -> AsyncGenerator[MirrorPlace, None]:
+        """The place of a mirror, held against other tasks and processes; there may be no mirror."""
         while True:
-            async with self.held_now(url, shared=shared) as place:
+            async with self.held_now(of, shared=shared) as place:
                 if place is not None:
                     yield place
                     return
             await asyncio.sleep(REPOSITORY_LOCK_SECONDS)
 
     @asynccontextmanager
-    async def held_now(
-        self, url: RepositoryUrl, *, shared: bool
-    ) -> AsyncGenerator[MirrorPlace | None, None]:
+    async def held_now(self, of: Repository, *, shared: bool) -> AsyncGenerator[MirrorPlace | None, None]:
         """As `held`, but None if somebody else has it."""
         self._lay_out()
-        folder = self._mirrors / self.key(url)
+        folder = self._mirrors / self.key(of)
         fd = _locked(folder, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
         if fd is None:
             yield None
@@ -129,9 +128,9 @@ class Shelf:
         finally:
             os.close(fd)
 
-    def key(self, url: RepositoryUrl) -> str:
+    def key(self, of: Repository) -> str:
         """Of its place."""
-        return hashlib.sha256(url.canonical.encode()).hexdigest()[:32]
+        return hashlib.sha256(of.copy_name.encode()).hexdigest()[:32]
 
     def scratch(self) -> AbstractAsyncContextManager[Path]:
         """A directory that a sandbox may write in. Gone afterwards."""

@@ -10,7 +10,9 @@ from contextlib import aclosing
 from corral.catalog.repositories import (
     RESOURCE_TYPE,
     Branch,
+    Checkout,
     Commit,
+    Holder,
     Repository,
     RepositorySkill,
     repository_url,
@@ -48,8 +50,8 @@ class RepositorySource:
         return [_mount(each) for each in attached.resources if each["type"] == RESOURCE_TYPE]
 
     async def open(self, session_id: SessionId, mount: Mount) -> AsyncGenerator[bytes, None]:
-        resource = await self._resource(session_id, mount)
-        repository, whose = _repository(resource), await self._workspace(session_id)
+        resource, whose = await self._resource(session_id, mount), await self._workspace(session_id)
+        repository = _repository(resource, Holder(workspace_id=whose, session_id=session_id))
 
         def archive_of(resolved: Resolved) -> AsyncGenerator[bytes, None]:
             return self._mirrors.archive(repository, resolved, workspace_id=whose)
@@ -90,11 +92,11 @@ class RepositorySource:
         soon after costs no further fetch. Repeat: safe; it scans anew, so call it once, when a session
         starts, and keep the outcome in the log. Raises MountFailed, as `open` does: go on without.
         """
-        repository = _repository(resource)
+        whose = await self._workspace(session_id)
+        repository = _repository(resource, Holder(workspace_id=whose, session_id=session_id))
         mount_id = str(resource["id"])
         try:
             resolved, _ = await self._resolve(session_id, mount_id, repository)
-            whose = await self._workspace(session_id)
             return await self._mirrors.skills(repository, resolved, workspace_id=whose)
         except RepositoryFailed as failed:
             raise _mount_failed(failed, repository, mount_id) from failed
@@ -133,18 +135,20 @@ def _mount(resource: Mapping[str, Json]) -> Mount:
     )
 
 
-def _repository(resource: Mapping[str, Json]) -> Repository:
+def _repository(resource: Mapping[str, Json], session: Holder) -> Repository:
     """Raises MountFailed for one that an older version took and this one does not."""
     try:
         url = repository_url(resource["url"])
     except InvalidRequest as error:
         raise MountFailed.unknown(f"The repository cannot be cloned: {error.message}") from error
+    holder = session if resource.get("has_token") is True else None
+    checkout: Checkout = None
     match resource.get("checkout"):
         case {"type": "branch", "name": str(name)}:
-            return Repository(url=url, checkout=Branch(name))
+            checkout = Branch(name)
         case {"type": "commit", "sha": str(sha)}:
-            return Repository(url=url, checkout=Commit(sha))
-    return Repository(url=url)
+            checkout = Commit(sha)
+    return Repository(url=url, checkout=checkout, holder=holder)
 
 
 def _mount_failed(failed: RepositoryFailed, repository: Repository, mount_id: str) -> MountFailed:

@@ -20,7 +20,8 @@ from urllib.parse import urlsplit
 from corral.catalog.web.rules import WebRules
 from corral.catalog.web.urls import BadUrl, WebUrl, web_url
 from corral.confine.confinement import Confinement, Places
-from corral.confine.tunnel import Resolve, Trouble, Tunnel
+from corral.confine.tunnel import Tunnel
+from corral.confine.way import Resolve, Trouble
 from corral.hands.providers.binary import own_python
 from corral.hands.providers.process import BwrapProcess
 from corral.kernel import limits

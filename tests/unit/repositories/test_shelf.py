@@ -1,16 +1,20 @@
 """Mirrors on disk, which gits in sandboxes have written."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from corral.catalog.repositories import repository_url
+from corral.catalog.repositories import Holder, Repository, repository_url
 from corral.kernel.disk_trees import remove_tree
+from corral.kernel.ids import SessionId, WorkspaceId
 from corral.repositories.shelf import Shelf, ShelfBounds
 
 BOUNDS = ShelfBounds(bytes_max=10**9, count_max=1, seconds=3600.0)
-URL, OTHER = (repository_url(f"https://github.com/ada/{name}") for name in ("engine", "other"))
+ENGINE, OTHER = (
+    Repository(url=repository_url(f"https://github.com/ada/{name}")) for name in ("engine", "other")
+)
 
 
 def shelf_at(root: Path) -> Shelf:
@@ -32,7 +36,7 @@ async def test_mirrors_deeper_than_python_recurses_are_measured_replaced_and_rem
 ) -> None:
     shelf = shelf_at(tmp_path)
     try:
-        async with shelf.held(URL, shared=False) as place:
+        async with shelf.held(ENGINE, shared=False) as place:
             for levels in (1_050, 1):  # the second replaces the first
                 async with place.fresh() as fresh:
                     new = fresh / "repository.git"
@@ -50,11 +54,24 @@ async def test_mirrors_deeper_than_python_recurses_are_measured_replaced_and_rem
         remove_tree(tmp_path)
 
 
+def test_what_a_token_fetched_is_in_a_place_of_its_own(tmp_path: Path) -> None:
+    shelf = shelf_at(tmp_path)
+
+    def held_by(workspace: str, session: str) -> Repository:
+        holder = Holder(workspace_id=WorkspaceId(workspace), session_id=SessionId(session))
+        return replace(ENGINE, holder=holder)
+
+    keys = [
+        shelf.key(each) for each in (ENGINE, held_by("a", "one"), held_by("a", "two"), held_by("b", "one"))
+    ]
+    assert keys[1] == keys[2] and len(set(keys)) == 3
+
+
 async def test_a_new_mirror_that_is_a_link_takes_no_name(tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     (outside / "kept").mkdir(parents=True)
     shelf = shelf_at(tmp_path / "shelf")
-    async with shelf.held(URL, shared=False) as place:
+    async with shelf.held(ENGINE, shared=False) as place:
         async with place.fresh() as fresh:
             (fresh / "repository.git").mkdir()
             place.replace(fresh / "repository.git")
