@@ -16,14 +16,14 @@ from typing import Any
 
 from corral.app.credentials import CredentialDuty
 from corral.catalog.credentials import place_of, placeholder_of
-from corral.catalog.repositories import SealedToken
+from corral.catalog.repositories import SealedToken, TokenPlace
 from corral.catalog.vaults import SealedCredential, SealedSecret, SessionCredentialStore
 from corral.daemon import socket_path, token_path
 from corral.egress.policy import OperatorHosts
 from corral.egress.process import KEY_FILE, serve_egress
 from corral.hands.way_out import Egress, WayOut
-from corral.kernel.ids import DEFAULT_WORKSPACE, SessionId
-from corral.session.call import Recipe
+from corral.kernel.ids import DEFAULT_WORKSPACE, ResourceId, SessionId
+from corral.session.call import Mount, Recipe
 from corral.vault.seal import seal
 
 SECONDS = 20.0
@@ -47,6 +47,7 @@ class Gateway:
     trusted: Path | None = None
     sealed: dict[str, list[SealedCredential]] = field(default_factory=dict)  # what sessions have
     store: SessionCredentialStore | None = None
+    repository_tokens: dict[str, dict[str, SealedToken]] = field(default_factory=dict)  # by session and URL
     giving: "asyncio.Task[None] | None" = None
     book: dict[str, dict[str, Any]] = field(default_factory=dict)
 
@@ -88,7 +89,7 @@ class Gateway:
                 operator=self.operator,
                 authorities=self.authorities,
                 resolve=self._resolve,
-                trusted=self.trusted,
+                trusted=[self.trusted] if self.trusted is not None else [],
                 on_ready=ready.set,
             )
         )
@@ -104,9 +105,6 @@ class Gateway:
     async def of_session(self, session_id: SessionId) -> Sequence[SealedCredential]:
         """`catalog.vaults.SessionCredentialStore`, without a database."""
         return self.sealed.get(session_id, [])
-
-    async def tokens_of_session(self, session_id: SessionId) -> Sequence[SealedToken]:
-        return []
 
     async def gives(self, session_id: str, name: str, secret: str, **auth: object) -> str:
         """From now on the session has this variable; returns its placeholder."""
@@ -130,6 +128,21 @@ class Gateway:
             SealedCredential(workspace_id=DEFAULT_WORKSPACE, record=record, secrets=[sealed]),
         ]
         return placeholder_of(SessionId(session_id), name)
+
+    async def tokens_of_session(self, session_id: SessionId) -> Sequence[SealedToken]:
+        return list(self.repository_tokens.get(session_id, {}).values())
+
+    async def gives_token(self, session_id: str, url: str, token: str) -> None:
+        """From now on the session has this repository, and this token for it."""
+        key = (await self.ask("vault/newer", {"current": None}))["key"]
+        tokens = self.repository_tokens.setdefault(session_id, {})
+        place = TokenPlace(
+            workspace_id=DEFAULT_WORKSPACE,
+            resource_id=ResourceId(f"sesrsc_{[*tokens, url].index(url)}"),
+            url=url,
+        )
+        sealed = seal(token.encode(), public_key=b64decode(key["public_key"]), place=place.encode())
+        tokens[url] = SealedToken(place=place, key_id=key["id"], sealed=sealed)
 
     async def authority(self, session_id: str) -> Path:
         """The file of what the session's sandbox trusts, beside this machine's authorities."""
@@ -159,13 +172,15 @@ class Gateway:
         *,
         session_id: str = "sesn_1",
         variables: Mapping[str, str] | None = None,
+        mounts: Sequence[Mount] = (),
     ) -> int:
         """The port of a new sandbox's proxy, at our loopback instead of its own."""
         listening = socket.create_server(("127.0.0.1", 0), backlog=512)
         listening.setblocking(False)
         way_out = WayOut(listening, Egress(self.data_dir))
         environment = {"type": "cloud", "networking": dict(networking)}
-        way_out.open(session_id, Recipe(environment=environment, variables=variables or {}))
+        recipe = Recipe(environment=environment, variables=variables or {}, mounts=tuple(mounts))
+        way_out.open(session_id, recipe)
         self.ways_out.append(way_out)
         return int(listening.getsockname()[1])
 
@@ -219,9 +234,16 @@ async def through(
 
 
 async def through_tls(
-    port: int, host: str, far_port: int, path: str, *, authority: Path, server_name: str | None = None
+    port: int,
+    host: str,
+    far_port: int,
+    path: str,
+    *,
+    authority: Path,
+    server_name: str | None = None,
+    status: int | None = 200,
 ) -> bytes:
-    """GET through CONNECT. Raises OSError with what the proxy, or the host, said."""
+    """GET through CONNECT. status: None for any. Raises OSError with what the proxy, or the host, said."""
 
     def ask() -> bytes:
         context = ssl.create_default_context(cafile=str(authority))
@@ -233,7 +255,7 @@ async def through_tls(
             client.sock = context.wrap_socket(client.sock, server_hostname=server_name or host)
             client.request("GET", path)
             response = client.getresponse()
-            assert response.status == 200
+            assert status in (None, response.status)
             return response.read()
 
     return await asyncio.to_thread(ask)

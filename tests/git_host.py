@@ -67,6 +67,7 @@ class GitHost:
 
     root: Path
     authority: Path
+    name: str
     port: int = 0
     requests: list[str] = field(default_factory=list)
     status: dict[str, int] = field(default_factory=dict)
@@ -80,12 +81,13 @@ class GitHost:
 
     @classmethod
     @contextmanager
-    def start(cls, directory: Path) -> "Iterator[GitHost]":
+    def start(cls, directory: Path, *, address: str | None = None) -> "Iterator[GitHost]":
+        """address: what it is called by, too, instead of localhost, which no sandbox asks a proxy for."""
         root = directory / "repositories"
         root.mkdir(parents=True)
-        authority, chain, key = certificates(directory)
-        host = cls(root=root, authority=authority)
-        server = _Server(_Handler, certificate=(chain, key))
+        authority, chain, key = certificates(directory, address or "localhost")
+        host = cls(root=root, authority=authority, name=address or "localhost")
+        server = _Server(_Handler, certificate=(chain, key), address=address or "127.0.0.1")
         server.host, host.port = host, server.port
         with server.running():
             try:
@@ -96,7 +98,7 @@ class GitHost:
     @property
     def where(self) -> str:
         """As an entry of the setting repository_private_hosts."""
-        return f"localhost:{self.port}"
+        return f"{self.name}:{self.port}"
 
     def url(self, name: str) -> str:
         return f"https://{self.where}/{name}"

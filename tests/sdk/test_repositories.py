@@ -17,7 +17,7 @@ from corral.catalog.repositories import TokenPlace
 from corral.kernel.ids import DEFAULT_WORKSPACE, ResourceId
 from corral.testing.messages_reply import Reply
 from corral.vault.ring import FileKeys, KeyRing
-from tests.git_host import GitHost
+from tests.git_host import GitHost, basic, git
 from tests.served import Served, text, until
 from tests.stage import Stage, Stages, Tail, staged, words
 
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def host(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[GitHost]:
-    with GitHost.start(tmp_path_factory.mktemp("host")) as running:
+    with GitHost.start(tmp_path_factory.mktemp("host"), address="127.0.0.2") as running:
         yield running
 
 
@@ -278,6 +278,83 @@ async def test_a_token_is_sealed_when_it_arrives_and_shown_to_nobody(host: GitHo
     with pytest.raises(anthropic.ConflictError):
         await resources.update(first.id, session_id=session.id, authorization_token="ghp_planted_5")
     assert sealed_tokens(stage.server) == {}
+
+
+IDENTITY = "git config --global user.name Agent; git config --global user.email agent@example.com; "
+
+
+async def test_an_unmodified_git_works_with_a_private_repository(host: GitHost, stage: Stage) -> None:
+    """Clone, fetch and push; the token is in none of the places where an agent could look."""
+    token, url = "ghp_planted_for_work", host.url("eve/private")
+    host.push("eve/private", {"README.md": "one\n"})
+    host.push("eve/other", {"README.md": "other\n"})
+    host.tokens |= {"eve/private": token, "eve/other": token}
+    session = await stage.session(resources=[mount(url, authorization_token=token)])
+    async with stage.watch(session.id) as tail:
+        look = f"{IDENTITY} cat private/README.md; cd private; git remote -v"
+        said = await turn(stage, session.id, tail, look)
+        assert said.split()[0] == "one" and set(said.split()[2::3]) == {url}
+        commit = host.push("eve/private", {"README.md": "two\n"})
+        said = await turn(stage, session.id, tail, "git pull -q 2>&1; cat README.md; git rev-parse HEAD", 2)
+        assert said.split() == ["two", commit]
+        said = await turn(
+            stage,
+            session.id,
+            tail,
+            "echo mine > mine; head -c 3000000 /dev/urandom > large; git add -A; git commit -qm Mine;"
+            " git push 2>&1 origin HEAD:refs/heads/mine; git rev-parse HEAD",
+            3,
+        )
+        pushed = git("rev-parse", "refs/heads/mine", at=host.bare("eve/private"))
+        assert pushed == said.split()[-1]
+        assert {header for name, header in host.authorizations if name == "eve/private"} == {basic(token)}
+        # Another repository of the host, with the same token: none is sent there, and nobody is asked.
+        said = await turn(stage, session.id, tail, f"git clone {host.url('eve/other')} 2>&1; echo $?", 4)
+        assert "403" in said and said.split()[-1] == "128"
+        assert not [name for name, _ in host.authorizations if name == "eve/other"]
+        sent = basic(token).split()[1]  # what looks for it must not be found
+        said = await turn(
+            stage,
+            session.id,
+            tail,
+            "cd /; (env; cat /proc/*/environ /proc/*/cmdline; git config --list --show-origin;"
+            " find /workspace /tmp /etc /mnt /run -type f -print0 | xargs -0 cat) 2>/dev/null > /tmp/all;"
+            f" wc -c < /tmp/all; grep -caE 'ghp_[p]lanted|{sent[:-1]}[{sent[-1]}]' /tmp/all",
+            5,
+        )
+        size, hits = said.split()
+        assert int(size) > 3_000_000 and hits == "0"
+        assert not tail.of("session.error")
+    events = json.dumps([event.to_dict() for event in await stage.history(session.id)], default=str)
+    server: Served = stage.server
+    assert token not in events
+    assert lies_about(server.config.data_dir, token.encode()) == []
+
+
+async def test_a_token_that_is_rotated_reaches_a_session_that_runs(host: GitHost, stage: Stage) -> None:
+    first, second, url = "ghp_planted_first", "ghp_planted_second", host.url("eve/rotated")
+    host.push("eve/rotated", {"n": "1"})
+    host.tokens["eve/rotated"] = second
+    session = await stage.session(resources=[mount(url, authorization_token=first)])
+    resources = stage.client.beta.sessions.resources
+    async with stage.watch(session.id) as tail:
+        assert await turn(stage, session.id, tail, "ls; echo alone") == "alone"
+        [error] = [event.error for event in tail.of("session.error")]
+        assert (error.type, error.retry_status.type) == ("repository_authentication_error", "retrying")
+        await resources.update(session.resources[0].id, session_id=session.id, authorization_token=second)
+        # What next runs has it at once; what runs already, within a minute.
+        assert await turn(stage, session.id, tail, "cat rotated/n; cd rotated; git fetch 2>&1", 2) == "1"
+        host.tokens["eve/rotated"] = first
+        await resources.update(session.resources[0].id, session_id=session.id, authorization_token=first)
+        said = await turn(
+            stage,
+            session.id,
+            tail,
+            "for n in $(seq 60); do git fetch 2>&1 && break; sleep 1; done; echo $n",
+            3,
+        )
+        assert "terminal prompts disabled" in said.splitlines()[0]
+        assert int(said.splitlines()[-1]) < 60
 
 
 async def test_skills_of_a_repository_are_told_of_once_and_for_all(host: GitHost, stage: Stage) -> None:

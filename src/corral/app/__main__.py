@@ -93,12 +93,13 @@ async def _egress(start: Start) -> None:
         data_dir=config.data_dir,
         on_ready=report_ready,
         keys=keys,
-        trusted=config.egress_ca,
+        trusted=[each for each in (config.egress_ca, config.repository_ca) if each is not None],
         operator=OperatorHosts(
             denied=config.egress_denied_hosts,
             internal=config.egress_internal_hosts,
             packages=config.egress_package_hosts,
             servers=config.mcp_private_hosts,
+            repositories=config.repository_private_hosts,
         ),
         authorities=config.mcp_ca,
     )

@@ -2,7 +2,9 @@
 
 from corral.catalog.hosts import HostList
 from corral.config import Config
+from corral.hands.way_out import Egress
 from corral.repositories.mirrors import Mirrors
+from corral.repositories.private import EgressWays
 
 __all__ = ["hosts_of", "open_mirrors"]
 
@@ -14,5 +16,8 @@ def hosts_of(config: Config) -> HostList:
 def open_mirrors(config: Config) -> Mirrors:
     """Of this node; makes nothing before the first repository."""
     return Mirrors(
-        config.data_dir / "repositories", hosts=hosts_of(config), authorities=config.repository_ca
+        config.data_dir / "repositories",
+        hosts=hosts_of(config),
+        authorities=config.repository_ca,
+        private=EgressWays(Egress(config.data_dir)) if "egress" in config.roles else None,
     )

@@ -28,6 +28,7 @@ from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, Protocol, TypeAlias
+from urllib.parse import urlsplit
 
 from corral.catalog.credentials import first_of_each_use, place_of, server_key
 from corral.catalog.records import Wire
@@ -120,16 +121,14 @@ class RepositoryToken:
         return self._asks.fullmatch(path) is not None
 
     @property
-    def authorization(self) -> bytes:
-        """The value of the header. Raises CredentialUnusable."""
-        if self.token is None:
-            raise CredentialUnusable(f"the token of {self.url.text} does not open here; set it anew")
-        return b"Basic " + b64encode(f"{_BASIC_USER}:{self.token}".encode())
+    def basic(self) -> str:
+        """The token as HTTP sends it (RFC 7617). Only of one that opens."""
+        return b64encode(f"{_BASIC_USER}:{self.token}".encode()).decode()
 
     @property
     def _asks(self) -> "re.Pattern[bytes]":
-        name = "/".join(self.url.canonical.split("/")[3:]).removesuffix(".git")
-        return re.compile(rb"/" + re.escape(name.encode()) + rb"(\.git)?/" + _GIT_ASKS)
+        path = urlsplit(self.url.canonical).path.removesuffix(".git")
+        return re.compile(re.escape(path.encode()) + rb"(\.git)?/" + _GIT_ASKS)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -139,18 +138,6 @@ class SessionCredentials:
     session_id: SessionId
     credentials: tuple[Credential, ...] = ()
     repositories: tuple[RepositoryToken, ...] = ()
-
-    def has_repository_at(self, host: str, port: int) -> bool:
-        """Whether a token is for something there."""
-        return any((each.url.host, each.url.port) == (host, port) for each in self.repositories)
-
-    def of_repository(self, host: str, port: int, path: bytes) -> RepositoryToken | None:
-        """For a request by HTTPS. path: with its query. The resource that was added first, if there are
-        two of one repository."""
-        for each in self.repositories:
-            if (each.url.host, each.url.port) == (host, port) and each.is_for(path):
-                return each
-        return None
 
     def variables(self) -> Sequence[Credential]:
         return [each for each in self.credentials if each.kind == "environment_variable"]
@@ -197,16 +184,16 @@ def opened(
     return SessionCredentials(
         session_id=session_id,
         credentials=tuple(opened_one(ring, each) for each in used),
-        repositories=tuple(_opened_token(ring, each) for each in tokens),
+        repositories=tuple(found for each in tokens if (found := _opened_token(ring, each)) is not None),
     )
 
 
-def _opened_token(ring: KeyRing, sealed: SealedToken) -> RepositoryToken:
-    """Raises ValueError: of no repository that there could be."""
+def _opened_token(ring: KeyRing, sealed: SealedToken) -> RepositoryToken | None:
+    """None for a repository that an older version took and this one does not."""
     try:
         url = repository_url(sealed.place.url)
-    except InvalidRequest as error:
-        raise ValueError(error.message) from None
+    except InvalidRequest:
+        return None
     try:
         plain = ring.open(sealed.sealed, key_id=sealed.key_id, place=sealed.place.encode())
     except CannotOpen:

@@ -10,6 +10,10 @@ end of this connection is the end of the door, and of all that went through it. 
 take the certificates of the session's authority, so TLS may be opened towards hosts for which the session
 has credentials.
 
+Instead of a listening socket, one end of a connection (a socket pair) may come along: a door for that
+connection alone, as a git has that clones for a session. `"looks_anew": true` in its line: the session's
+credentials are looked up again, for they may have been changed a moment ago.
+
 A hands host keeps the listening socket, too: it brings it again to the next egress process when this one
 ends, and connections that were made meanwhile wait in it.
 """
@@ -95,20 +99,21 @@ class Doors:
         try:
             try:
                 async with asyncio.timeout(HANDS_CONNECT_SECONDS):
-                    said, listening = await _received(control)
+                    said, end = await _received(control)
             except (OSError, TimeoutError, ValueError):
                 return
-            if listening is None:
+            if end is None:
                 await _say(control, {"error": "no listening socket came along"})
                 return
-            with listening:
+            with end:
                 try:
                     proxy = self._proxy(said)
                 except (ValueError, KeyError, TypeError) as error:
                     await _say(control, {"error": f"not a door of ours ({error})"})
                     return
                 await _say(control, {"open": True})
-                coming_out = loop.create_task(self._let_out(listening, proxy))
+                let_out = self._let_out if _is_listening(end) else self._let_one_out
+                coming_out = loop.create_task(let_out(end, proxy))
                 gone = loop.create_task(loop.sock_recv(control, 1))  # its end, however it comes
                 try:
                     await asyncio.wait({coming_out, gone}, return_when=asyncio.FIRST_COMPLETED)
@@ -133,7 +138,9 @@ class Doors:
         gate = Gate(policy=policy, operator=self._operator)
         resolve = self._resolve or Names(at_once_max=EGRESS_LOOKUPS_PER_SESSION_MAX).resolve
         session_id = SessionId(str(grant["session_id"]))
-        opening = self._openings.of(session_id) if grant.get("trusts") is True else None
+        opening = None
+        if grant.get("trusts") is True:
+            opening = self._openings.of(session_id, looks_anew=grant.get("looks_anew") is True)
         return Proxy(session_id, gate, book=self._book, resolve=resolve, opening=opening)
 
     async def _let_out(self, listening: socket.socket, proxy: Proxy) -> None:
@@ -169,6 +176,15 @@ class Doors:
             for task in list(serving):
                 task.cancel()
             await asyncio.gather(*serving, return_exceptions=True)
+
+    async def _let_one_out(self, end: socket.socket, proxy: Proxy) -> None:
+        """Serve one connection."""
+        async with self._places:
+            self.connections += 1
+            try:
+                await proxy.serve(end)
+            finally:
+                self.connections -= 1
 
     async def _accepted(self, listening: socket.socket) -> socket.socket:
         """The next connection, and a place for it. Raises OSError: the socket is of no use any more."""
@@ -211,12 +227,12 @@ async def _received(control: socket.socket) -> tuple[bytes, socket.socket | None
         raise
     if not descriptors:
         return said, None
-    listening = socket.socket(fileno=descriptors[0])
-    if not _is_listening(listening):
-        listening.close()
+    end = socket.socket(fileno=descriptors[0])
+    if not (_is_listening(end) or _is_connection(end)):
+        end.close()
         return said, None
-    listening.setblocking(False)
-    return said, listening
+    end.setblocking(False)
+    return said, end
 
 
 def _is_listening(listening: socket.socket) -> bool:
@@ -227,6 +243,15 @@ def _is_listening(listening: socket.socket) -> bool:
             and listening.type == socket.SOCK_STREAM
             and listening.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) == 1
         )
+    except OSError:
+        return False
+
+
+def _is_connection(end: socket.socket) -> bool:
+    """One end of a socket pair."""
+    try:
+        end.getpeername()
+        return end.family == socket.AF_UNIX and end.type == socket.SOCK_STREAM
     except OSError:
         return False
 

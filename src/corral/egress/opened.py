@@ -7,7 +7,7 @@ own in the book; the two connections begin and end together, so a client notices
 
 import asyncio
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from corral.egress.credentials import Credentials, CredentialsUnavailable, Crede
 from corral.egress.forward import forward, kept_headers
 from corral.egress.headers import check_host
 from corral.egress.speech import Speech, refuse
-from corral.egress.substitution import Substitution, variables_of
+from corral.egress.substitution import Substitution, additions_of, variables_of
 from corral.egress.target import BadTarget, Target
 from corral.egress.tls import TlsWire
 from corral.egress.treatment import Treatment
@@ -46,11 +46,16 @@ class Opening:
 
 
 class Openings:
-    """Of all sessions. trusted: more authorities (PEM) that may sign the certificates of hosts, beside the
-    system's."""
+    """Of all sessions. trusted: files of more authorities (PEM) that may sign the certificates of hosts,
+    beside the system's."""
 
     def __init__(
-        self, credentials: Credentials, authorities: Authorities, *, book: Book, trusted: Path | None = None
+        self,
+        credentials: Credentials,
+        authorities: Authorities,
+        *,
+        book: Book,
+        trusted: Sequence[Path] = (),
     ) -> None:
         self._credentials = credentials
         self._authorities = authorities
@@ -58,11 +63,17 @@ class Openings:
         self._trusted = trusted
         self._context: ssl.SSLContext | None = None
 
-    def of(self, session_id: SessionId) -> Opening:
+    def of(self, session_id: SessionId, *, looks_anew: bool = False) -> Opening:
+        """looks_anew: what is known of the session's credentials may be too old."""
+
         async def substitution(target: Target) -> Substitution:
-            """To add a kind: `Substitution(additions=...)` of what the session has for the target."""
-            credentials = await self._credentials.of(session_id)
-            return Substitution(variables=variables_of(credentials, target.host))
+            nonlocal looks_anew
+            look = self._credentials.again if looks_anew else self._credentials.of
+            credentials, looks_anew = await look(session_id), False
+            return Substitution(
+                variables=variables_of(credentials, target.host),
+                additions=additions_of(credentials, target),
+            )
 
         return Opening(
             session_id=session_id,
@@ -75,16 +86,19 @@ class Openings:
     def _roots(self) -> ssl.SSLContext:
         if self._context is None:  # the system's are two megabytes: not of a process that needs none
             context = ssl.create_default_context()
-            if self._trusted is not None:
-                context.load_verify_locations(self._trusted)
+            for authorities in self._trusted:
+                context.load_verify_locations(authorities)
             context.set_alpn_protocols(["http/1.1"])
             self._context = context
         return self._context
 
 
-async def converse(opening: Opening, near: Wire, far: SocketWire, target: Target) -> str:
+async def converse(
+    opening: Opening, near: Wire, far: SocketWire, target: Target, *, is_narrow: bool = False
+) -> str:
     """Be the host towards the sandbox, to the end of the connection. near: its TLS hello was not read yet.
-    far: a new connection to the host. Returns what went wrong, if anything did.
+    far: a new connection to the host. is_narrow: only for requests that something is put on. Returns what
+    went wrong, if anything did.
 
     Raises OSError, Silent, TimeoutError.
     """
@@ -97,7 +111,8 @@ async def converse(opening: Opening, near: Wire, far: SocketWire, target: Target
                 "the TLS client does not take the certificate of this proxy"
                 f" ({error.reason or 'no reason'})"
             )
-        conversation = _Conversation(opening, Speech(secure, h11.SERVER), far, reaching, target)
+        near_speech = Speech(secure, h11.SERVER)
+        conversation = _Conversation(opening, near_speech, far, reaching, target, is_narrow=is_narrow)
         try:
             await conversation.run()
         finally:
@@ -120,8 +135,11 @@ class _Conversation:
         below: SocketWire,
         reaching: "asyncio.Future[TlsWire]",
         target: Target,
+        *,
+        is_narrow: bool,
     ) -> None:
         self._opening = opening
+        self._is_narrow = is_narrow
         self._near = near
         self._below = below
         self._reaching = reaching
@@ -184,8 +202,12 @@ class _Conversation:
             raise BadTarget("this connection is to one host: send the path alone")
         check_host(list(request.headers.raw_items()), self._target, default_port=self._target.port)
         method, headers = request.method, kept_headers(request, self._target, default_port=_HTTPS_PORT)
+        substitution = await self._opening.substitution(self._target)
+        if self._is_narrow and not substitution.adds_to(request.target):
+            await self._deny(method)
+            return True
         treatment = Treatment(
-            await self._opening.substitution(self._target),
+            substitution,
             headers,
             method=method,
             path=request.target,
@@ -218,6 +240,14 @@ class _Conversation:
                     failed=failed,
                 )
             )
+
+    async def _deny(self, method: bytes) -> None:
+        """Raises BookFull, OSError."""
+        reason = "this session reaches its repositories there, and nothing else"
+        self._opening.book.begin(
+            self._opening.session_id, self._target, method.decode(), "denied", reason=reason
+        )
+        await refuse(self._near, 403, f"{self._target.host} is blocked: {reason}")
 
     async def _reached(self) -> Speech | None:
         """None: `failed` says why."""

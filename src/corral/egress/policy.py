@@ -32,6 +32,8 @@ class OperatorHosts:
     internal: may be at a private or loopback address; an address or a network opens what is there for
               every name. An environment's policy binds them all the same.
     packages: hosts that `allow_package_managers` opens, beside those that are configured in a sandbox.
+    repositories: hosts of private repositories, likewise; they are open to sessions with a token alone,
+              and for that repository alone.
     servers:  MCP servers, and token endpoints of their credentials, that may be at such an address; without
               a port, that of HTTPS.
     """
@@ -40,11 +42,15 @@ class OperatorHosts:
     internal: tuple[str, ...] = ()
     packages: tuple[str, ...] = ()
     servers: tuple[str, ...] = ()
+    repositories: tuple[str, ...] = ()
 
     def of_servers(self) -> "OperatorHosts":
         """What holds for MCP servers: nothing is open to them because it is open to sandboxes."""
-        opened = (entry if ":" in entry else f"{entry}:{HTTPS_PORT}" for entry in self.servers)
-        return OperatorHosts(denied=self.denied, internal=tuple(opened))
+        return OperatorHosts(denied=self.denied, internal=_of_https(self.servers))
+
+    def of_repositories(self) -> "OperatorHosts":
+        """What holds for repositories of which a session has the token."""
+        return OperatorHosts(denied=self.denied, internal=_of_https(self.repositories))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,6 +59,11 @@ class Gate:
 
     policy: NetworkPolicy
     operator: OperatorHosts
+
+    def of_repositories(self) -> "Gate":
+        """Towards hosts of repositories of which the session has the token: whoever attached them meant
+        them to be reached, whatever `networking` says of the host."""
+        return Gate(policy=NetworkPolicy(hosts=None), operator=self.operator.of_repositories())
 
     def check_name(self, host: str, port: int) -> None:
         """host: canonical. Raises Refused."""
@@ -72,6 +83,10 @@ class Gate:
         if is_opened and not _is_never_reached(address):
             return
         raise Refused("it is at an address that is not public", detail=f"it is at {address}")
+
+
+def _of_https(entries: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(entry if ":" in entry else f"{entry}:{HTTPS_PORT}" for entry in entries)
 
 
 def _as_ipv4(address: str) -> str:

@@ -19,7 +19,7 @@ import hmac
 import json
 import os
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -68,7 +68,7 @@ async def serve_egress(
     operator: OperatorHosts = NOTHING_SAID,
     authorities: Path | None = None,
     resolve: Resolve | None = None,
-    trusted: Path | None = None,
+    trusted: Sequence[Path] = (),
     on_ready: Callable[[], None] = lambda: None,
 ) -> None:
     """Be the egress of `data_dir` until SIGTERM, SIGINT, or nobody has adopted it for too long.

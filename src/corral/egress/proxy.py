@@ -26,6 +26,7 @@ from corral.egress.hello import begins_tls
 from corral.egress.opened import Opening, converse
 from corral.egress.policy import Gate, Refused
 from corral.egress.speech import Speech, refuse
+from corral.egress.substitution import Substitution
 from corral.egress.target import BadTarget, Target, absolute_target, connect_target
 from corral.egress.tunnel import checked_hello, is_http, opened, pass_through
 from corral.egress.wire import Silent, SocketWire
@@ -40,9 +41,10 @@ _HTTP_PORT = 80
 
 @dataclass(kw_only=True, slots=True)
 class _Passage:
-    """A connection to a host that was allowed."""
+    """A connection to a host that was allowed. is_narrow: only for the session's repositories there."""
 
     far: SocketWire
+    is_narrow: bool = False
     failed: str = ""
 
 
@@ -134,19 +136,23 @@ class Proxy:
         async with asyncio.timeout(EGRESS_HEAD_SECONDS):
             if isinstance(await near.next_event(), h11.Data):
                 raise BadTarget("a CONNECT has no body")
-        opens = self._opening is not None and bool(await self._opening.substitution(target))
-        async with self._passage(near, target, "CONNECT") as passage:
+        puts = await self._opening.substitution(target) if self._opening is not None else Substitution()
+        has_repository = bool(puts.additions)
+        async with self._passage(near, target, "CONNECT", has_repository=has_repository) as passage:
             if passage is None:
                 return
             await near.send(h11.Response(status_code=200, reason=b"Connection established", headers=[]))
             wire = near.switch()
             first = await opened(wire, passage.far)
-            if not is_http(first):
+            if not is_http(first) or passage.is_narrow:
                 try:
-                    if opens and begins_tls(first):
-                        assert self._opening is not None
+                    if self._opening is not None and puts and begins_tls(first):
                         wire.unread(await checked_hello(wire, first, target))
-                        passage.failed = await converse(self._opening, wire, passage.far, target)
+                        passage.failed = await converse(
+                            self._opening, wire, passage.far, target, is_narrow=passage.is_narrow
+                        )
+                    elif passage.is_narrow:
+                        raise Refused("only TLS goes to the host of a repository")
                     else:
                         await pass_through(wire, passage.far, first, target)
                 except Refused as refused:
@@ -160,13 +166,21 @@ class Proxy:
 
     @asynccontextmanager
     async def _passage(
-        self, near: Speech, target: Target, method: str
+        self, near: Speech, target: Target, method: str, *, has_repository: bool = False
     ) -> AsyncGenerator[_Passage | None, None]:
         """A connection to the host, and its entry in the book; None if there is none: the client knows.
+        has_repository: the session has one there, and its token.
 
         Raises BookFull, OSError."""
+        is_narrow = False
         try:
-            end = await dial(target.host, target.port, gate=self._gate, resolve=self._resolve)
+            try:
+                end = await dial(target.host, target.port, gate=self._gate, resolve=self._resolve)
+            except Refused:
+                if not has_repository:
+                    raise
+                is_narrow, gate = True, self._gate.of_repositories()
+                end = await dial(target.host, target.port, gate=gate, resolve=self._resolve)
         except Refused as refused:
             self._deny(target, method, refused)
             await refuse(near, 403, f"{target.host} is blocked: {refused.reason}")
@@ -179,7 +193,7 @@ class Proxy:
             yield None
             return
         loop = asyncio.get_running_loop()
-        passage = _Passage(far=SocketWire(end))
+        passage = _Passage(far=SocketWire(end), is_narrow=is_narrow)
         began_at = loop.time()
         try:
             entry_id = self._book.begin(self._session_id, target, method, "allowed")

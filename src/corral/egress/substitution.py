@@ -21,11 +21,12 @@ from corral.catalog.credentials import placeholder_of
 from corral.egress.credentials import CredentialUnusable, SessionCredentials
 from corral.egress.headers import RawHeaders
 from corral.egress.swap import Swap
+from corral.egress.target import Target
 from corral.kernel.hosts import matches
 from corral.kernel.ids import CredentialId
 from corral.kernel.limits import MASKED_SECRET_BYTES_MIN
 
-__all__ = ["Addition", "Substitution", "Variable", "mask_of", "variables_of"]
+__all__ = ["Addition", "Substitution", "Variable", "additions_of", "mask_of", "variables_of"]
 
 _INSTEAD: Final = "*" * 8
 
@@ -87,6 +88,22 @@ def variables_of(credentials: SessionCredentials, host: str) -> list[Variable]:
     return found
 
 
+def additions_of(credentials: SessionCredentials, target: Target) -> list[Addition]:
+    """The tokens of the session's repositories there, on what git asks of them. One that does not open is
+    left out."""
+    return [
+        Addition(
+            is_for=repository.is_for,
+            name=b"Authorization",
+            value=b"Basic " + repository.basic.encode(),
+            secrets=(repository.token, repository.basic),
+            credential_id=CredentialId(repository.resource_id),
+        )
+        for repository in credentials.repositories
+        if repository.token is not None and Target(repository.url.host, repository.url.port) == target
+    ]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Substitution:
     """Of one session towards one host, as its credentials are now. Nothing in it: TLS to that host is none
@@ -97,6 +114,10 @@ class Substitution:
 
     def __bool__(self) -> bool:
         return bool(self.variables or self.additions)
+
+    def adds_to(self, path: bytes) -> bool:
+        """Whether a request for this path, as sent, is one that something is put on."""
+        return any(addition.is_for(path) for addition in self.additions)
 
     def head(self, headers: RawHeaders, path: bytes) -> tuple[RawHeaders, list[CredentialId]]:
         """The headers as the host gets them, and which credentials are in them.

@@ -181,11 +181,15 @@ class Egress:
         self._data_dir = data_dir
 
     async def bundle(self, session_id: str) -> bytes:
-        """The authorities (PEM) that the programs of a session are to trust: this machine's, and the one by
-        which the egress process opens TLS for this session. That is waited for a while: its supervisor
-        starts it again.
+        """The authorities (PEM) that the programs of a session are to trust: this machine's, and the
+        session's. Raises as `authority`."""
+        own = (await self.authority(session_id)).encode()
+        found = next((path for path in map(Path, _SYSTEM_BUNDLES) if path.is_file()), None)
+        return (found.read_bytes() + b"\n" if found else b"") + own
 
-        Raises SandboxUnavailable.
+    async def authority(self, session_id: str) -> str:
+        """The authority (PEM) by which the egress process opens TLS for this session. It is waited for a
+        while: its supervisor starts it again. Raises SandboxUnavailable.
         """
         said = json.dumps({"session_id": session_id}).encode()
         try:
@@ -200,7 +204,7 @@ class Egress:
                             seconds=HANDS_CONNECT_SECONDS,
                         )
                         if status == 200:
-                            break
+                            return str(answer["certificate"])
                     except (OSError, ValueError):
                         pass
                     await asyncio.sleep(EGRESS_RETRY_SECONDS)
@@ -208,11 +212,10 @@ class Egress:
             raise SandboxUnavailable(
                 "the session's credentials cannot be used now: the egress process does not answer"
             ) from None
-        found = next((path for path in map(Path, _SYSTEM_BUNDLES) if path.is_file()), None)
-        return (found.read_bytes() + b"\n" if found else b"") + str(answer["certificate"]).encode()
 
     async def brought(self, listening: socket.socket, grant: Mapping[str, Json]) -> socket.socket:
-        """Bring it a door; the door is open until the connection that is returned ends.
+        """Bring it a door; the door is open until the connection that is returned ends. listening: or one
+        end of a connection, for a door of that one.
 
         Raises OSError, TimeoutError, ValueError: it says what is wrong.
         """
@@ -259,7 +262,7 @@ class WayOut:
             "session_id": session_id,
             "networking": networking,
             "package_hosts": list(package_hosts),
-            "trusts": bool(recipe.variables),
+            "trusts": recipe.trusts,
         }
         self._keeping = asyncio.create_task(self._keep(grant), name="way-out")
 

@@ -7,7 +7,7 @@ ignore what they do not know, so roles one minor version apart work together.
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from typing import Final, Literal, TypeVar, get_args
 
 import orjson
@@ -265,8 +265,9 @@ def decode_recipe(body: dict[str, Json]) -> Recipe:
 def decode_mount(body: dict[str, Json]) -> Mount:
     """Raises KeyError, TypeError."""
     for each in fields(Mount):
-        _text(body[each.name])
-    return decode_known(Mount, body)
+        if each.default is MISSING:
+            _text(body[each.name])
+    return decode_known(Mount, {**body, "has_token": body.get("has_token") is True})
 
 
 def decode_placement(body: dict[str, Json]) -> Placement:

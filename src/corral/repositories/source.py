@@ -132,6 +132,7 @@ def _mount(resource: Mapping[str, Json]) -> Mount:
         path=resource["mount_path"],
         digest=hashlib.sha256(content.encode()).hexdigest()[:32],
         mode="copy",
+        has_token=resource.get("has_token") is True,
     )
 
 

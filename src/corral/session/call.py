@@ -44,6 +44,7 @@ class Mount:
               Of packages, the layer's: sessions of one host share it.
     mode:     read_only, read_write: seen in place. copy: unpacked once below /workspace, then the agent's;
               what it does to a copy stays, until there is another digest.
+    has_token: of a repository: programs in the sandbox reach it with the session's token.
     """
 
     mount_id: str
@@ -51,6 +52,7 @@ class Mount:
     path: str
     digest: str
     mode: MountMode
+    has_token: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,6 +67,12 @@ class Recipe:
     environment: Mapping[str, Json] = field(default_factory=dict)
     mounts: tuple[Mount, ...] = ()
     variables: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def trusts(self) -> bool:
+        """Whether programs are to trust the session's own authority: something is put into what they send
+        by TLS."""
+        return bool(self.variables) or any(mount.has_token for mount in self.mounts)
 
     @property
     def memory(self) -> tuple[Mount, ...]:

@@ -1,6 +1,7 @@
 """Certificates for the servers that tests start on this machine."""
 
 import datetime
+import ipaddress
 import stat
 from pathlib import Path
 
@@ -12,9 +13,16 @@ from cryptography.x509.oid import NameOID
 __all__ = ["certificates"]
 
 
+def _alternative(name: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(name))
+    except ValueError:
+        return x509.DNSName(name)
+
+
 def certificates(directory: Path, *names: str) -> tuple[Path, Path, Path]:
-    """PEM files in `directory`: an authority, and what it signed for these names, or for localhost:
-    (authority, certificate, key)."""
+    """PEM files in `directory`: an authority, and what it signed for these names or addresses, or for
+    localhost: (authority, certificate, key)."""
     now = datetime.datetime.now(datetime.UTC)
 
     def made(
@@ -39,7 +47,7 @@ def certificates(directory: Path, *names: str) -> tuple[Path, Path, Path]:
         )
         if not is_authority:
             builder = builder.add_extension(
-                x509.SubjectAlternativeName([x509.DNSName(each) for each in names or ("localhost",)]),
+                x509.SubjectAlternativeName([_alternative(each) for each in names or ("localhost",)]),
                 critical=False,
             )
         return builder.sign(signer, hashes.SHA256())

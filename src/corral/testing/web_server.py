@@ -11,8 +11,8 @@ __all__ = ["WebServer"]
 
 
 class WebServer(ThreadingHTTPServer):
-    """On a free port of 127.0.0.1, each connection in a thread of its own; subclass it for what its handler
-    is to know.
+    """On a free port of a loopback address, each connection in a thread of its own; subclass it for what
+    its handler is to know.
 
     certificate: files of a chain and of its key; without it the server speaks HTTP.
     """
@@ -21,9 +21,13 @@ class WebServer(ThreadingHTTPServer):
     request_queue_size = 512
 
     def __init__(
-        self, handler: type[BaseHTTPRequestHandler], *, certificate: tuple[Path, Path] | None = None
+        self,
+        handler: type[BaseHTTPRequestHandler],
+        *,
+        certificate: tuple[Path, Path] | None = None,
+        address: str = "127.0.0.1",
     ) -> None:
-        super().__init__(("127.0.0.1", 0), handler)
+        super().__init__((address, 0), handler)
         self._context: ssl.SSLContext | None = None
         if certificate is not None:
             self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

@@ -74,6 +74,7 @@ def environment(python: PythonInside, layer: Layer | None = None) -> dict[str, s
         "USER": "agent",
         "LANG": "C.UTF-8",
         "TERM": "dumb",
+        "GIT_TERMINAL_PROMPT": "0",  # nobody is there who could be asked
     }
 
 

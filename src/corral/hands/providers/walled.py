@@ -111,8 +111,8 @@ class WalledProvider:
         is_full = await self._disks.is_full(workspace, bounds)
         if self._is_closed:
             raise SandboxUnavailable("the provider is closed", retryable=False)
-        trusts = bool(recipe.variables) and self._egress is not None
-        is_plain = not memory and digest is None and not recipe.variables and not is_full
+        trusts = recipe.trusts and self._egress is not None
+        is_plain = not memory and digest is None and not trusts and not is_full
         while self._pool and is_plain and bounds == DEFAULT_BOUNDS:
             home, warm = self._pool.pop()
             if not warm.is_alive:
