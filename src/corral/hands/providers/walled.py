@@ -112,7 +112,7 @@ class WalledProvider:
         if self._is_closed:
             raise SandboxUnavailable("the provider is closed", retryable=False)
         trusts = recipe.trusts and self._egress is not None
-        is_plain = not memory and digest is None and not trusts and not is_full
+        is_plain = not memory and digest is None and not recipe.trusts and not is_full
         while self._pool and is_plain and bounds == DEFAULT_BOUNDS:
             home, warm = self._pool.pop()
             if not warm.is_alive:
