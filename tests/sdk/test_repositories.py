@@ -54,11 +54,13 @@ def mount(url: str, **fields: Any) -> dict[str, Any]:
     return {"type": "github_repository", "url": url, **fields}
 
 
-async def turn(stage: Stage, session_id: str, tail: Tail, command: str, number: int = 1) -> str:
+async def turn(
+    stage: Stage, session_id: str, tail: Tail, command: str, number: int = 1, *, seconds: float = 60
+) -> str:
     """The model runs a command; what it printed."""
     stage.play(Reply.tools(bash(command)), Reply.text("Done."))
     await stage.send(session_id, text("Look."))
-    await tail.idle(number, seconds=60)
+    await tail.idle(number, seconds=seconds)
     return words(tail.of("agent.tool_result")[-1]).strip()
 
 
@@ -346,15 +348,10 @@ async def test_a_token_that_is_rotated_reaches_a_session_that_runs(host: GitHost
         assert await turn(stage, session.id, tail, "cat rotated/n; cd rotated; git fetch 2>&1", 2) == "1"
         host.tokens["eve/rotated"] = first
         await resources.update(session.resources[0].id, session_id=session.id, authorization_token=first)
-        said = await turn(
-            stage,
-            session.id,
-            tail,
-            "for n in $(seq 60); do git fetch 2>&1 && break; sleep 1; done; echo $n",
-            3,
-        )
-        assert "terminal prompts disabled" in said.splitlines()[0]
-        assert int(said.splitlines()[-1]) < 60
+        patient = "for n in $(seq 60); do git fetch 2>&1 && break; sleep 1; done; echo $n"
+        *refusals, count = (await turn(stage, session.id, tail, patient, 3, seconds=120)).splitlines()
+        assert int(count) < 60
+        assert all("terminal prompts disabled" in each for each in refusals)
 
 
 async def test_skills_of_a_repository_are_told_of_once_and_for_all(host: GitHost, stage: Stage) -> None:
