@@ -41,7 +41,7 @@ async def main(data_dir: Path, settings: Path) -> None:
         data_dir=data_dir,
         operator=OperatorHosts(internal=tuple(said["internal"])),
         resolve=resolve,
-        trusted=Path(said["trusted"]),
+        trusted=[Path(said["trusted"])],
         on_ready=lambda: print("ready", flush=True),
     )
 
