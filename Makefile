@@ -17,7 +17,7 @@ serve: ## start the server on http://127.0.0.1:8420
 	@.venv/bin/corral serve
 
 check: static ## format, lint, types, imports and the fast tests: under a minute
-	$(python) -m pytest -q tests/unit
+	$(python) -m pytest -q -n 2 --dist loadfile tests/unit
 
 # Partitions first and alone: there it matters which machine is heard of in time. Then
 # two files at a time: most tests wait more than they compute. In the order of the files: the long ones first,

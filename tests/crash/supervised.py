@@ -21,7 +21,8 @@ from corral.kernel.errors import SandboxUnavailable
 from corral.session.call import Recipe
 from corral.supervisor import __main__ as supervisor_main
 
-UNADOPTED_SECONDS = 4.0
+UNADOPTED_SECONDS = 15.0  # a busy machine takes a while to start the next supervisor
+ALONE_SECONDS = 4.0  # where a test waits for the end: with a file `alone` in the data directory
 SILENT_SECONDS = 1.0  # asked more often than in earnest
 prepared: list[str] = []
 
@@ -90,8 +91,14 @@ async def server(start: process.Start) -> None:
 
 async def egress(start: process.Start) -> None:
     await serve_egress(
-        data_dir=start.config.data_dir, unadopted_seconds=UNADOPTED_SECONDS, on_ready=process.report_ready
+        data_dir=start.config.data_dir,
+        unadopted_seconds=unadopted_seconds(start.config.data_dir),
+        on_ready=process.report_ready,
     )
+
+
+def unadopted_seconds(data_dir: Path) -> float:
+    return ALONE_SECONDS if (data_dir / "alone").exists() else UNADOPTED_SECONDS
 
 
 async def hands(start: process.Start) -> None:
@@ -103,7 +110,7 @@ async def hands(start: process.Start) -> None:
     await serve_hands(
         data_dir=start.config.data_dir,
         provider=lambda state_dir: NoSandboxes(),
-        unadopted_seconds=UNADOPTED_SECONDS,
+        unadopted_seconds=unadopted_seconds(start.config.data_dir),
         on_ready=process.report_ready,
     )
 

@@ -292,12 +292,14 @@ def test_what_was_adopted_and_ends_as_asked_has_not_died(serve: Callable[..., Se
     until(lambda: not [role for role, pid in pids.items() if lives(pid)], seconds=15)
 
 
-def test_nothing_is_left_when_nobody_starts_again(serve: Callable[..., Serving]) -> None:
+def test_nothing_is_left_when_nobody_starts_again(serve: Callable[..., Serving], tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "alone").touch()
     serving = serve()
     serving.ready()
     pids = serving.all_up()
     serving.end(signal.SIGKILL)
-    until(lambda: not [role for role, pid in pids.items() if lives(pid)], seconds=15)
+    until(lambda: not [role for role, pid in pids.items() if lives(pid)])
 
 
 def test_a_second_serve_refuses_and_names_the_first(serve: Callable[..., Serving]) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import ROUND_HALF_UP, Decimal, InvalidOperation
 from fnmatch import fnmatchcase
+from functools import cache
 from importlib.resources import files
 from typing import Any, Literal, Protocol
 
@@ -141,8 +142,9 @@ class ModelTable:
     _models: Mapping[str, ModelInfo]
 
     @classmethod
+    @cache
     def packaged(cls) -> "ModelTable":
-        """The table that ships with Corral."""
+        """The table that ships with Corral; read once."""
         return cls.from_data(tomllib.loads(files("corral.catalog").joinpath("models.toml").read_text()))
 
     @classmethod
@@ -204,7 +206,9 @@ class ModelTable:
     def resolve(self, name: str) -> ModelInfo:
         """The model with this name. Raises InvalidRequest listing the known patterns."""
         known = self._models.get(name) or self._models.get(_DATE_SUFFIX.sub("", name))
-        return replace(known, name=name) if known is not None else self._default(name)
+        if known is None:
+            return self._default(name)
+        return known if known.name == name else replace(known, name=name)
 
     def _default(self, name: str) -> ModelInfo:
         for provider in self._providers:

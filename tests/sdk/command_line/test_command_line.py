@@ -24,7 +24,7 @@ from corral.testing.messages_reply import Reply
 from tests.served import KEY, Served, served, until
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
-SECONDS = 30.0
+SECONDS = 60.0  # a command starts a Python, and some of them a server
 _numbers = count(1)
 
 
