@@ -11,6 +11,7 @@ __all__ = ["Canaries", "Search", "spellings"]
 _BEGINNING: Final = "corral-canary-"
 KINDS: Mapping[str, str] = {
     "vault": "a secret of a vault",
+    "bearer": "the token of an MCP server in a vault",
     "model": "the model provider's key, which the server holds",
     "server": "the environment that the server was started in",
     "store": "a message of another session, which the database has",

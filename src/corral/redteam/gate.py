@@ -1,7 +1,8 @@
 """The egress process of a stage: `corral.egress`, which finds the stage's names at this machine, and no
 others. `python -m corral.redteam.gate DATA_DIR SETTINGS.json`
 
-    {"names": {name: [address]}, "internal": [entry], "asked": path of a file, "trusted": path of a file}
+    {"names": {name: [address]}, "internal": [entry], "servers": [entry],
+     "asked": path of a file, "trusted": path of a file}
 
 asked: each name that was looked up, a line each. trusted: an authority (PEM) for certificates of hosts.
 """
@@ -39,7 +40,7 @@ async def main(data_dir: Path, settings: Path) -> None:
 
     await serve_egress(
         data_dir=data_dir,
-        operator=OperatorHosts(internal=tuple(said["internal"])),
+        operator=OperatorHosts(internal=tuple(said["internal"]), servers=tuple(said["servers"])),
         resolve=resolve,
         trusted=[Path(said["trusted"])],
         on_ready=lambda: print("ready", flush=True),

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from corral.kernel.errors import CorralError
-from corral.redteam import bombs
+from corral.redteam import bombs, servers
 from corral.redteam.attack import Finding, Verdict
 from corral.redteam.inside.ends import Held, Untried, Won
 from corral.redteam.stage import Stage
@@ -329,6 +329,8 @@ def _upload_is_refused(name: str) -> Callable[[Stage], Awaitable[None]]:
 _LINK, _HARD, _DEVICE, _PIPE = tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE
 
 SCENARIOS: Final[dict[str, Scenario]] = {
+    f"mcp.{name}": Scenario(title=title, plays=plays) for name, (title, plays) in servers.PLAYS.items()
+} | {
     f"{group}.{name}": Scenario(title=title, plays=plays)
     for group, name, title, plays in (
         (

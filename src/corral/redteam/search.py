@@ -22,7 +22,7 @@ from corral.redteam.stage import ATTACKERS
 
 __all__ = ["searched"]
 
-_OF_THE_SERVER: Final = ("vault", "model", "server")
+_OF_THE_SERVER: Final = ("vault", "bearer", "model", "server")
 _REGION_BYTES_MAX: Final = 256 << 20
 _PIECE: Final = 16 << 20
 _OVERLAP: Final = 512
