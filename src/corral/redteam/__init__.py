@@ -2,12 +2,13 @@
 
     outside ----> files, a process, services around the sandboxes, open to everybody on the machine
     canaries ---> secrets planted there, in the server, its store, its journal, its vault, next door
-       |                                                                      |
+       |
     stage ------> sandboxes: of a server of its own (`served`), or alone (`bare`)
-       |                                                                      |
-    attack -----> `inside`: the attempts, run by the agent --------> findings |
-    scenarios --> what the agent plants, and the host then handles -> findings v
-    search -----> all that was planted, looked for everywhere ------> hits -> report
+       |
+    attack -----> `inside`: the attempts, run by the agent                                  ---> findings
+    scenarios --> what it plants (`races`, `unpacking`) or a server tells it (`servers`),
+                  and the host then handles                                                 ---> findings
+    search -----> all that was planted, looked for everywhere                               ---> hits
 
 An attempt that worked is an escape, unless the provider's `Capabilities` name it as a gap. One that could
 not be tried counts for nothing: a wall that holds must have been seen to hold.

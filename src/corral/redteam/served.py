@@ -2,12 +2,9 @@
 it is told to, and a session next door. What attacks is a session's agent.
 """
 
-import asyncio
-import contextlib
 import json
 import secrets
 import shlex
-import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -20,20 +17,18 @@ from corral.daemon import doors_path, socket_path, token_path
 from corral.hands.client import HandsClient
 from corral.hands.providers.choice import ProviderName, provider_of
 from corral.kernel.ids import CORRAL_KEY_PREFIX, SessionId
+from corral.redteam.agent import MODEL, as_told, turn
 from corral.redteam.bare import bounds
+from corral.redteam.gateway import gate_log, gateway
 from corral.redteam.liar import Liar
 from corral.redteam.outside import Outside
 from corral.redteam.stage import ALLOWED, ATTACKERS, Broken
 from corral.session.content import Json
-from corral.testing.messages_api import MessagesApi, Request
-from corral.testing.messages_reply import Answer, Reply
+from corral.testing.messages_api import MessagesApi
 
 __all__ = ["ServedStage"]
 
-MODEL: Final = "claude-opus-5-5"
 _NEIGHBOUR: Final = "neighbour"
-_GATE_SECONDS: Final = 30.0
-_CALL: Final = "call "
 _VARIABLE: Final = "REDTEAM_TOKEN"
 _NEIGHBOURS_PROGRAM: Final = """
 import os, socket, sys, time
@@ -46,23 +41,6 @@ except OSError:
 print(port, flush=True)
 time.sleep(3600)
 """
-
-
-def _as_told(request: Request) -> Answer:
-    """The model: it calls the tool that its user names, and is done."""
-    last = request.json["messages"][-1]["content"]
-    blocks = [{"type": "text", "text": last}] if isinstance(last, str) else last
-    said = [block["text"] for block in blocks if block["type"] == "text" and _CALL in block["text"]]
-    if any(block["type"] == "tool_result" for block in blocks) or not said:
-        return Reply.text("Done.")
-    name, fields = json.loads(said[-1].partition(_CALL)[2])
-    return Reply(
-        content=[
-            {"type": "tool_use", "id": f"toolu_{secrets.token_hex(8)}", "name": name, "input": fields}
-        ],
-        stop_reason="tool_use",
-        delta_chars=1 << 20,
-    )
 
 
 class ServedStage:
@@ -101,13 +79,15 @@ class ServedStage:
         (data_dir / "hands").mkdir(mode=0o711)
         canaries = outside.canaries
         async with AsyncExitStack() as stack:
-            model = await stack.enter_async_context(MessagesApi(_as_told, is_strict=False))
+            model = await stack.enter_async_context(MessagesApi(as_told, is_strict=False))
             node = Node("redteam", data_dir, settings={}, options=("--sandbox", kind))
             stage = cls(kind, outside, node)
             stage._model = model
             stack.enter_context(stage.liar.started())
             stack.push_async_callback(stage._provider.aclose)
-            await stack.enter_async_context(stage._gate())
+            stage.gate_pid = await stack.enter_async_context(
+                gateway(data_dir, outside.root, facts=outside.facts, liar_port=stage.liar.port)
+            )
             stack.push_async_callback(node.stop)
             try:
                 await node.start(
@@ -137,62 +117,9 @@ class ServedStage:
 
     # -- setting it -------------------------------------------------------------------------------------
 
-    @asynccontextmanager
-    async def _gate(self) -> AsyncIterator[None]:
-        """The egress process, before the server: which finds it and makes it its own."""
-        facts, root, here = self.outside.facts, self.outside.root, ["127.0.0.1"]
-        settings = {
-            "names": {
-                "allowed.test": here,
-                "liar.test": here,
-                "foreign.test": here,
-                "inner.test": here,
-                "words.wild.test": here,
-                "mixed.test": ["192.0.2.1", "127.0.0.1"],
-                "metadata.test": ["169.254.169.254"],
-            },
-            "internal": [
-                f"allowed.test:{facts['allowed_port']}",
-                f"allowed.test:{facts['secure_port']}",
-                f"foreign.test:{facts['foreign_port']}",
-                f"foreign.test:{facts['foreign_secure_port']}",
-                "metadata.test",
-                f"*.wild.test:{facts['allowed_port']}",
-            ],
-            "servers": [f"liar.test:{self.liar.port}"],
-            "asked": str(root / "asked"),
-            "trusted": str(root / "authority.pem"),
-        }
-        (root / "gate.json").write_text(json.dumps(settings))
-        (root / "asked").touch()
-        with self.gate_log.open("ab") as log:
-            gate = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "corral.redteam.gate"),
-                *(str(self.node.data_dir), str(root / "gate.json")),
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=log,
-                cwd=root,
-                start_new_session=True,
-            )
-        self.gate_pid = gate.pid
-        try:
-            assert gate.stdout
-            if await asyncio.wait_for(gate.stdout.readline(), _GATE_SECONDS) != b"ready\n":
-                raise Broken(f"the egress process did not start: {self.gate_log.read_text()[-600:]}")
-            yield
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                gate.terminate()
-            try:
-                await asyncio.wait_for(gate.wait(), _GATE_SECONDS)
-            except TimeoutError:
-                gate.kill()
-                await gate.wait()
-
     @property
     def gate_log(self) -> Path:
-        return self.outside.root / "gate.log"
+        return gate_log(self.outside.root)
 
     async def _settle(self) -> None:
         api = self._client
@@ -458,26 +385,10 @@ class ServedStage:
 
     async def _turn(self, who: str, name: str, fields: Mapping[str, Json], *, note: str = "") -> str:
         """Have the agent call a tool; its answer. Raises Broken."""
-        text = f"{note} {_CALL}{json.dumps([name, fields])}"
-        events = self._client.beta.sessions.events
-        session_id, said = self.sessions[who], None
-        try:
-            async with asyncio.timeout(60 + int(fields.get("timeout_ms", 0)) / 1000):
-                async with await events.stream(session_id) as stream:
-                    message: Any = {"type": "user.message", "content": [{"type": "text", "text": text}]}
-                    await events.send(session_id, events=[message])
-                    async for event in stream:
-                        if event.type in ("agent.tool_result", "agent.mcp_tool_result"):
-                            said = "".join(
-                                block.text for block in event.content or () if block.type == "text"
-                            )
-                        elif event.type == "session.error" and who != "mcp":  # two of its servers fail
-                            raise Broken(f"the session failed: {event.error}")
-                        elif event.type == "session.status_idle" and said is not None:
-                            return said
-        except (TimeoutError, anthropic.APIError) as error:
-            raise Broken(f"the agent gave no answer: {error!r}") from error
-        raise Broken("the stream ended before the agent's answer")
+        has_failing_servers = who == "mcp"
+        return await turn(
+            self._client, self.sessions[who], name, fields, note=note, may_fail=has_failing_servers
+        )
 
 
 _UNASKED: Final = (
