@@ -206,9 +206,10 @@ class ServedStage:
             "print(u.urlopen(r, timeout=20).status)"
         )
         said = await self.bash("limited", f'python3 -c "{asks}" 2>&1', seconds=40)
-        if self.outside.canaries.planted["vault"].encode() in self.outside.origins["secure"].seen:
+        has_arrived = self.outside.canaries.planted["vault"].encode() in self.outside.origins["secure"].seen
+        if has_arrived or not self.capabilities.holds("network"):  # without one, nothing arrives anywhere
             self.outside.facts["variable"] = _VARIABLE
-        elif self.capabilities.holds("network"):
+        else:
             raise Broken(f"the secret of a variable does not reach its host: {said[-300:]}")
 
     async def _move_in_next_door(self) -> None:
