@@ -1,5 +1,5 @@
 """A provider whose sandboxes are processes on this machine, whatever their walls are made of (`walls`): the
-sandbox agent inside, a warm pool, workspaces and what goes in and out of them.
+sandbox agent inside, and a warm pool. What goes in and out of workspaces: `workspaces`.
 
 How a workspace lies on the host: `home`. The warm pool holds booted sandboxes on workspaces of their own,
 made in the same way. Handing one out is a rename of its workspace onto the session's, which must still be
@@ -10,13 +10,10 @@ session that already has files, memory stores or packages gets a cold one.
 import asyncio
 import contextlib
 import os
-import re
 import secrets
-import shlex
 import shutil
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -29,9 +26,7 @@ from corral.hands.providers.ground import ground
 from corral.hands.providers.home import (
     AGENT,
     MEMORY,
-    NOTES,
     PATHS,
-    SCRATCH,
     TMP,
     TRUST,
     UPLOADS,
@@ -47,14 +42,13 @@ from corral.hands.providers.layers import Layer, LayerShelf
 from corral.hands.providers.registries import Registries
 from corral.hands.providers.system import MACHINE, System
 from corral.hands.providers.walls import Process, Walls
+from corral.hands.providers.workspaces import Workspaces
 from corral.hands.sandbox import AgentSandbox, start_message
 from corral.hands.way_out import Egress, expected_way_out, opens_registries, trusting
-from corral.kernel.errors import InvalidRequest, SandboxUnavailable, WorldError
+from corral.kernel.errors import SandboxUnavailable, WorldError
 from corral.kernel.limits import (
     LAYER_BYTES_MAX,
     LAYER_ENTRIES_MAX,
-    WORKSPACE_ARCHIVE_BYTES_MAX,
-    WORKSPACE_ARCHIVE_MEMBERS_MAX,
 )
 from corral.kernel.owned_names import owned_name
 from corral.session.call import Recipe
@@ -62,9 +56,6 @@ from corral.session.call import Recipe
 __all__ = ["WalledProvider"]
 
 _LAYER: Final = Path("files", "layer")  # of a workspace that was made to unpack packages in
-_CHUNK_BYTES: Final = 256 * 1024
-_REASON_BYTES_MAX: Final = 4096
-_SIGNALLED: Final = 128  # an exit code above: what ran inside was killed
 
 
 class WalledProvider:
@@ -86,6 +77,7 @@ class WalledProvider:
         what packages are installed on."""
         self.name = walls.name
         self._walls, self._tending = walls, tending or walls
+        self._workspaces = Workspaces(self._tending)
         self._system = system
         self._state_dir = state_dir.resolve()
         self._pool_size = pool_size if walls.can_be_renamed else 0
@@ -303,13 +295,6 @@ class WalledProvider:
         finally:
             await asyncio.to_thread(shutil.rmtree, home, ignore_errors=True)
 
-    async def _start(
-        self, home: Path, program: Sequence[str], memory: Mapping[str, bool] | None = None
-    ) -> Process:
-        """One that tends a workspace."""
-        await self._tending.set_up()
-        return await self._tending.start(home, program, memory or {})
-
     # -- packages -----------------------------------------------------------------------------------
 
     def has_layer(self, digest: str) -> bool:
@@ -319,7 +304,13 @@ class WalledProvider:
         self._require_layers()
         async with self._shelf.bring(digest) as fresh:
             if fresh is not None:  # it is unpacked as the files of a workspace are
-                await self._import(fresh, archive, LAYER_BYTES_MAX, LAYER_ENTRIES_MAX, _LAYER.name)
+                await self._workspaces.take_in(
+                    fresh,
+                    archive,
+                    bytes_max=LAYER_BYTES_MAX,
+                    members_max=LAYER_ENTRIES_MAX,
+                    below=_LAYER.name,
+                )
 
     async def _layer_of(self, recipe: Recipe) -> str | None:
         """The digest of its packages. Raises SandboxUnavailable."""
@@ -390,120 +381,25 @@ class WalledProvider:
     async def import_archive(
         self, workspace: Path, archive: AsyncIterator[bytes], *, below: str | None = None
     ) -> None:
-        await self._import(
-            workspace, archive, WORKSPACE_ARCHIVE_BYTES_MAX, WORKSPACE_ARCHIVE_MEMBERS_MAX, below
-        )
-
-    async def _import(
-        self,
-        workspace: Path,
-        archive: AsyncIterator[bytes],
-        bytes_max: int,
-        members_max: int,
-        below: str | None,
-    ) -> None:
-        await self._tending.set_up()
-        self._lay_out(workspace)
-        agent, top = self.seen(workspace, AGENT), self.seen(workspace, WORKDIR)
-        words = [str(bytes_max), str(members_max), *([] if below is None else [below])]
-        python = self._tending.python.command
-        process = await self._start(workspace, [*python, "-IS", agent, "import", top, *words])
-        try:
-            await self._feed(process, archive, complaint="the archive was refused")
-        finally:
-            await process.close()
+        await self._workspaces.take_in(workspace, archive, below=below)
 
     async def export_archive(self, workspace: Path) -> AsyncIterator[bytes]:
-        async for chunk in self._packed(workspace, self.seen(workspace, WORKDIR), "."):
+        async for chunk in self._workspaces.export(workspace):
             yield chunk
 
     async def pack(self, workspace: Path) -> AsyncIterator[bytes]:
-        kept = self._kept(workspace)
-        async for chunk in self._packed(workspace, kept.top, kept.packed):
+        async for chunk in self._workspaces.pack(workspace):
             yield chunk
 
     async def unpack(self, workspace: Path, archive: AsyncIterator[bytes]) -> None:
-        # By tar, in a sandbox: what a tool of the agent could make, links to anywhere, is made again.
-        await self._walls.set_up()
-        self._lay_out(workspace)
-        kept = self._kept(workspace)
-        unpack = f"cd {shlex.quote(kept.top)} && exec tar {kept.unpacked} -xpf - 2>&1"
-        process = await self._start(workspace, ["/bin/sh", "-c", unpack])
-        try:
-            await self._feed(process, archive, complaint="the checkpoint is broken")
-        finally:
-            await process.close()
-
-    async def _feed(self, process: Process, archive: AsyncIterator[bytes], *, complaint: str) -> None:
-        """Give an archive to a program that says what is wrong with it. Raises InvalidRequest if it does,
-        SandboxUnavailable if it did not live to do so: a good archive must not be given up for broken."""
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it says why below
-            async for chunk in archive:
-                if process.writer.is_closing():  # uvloop would raise RuntimeError, asyncio say nothing
-                    break
-                process.writer.write(chunk)
-                await process.writer.drain()
-            if not process.writer.is_closing():
-                process.writer.write_eof()
-        reason = await process.reader.read(_REASON_BYTES_MAX)
-        if (code := await process.exit_code()) != 0:
-            self._raise_if_not_started(process)
-            if code < 0 or code > _SIGNALLED:
-                raise SandboxUnavailable(
-                    f"the sandbox was killed while an archive was unpacked in it ({code})"
-                )
-            raise InvalidRequest(f"{complaint}: {reason.decode(errors='replace').strip()}")
-
-    async def _packed(self, workspace: Path, top: str, what: str) -> AsyncIterator[bytes]:
-        """top: a path inside. what: options of tar and names below it."""
-        await self._walls.set_up()
-        self._lay_out(workspace)
-        # cd, because the -C of tar would read a directory that may only be passed through
-        pack = f"cd {shlex.quote(top)} && exec tar --ignore-failed-read -cf - {what} 2>/dev/null"
-        process = await self._start(workspace, ["/bin/sh", "-c", pack])
-        try:
-            while chunk := await process.reader.read(_CHUNK_BYTES):
-                yield chunk
-            if await process.exit_code() not in (0, 1):  # 1: a file changed under tar; below 0: killed
-                self._raise_if_not_started(process)
-                raise SandboxUnavailable("the workspace could not be packed")
-        finally:
-            await process.close()
-
-    def _raise_if_not_started(self, process: Process) -> None:
-        """Programs inside print nothing to stderr: what is there, the walls said."""
-        if complaint := process.complaint():
-            raise self._tending.diagnose(complaint)
+        await self._workspaces.unpack(workspace, archive)
 
     async def remove_workspace(self, workspace: Path) -> None:
         self._disks.forget(workspace)
-        for ours in (UPLOADS[0], NOTES, Path(TRUST[0]).parts[0]):  # no agent ever wrote there
-            await asyncio.to_thread(shutil.rmtree, workspace / ours, ignore_errors=True)
-        if not workspace.exists() or remove_empty(workspace):
-            return
-        await self._walls.set_up()
-        stores = workspace / MEMORY[0]
-        memory = {store.name: True for store in stores.iterdir()} if stores.is_dir() else {}
-        self._lay_out(workspace, memory)
-        documented = [*PATHS.values(), *(f"{MEMORY[1]}/{slug}" for slug in memory)]
-        if (workspace / SCRATCH).exists():
-            documented.append(TMP)
-        places = shlex.join([self.seen(workspace, path) for path in documented])
-        clear = f"(chmod -R u+rwX {places}; find {places} -mindepth 1 -delete) 2>/dev/null"
-        process = await self._start(workspace, ["/bin/sh", "-c", clear], memory)
-        try:
-            await process.exit_code()
-            self._raise_if_not_started(process)
-        finally:
-            await process.close()
-        if not remove_empty(workspace):
-            raise SandboxUnavailable("a workspace could not be emptied", detail=str(workspace))
+        await self._workspaces.remove(workspace)
 
     def _lay_out(self, home: Path, memory: Iterable[str] = ()) -> None:
         lay_out(home, memory, owner=self._walls.owner(home), mode=self._walls.home_mode)
-
-    def _kept(self, home: Path) -> "_Kept":
-        return _Kept.of({path: self.seen(home, path) for path in PATHS.values()})
 
     def _plant_links(self, files: Path, canary: Path) -> None:
         """What a hostile agent would leave for the next start: a link for each mount point's first step."""
@@ -517,28 +413,3 @@ _LEAKS: Final = {  # what the agent's check says, and the wall that does not hol
     "capabilities in reach": "user",
     "root inside": "user",  # of a user namespace, where root is an ordinary user
 }
-
-
-@dataclass(frozen=True, slots=True)
-class _Kept:
-    """All that a session keeps, for GNU tar, in an archive of documented names: where it works,
-    its options and what it packs, its options when it unpacks."""
-
-    top: str
-    packed: str
-    unpacked: str
-
-    @classmethod
-    def of(cls, places: Mapping[str, str]) -> "_Kept":
-        """places: documented path -> path that programs inside use."""
-        top = os.path.commonpath(places.values())
-        names = {path.lstrip("/"): os.path.relpath(here, top) for path, here in places.items()}
-        moved = {path: here for path, here in names.items() if path != here}
-        # S: names of members are translated, what symbolic links point at is the agent's.
-        to_documented = [_transform(here, path) for path, here in moved.items()]
-        to_here = [_transform(path, here) for path, here in moved.items()]
-        return cls(top, " ".join([*to_documented, *names.values()]), " ".join(to_here))
-
-
-def _transform(old: str, new: str) -> str:
-    return shlex.quote(f"--transform=s,^{re.escape(old)}\\(/\\|$\\),{new}\\1,S")
