@@ -15,7 +15,7 @@ from corral.redteam.stage import Stage
 
 __all__ = ["SCENARIOS", "Scenario", "play"]
 
-_SECONDS: Final = 60.0  # for what the host does; longer is a host that was held up
+_SECONDS: Final = 180.0  # for what the host does; longer is a host that was held up
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
