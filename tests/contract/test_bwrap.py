@@ -220,7 +220,7 @@ async def test_a_flood_does_not_hold_up_the_end(tmp_path: Path) -> None:
     async with Lab.open(provider, root=tmp_path) as lab:
         home = await lab.workspace()
         provider._lay_out(home)
-        process = await provider._start(home, ["/bin/sh", "-c", "exec yes"])
+        process = await provider._workspaces._start(home, ["/bin/sh", "-c", "exec yes"])
         await process.reader.readexactly(300_000)
         async with asyncio.timeout(5):
             await process.close()

@@ -63,7 +63,8 @@ class CredentialDuty:
                     },
                     seconds=EGRESS_REPLY_SECONDS,
                 )
-            except (ValueError, StoreUnavailable) as error:  # the others are not to wait for this one
+            # The others are not to wait for this one: what is too large for one request is hung up on.
+            except (OSError, TimeoutError, ValueError, StoreUnavailable) as error:
                 failed = error
         if failed is not None:
             raise failed

@@ -8,7 +8,6 @@ import h11
 
 from corral.egress.headers import RawHeaders, passed_on, wants_websocket
 from corral.egress.speech import Speech, comes_within
-from corral.egress.swap import Swap
 from corral.egress.target import Target
 from corral.egress.treatment import Answer, Packed, Treatment
 from corral.egress.wire import Wire, both
@@ -67,10 +66,7 @@ async def forward(
         return Forwarded(failed=str(error))
     if exchange.has_switched:
         near_wire, far_wire = near.switch(), far.switch()
-        if treatment is None:
-            back = far_wire.pour(near_wire)
-        else:
-            back = _watched(far_wire, near_wire, treatment.watch())
+        back = far_wire.pour(near_wire) if treatment is None else _watched(far_wire, near_wire, treatment)
         await both(near_wire.pour(far_wire), back, near_wire, far_wire)
         return Forwarded()
     if near.state.their_state is h11.SEND_BODY:  # it was answered before it had sent everything
@@ -79,13 +75,16 @@ async def forward(
     return Forwarded(is_over=is_over, failed=exchange.failed)
 
 
-async def _watched(far: Wire, near: Wire, secrets: Swap) -> None:
-    """`pour`, to the first secret. Raises OSError."""
+async def _watched(far: Wire, near: Wire, treatment: Treatment) -> None:
+    """`pour`, to the first secret. What waits goes on after a pause, or a message would; so the end of a
+    secret that came in two parts is kept back, and its beginning is not. Raises OSError."""
+    passing, seen = treatment.watch(), treatment.watch()
     while True:
-        is_pause = secrets.holds and not await comes_within(far, EGRESS_MASK_SECONDS)
+        is_pause = passing.holds and not await comes_within(far, EGRESS_MASK_SECONDS)
         data = b"" if is_pause else await far.read()
-        passed = secrets.feed(data) if data else secrets.end()
-        if secrets.found:
+        passed = passing.feed(data) if data else passing.end()
+        seen.feed(data)
+        if seen.found or passing.found:
             raise ConnectionResetError("the host says a secret back")
         await near.write(passed)
         if not data and not is_pause:
@@ -176,13 +175,14 @@ class _Exchange:
                 return
 
     async def _next(self) -> h11.Event | type[h11.PAUSED]:
-        """What the host says next. What waits for it goes on after a while, whatever it is."""
+        """What the host says next. Whole lines do not wait for it: they go on after a while."""
         answer = self._answer
-        while answer is not None and answer.holds:
+        if answer is not None and answer.holds:
             event = await self._far.event_within(EGRESS_MASK_SECONDS)
             if event is not None:
                 return event
-            await self._near.send(h11.Data(data=answer.let_go()))
+            if passed := answer.let_go():
+                await self._near.send(h11.Data(data=passed))
         return await self._far.next_event()
 
     async def _informed(self, event: h11.InformationalResponse) -> bool:

@@ -206,6 +206,8 @@ class _Conversation:
         if self._is_narrow and not substitution.adds_to(request.target):
             await self._deny(method)
             return True
+        if self._is_narrow:  # the host is open for the sake of the repository, not of the variables
+            substitution = substitution.without_variables()
         treatment = Treatment(
             substitution,
             headers,

@@ -13,7 +13,7 @@ import html
 import json
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 from urllib.parse import quote, quote_plus
 
@@ -24,9 +24,17 @@ from corral.egress.swap import Swap
 from corral.egress.target import Target
 from corral.kernel.hosts import matches
 from corral.kernel.ids import CredentialId
-from corral.kernel.limits import MASKED_SECRET_BYTES_MIN
+from corral.kernel.limits import EGRESS_PUT_IN_BYTES_MAX, MASKED_SECRET_BYTES_MIN
 
-__all__ = ["Addition", "Substitution", "Variable", "additions_of", "mask_of", "variables_of"]
+__all__ = [
+    "Addition",
+    "Substitution",
+    "Variable",
+    "additions_of",
+    "check_put_in",
+    "mask_of",
+    "variables_of",
+]
 
 _INSTEAD: Final = "*" * 8
 
@@ -111,6 +119,11 @@ class Substitution:
 
     variables: Sequence[Variable] = ()
     additions: Sequence[Addition] = ()
+    only_masked: Sequence[Variable] = ()
+
+    def without_variables(self) -> "Substitution":
+        """None is put in; what they stand for is masked none the less."""
+        return replace(self, variables=(), only_masked=self.variables)
 
     def __bool__(self) -> bool:
         return bool(self.variables or self.additions)
@@ -122,15 +135,18 @@ class Substitution:
     def head(self, headers: RawHeaders, path: bytes) -> tuple[RawHeaders, list[CredentialId]]:
         """The headers as the host gets them, and which credentials are in them.
 
-        Raises CredentialUnusable: a secret that no header can have.
+        Raises CredentialUnusable: a secret that no header can have, or too much of them.
         """
         used: list[CredentialId] = []
         done: RawHeaders = []
+        put_in = 0
         for name, value in headers:
             if name.lower() not in _NOT_CHANGED:
                 for variable in self.variables:
                     placeholder = variable.placeholder.encode()
                     if variable.in_header and placeholder in value:
+                        put_in += value.count(placeholder) * len(variable.secret)
+                        check_put_in(put_in)
                         value = value.replace(placeholder, _in_header(variable))
                         used.append(variable.credential_id)
             done.append((name, value))
@@ -161,12 +177,21 @@ class Substitution:
     def mask(self, *, is_steady: bool = False) -> Swap:
         """For what comes back. is_steady: as `Swap`; for what comes piece by piece."""
         table: dict[bytes, bytes] = {}
-        for variable in self.variables:
+        for variable in (*self.variables, *self.only_masked):
             table |= _masked(variable.secret, variable.placeholder)
         for addition in self.additions:
             for secret in addition.secrets:
                 table |= _masked(secret, _INSTEAD)
         return Swap(table, is_steady=is_steady)
+
+
+def check_put_in(size: int) -> None:
+    """Raises CredentialUnusable: so many bytes of secrets are not put into one request."""
+    if size > EGRESS_PUT_IN_BYTES_MAX:
+        raise CredentialUnusable(
+            f"placeholders stand in this request so often that over {EGRESS_PUT_IN_BYTES_MAX >> 20} MiB"
+            " would be put in"
+        )
 
 
 def mask_of(*secrets: str) -> Swap:
@@ -210,6 +235,9 @@ def _masked(secret: str, instead: str) -> dict[bytes, bytes]:
         quote(secret, safe=""),
         quote(secret),
         quote_plus(secret),
+        quote(secret, safe="!'()*"),  # as JavaScript has it
+        quote_plus(secret, safe="*"),  # and its forms, and Java
+        quote_plus(secret, safe="*").replace("~", "%7E"),
         html.escape(secret),
         html.escape(secret, quote=False),
         html.escape(secret).replace("&#x27;", "&#39;").replace("&quot;", "&#34;"),  # as Go has it

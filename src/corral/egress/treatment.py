@@ -1,14 +1,14 @@
 """One request, and its answer, to a host for which the session has credentials: what is changed in them."""
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from corral.egress.headers import RawHeaders
-from corral.egress.substitution import Substitution
+from corral.egress.substitution import Substitution, check_put_in
 from corral.egress.swap import Swap
 from corral.kernel.ids import CredentialId
-from corral.kernel.limits import EGRESS_CHUNK_BYTES, EGRESS_HELD_BYTES_MAX
+from corral.kernel.limits import EGRESS_CHUNK_BYTES, EGRESS_HEADERS_MAX, EGRESS_HELD_BYTES_MAX
 
 __all__ = ["Answer", "Packed", "Treatment"]
 
@@ -43,6 +43,7 @@ class Treatment:
         asked.append((b"Accept-Encoding", b"identity"))
         self.headers, self.credential_ids = substitution.head(asked, path)
         self._known = set(self.credential_ids)
+        self._put_in = 0
         self._swap: Swap | None = None
         if _value(headers, b"content-encoding").lower() in (b"", b"identity"):
             self._swap = substitution.body(_value(headers, b"content-type").decode("latin-1"))
@@ -67,8 +68,12 @@ class Treatment:
         return [*kept, (b"Transfer-Encoding", b"chunked")]
 
     def fed(self, data: bytes) -> bytes:
-        """The next of the request's body, as it goes on."""
-        return data if self._swap is None else self._noted(self._swap.feed(data))
+        """The next of the request's body, as it goes on. Raises CredentialUnusable: too much is put in."""
+        if self._swap is None:
+            return data
+        self._put_in += self._swap.growth(data)
+        check_put_in(self._put_in)
+        return self._noted(self._swap.feed(data))
 
     def ended(self) -> bytes:
         return b"" if self._swap is None else self._noted(self._swap.end())
@@ -84,6 +89,9 @@ class Treatment:
     # -- what comes back ------------------------------------------------------------------------------
 
     def masked(self, headers: RawHeaders) -> RawHeaders:
+        """Raises Packed."""
+        if len(headers) > EGRESS_HEADERS_MAX:
+            raise Packed(f"its answer has more than {EGRESS_HEADERS_MAX} headers")
         return [(self.mask.all(name), self.mask.all(value)) for name, value in headers]
 
     def answer(self, status: int, headers: RawHeaders) -> "Answer":
@@ -107,6 +115,7 @@ class Answer:
         self._mask = mask
         self.headers = headers
         self._unpacking: zlib._Decompress | None = None
+        self._bits = 0
         self.is_held = False
         if is_bodiless:
             return
@@ -114,7 +123,8 @@ class Answer:
         if packed not in (b"", b"identity"):
             if packed not in _BITS:
                 raise Packed("its answer is compressed although it was asked for none")
-            self._unpacking = zlib.decompressobj(_BITS[packed])
+            self._bits = _BITS[packed]
+            self._unpacking = zlib.decompressobj(self._bits)
             headers = [each for each in headers if each[0].lower() != b"content-encoding"]
         length = _length(headers)
         self.is_held = self._unpacking is None and 0 < length <= EGRESS_HELD_BYTES_MAX
@@ -131,21 +141,23 @@ class Answer:
         return self._mask.holds and not self.is_held
 
     def let_go(self) -> bytes:
-        """What waits, because nothing more came for some time."""
-        return self._mask.end()
+        """What of it may go on although nothing more came for some time."""
+        return self._mask.lines()
 
-    def fed(self, data: bytes) -> list[bytes]:
-        """The next of the body, as it goes on, in pieces of bounded size. Raises Packed."""
+    def fed(self, data: bytes) -> Iterator[bytes]:
+        """The next of the body, as it goes on, in pieces of bounded size, each unpacked when it is asked
+        for. Raises Packed."""
         if self._unpacking is None:
-            return [self._mask.feed(data)]
-        pieces = []
+            yield self._mask.feed(data)
+            return
         try:
             while data:
-                pieces.append(self._mask.feed(self._unpacking.decompress(data, EGRESS_CHUNK_BYTES)))
-                data = self._unpacking.unconsumed_tail
+                if self._unpacking.eof:  # another one follows: RFC 1952, 2.2
+                    self._unpacking = zlib.decompressobj(self._bits)
+                yield self._mask.feed(self._unpacking.decompress(data, EGRESS_CHUNK_BYTES))
+                data = self._unpacking.unconsumed_tail or self._unpacking.unused_data
         except zlib.error:
             raise Packed("its answer is not compressed as it says") from None
-        return pieces
 
     def ended(self) -> bytes:
         """Raises Packed: it is cut off."""

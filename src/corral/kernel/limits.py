@@ -121,6 +121,10 @@ CREDENTIALS_WAIT_SECONDS = 5.0  # a request waits for the credentials of its ses
 CREDENTIALS_POLL_SECONDS = 20.0  # an egress process keeps its server waiting for a wish
 CREDENTIALS_RETRY_SECONDS = 1.0  # between looks of a server whose store or egress process is away
 EGRESS_HELD_BYTES_MAX = 256 * 1024  # of a body that is held to count it, where a credential may be put in
+EGRESS_HEADERS_MAX = 256  # of an answer in which secrets are looked for: in each name and value
+EGRESS_PUT_IN_BYTES_MAX = (
+    4 * 2**20
+)  # of secrets in one request: a placeholder is short, and a secret need not be
 MASKED_SECRET_BYTES_MIN = 6  # a shorter secret stands in any text: an answer is not searched for it
 EGRESS_LEAVES_MAX = (
     1_000  # certificates in memory, 30 KB each: one for each session and host with a credential

@@ -38,11 +38,14 @@ class Link:
         self.duty = CredentialDuty(Path("/nowhere"), opened.stores.session_credentials)
         self.asked: list[str] = []
         self.is_cut = False
+        self.hung_up_on: SessionId | None = None
 
     async def ask(self, data_dir: Path, role: str, what: str, body: bytes, *, seconds: float) -> Any:
         self.asked.append(what)
         if self.is_cut:
             raise ConnectionRefusedError
+        if self.hung_up_on is not None and self.hung_up_on.encode() in body:
+            raise ConnectionResetError
         status, answer = await self.desk.answer(what.removeprefix("credentials/"), body)
         return int(status[:3]), answer
 
@@ -124,6 +127,19 @@ async def test_what_a_session_has_is_opened(link: Link) -> None:
     with pytest.raises(CredentialUnusable):
         of_server.secret("access_token")
     assert (await link.desk.of(session_id)) is found, "it is asked for once"
+
+
+async def test_a_session_that_cannot_be_given_keeps_no_other_from_its_own(link: Link) -> None:
+    """Such as one whose credentials are too many for one request."""
+    vault = await a_vault(link)
+    await made(link, variable(link.opened.stores, vault, "TOKEN"), secret_value="canary")
+    link.hung_up_on = await session_with(link, vault)
+    waits = asyncio.ensure_future(link.desk.of(link.hung_up_on))
+    other = await session_with(link, vault)
+    found = await asyncio.wait_for(link.desk.of(other), SECONDS)
+    assert [each.secret("secret_value") for each in found.variables()] == ["canary"]
+    waits.cancel()
+    await asyncio.wait([waits])
 
 
 async def test_tokens_of_repositories_are_opened(link: Link) -> None:

@@ -14,7 +14,7 @@ from corral.egress.treatment import Treatment
 from corral.kernel.ids import DEFAULT_WORKSPACE, CredentialId, SessionId
 
 HELD = "corral_ph_0123456789abcdef0123456789abcdef"
-SECRET = 'a"b\\c/d +&=<é>\n'
+SECRET = 'a"b\\c/d +&=<é>!*~\n'
 
 
 def variable(secret: str = "canary-secret", **where: Any) -> Variable:
@@ -75,12 +75,21 @@ def test_whose_host_it_is() -> None:
         json.dumps(SECRET)[1:-1].replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"),
         re.sub("%..", lambda found: found[0].lower(), quote_plus(SECRET)),
         SECRET.strip(),
+        quote(SECRET, safe="!'()*"),  # encodeURIComponent
+        quote_plus(SECRET, safe="*"),  # URLSearchParams
     ],
 )
 def test_every_spelling_is_masked(spelled: str) -> None:
     mask = Substitution(variables=[variable(SECRET)]).mask()
     said = mask.all(f"before {spelled}, after".encode()).decode()
     assert said.startswith(f"before {HELD}") and said.endswith(", after")
+
+
+def test_a_way_that_is_open_for_something_else_carries_no_variable() -> None:
+    narrow = Substitution(variables=[variable()]).without_variables()
+    assert narrow.head([(b"X-Key", HELD.encode())], b"/") == ([(b"X-Key", HELD.encode())], [])
+    assert narrow.body("application/json") is None
+    assert narrow.mask().all(b"canary-secret") == HELD.encode()
 
 
 def test_a_short_secret_is_not_searched_for() -> None:

@@ -83,3 +83,29 @@ def test_random_bytes() -> None:
     assert b"".join(swap.feed(data[at : at + 97]) for at in range(0, len(data), 97)) + swap.end() == naive(
         table, data
     ), f"seed {seed}"
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    TABLES,
+    st.text("abc\n", max_size=60),
+    st.lists(st.tuples(st.integers(0, 60), st.booleans()), max_size=12),
+)
+def test_whole_lines_may_go_on(words: dict[str, str], text: str, cuts: list[tuple[int, bool]]) -> None:
+    """Whenever nothing comes for a while, and wherever that is, no string is cut in two."""
+    table = {key.encode(): value.encode() for key, value in words.items()}
+    data, swap, done, at = text.encode(), Swap(table, is_steady=True), b"", 0
+    for cut, is_pause in sorted(cuts):
+        done += swap.feed(data[at : min(cut, len(data))])
+        at = max(at, min(cut, len(data)))
+        if is_pause:
+            done += swap.lines()
+            if table:
+                assert done.count(b"\n") == data[:at].count(b"\n")
+    assert done + swap.feed(data[at:]) + swap.end() == naive(table, data)
+
+
+def test_where_a_line_ends_in_a_string_nothing_goes_on() -> None:
+    swap = Swap({b"secret\nof two lines": b"*"}, is_steady=True)
+    assert swap.feed(b"a\nsecret\n") + swap.lines() == b""
+    assert swap.feed(b"of two lines") + swap.end() == b"a\n*"
