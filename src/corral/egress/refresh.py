@@ -34,6 +34,7 @@ from corral.kernel.limits import (
     TOKEN_CLAIM_SECONDS,
     TOKEN_EARLY_SECONDS,
     TOKEN_EXCHANGE_SECONDS,
+    TOKEN_KEEPS_MAX,
     TOKEN_LINK_SECONDS,
     TOKEN_RETRY_SECONDS,
     TOKEN_RETRY_SECONDS_MAX,
@@ -93,10 +94,16 @@ class Refresher:
         self._newest: OrderedDict[CredentialId, Credential] = OrderedDict()
         self._courses: OrderedDict[CredentialId, _Course] = OrderedDict()
         self._flights: dict[CredentialId, asyncio.Task[Credential]] = {}
+        self._exchanging: set[asyncio.Future[Exchange]] = set()
         self._later: set[asyncio.Task[object]] = set()
 
     async def aclose(self) -> None:
-        """What is to be kept is on the disk."""
+        """What is to be kept is on the disk. An exchange that has begun is waited for, because its refresh
+        token may be worth nothing any more: up to TOKEN_EXCHANGE_SECONDS and TOKEN_LINK_SECONDS."""
+        if self._exchanging:
+            await asyncio.wait(self._exchanging, timeout=TOKEN_EXCHANGE_SECONDS)
+        if self._later:
+            await asyncio.wait(self._later, timeout=TOKEN_LINK_SECONDS)
         tasks = [*self._flights.values(), *self._later]
         for task in tasks:
             task.cancel()
@@ -247,8 +254,11 @@ class Refresher:
             await asyncio.sleep(TOKEN_BUSY_SECONDS)
 
     async def _exchange(self, credential: Credential) -> Exchange:
+        exchanging = asyncio.ensure_future(exchanged(self._outside, credential))
+        self._exchanging.add(exchanging)
+        exchanging.add_done_callback(self._exchanging.discard)
         try:
-            return await exchanged(self._outside, credential)
+            return await exchanging
         except (Refused, Unreachable, BrokenOff, BadTarget) as error:
             raise NotRefreshed(f"the token endpoint cannot be asked: {error}") from None
 
@@ -285,8 +295,12 @@ class Refresher:
     ) -> None:
         used = credential.secrets.get(_REFRESH)
         try:
-            while True:
-                sealed = await self._seals.seal(credential, new, key_id=key_id)
+            for _ in range(TOKEN_KEEPS_MAX):
+                try:
+                    sealed = await self._seals.seal(credential, new, key_id=key_id)
+                except CannotOpen:  # the key was forgotten since the claim: ask for the one of now
+                    key_id = (await self._keeping.claim(credential, claim_id=claim_id)).key_id or key_id
+                    continue
                 kept = await self._keeping.keep(
                     credential, sealed, claim_id=claim_id, expires_at=expires_at
                 )
@@ -299,7 +313,10 @@ class Refresher:
                     self._remember(kept.now)  # ours; or what somebody put in its place meanwhile
                     return
                 credential = kept.now  # its name, say: the tokens are to be kept all the same
-        except (CannotOpen, VaultUnavailable, OSError) as error:
+            _log.error(
+                "new tokens of credential %s are not kept: it changes too often", newest.credential_id
+            )
+        except (NotAnswered, VaultUnavailable, OSError) as error:
             _log.error("new tokens of credential %s are not kept: %s", newest.credential_id, error)
 
 

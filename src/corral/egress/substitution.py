@@ -194,11 +194,11 @@ def check_put_in(size: int) -> None:
         )
 
 
-def mask_of(*secrets: str) -> Swap:
+def mask_of(*secrets: str, instead: str = _INSTEAD) -> Swap:
     """For what comes back of a request that these were put into."""
     table: dict[bytes, bytes] = {}
     for secret in secrets:
-        table |= _masked(secret, _INSTEAD)
+        table |= _masked(secret, instead)
     return Swap(table)
 
 

@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import json
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -24,10 +24,15 @@ from corral.egress.keeping import Seals
 from corral.egress.outside import BrokenOff, Outside
 from corral.egress.policy import Refused
 from corral.egress.refresh import NotRefreshed, Refresher
+from corral.egress.substitution import mask_of
 from corral.egress.target import BadTarget, whole_url
 from corral.egress.wishes import sealed_credential
 from corral.kernel.errors import VaultUnavailable
-from corral.kernel.limits import VALIDATION_BODY_CHARS_MAX, VALIDATION_STEP_SECONDS
+from corral.kernel.limits import (
+    VALIDATION_BODY_BYTES_MAX,
+    VALIDATION_BODY_CHARS_MAX,
+    VALIDATION_STEP_SECONDS,
+)
 
 __all__ = ["ValidationDesk"]
 
@@ -56,6 +61,7 @@ class _Said:
     content_type: str
     session: bytes
     body: bytes
+    is_cut: bool
 
     @property
     def is_good(self) -> bool:
@@ -201,10 +207,11 @@ class ValidationDesk:
                 ) as answer:
                     # Of what succeeded one chunk is enough: a stream may never end.
                     is_good = 200 <= answer.status < 300
-                    said = bytearray()
+                    said, is_cut = bytearray(), False
                     async for chunk in answer.chunks:
                         said += chunk
-                        if is_good or len(said) > 4 * VALIDATION_BODY_CHARS_MAX:
+                        if is_good or len(said) > VALIDATION_BODY_BYTES_MAX:
+                            is_cut = True
                             break
         except (Refused, Unreachable, BrokenOff, BadTarget, TimeoutError):
             raise _Stuck(method, None) from None
@@ -213,6 +220,7 @@ class ValidationDesk:
             content_type=answer.header(b"content-type").decode("latin-1"),
             session=answer.header(b"mcp-session-id"),
             body=bytes(said),
+            is_cut=is_cut,
         )
 
 
@@ -222,24 +230,27 @@ def _verdict(stuck: _Stuck) -> str:
 
 def _shown_probe(stuck: _Stuck, secrets: Collection[str]) -> _Step:
     said = stuck.said
-    shown = None if said is None else _shown(said.status, said.content_type, said.body, secrets)
+    shown = None
+    if said is not None:
+        shown = _shown(said.status, said.content_type, said.body, secrets, is_cut=said.is_cut)
     return {"method": stuck.method, "http_response": shown}
 
 
-def _shown(status: int, content_type: str, body: bytes, secrets: Iterable[str]) -> _Step:
-    """Of an answer; what is secret goes before anything is cut, so that no part of it stays."""
-    text, content_type = (
-        _scrubbed(each, secrets) for each in (body.decode(errors="replace"), content_type)
-    )
+def _shown(
+    status: int, content_type: str, body: bytes, secrets: Collection[str], *, is_cut: bool = False
+) -> _Step:
+    """Of an answer; what is secret goes before anything is cut, so that no part of it stays. is_cut: the
+    body was, so the end of it may be a part of a secret."""
+    text = _scrubbed(body, secrets, is_cut=is_cut)
     return {
         "status_code": status,
-        "content_type": content_type[:VALIDATION_BODY_CHARS_MAX],
+        "content_type": _scrubbed(content_type.encode(), secrets)[:VALIDATION_BODY_CHARS_MAX],
         "body": text[:VALIDATION_BODY_CHARS_MAX],
-        "body_truncated": len(text) > VALIDATION_BODY_CHARS_MAX,
+        "body_truncated": is_cut or len(text) > VALIDATION_BODY_CHARS_MAX,
     }
 
 
-def _scrubbed(text: str, secrets: Iterable[str]) -> str:
-    for secret in sorted(secrets, key=len, reverse=True):
-        text = text.replace(secret, _REDACTED)
+def _scrubbed(data: bytes, secrets: Collection[str], *, is_cut: bool = False) -> str:
+    mask = mask_of(*secrets, instead=_REDACTED)
+    text = (mask.feed(data) + (b"" if is_cut else mask.end())).decode(errors="replace")
     return _TOKEN_MEMBERS.sub(lambda found: found[1] + _REDACTED, text)
