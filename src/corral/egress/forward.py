@@ -57,7 +57,8 @@ async def forward(
     elif not exchange.is_websocket:
         headers = [*headers, (b"Connection", b"close")]
     try:
-        await far.send(h11.Request(method=asked.method, target=asked.target, headers=headers))
+        async with asyncio.timeout(EGRESS_IDLE_SECONDS):  # the host may read nothing
+            await far.send(h11.Request(method=asked.method, target=asked.target, headers=headers))
     except h11.LocalProtocolError as error:
         return Forwarded(failed=str(error) if treatment is None else "it cannot be sent as a request")
     try:

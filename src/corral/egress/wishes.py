@@ -113,6 +113,8 @@ class CredentialDesk:
             found = await asyncio.to_thread(opened, self._ring, session_id, sealed, tokens)
         self._known[session_id] = (given_at, found)
         self._known.move_to_end(session_id)
+        # Also while no server asks for wishes, which is when it is forgotten else.
+        asyncio.get_running_loop().call_later(CREDENTIALS_STALE_SECONDS, self._forget_old)
         while len(self._known) > CREDENTIALS_SESSIONS_MAX:
             self._known.popitem(last=False)
         if (given := self._wanted.pop(session_id, None)) is not None:

@@ -1,6 +1,7 @@
 """Sealed credentials from a real store to a real egress process's desk, opened there, and never too old."""
 
 import asyncio
+import json
 from base64 import b64decode
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -248,6 +249,17 @@ async def test_what_is_too_old_is_not_used(link: Link, monkeypatch: pytest.Monke
     monkeypatch.setattr(wishes, "CREDENTIALS_WAIT_SECONDS", SECONDS)
     monkeypatch.setattr(wishes, "CREDENTIALS_STALE_SECONDS", SECONDS)
     assert (await asyncio.wait_for(link.desk.of(SessionId("sesn_2")), SECONDS)).credentials == ()
+
+
+async def test_what_is_too_old_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even while no server asks for anything."""
+    monkeypatch.setattr(wishes, "CREDENTIALS_STALE_SECONDS", 0.2)
+    desk = CredentialDesk(KeyRing(FileKeys(tmp_path / "keys")), asyncio.Lock(), ended=asyncio.Event())
+    given = {"session_id": "sesn_1", "credentials": [], "repositories": []}
+    assert (await desk.answer("give", json.dumps(given).encode()))[0] == "200 OK"
+    async with asyncio.timeout(SECONDS):
+        while desk._known:  # noqa: ASYNC110  (nothing tells of it)
+            await asyncio.sleep(0.05)
 
 
 async def test_one_that_cannot_be_given_does_not_hold_up_the_others(
