@@ -39,7 +39,9 @@ def expired() -> Credential:
 
 
 class Bench:
-    """A refresher on a real ring and desk, whose server grants every claim and never keeps anything."""
+    """A refresher on a real ring and desk, whose server grants every claim.
+
+    kept: by which keys the new tokens were sealed that it was asked to keep, and that were on the disk."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.ring = KeyRing(FileKeys(folder / "keys"))
@@ -52,7 +54,8 @@ class Bench:
         self.may_answer = asyncio.Event()
         self.meanwhile: Callable[[], object] = lambda: None
         monkeypatch.setattr(refresh, "exchanged", self._exchanged)
-        monkeypatch.setattr(refresh, "TOKEN_LINK_SECONDS", 1.0)
+        monkeypatch.setattr(refresh, "TOKEN_LINK_SECONDS", SECONDS)
+        self.kept: list[str] = []
 
     async def _exchanged(self, outside: object, credential: Credential) -> Exchange:
         self.is_asked.set()
@@ -60,21 +63,20 @@ class Bench:
         self.meanwhile()
         return Exchange(status=200, content_type="", body=json.dumps(NEW).encode())
 
-    async def grant(self) -> None:
+    async def serve(self) -> None:
         while True:
             asked = json.loads(json.dumps((await self.desk.answer("wanted", b"{}"))[1]))
-            told: list[dict[str, Any]] = [
-                {"ask_id": each["ask_id"], "outcome": "claimed", "key_id": self.key_id, "credential": None}
-                for each in asked["asks"]
-                if each["what"] == "claim"
-            ]
+            told = [self._told(each) for each in asked["asks"]]
             await self.desk.answer("told", json.dumps({"answers": told}).encode())
-            await asyncio.sleep(0.01)
 
-    def kept(self) -> list[str]:
-        """By which keys new tokens are sealed on the disk."""
-        asks = [json.loads(path.read_text()) for path in self.folder.iterdir()]
-        return [secret["key_id"] for ask in asks for secret in ask["secrets"]]
+    def _told(self, ask: dict[str, Any]) -> dict[str, Any]:
+        answer = {"ask_id": ask["ask_id"], "credential": None, "key_id": None}
+        if ask["what"] == "claim":
+            return {**answer, "outcome": "claimed", "key_id": self.key_id}
+        [path] = self.folder.iterdir()
+        assert json.loads(path.read_text())["secrets"] == ask["secrets"]
+        self.kept += [secret["key_id"] for secret in ask["secrets"]]
+        return {**answer, "outcome": "kept"}
 
 
 @pytest.fixture
@@ -83,13 +85,13 @@ async def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
 
 
 async def test_an_orderly_end_waits_for_an_exchange_that_has_begun(bench: Bench) -> None:
-    server = asyncio.ensure_future(bench.grant())
+    server = asyncio.ensure_future(bench.serve())
     waits = asyncio.ensure_future(bench.refresher.current(expired()))
     await asyncio.wait_for(bench.is_asked.wait(), SECONDS)
     ends = asyncio.ensure_future(bench.refresher.aclose())
     bench.may_answer.set()
     await asyncio.wait_for(ends, SECONDS)
-    assert bench.kept() == [bench.key_id] * 2
+    assert bench.kept == [bench.key_id] * 2
     for task in (server, waits):
         task.cancel()
     await asyncio.gather(server, waits, return_exceptions=True)
@@ -105,10 +107,10 @@ async def test_a_key_that_is_forgotten_meanwhile_is_not_needed(bench: Bench) -> 
 
     bench.meanwhile = rotate
     bench.may_answer.set()
-    server = asyncio.ensure_future(bench.grant())
+    server = asyncio.ensure_future(bench.serve())
     newest = await asyncio.wait_for(bench.refresher.current(expired()), SECONDS)
     assert newest.secret("access_token") == "new"
-    assert bench.kept() == [bench.key_id] * 2 and bench.key_id != claimed_with
+    assert bench.kept == [bench.key_id] * 2 and bench.key_id != claimed_with
     await bench.refresher.aclose()
     server.cancel()
     await asyncio.gather(server, return_exceptions=True)
