@@ -6,8 +6,10 @@ from dataclasses import dataclass
 
 import h11
 
+from corral.egress.frames import Frames
 from corral.egress.headers import RawHeaders, passed_on, wants_websocket
 from corral.egress.speech import Speech, comes_within
+from corral.egress.swap import Swap
 from corral.egress.target import Target
 from corral.egress.treatment import Answer, Packed, Treatment
 from corral.egress.wire import Wire, both
@@ -67,7 +69,11 @@ async def forward(
         return Forwarded(failed=str(error))
     if exchange.has_switched:
         near_wire, far_wire = near.switch(), far.switch()
-        back = far_wire.pour(near_wire) if treatment is None else _watched(far_wire, near_wire, treatment)
+        back = (
+            far_wire.pour(near_wire)
+            if treatment is None
+            else _watched(far_wire, near_wire, treatment.watch())
+        )
         await both(near_wire.pour(far_wire), back, near_wire, far_wire)
         return Forwarded()
     if near.state.their_state is h11.SEND_BODY:  # it was answered before it had sent everything
@@ -76,21 +82,27 @@ async def forward(
     return Forwarded(is_over=is_over, failed=exchange.failed)
 
 
-async def _watched(far: Wire, near: Wire, treatment: Treatment) -> None:
-    """`pour`, to the first secret. What waits goes on after a pause, or a message would; so the end of a
-    secret that came in two parts is kept back, and its beginning is not. Raises OSError."""
-    passing, seen = treatment.watch(), treatment.watch()
+async def _watched(far: Wire, near: Wire, secrets: Swap) -> None:
+    """`pour`, to the first secret. After a pause whole frames go on, whatever is in them; a message is one,
+    or several as the host likes. Raises OSError."""
+    frames = Frames()
     while True:
-        is_pause = passing.holds and not await comes_within(far, EGRESS_MASK_SECONDS)
-        data = b"" if is_pause else await far.read()
-        passed = passing.feed(data) if data else passing.end()
-        seen.feed(data)
-        if seen.found or passing.found:
-            raise ConnectionResetError("the host says a secret back")
-        await near.write(passed)
-        if not data and not is_pause:
+        if secrets.held_bytes and not await comes_within(far, EGRESS_MASK_SECONDS):
+            gone = frames.total - secrets.held_bytes
+            await near.write(_without(secrets, secrets.first(max(0, frames.whole - gone))))
+        data = await far.read()
+        frames.feed(data)
+        await near.write(_without(secrets, secrets.feed(data) if data else secrets.end()))
+        if not data:
             break
     await near.end_output()
+
+
+def _without(secrets: Swap, passed: bytes) -> bytes:
+    """Raises ConnectionResetError: there is one in it."""
+    if secrets.found:
+        raise ConnectionResetError("the host says a secret back")
+    return passed
 
 
 class _Exchange:

@@ -138,7 +138,7 @@ class Answer:
     @property
     def holds(self) -> bool:
         """Whether something that is to go on waits for more."""
-        return self._mask.holds and not self.is_held
+        return self._mask.held_bytes > 0 and not self.is_held
 
     def let_go(self) -> bytes:
         """What of it may go on although nothing more came for some time."""

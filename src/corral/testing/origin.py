@@ -17,6 +17,7 @@ import hashlib
 import json
 import ssl
 import threading
+import time
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -197,7 +198,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._all(text)
 
     def _websocket(self) -> None:
-        """Text frames of fewer than 126 bytes, said as they are heard, until one that ends it."""
+        """Frames of fewer than 126 bytes, said as they are heard, until one that ends it; binary ones in
+        two halves, a while apart."""
         key = self.headers["Sec-WebSocket-Key"].encode()
         accept = base64.b64encode(hashlib.sha1(key + _WEBSOCKET).digest()).decode()  # noqa: S324
         self._start(
@@ -210,6 +212,11 @@ class _Handler(BaseHTTPRequestHandler):
                 return
             mask, data = self.rfile.read(4), self.rfile.read(size[0] & 0x7F)
             plain = bytes(byte ^ mask[at % 4] for at, byte in enumerate(data))
-            self.wfile.write(kind + bytes([len(plain)]) + plain)
+            said, half = kind + bytes([len(plain)]) + plain, len(plain) // 2
+            if kind == b"\x82":
+                self.wfile.write(said[:half])
+                time.sleep(0.2)
+                said = said[half:]
+            self.wfile.write(said)
             if kind == b"\x88":
                 return

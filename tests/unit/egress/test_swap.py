@@ -61,7 +61,7 @@ def test_steadily_as_much_is_held_whatever_it_is(one: bytes) -> None:
         right, wrong = Swap({secret: b"*"}, is_steady=True), Swap({secret: b"*"}, is_steady=True)
         guess = one + secret[:size]
         assert len(right.feed(guess)) == len(wrong.feed(one + bytes(size)))
-        assert right.holds == wrong.holds
+        assert right.held_bytes == wrong.held_bytes
         assert right.end() + wrong.end()
 
 
