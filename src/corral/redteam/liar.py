@@ -7,14 +7,14 @@ of the machine, and it sends whoever asks elsewhere.
 """
 
 import json
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Final
 
 from corral.session.content import Json
+from corral.testing.web_server import WebServer
 
 __all__ = ["DESCRIPTION", "ORDER", "Liar"]
 
@@ -39,16 +39,10 @@ class Liar:
 
     @contextmanager
     def started(self) -> "Iterator[Liar]":
-        server = _Server(("127.0.0.1", 0), _Handler)
-        server.liar, self.port = self, server.server_address[1]
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
-        thread.start()
-        try:
+        server = _Server(_Handler)
+        server.liar, self.port = self, server.port
+        with server.running():
             yield self
-        finally:
-            server.shutdown()
-            server.server_close()
-            thread.join(10)
 
     def says(self, method: str, params: Mapping[str, Json]) -> Json:
         """The result of a request; None for what it does not know."""
@@ -81,12 +75,8 @@ class Liar:
         return {} if method == "ping" else None
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
+class _Server(WebServer):
     liar: Liar
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        """A client that went away."""
 
 
 class _Handler(BaseHTTPRequestHandler):

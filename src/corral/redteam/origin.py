@@ -12,15 +12,16 @@ import base64
 import gzip
 import html
 import json
-import ssl
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
 from typing import Final
 from urllib.parse import quote
+
+from corral.testing.web_server import WebServer
 
 __all__ = ["DRIP_SECONDS", "Origin"]
 
@@ -52,7 +53,6 @@ class Origin:
     asked: list[str] = field(default_factory=list)
     seen: bytearray = field(default_factory=bytearray)
     on_request: Callable[[str], None] | None = None
-    context: ssl.SSLContext | None = None
 
     @classmethod
     @contextmanager
@@ -60,42 +60,23 @@ class Origin:
         cls,
         *,
         body: str = "hello",
-        context: ssl.SSLContext | None = None,
+        certificate: tuple[Path, Path] | None = None,
         on_request: Callable[[str], None] | None = None,
     ) -> "Iterator[Origin]":
-        """on_request: is told each path, in a thread of its own. context: it speaks TLS."""
-        origin = cls(body=body, context=context, on_request=on_request)
-        server = _Server(("127.0.0.1", 0), _Handler)
-        server.origin, origin.port = origin, server.server_address[1]
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
-        thread.start()
-        try:
+        """on_request: is told each path, in a thread of its own. certificate: as of `WebServer`."""
+        origin = cls(body=body, on_request=on_request)
+        server = _Server(_Handler, certificate=certificate)
+        server.origin, origin.port = origin, server.port
+        with server.running():
             yield origin
-        finally:
-            server.shutdown()
-            server.server_close()
-            thread.join(10)
 
     def hidden(self) -> list[str]:
         """Requests that nobody was to be able to make here."""
         return [each for each in self.asked if "/smuggled" in each]
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 64
+class _Server(WebServer):
     origin: Origin
-
-    def finish_request(self, request, client_address) -> None:  # type: ignore[no-untyped-def]
-        if self.origin.context is None:
-            super().finish_request(request, client_address)
-            return
-        request.settimeout(10)
-        with self.origin.context.wrap_socket(request, server_side=True) as secure:
-            super().finish_request(secure, client_address)
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        """A client that went away, or speaks no HTTP."""
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -11,7 +11,6 @@ import hashlib
 import os
 import shutil
 import socket
-import ssl
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -215,11 +214,9 @@ class Outside:
     def _serve(self, stack: contextlib.ExitStack | contextlib.AsyncExitStack) -> None:
         """Web servers: of a host that may be reached, in clear text and with TLS, and one that may not."""
         authority, chain, key = certificates(self.root, "allowed.test", "foreign.test")
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(chain, key)
         self.allowed = stack.enter_context(Origin.start())
-        secure = stack.enter_context(Origin.start(context=context))
-        elsewhere = stack.enter_context(Origin.start(context=context))
+        secure = stack.enter_context(Origin.start(certificate=(chain, key)))
+        elsewhere = stack.enter_context(Origin.start(certificate=(chain, key)))
         said = self.canaries.plant("foreign")
         foreign = stack.enter_context(Origin.start(on_request=lambda path: self._foreign(path), body=said))
         self.origins = {

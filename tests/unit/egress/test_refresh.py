@@ -2,28 +2,33 @@
 
 import asyncio
 import json
-from collections.abc import Callable
+import threading
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
-from corral.egress import refresh
+from corral.catalog.networking import NetworkPolicy
+from corral.confine.names import Names
 from corral.egress.credentials import Credential
 from corral.egress.keeping import Seals, TokenDesk
 from corral.egress.outside import Outside
-from corral.egress.refresh import Exchange, Refresher
+from corral.egress.policy import Gate, OperatorHosts
+from corral.egress.refresh import Refresher
 from corral.kernel.clock import SystemClock
 from corral.kernel.ids import DEFAULT_WORKSPACE
+from corral.testing.web_server import WebServer
 from corral.vault.ring import FileKeys, KeyRing
 
 SECONDS = 30.0
 NEW = {"access_token": "new", "refresh_token": "twice", "expires_in": 3600}
 
 
-def expired() -> Credential:
-    grant = {"client_id": "c", "token_endpoint": "https://t.test/", "scope": None, "resource": None}
+def expired(endpoint: str) -> Credential:
+    grant = {"client_id": "c", "token_endpoint": endpoint, "scope": None, "resource": None}
     auth = {
         "type": "mcp_oauth",
         "mcp_server_url": "https://m.test/",
@@ -38,30 +43,51 @@ def expired() -> Credential:
     )
 
 
+class Endpoint(WebServer):
+    """A token endpoint that answers when it may, and only what comes after `meanwhile`."""
+
+    def __init__(self) -> None:
+        super().__init__(_Handler)
+        self.is_asked, self.may_answer = threading.Event(), threading.Event()
+        self.meanwhile: Callable[[], object] = lambda: None
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Endpoint
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Nothing of it."""
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.is_asked.set()
+        self.server.may_answer.wait(SECONDS)
+        self.server.meanwhile()
+        body = json.dumps(NEW).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+
 class Bench:
     """A refresher on a real ring and desk, whose server grants every claim.
 
     kept: by which keys the new tokens were sealed that it was asked to keep, and that were on the disk."""
 
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, folder: Path, endpoint: Endpoint) -> None:
         self.ring = KeyRing(FileKeys(folder / "keys"))
         self.key_id, _ = self.ring.newer_than(None, now=datetime.now(UTC))
-        self.folder = folder / "tokens"
+        self.folder, self.endpoint = folder / "tokens", endpoint
         seals = Seals(self.ring, asyncio.Lock())
         self.desk = TokenDesk(self.folder, seals, ended=asyncio.Event())
-        self.refresher = Refresher(cast(Outside, None), self.desk, seals, SystemClock())
-        self.is_asked = asyncio.Event()
-        self.may_answer = asyncio.Event()
-        self.meanwhile: Callable[[], object] = lambda: None
-        monkeypatch.setattr(refresh, "exchanged", self._exchanged)
-        monkeypatch.setattr(refresh, "TOKEN_LINK_SECONDS", SECONDS)
+        gate = Gate(policy=NetworkPolicy(hosts=None), operator=OperatorHosts(internal=("127.0.0.1",)))
+        self.outside = Outside(gate, resolve=Names(at_once_max=1).resolve)
+        self.refresher = Refresher(self.outside, self.desk, seals, SystemClock())
         self.kept: list[str] = []
 
-    async def _exchanged(self, outside: object, credential: Credential) -> Exchange:
-        self.is_asked.set()
-        await self.may_answer.wait()
-        self.meanwhile()
-        return Exchange(status=200, content_type="", body=json.dumps(NEW).encode())
+    def expired(self) -> Credential:
+        return expired(f"http://127.0.0.1:{self.endpoint.port}/token")
 
     async def serve(self) -> None:
         while True:
@@ -80,21 +106,27 @@ class Bench:
 
 
 @pytest.fixture
-async def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
-    return Bench(tmp_path, monkeypatch)
+async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
+    endpoint = Endpoint()
+    with endpoint.running():
+        bench = Bench(tmp_path, endpoint)
+        serving = asyncio.ensure_future(bench.serve())
+        yield bench
+        endpoint.may_answer.set()
+        serving.cancel()
+        await asyncio.wait([serving])
+        await bench.outside.aclose()
 
 
 async def test_an_orderly_end_waits_for_an_exchange_that_has_begun(bench: Bench) -> None:
-    server = asyncio.ensure_future(bench.serve())
-    waits = asyncio.ensure_future(bench.refresher.current(expired()))
-    await asyncio.wait_for(bench.is_asked.wait(), SECONDS)
+    waits = asyncio.ensure_future(bench.refresher.current(bench.expired()))
+    assert await asyncio.to_thread(bench.endpoint.is_asked.wait, SECONDS)
     ends = asyncio.ensure_future(bench.refresher.aclose())
-    bench.may_answer.set()
+    await asyncio.sleep(0)  # it has begun to end
+    bench.endpoint.may_answer.set()
     await asyncio.wait_for(ends, SECONDS)
     assert bench.kept == [bench.key_id] * 2
-    for task in (server, waits):
-        task.cancel()
-    await asyncio.gather(server, waits, return_exceptions=True)
+    await asyncio.gather(waits, return_exceptions=True)
 
 
 async def test_a_key_that_is_forgotten_meanwhile_is_not_needed(bench: Bench) -> None:
@@ -105,12 +137,9 @@ async def test_a_key_that_is_forgotten_meanwhile_is_not_needed(bench: Bench) -> 
         bench.key_id, _ = bench.ring.newer_than(claimed_with, now=datetime.now(UTC))
         bench.ring.forget([claimed_with])
 
-    bench.meanwhile = rotate
-    bench.may_answer.set()
-    server = asyncio.ensure_future(bench.serve())
-    newest = await asyncio.wait_for(bench.refresher.current(expired()), SECONDS)
+    bench.endpoint.meanwhile = rotate
+    bench.endpoint.may_answer.set()
+    newest = await asyncio.wait_for(bench.refresher.current(bench.expired()), SECONDS)
     assert newest.secret("access_token") == "new"
     assert bench.kept == [bench.key_id] * 2 and bench.key_id != claimed_with
     await bench.refresher.aclose()
-    server.cancel()
-    await asyncio.gather(server, return_exceptions=True)
