@@ -1,10 +1,12 @@
 """Replacing some strings in a stream of bytes by others, wherever the stream is cut into chunks."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from itertools import groupby, takewhile
 
 __all__ = ["Swap"]
 
 _PROBE_BYTES = 16  # of a string, looked for first: the rest is rarely there
+_ROOT_BYTES = 4  # strings that begin alike for so long are looked for together
 
 
 class Swap:
@@ -22,6 +24,7 @@ class Swap:
         """table: what is replaced -> by what. No string is empty."""
         assert all(table)
         self._table = dict(table)
+        self._roots = _roots(table)
         self._longest = max(map(len, table), default=0)
         self._is_steady = is_steady
         self._held = b""
@@ -67,7 +70,9 @@ class Swap:
         data = self._held + data
         done: list[bytes] = []
         at, held_at = 0, len(data) if is_end else self._held_at(data, 0)
-        met = {each: start for each in self._table if (start := data.find(each)) >= 0}
+        met: dict[bytes, int] = {}
+        if any(root in data for root in self._roots):
+            met = {each: start for each in self._table if (start := data.find(each)) >= 0}
         while met:
             each = min(met, key=lambda each: (met[each], -len(each)))
             if met[each] >= held_at:
@@ -104,3 +109,13 @@ class Swap:
                     first = at
                     break
         return first
+
+
+def _roots(strings: Iterable[bytes]) -> list[bytes]:
+    """What they begin with: where none of these stands, none of the strings does."""
+    alike = [list(group) for _, group in groupby(sorted(strings), key=lambda each: each[:_ROOT_BYTES])]
+    return [_shared(group[0], group[-1]) for group in alike]  # sorted, so by all between them, too
+
+
+def _shared(one: bytes, other: bytes) -> bytes:
+    return bytes(a for a, _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))

@@ -83,11 +83,13 @@ class TlsWire(Wire):
                 if self._tls.server_side:  # a request says how long it is, and many clients just go
                     return b""
                 raise ConnectionResetError("TLS was cut off") from None  # what came may be a part only
-            with contextlib.suppress(ssl.SSLError):  # it is heard of at the next read
-                while data and len(data) < EGRESS_CHUNK_BYTES and self._tls.pending():
-                    data += self._tls.read(EGRESS_CHUNK_BYTES - len(data))
+            records, size = [data], len(data)
+            with contextlib.suppress(ssl.SSLError):  # no more is here; errors come at the next read
+                while data and size < EGRESS_CHUNK_BYTES:
+                    records.append(data := self._tls.read(EGRESS_CHUNK_BYTES - size))
+                    size += len(data)
             self.used_at = self._loop.time()
-            return data
+            return b"".join(records)
 
     async def _feed(self) -> None:
         data = await self._below.read()
