@@ -23,7 +23,8 @@ ROWS = (
     "long_session",
     "postgres",
 )
-ASKED_FOR = ("egress", "growth", "lists", "upload")  # some minutes and gigabytes; only by name
+# Some minutes and gigabytes; only by name.
+ASKED_FOR = ("egress", "growth", "lists", "neighbours", "upload")
 RUNS = 5
 
 

@@ -282,6 +282,19 @@ def first(events: list[tuple[float, Any]], kind: str) -> float:
     raise RuntimeError(f"no {kind} among {[event.type for _, event in events]}")
 
 
+def calls(turn: list[tuple[float, Any]]) -> list[tuple[float, float]]:
+    """Seconds of each call: between the arrivals at the client, and between the events' own times."""
+    uses = {event.id: (at, event) for at, event in turn if event.type == "agent.tool_use"}
+    seconds = []
+    for at, event in turn:
+        if event.type == "agent.tool_result":
+            if event.is_error:
+                raise RuntimeError(f"the bash call failed: {event.content}")
+            used_at, use = uses[event.tool_use_id]
+            seconds.append((at - used_at, (event.processed_at - use.processed_at).total_seconds()))
+    return seconds
+
+
 def cpu_seconds(*processes: psutil.Process) -> float:
     """Used since each of them started: says what code costs, whoever else is busy on this machine."""
     times = [process.cpu_times() for process in processes]

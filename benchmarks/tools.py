@@ -3,10 +3,9 @@
 import asyncio
 import contextlib
 import statistics
-from typing import Any
 
 from benchmarks.figure import Figure, at_most, latency, percentile
-from benchmarks.stack import Conversation, Stage, stage
+from benchmarks.stack import Conversation, Stage, calls, stage
 from benchmarks.upstream import prompt
 from corral.kernel.ids import SessionId
 
@@ -29,11 +28,11 @@ async def measure(runs: int) -> list[Figure]:
                 session_id = await at.session_id()
                 async with Conversation(at, session_id=session_id) as conversation:
                     await asyncio.sleep(POOL_SECONDS)
-                    pooled[-1] += _calls(await conversation.turn(prompt(f"p{run}n{number}", calls=1)))
+                    pooled[-1] += calls(await conversation.turn(prompt(f"p{run}n{number}", calls=1)))
                     # The sandbox goes, the workspace and its file stay: the pool cannot serve that one.
                     await hands.release(SessionId(session_id), delete_workspace=False)
                     await asyncio.sleep(POOL_SECONDS)
-                    cold[-1] += _calls(await conversation.turn(prompt(f"c{run}n{number}", calls=1)))
+                    cold[-1] += calls(await conversation.turn(prompt(f"c{run}n{number}", calls=1)))
                     at.disk.sample(4)
         fsync_ms = at.disk.fsync_ms
     return [
@@ -47,20 +46,7 @@ async def _warm(at: Stage, mark: str) -> list[tuple[float, float]]:
     async with Conversation(at, session_id=await at.session_id()) as conversation:
         turn = await conversation.turn(prompt(mark, calls=WARM_UP_CALLS + CALLS))
     at.disk.sample(CALLS)
-    return _calls(turn)[WARM_UP_CALLS:]
-
-
-def _calls(turn: list[tuple[float, Any]]) -> list[tuple[float, float]]:
-    """Seconds of each call: between the arrivals at the client, and between the events' own times."""
-    uses = {event.id: (at, event) for at, event in turn if event.type == "agent.tool_use"}
-    seconds = []
-    for at, event in turn:
-        if event.type == "agent.tool_result":
-            if event.is_error:
-                raise RuntimeError(f"the bash call failed: {event.content}")
-            used_at, use = uses[event.tool_use_id]
-            seconds.append((at - used_at, (event.processed_at - use.processed_at).total_seconds()))
-    return seconds
+    return calls(turn)[WARM_UP_CALLS:]
 
 
 def _figure(title: str, runs: list[list[tuple[float, float]]], fsync_ms: float, *, bar: float) -> Figure:

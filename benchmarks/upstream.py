@@ -5,7 +5,8 @@
 prints its base URL, then answers every line on standard input with one line of JSON: the arrival times
 since the last question, by mark. What it does with a conversation stands in the newest user message:
 
-    bench:MARK:CALLS:SECONDS    CALLS bash calls one after another, then a text; SECONDS before each answer
+    bench:MARK:CALLS:SECONDS:COMMAND    CALLS bash calls of COMMAND (as hex) one after another, then a text;
+                                        SECONDS before each answer
 """
 
 import asyncio
@@ -22,12 +23,12 @@ from corral.testing.messages_reply import Answer, HttpError, Reply
 
 MODEL = "claude-sonnet-4-5"
 COMMAND = "echo kept >kept; echo hi"  # leaves a file, so that the workspace is not empty afterwards
-_ORDER = re.compile(rb"bench:(\w+):(\d+):([\d.]+)")
+_ORDER = re.compile(rb"bench:(\w+):(\d+):([\d.]+):([0-9a-f]*)")
 _DONE = Reply.text("Done. " * 8)
 
 
-def prompt(mark: str, *, calls: int = 0, seconds: float = 0.0) -> str:
-    return f"bench:{mark}:{calls}:{seconds:g}"
+def prompt(mark: str, *, calls: int = 0, seconds: float = 0.0, command: str = COMMAND) -> str:
+    return f"bench:{mark}:{calls}:{seconds:g}:{command.encode().hex()}"
 
 
 class _Script:
@@ -44,7 +45,8 @@ class _Script:
         self.arrivals[mark].append(request.arrived_at)
         answered = request.body.count(b'"tool_result"', at)
         if answered < calls:
-            return Reply.tools((f"toolu_{mark}_{answered}", "bash", {"command": COMMAND}))
+            command = bytes.fromhex(order[4].decode()).decode()
+            return Reply.tools((f"toolu_{mark}_{answered}", "bash", {"command": command}))
         if not seconds:
             return _DONE
         return self._slow.setdefault(seconds, Reply(content=_DONE.content, first_seconds=seconds))
