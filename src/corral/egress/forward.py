@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import h11
 
-from corral.egress.frames import Frames
+from corral.egress.frames import BadFrame
 from corral.egress.headers import RawHeaders, passed_on, wants_websocket
 from corral.egress.speech import Speech, comes_within
-from corral.egress.swap import Swap
+from corral.egress.spoken import SecretSaid, Spoken
 from corral.egress.target import Target
 from corral.egress.treatment import Answer, Packed, Treatment
 from corral.egress.wire import Wire, both
@@ -72,9 +72,12 @@ async def forward(
         back = (
             far_wire.pour(near_wire)
             if treatment is None
-            else _watched(far_wire, near_wire, treatment.watch())
+            else _watched(far_wire, near_wire, treatment.spoken())
         )
-        await both(near_wire.pour(far_wire), back, near_wire, far_wire)
+        try:
+            await both(near_wire.pour(far_wire), back, near_wire, far_wire)
+        except (SecretSaid, BadFrame) as error:
+            return Forwarded(failed=str(error))
         return Forwarded()
     if near.state.their_state is h11.SEND_BODY:  # it was answered before it had sent everything
         await near.wire.drain()
@@ -82,27 +85,17 @@ async def forward(
     return Forwarded(is_over=is_over, failed=exchange.failed)
 
 
-async def _watched(far: Wire, near: Wire, secrets: Swap) -> None:
+async def _watched(far: Wire, near: Wire, spoken: Spoken) -> None:
     """`pour`, to the first secret. After a pause whole frames go on, whatever is in them; a message is one,
-    or several as the host likes. Raises OSError."""
-    frames = Frames()
+    or several as the host likes. Raises OSError, SecretSaid, BadFrame."""
     while True:
-        if secrets.held_bytes and not await comes_within(far, EGRESS_MASK_SECONDS):
-            gone = frames.total - secrets.held_bytes
-            await near.write(_without(secrets, secrets.first(max(0, frames.whole - gone))))
+        if spoken.holds and not await comes_within(far, EGRESS_MASK_SECONDS):
+            await near.write(spoken.let_go())
         data = await far.read()
-        frames.feed(data)
-        await near.write(_without(secrets, secrets.feed(data) if data else secrets.end()))
+        await near.write(spoken.feed(data) if data else spoken.end())
         if not data:
             break
     await near.end_output()
-
-
-def _without(secrets: Swap, passed: bytes) -> bytes:
-    """Raises ConnectionResetError: there is one in it."""
-    if secrets.found:
-        raise ConnectionResetError("the host says a secret back")
-    return passed
 
 
 class _Exchange:

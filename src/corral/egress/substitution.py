@@ -12,7 +12,7 @@ trusts the host with it has to know. Source: API docs, vaults; docs/DIVERGENCES.
 import html
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 from urllib.parse import quote, quote_plus
@@ -176,13 +176,20 @@ class Substitution:
 
     def mask(self, *, is_steady: bool = False) -> Swap:
         """For what comes back. is_steady: as `Swap`; for what comes piece by piece."""
+        return Swap(self._masked(), is_steady=is_steady)
+
+    def spellings(self) -> Collection[bytes]:
+        """Of all that must not come back."""
+        return self._masked().keys()
+
+    def _masked(self) -> dict[bytes, bytes]:
         table: dict[bytes, bytes] = {}
         for variable in (*self.variables, *self.only_masked):
             table |= _masked(variable.secret, variable.placeholder)
         for addition in self.additions:
             for secret in addition.secrets:
                 table |= _masked(secret, _INSTEAD)
-        return Swap(table, is_steady=is_steady)
+        return table
 
 
 def check_put_in(size: int) -> None:

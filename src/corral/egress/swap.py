@@ -15,7 +15,7 @@ class Swap:
     At a place where several of the strings begin, the longest is replaced; what has been put in is not
     looked at again. Held back is an end that may be the beginning of one of the strings. is_steady: as much
     is held back whatever it is, so that nobody can tell by the clock whether it is such a beginning; who
-    does not want to wait longer has `lines` or `first` let go of some of it.
+    does not want to wait longer has `lines` let go of some of it.
 
     found: which of them were met so far.
     """
@@ -45,13 +45,6 @@ class Swap:
     def end(self) -> bytes:
         return self._swapped(b"", is_end=True) if self._held else b""
 
-    def first(self, size: int) -> bytes:
-        """Of what is held back, so many bytes, as if they were the end."""
-        self._held, rest = self._held[:size], self._held[size:]
-        done = self._swapped(b"", is_end=True)
-        self._held = rest
-        return done
-
     def lines(self) -> bytes:
         """Of what is held back, the whole lines: they may go on although nothing more has come. None of the
         strings reaches across the end of a line, so none is cut in two; and where lines end tells nothing
@@ -59,7 +52,10 @@ class Swap:
         end = self._held.rfind(b"\n") + 1
         if not end or any(b"\n" in each for each in self._table):
             return b""
-        return self.first(end)
+        self._held, rest = self._held[:end], self._held[end:]
+        done = self._swapped(b"", is_end=True)
+        self._held = rest
+        return done
 
     def all(self, data: bytes) -> bytes:
         """Of data that is whole."""

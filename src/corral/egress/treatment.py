@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from corral.egress.headers import RawHeaders
+from corral.egress.spoken import Spoken
 from corral.egress.substitution import Substitution, check_put_in
 from corral.egress.swap import Swap
 from corral.kernel.ids import CredentialId
@@ -101,10 +102,10 @@ class Treatment:
             self.masked(headers), self._substitution.mask(is_steady=True), is_bodiless=is_bodiless
         )
 
-    def watch(self) -> Swap:
+    def spoken(self) -> Spoken:
         """For what a host says that has switched to WebSockets: nothing can be replaced there, but what is
         found can be kept back."""
-        return self._substitution.mask(is_steady=True)
+        return Spoken(self._substitution.spellings())
 
 
 class Answer:

@@ -1,0 +1,118 @@
+"""What a host says over a WebSocket, as far as it may go on to a sandbox.
+
+A program puts the contents of a message's frames together, and pings may lie between them: so contents are
+looked at one after another, whatever frames they come in, and those of control frames by themselves.
+Nothing is replaced: a secret ends the connection, before any of it is said unless the host paused in the
+middle of it. Compression would hide one; it was not asked for (`treatment`), so frames that have it are
+refused.
+"""
+
+from collections import deque
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from corral.egress.frames import Frames, Piece
+
+__all__ = ["SecretSaid", "Spoken"]
+
+
+class SecretSaid(Exception):
+    """A host says a secret back."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """begin, end: where the content in it lies among all content of messages; alike if there is none.
+    ends_frame: a frame is whole with it."""
+
+    data: bytes
+    begin: int
+    end: int
+    ends_frame: bool
+
+
+class _Look:
+    """For secrets in content that comes bit by bit. total: bytes of it. open_bytes: at its end, where one
+    may have begun that is not whole."""
+
+    def __init__(self, secrets: Collection[bytes]) -> None:
+        self._secrets = secrets
+        self._longest = max(map(len, secrets), default=1)
+        self._end = b""
+        self.total = 0
+
+    @property
+    def open_bytes(self) -> int:
+        return len(self._end)
+
+    def at(self, content: bytes) -> None:
+        """Raises SecretSaid."""
+        self.total += len(content)
+        seen = self._end + content
+        if any(secret in seen for secret in self._secrets):
+            raise SecretSaid("the host says a secret back")
+        self._end = seen[max(0, len(seen) - self._longest + 1) :]
+
+
+class Spoken:
+    """`feed` what comes, and call `end` after the last of it; both return what goes on. As much is held
+    back whatever it is, so that nobody can tell by the clock what a secret begins with; `let_go` of it
+    after a pause.
+
+    All raise SecretSaid; BadFrame.
+    """
+
+    def __init__(self, secrets: Collection[bytes]) -> None:
+        """secrets: as they may be spelled."""
+        self._frames = Frames()
+        self._messages, self._controls = _Look(secrets), _Look(secrets)
+        self._control = b""  # a control frame that is not whole
+        self._held: deque[_Held] = deque()
+
+    @property
+    def holds(self) -> bool:
+        """Whether a whole frame is held back."""
+        return any(each.ends_frame for each in self._held)
+
+    def feed(self, data: bytes) -> bytes:
+        for piece in self._frames.feed(data):
+            if piece.is_control:
+                self._take_control(piece)
+            else:
+                begin = self._messages.total
+                if piece.is_content:
+                    self._messages.at(piece.data)
+                self._held.append(_Held(piece.data, begin, self._messages.total, piece.is_last))
+        return self._checked()
+
+    def let_go(self) -> bytes:
+        """The whole frames, although nothing more has come."""
+        count = max((at for at, each in enumerate(self._held, 1) if each.ends_frame), default=0)
+        return b"".join(self._held.popleft().data for _ in range(count))
+
+    def end(self) -> bytes:
+        rest = b"".join(each.data for each in self._held)
+        self._held.clear()
+        return rest + self._control
+
+    def _take_control(self, piece: Piece) -> None:
+        """One is short, and looked at when it is whole."""
+        self._control += piece.data
+        if piece.is_content:
+            self._controls.at(piece.data)
+        if piece.is_last:
+            at = self._messages.total
+            self._held.append(_Held(self._control, at, at, ends_frame=True))
+            self._control = b""
+
+    def _checked(self) -> bytes:
+        """What no secret can begin in that is not known by now."""
+        passed, until = list[bytes](), self._messages.total - self._messages.open_bytes
+        while self._held and self._held[0].end <= until:
+            passed.append(self._held.popleft().data)
+        if self._held and self._held[0].begin < until:
+            first = self._held.popleft()
+            known = until - first.begin
+            passed.append(first.data[:known])
+            self._held.appendleft(_Held(first.data[known:], until, first.end, first.ends_frame))
+        return b"".join(passed)
