@@ -16,8 +16,8 @@ from corral.kernel.ids import SessionId, WorkspaceId
 from corral.repositories.failures import RepositoryFailed
 from corral.repositories.mirrors import Mirrors, Resolved
 from corral.repositories.private import EgressWays
+from corral.testing.git_host import GitHost, basic
 from tests.gateway import Gateway
-from tests.git_host import GitHost, basic
 
 TOKEN, OTHER = "ghp_canary_of_one", "ghp_canary_of_two"
 

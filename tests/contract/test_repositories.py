@@ -29,7 +29,7 @@ from corral.repositories.mirrors import Bounds, Mirrors, Resolved
 from corral.repositories.source import RepositorySource
 from corral.session.call import Mount
 from corral.session.mounts import Attached, MountFailed
-from tests.git_host import GitHost, git
+from corral.testing.git_host import GitHost, git
 
 GET, POST = "GET /ada/engine/info/refs", "POST /ada/engine/git-upload-pack"
 LOOK = [GET, POST]  # is there anything new?

@@ -15,9 +15,9 @@ import pytest_asyncio
 
 from corral.catalog.repositories import TokenPlace
 from corral.kernel.ids import DEFAULT_WORKSPACE, ResourceId
+from corral.testing.git_host import GitHost, basic, git
 from corral.testing.messages_reply import Reply
 from corral.vault.ring import FileKeys, KeyRing
-from tests.git_host import GitHost, basic, git
 from tests.served import Served, text, until
 from tests.stage import Stage, Stages, Tail, staged, words
 

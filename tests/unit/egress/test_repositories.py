@@ -9,8 +9,8 @@ import pytest
 from corral.egress import wishes
 from corral.egress.policy import OperatorHosts
 from corral.session.call import Mount
+from corral.testing.git_host import GitHost, basic
 from tests.gateway import UNRESTRICTED, Gateway, limited, through, through_tls
-from tests.git_host import GitHost, basic
 
 TOKEN = "ghp_canary0123456789"
 PRIVATE = Mount(
