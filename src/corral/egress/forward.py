@@ -86,8 +86,8 @@ async def forward(
 
 
 async def _watched(far: Wire, near: Wire, spoken: Spoken) -> None:
-    """`pour`, to the first secret. After a pause whole frames go on, whatever is in them; a message is one,
-    or several as the host likes. Raises OSError, SecretSaid, BadFrame."""
+    """`pour`, to the first secret. After a pause whole messages go on, whatever is in them. Raises OSError,
+    SecretSaid, BadFrame."""
     while True:
         if spoken.holds and not await comes_within(far, EGRESS_MASK_SECONDS):
             await near.write(spoken.let_go())

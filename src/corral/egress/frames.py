@@ -18,12 +18,14 @@ class BadFrame(Exception):
 @dataclass(frozen=True, slots=True)
 class Piece:
     """A frame's head, or some of its content. is_control: of a ping, a pong or a close, which may come
-    between the frames of a message. is_last: the frame is whole with it."""
+    between the frames of a message. is_last: the frame is whole with it. is_final: it is of the last frame
+    of a message."""
 
     data: bytes
     is_content: bool
     is_control: bool
     is_last: bool
+    is_final: bool
 
 
 class Frames:
@@ -32,7 +34,7 @@ class Frames:
     def __init__(self) -> None:
         self._head = b""
         self._left = 0  # of the frame's content
-        self._is_control = False
+        self._is_control = self._is_final = False
 
     def feed(self, data: bytes) -> Iterator[Piece]:
         """Raises BadFrame."""
@@ -42,14 +44,14 @@ class Frames:
                 content = data[at : at + self._left]
                 self._left -= len(content)
                 at += len(content)
-                yield Piece(content, True, self._is_control, not self._left)
+                yield Piece(content, True, self._is_control, not self._left, self._is_final)
                 continue
             self._head += data[at : at + 1]
             at += 1
             if (length := _length(self._head)) is not None:
                 head, self._head, self._left = self._head, b"", length
-                self._is_control = bool(head[0] & _CONTROL)
-                yield Piece(head, False, self._is_control, not length)
+                self._is_control, self._is_final = bool(head[0] & _CONTROL), bool(head[0] & _FINAL)
+                yield Piece(head, False, self._is_control, not length, self._is_final)
 
 
 def _length(head: bytes) -> int | None:

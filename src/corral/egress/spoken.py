@@ -2,9 +2,9 @@
 
 A program puts the contents of a message's frames together, and pings may lie between them: so contents are
 looked at one after another, whatever frames they come in, and those of control frames by themselves.
-Nothing is replaced: a secret ends the connection, before any of it is said unless the host paused in the
-middle of it. Compression would hide one; it was not asked for (`treatment`), so frames that have it are
-refused.
+Nothing is replaced: a secret ends the connection, before any of it is said unless the host says it in
+several messages, with a pause between them. Compression would hide one; it was not asked for
+(`treatment`), so frames that have it are refused.
 """
 
 from collections import deque
@@ -23,12 +23,12 @@ class SecretSaid(Exception):
 @dataclass(frozen=True, slots=True)
 class _Held:
     """begin, end: where the content in it lies among all content of messages; alike if there is none.
-    ends_frame: a frame is whole with it."""
+    ends: a program may wait for this, and for nothing more."""
 
     data: bytes
     begin: int
     end: int
-    ends_frame: bool
+    ends: bool
 
 
 class _Look:
@@ -67,12 +67,13 @@ class Spoken:
         self._frames = Frames()
         self._messages, self._controls = _Look(secrets), _Look(secrets)
         self._control = b""  # a control frame that is not whole
+        self._is_open = False  # a message is, that is not whole
         self._held: deque[_Held] = deque()
 
     @property
     def holds(self) -> bool:
-        """Whether a whole frame is held back."""
-        return any(each.ends_frame for each in self._held)
+        """Whether a whole message is held back, or a ping."""
+        return any(each.ends for each in self._held)
 
     def feed(self, data: bytes) -> bytes:
         for piece in self._frames.feed(data):
@@ -82,12 +83,14 @@ class Spoken:
                 begin = self._messages.total
                 if piece.is_content:
                     self._messages.at(piece.data)
-                self._held.append(_Held(piece.data, begin, self._messages.total, piece.is_last))
+                self._is_open = not (piece.is_last and piece.is_final)
+                self._held.append(_Held(piece.data, begin, self._messages.total, not self._is_open))
         return self._checked()
 
     def let_go(self) -> bytes:
-        """The whole frames, although nothing more has come."""
-        count = max((at for at, each in enumerate(self._held, 1) if each.ends_frame), default=0)
+        """The whole messages, although nothing more has come. A frame that is a part of one has nobody who
+        waits for it."""
+        count = max((at for at, each in enumerate(self._held, 1) if each.ends), default=0)
         return b"".join(self._held.popleft().data for _ in range(count))
 
     def end(self) -> bytes:
@@ -102,7 +105,7 @@ class Spoken:
             self._controls.at(piece.data)
         if piece.is_last:
             at = self._messages.total
-            self._held.append(_Held(self._control, at, at, ends_frame=True))
+            self._held.append(_Held(self._control, at, at, ends=not self._is_open))
             self._control = b""
 
     def _checked(self) -> bytes:
@@ -114,5 +117,5 @@ class Spoken:
             first = self._held.popleft()
             known = until - first.begin
             passed.append(first.data[:known])
-            self._held.appendleft(_Held(first.data[known:], until, first.end, first.ends_frame))
+            self._held.appendleft(_Held(first.data[known:], until, first.end, first.ends))
         return b"".join(passed)

@@ -71,7 +71,7 @@ def test_as_much_is_held_back_whatever_it_is() -> None:
         assert len(spoken().feed(frame(b"y" * 90 + end, kind))) == 2 + 98 - 41
 
 
-def test_a_pause_lets_whole_frames_go() -> None:
+def test_a_pause_lets_whole_messages_go() -> None:
     watched = spoken()
     assert watched.feed(frame(b"one") + b"\x81\x03tw") == frame(b"one")[:2] and watched.holds
     assert watched.let_go() == b"one" and not watched.holds
@@ -84,6 +84,16 @@ def test_a_pause_lets_whole_frames_go() -> None:
     with pytest.raises(SecretSaid):
         watched.feed(frame(SECRET[5:], 0x8A))
     assert spoken().let_go() == b"" == spoken().end()
+
+
+def test_a_pause_lets_no_part_of_a_message_go() -> None:
+    """Nor a ping that came in the middle of it, which would tell where it goes on."""
+    watched = spoken()
+    first = frame(SECRET[:9], 0x01) + frame(b"", 0x89)
+    assert watched.feed(first) == first[:2] and not watched.holds
+    assert watched.let_go() == b""
+    assert watched.feed(frame(b"", 0x80)) == b"" and watched.holds
+    assert watched.let_go() == first[2:] + frame(b"", 0x80)
 
 
 def test_what_is_compressed_is_refused() -> None:
