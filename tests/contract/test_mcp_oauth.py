@@ -371,6 +371,60 @@ async def test_a_rotation_reaches_a_running_session(
     assert refused.trouble and "asks for a credential" in words(refused)
 
 
+@pytest.mark.parametrize("rotates", [True, False])
+async def test_a_token_that_is_set_during_a_refresh_stays(
+    node: Node, mcp: McpHost, login: OAuthHost, monkeypatch: pytest.MonkeyPatch, rotates: bool
+) -> None:
+    """The refresh token beside it was used up meanwhile, so a new one of those is kept."""
+    monkeypatch.setattr(wishes, "CREDENTIALS_FRESH_SECONDS", 0.0)
+    login.rotates = rotates
+    made = await node.credential(login.auth(expires_at=ago(minutes=1)))
+    session_id = await node.session(made)
+    login.go.clear()
+    calling = asyncio.create_task(node.echo(session_id, server(mcp)))
+    await until(lambda: _is(bool(login.waiting)))
+    until_then = rfc3339(ago(minutes=-90))
+    given = {"access_token": "canary-of-the-user", "expires_at": ago(minutes=-90)}
+    shown, secrets = without_secrets({"type": "mcp_oauth", **given})
+    await node.opened.stores.credentials.update(
+        made["vault_id"],
+        made["id"],
+        lambda current: updated_credential(current, {"auth": shown}, secrets, now=ago(hours=1)),
+        await node.sealed(made, secrets),
+        workspace_id=HERE,
+    )
+    login.go.set()
+    await calling
+    mcp.allow("canary-of-the-user")
+    assert words(await node.echo(session_id, server(mcp))) == "x"
+    record, secrets = await node.stored(made)
+    assert secrets["access_token"] == "canary-of-the-user"
+    assert secrets["refresh_token"] == ("canary-refresh-1" if rotates else "canary-refresh-0")
+    assert record["auth"]["expires_at"][:16] == until_then[:16] and len(login.requests) == 1
+
+
+async def test_a_name_that_is_changed_during_a_refresh_costs_no_token(
+    node: Node, mcp: McpHost, login: OAuthHost
+) -> None:
+    made = await node.credential(login.auth(expires_at=ago(minutes=1)))
+    session_id = await node.session(made)
+    login.go.clear()
+    calling = asyncio.create_task(node.echo(session_id, server(mcp)))
+    await until(lambda: _is(bool(login.waiting)))
+    await node.opened.stores.credentials.update(
+        made["vault_id"],
+        made["id"],
+        lambda current: updated_credential(current, {"display_name": "new"}, [], now=datetime.now(UTC)),
+        [],
+        workspace_id=HERE,
+    )
+    login.go.set()
+    assert words(await calling) == "x"
+    record, secrets = await node.stored(made)
+    assert record["display_name"] == "new"
+    assert (secrets["access_token"], secrets["refresh_token"]) == ("canary-access-1", "canary-refresh-1")
+
+
 async def test_new_tokens_outlive_the_process_and_a_server_that_is_away(
     node: Node, mcp: McpHost, login: OAuthHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:

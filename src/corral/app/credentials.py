@@ -5,9 +5,9 @@ import asyncio
 import json
 import logging
 from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, TypeAlias
 
 from corral.app.part import Part
 from corral.catalog.repositories import SealedToken
@@ -15,11 +15,18 @@ from corral.catalog.vaults import SealedCredential, SessionCredentialStore
 from corral.daemon import asked
 from corral.kernel.errors import StoreUnavailable
 from corral.kernel.ids import SessionId
-from corral.kernel.limits import CREDENTIALS_POLL_SECONDS, CREDENTIALS_RETRY_SECONDS, EGRESS_REPLY_SECONDS
+from corral.kernel.limits import (
+    CREDENTIALS_PART_BYTES,
+    CREDENTIALS_POLL_SECONDS,
+    CREDENTIALS_RETRY_SECONDS,
+    EGRESS_REPLY_SECONDS,
+)
 
 __all__ = ["CredentialDuty", "as_json", "credentials_part"]
 
 log = logging.getLogger(__name__)
+_KINDS: Final = ("credentials", "repositories")
+_Said: TypeAlias = tuple[str, dict[str, object]]  # one of the kinds, and a credential or token of it
 
 
 class CredentialDuty:
@@ -52,22 +59,28 @@ class CredentialDuty:
         failed: Exception | None = None
         for session_id in map(SessionId, wanted["session_ids"]):
             try:
-                found = await self._store.of_session(session_id)
-                tokens = await self._store.tokens_of_session(session_id)
-                await self._ask(
-                    "give",
-                    {
-                        "session_id": session_id,
-                        "credentials": [as_json(each) for each in found],
-                        "repositories": [_token(each) for each in tokens],
-                    },
-                    seconds=EGRESS_REPLY_SECONDS,
-                )
-            # The others are not to wait for this one: what is too large for one request is hung up on.
+                await self._give(session_id, round_=int(wanted["round"]))
+            # The others are not to wait for this one.
             except (OSError, TimeoutError, ValueError, StoreUnavailable) as error:
                 failed = error
         if failed is not None:
             raise failed
+
+    async def _give(self, session_id: SessionId, *, round_: int) -> None:
+        """Raises as `give`."""
+        found = await self._store.of_session(session_id)
+        tokens = await self._store.tokens_of_session(session_id)
+        said = [("credentials", as_json(each)) for each in found]
+        said += [("repositories", _token(each)) for each in tokens]
+        for part, (held, is_last) in enumerate(_in_parts(said)):
+            body: dict[str, object] = {
+                "session_id": session_id,
+                "round": round_,
+                "part": part,
+                "is_last": is_last,
+                **{kind: [each for is_of, each in held if is_of == kind] for kind in _KINDS},
+            }
+            await self._ask("give", body, seconds=EGRESS_REPLY_SECONDS)
 
     async def _ask(self, what: str, body: Mapping[str, object], *, seconds: float) -> dict[str, Any]:
         data = json.dumps(body).encode()
@@ -79,6 +92,20 @@ class CredentialDuty:
 
 def credentials_part(data_dir: Path, store: SessionCredentialStore) -> Part:
     return Part(later=[CredentialDuty(data_dir, store).run])
+
+
+def _in_parts(said: Sequence[_Said]) -> Iterator[tuple[list[_Said], bool]]:
+    """With what fits into a request, and whether it is the last one. There is one at least."""
+    part: list[_Said] = []
+    size = 0
+    for each in said:
+        length = len(json.dumps(each[1]))
+        if part and size + length > CREDENTIALS_PART_BYTES:
+            yield part, False
+            part, size = [], 0
+        part.append(each)
+        size += length
+    yield part, True
 
 
 def as_json(credential: SealedCredential) -> dict[str, object]:

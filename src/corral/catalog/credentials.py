@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from corral.catalog.metadata import merged
 from corral.catalog.networking import NetworkPolicy
 from corral.catalog.records import Wire
-from corral.catalog.vaults import SecretPlace, check_active
+from corral.catalog.vaults import SecretPlace, changed_at, check_active
 from corral.kernel.clock import rfc3339
 from corral.kernel.errors import InvalidRequest
 from corral.kernel.ids import CredentialId, SessionId, VaultId, WorkspaceId
@@ -97,7 +97,7 @@ def updated_credential(current: Wire, given: Fields, secrets: Iterable[str], *, 
         after["auth"] = _UPDATED[type_](current["auth"], auth, now)
     if after == current and not any(secrets):
         return current
-    return {**after, "updated_at": rfc3339(now)}
+    return {**after, "updated_at": changed_at(current, now)}
 
 
 def use_of(auth: Fields) -> bytes:

@@ -12,8 +12,7 @@ from datetime import datetime
 from typing import Literal, Protocol
 
 from corral.catalog.records import Wire
-from corral.catalog.vaults import SealedCredential, SealedSecret
-from corral.kernel.clock import rfc3339
+from corral.catalog.vaults import SealedCredential, SealedSecret, changed_at
 from corral.kernel.ids import CredentialId, VaultId, WorkspaceId
 
 __all__ = [
@@ -101,4 +100,4 @@ class CredentialValidation(Protocol):
 def refreshed(current: Wire, *, expires_at: str | None, now: datetime) -> Wire:
     """The record of an `mcp_oauth` credential with new tokens. expires_at: as the wire has it."""
     auth = {**current["auth"], "expires_at": expires_at}
-    return {**current, "auth": auth, "updated_at": rfc3339(now)}
+    return {**current, "auth": auth, "updated_at": changed_at(current, now)}

@@ -7,7 +7,7 @@ Source: API docs, vaults.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Protocol
 
 import orjson
@@ -15,7 +15,7 @@ import orjson
 from corral.catalog.metadata import merged
 from corral.catalog.records import Wire
 from corral.catalog.repositories import SealedToken
-from corral.kernel.clock import rfc3339
+from corral.kernel.clock import parse_rfc3339, rfc3339
 from corral.kernel.cursor import Page
 from corral.kernel.errors import InvalidRequest
 from corral.kernel.ids import CredentialId, SessionId, VaultId, WorkspaceId
@@ -32,6 +32,7 @@ __all__ = [
     "VaultKey",
     "VaultKeyStore",
     "VaultStore",
+    "changed_at",
     "new_vault",
     "updated_vault",
 ]
@@ -62,6 +63,12 @@ def updated_vault(current: Wire, given: Fields, *, now: datetime) -> Wire:
         after["display_name"] = given["display_name"]
     after["metadata"] = merged(current["metadata"], given.get("metadata"))
     return current if after == current else {**after, "updated_at": rfc3339(now)}
+
+
+def changed_at(current: Wire, now: datetime) -> str:
+    """`updated_at` of a credential after a change: later than before also by the clock of a node that is
+    behind another one's, for who has a copy tells by it which is newer."""
+    return rfc3339(max(now, parse_rfc3339(current["updated_at"]) + timedelta(microseconds=1)))
 
 
 def check_active(record: Wire) -> None:

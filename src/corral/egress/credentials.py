@@ -139,6 +139,11 @@ class SessionCredentials:
     credentials: tuple[Credential, ...] = ()
     repositories: tuple[RepositoryToken, ...] = ()
 
+    @property
+    def plain_chars(self) -> int:
+        """Of all its secrets."""
+        return sum(len(secret) for each in self.credentials for secret in each.secrets.values())
+
     def variables(self) -> Sequence[Credential]:
         return [each for each in self.credentials if each.kind == "environment_variable"]
 

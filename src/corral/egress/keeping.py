@@ -236,6 +236,9 @@ class TokenDesk:
         if ask["what"] == "keep":
             self._path(ask_id).unlink(missing_ok=True)
         waiting = self._waiting.get(ask_id)
+        if waiting is None and answer["outcome"] == "changed":  # of an earlier process: nobody looks closer
+            where = ask["where"]["credential_id"]
+            _log.warning("new tokens of credential %s are dropped: it was changed before a restart", where)
         if waiting is not None and not waiting.done():
             waiting.set_result(answer)
 

@@ -293,7 +293,8 @@ class Refresher:
         key_id: str,
         expires_at: str | None,
     ) -> None:
-        used = credential.secrets.get(_REFRESH)
+        """Instead of what was refreshed, and of nothing else: what somebody sets meanwhile stays."""
+        refreshed = credential
         try:
             for _ in range(TOKEN_KEEPS_MAX):
                 try:
@@ -309,15 +310,32 @@ class Refresher:
                     continue
                 if kept.now is None:
                     return
-                if kept.outcome == "kept" or kept.now.secrets.get(_REFRESH) != used:
-                    self._remember(kept.now)  # ours; or what somebody put in its place meanwhile
+                if kept.outcome == "kept":
+                    self._remember(kept.now)
                     return
-                credential = kept.now  # its name, say: the tokens are to be kept all the same
+                new, expires_at = _still_needed(new, expires_at, refreshed=refreshed, now=kept.now)
+                if not new:
+                    self._remember(kept.now)
+                    return
+                credential = kept.now
             _log.error(
                 "new tokens of credential %s are not kept: it changes too often", newest.credential_id
             )
         except (NotAnswered, VaultUnavailable, OSError) as error:
             _log.error("new tokens of credential %s are not kept: %s", newest.credential_id, error)
+
+
+def _still_needed(
+    new: dict[str, str], expires_at: str | None, *, refreshed: Credential, now: Credential
+) -> tuple[dict[str, str], str | None]:
+    """Which new tokens belong into a credential that was changed while it was refreshed, and when they
+    expire. All, if what changed is its name, say. An access token that somebody set is theirs; but the
+    refresh token beside it is worth nothing any more if it was used up for another one."""
+    if now.secrets.get(_REFRESH) != refreshed.secrets.get(_REFRESH):
+        return {}, None
+    if now.secrets.get(_ACCESS) != refreshed.secrets.get(_ACCESS):
+        return {name: new[name] for name in (_REFRESH,) if name in new}, now.auth["expires_at"]
+    return new, expires_at
 
 
 async def exchanged(outside: Outside, credential: Credential) -> Exchange:

@@ -131,6 +131,8 @@ EGRESS_LEAVES_MAX = (
 )
 EGRESS_TLS_SECONDS = 20.0  # of a handshake, with a host or in a sandbox
 CREDENTIALS_SESSIONS_MAX = 2_000  # whose credentials are in memory, in plain: as many as are at work
+CREDENTIALS_PLAIN_CHARS_MAX = 256 * 1024**2  # of all their secrets; those of one session are 48 MiB at most
+CREDENTIALS_PART_BYTES = 1024 * 1024  # of what a session has, given to the egress process in one request
 
 # -- audit ------------------------------------------------------------------------------------------
 AUDIT_TAKE_SECONDS = 1.0  # how late the store has what an egress process wrote down

@@ -22,6 +22,14 @@ from corral.egress.target import Target
 from corral.egress.wishes import CredentialDesk
 from corral.kernel.errors import StoreUnavailable
 from corral.kernel.ids import RESOURCE, VAULT, CredentialId, ResourceId, SessionId, VaultId
+from corral.kernel.limits import (
+    CREDENTIALS_PART_BYTES,
+    EGRESS_REQUEST_BYTES_MAX,
+    METADATA_KEY_CHARS_MAX,
+    METADATA_PAIRS_MAX,
+    METADATA_VALUE_CHARS_MAX,
+    SECRET_CHARS_MAX,
+)
 from corral.testing.contract_vaults import HERE, bearer, variable
 from corral.testing.sessions import new_session
 from corral.vault.ring import FileKeys, KeyRing
@@ -40,6 +48,8 @@ class Link:
         self.asked: list[str] = []
         self.is_cut = False
         self.hung_up_on: SessionId | None = None
+        self.may_give, self.has_read = asyncio.Event(), asyncio.Event()
+        self.may_give.set()
 
     async def ask(self, data_dir: Path, role: str, what: str, body: bytes, *, seconds: float) -> Any:
         self.asked.append(what)
@@ -47,6 +57,10 @@ class Link:
             raise ConnectionRefusedError
         if self.hung_up_on is not None and self.hung_up_on.encode() in body:
             raise ConnectionResetError
+        if what.endswith("give"):
+            self.has_read.set()
+            await self.may_give.wait()
+        assert len(body) <= EGRESS_REQUEST_BYTES_MAX
         status, answer = await self.desk.answer(what.removeprefix("credentials/"), body)
         return int(status[:3]), answer
 
@@ -131,7 +145,7 @@ async def test_what_a_session_has_is_opened(link: Link) -> None:
 
 
 async def test_a_session_that_cannot_be_given_keeps_no_other_from_its_own(link: Link) -> None:
-    """Such as one whose credentials are too many for one request."""
+    """Such as one that the egress process hangs up on."""
     vault = await a_vault(link)
     await made(link, variable(link.opened.stores, vault, "TOKEN"), secret_value="canary")
     link.hung_up_on = await session_with(link, vault)
@@ -217,20 +231,82 @@ async def test_a_change_is_in_force_once_it_is_not_fresh(
     record = await made(link, variable(stores, vault_id, "TOKEN"), secret_value="canary one")
     session_id = await session_with(link, vault_id)
     assert (await link.desk.of(session_id)).variables()[0].secret("secret_value") == "canary one"
-    key = await stores.vault_keys.current()
-    assert key is not None
-    await stores.credentials.update(
-        vault_id,
-        CredentialId(record["id"]),
-        lambda current: updated_credential(current, {}, ["secret_value"], now=stores.clock.now()),
-        link.sealed(record, key=key, secret_value="canary two"),
-        workspace_id=HERE,
-    )
+    await rotated(link, record, "canary two")
     assert (await link.desk.of(session_id)).variables()[0].secret("secret_value") == "canary one"
     monkeypatch.setattr(wishes, "CREDENTIALS_FRESH_SECONDS", 0.0)
     assert (await link.desk.of(session_id)).variables()[0].secret("secret_value") == "canary two"
     await stores.vaults.archive(vault_id, workspace_id=HERE, now=stores.clock.now())
     assert (await link.desk.of(session_id)).credentials == ()
+
+
+async def rotated(link: Link, record: Wire, secret: str) -> None:
+    stores, key = link.opened.stores, await link.opened.stores.vault_keys.current()
+    assert key is not None
+    await stores.credentials.update(
+        record["vault_id"],
+        CredentialId(record["id"]),
+        lambda current: updated_credential(current, {}, ["secret_value"], now=stores.clock.now()),
+        link.sealed(record, key=key, secret_value=secret),
+        workspace_id=HERE,
+    )
+
+
+async def test_who_asks_anew_gets_nothing_that_was_read_before(link: Link) -> None:
+    """The secret is changed after the server has read it for somebody else, and before it is given."""
+    vault_id = await a_vault(link)
+    record = await made(link, variable(link.opened.stores, vault_id, "TOKEN"), secret_value="canary one")
+    session_id = await session_with(link, vault_id)
+    link.may_give.clear()
+    first = asyncio.ensure_future(link.desk.again(session_id))
+    await asyncio.wait_for(link.has_read.wait(), SECONDS)
+    await rotated(link, record, "canary two")
+    others = [asyncio.ensure_future(link.desk.again(session_id)) for _ in range(3)]
+    of = asyncio.ensure_future(link.desk.of(session_id))
+    await asyncio.sleep(0)  # they have begun
+    assert sum(each.waiting for each in link.desk._wanted[session_id]) == 5
+    link.may_give.set()
+    before = [(await asyncio.wait_for(each, SECONDS)).variables()[0] for each in (first, of)]
+    assert [each.secret("secret_value") for each in before] == ["canary one"] * 2
+    for each in others:
+        found = (await asyncio.wait_for(each, SECONDS)).variables()[0]
+        assert found.secret("secret_value") == "canary two"
+    assert [what for what in link.asked if what.endswith("give")] == ["credentials/give"] * 2
+    assert not link.desk._wanted
+
+
+async def test_what_does_not_fit_into_one_request_comes_in_parts(
+    link: Link, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("corral.app.credentials.CREDENTIALS_PART_BYTES", 2_000)
+    stores, names = link.opened.stores, [f"TOKEN_{number}" for number in range(10)]
+    vaults = [await a_vault(link), await a_vault(link)]
+    for vault_id in vaults:
+        for name in names:
+            await made(link, variable(stores, vault_id, name), secret_value=f"canary of {vault_id}")
+    found = await asyncio.wait_for(link.desk.of(await session_with(link, *vaults)), SECONDS)
+    assert [each.auth["secret_name"] for each in found.variables()] == names
+    assert {each.secret("secret_value") for each in found.variables()} == {f"canary of {vaults[0]}"}
+    assert len([what for what in link.asked if what.endswith("give")]) > 5
+
+
+def test_one_credential_fits_into_a_request_beside_a_part() -> None:
+    """Of the largest size that the API takes, in letters that JSON spells with twelve bytes."""
+    of_metadata = METADATA_PAIRS_MAX * (METADATA_KEY_CHARS_MAX + METADATA_VALUE_CHARS_MAX)
+    texts = 12 * (of_metadata + 8 * 2048)  # name, URLs, client_id, scope, resource, hosts
+    sealed = 3 * 4 * (4 * SECRET_CHARS_MAX + 1_000) // 3
+    assert CREDENTIALS_PART_BYTES + texts + sealed < EGRESS_REQUEST_BYTES_MAX
+
+
+async def test_plain_secrets_in_memory_are_bounded(link: Link, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wishes, "CREDENTIALS_PLAIN_CHARS_MAX", 25)
+    vault_id = await a_vault(link)
+    await made(link, variable(link.opened.stores, vault_id, "TOKEN"), secret_value="canary one")
+    sessions = [await session_with(link, vault_id) for _ in range(4)]
+    for session_id in sessions:
+        assert (await asyncio.wait_for(link.desk.of(session_id), SECONDS)).variables()
+    assert list(link.desk._known) == sessions[2:], "ten characters each"
+    monkeypatch.setattr(wishes, "CREDENTIALS_PLAIN_CHARS_MAX", 5)
+    assert (await asyncio.wait_for(link.desk.again(sessions[0]), SECONDS)).variables(), "alone too large"
 
 
 async def test_what_is_too_old_is_not_used(link: Link, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -256,6 +332,7 @@ async def test_what_is_too_old_is_not_kept(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(wishes, "CREDENTIALS_STALE_SECONDS", 0.2)
     desk = CredentialDesk(KeyRing(FileKeys(tmp_path / "keys")), asyncio.Lock(), ended=asyncio.Event())
     given = {"session_id": "sesn_1", "credentials": [], "repositories": []}
+    given |= {"round": 1, "part": 0, "is_last": True}
     assert (await desk.answer("give", json.dumps(given).encode()))[0] == "200 OK"
     async with asyncio.timeout(SECONDS):
         while desk._known:  # noqa: ASYNC110  (nothing tells of it)

@@ -1,5 +1,6 @@
 """Rules of credentials that no wire test needs a server for."""
 
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -10,9 +11,11 @@ from corral.catalog.credentials import (
     placeholder_of,
     server_key,
     unreachable_hosts,
+    updated_credential,
     variables_of,
     without_secrets,
 )
+from corral.kernel.clock import rfc3339
 from corral.kernel.errors import InvalidRequest
 from corral.kernel.ids import SessionId
 
@@ -122,3 +125,13 @@ def test_hosts_that_an_environment_does_not_allow(
     hosts: list[str], networking: dict[str, Any], unreachable: list[str]
 ) -> None:
     assert unreachable_hosts(variable("vcrd_1", "A", *hosts), networking) == unreachable
+
+
+def test_a_later_change_has_a_later_time_whatever_the_clock_says() -> None:
+    """Copies are told apart by it, and nodes have clocks of their own."""
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    current = {"archived_at": None, "metadata": {}, "updated_at": rfc3339(now)}
+    after = updated_credential(current, {}, ["token"], now=now - timedelta(hours=1))
+    assert after["updated_at"] == "2026-01-01T00:00:00.000001Z"
+    later = now + timedelta(hours=1)
+    assert updated_credential(current, {}, ["token"], now=later)["updated_at"] == rfc3339(later)
