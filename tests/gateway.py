@@ -109,24 +109,11 @@ class Gateway:
     async def gives(self, session_id: str, name: str, secret: str, **auth: object) -> str:
         """From now on the session has this variable; returns its placeholder."""
         key = (await self.ask("vault/newer", {"current": None}))["key"]
-        auth = {"networking": UNRESTRICTED, "injection_location": {"header": True, "body": True}, **auth}
-        record = {
-            "id": f"vcrd_{name}",
-            "vault_id": "vlt_1",
-            "updated_at": "2026-01-01T00:00:00Z",
-            "auth": {"type": "environment_variable", "secret_name": name, **auth},
-        }
-        place = place_of(record, "secret_value", workspace_id=DEFAULT_WORKSPACE).encode()
-        sealed = SealedSecret(
-            name="secret_value",
-            key_id=key["id"],
-            sealed=seal(secret.encode(), public_key=b64decode(key["public_key"]), place=place),
-        )
-        others = [each for each in self.sealed.get(session_id, []) if each.record["id"] != record["id"]]
-        self.sealed[session_id] = [
-            *others,
-            SealedCredential(workspace_id=DEFAULT_WORKSPACE, record=record, secrets=[sealed]),
+        made = sealed_variable(name, key, secret, **auth)
+        others = [
+            each for each in self.sealed.get(session_id, []) if each.record["id"] != made.record["id"]
         ]
+        self.sealed[session_id] = [*others, made]
         return placeholder_of(SessionId(session_id), name)
 
     async def tokens_of_session(self, session_id: SessionId) -> Sequence[SealedToken]:
@@ -219,6 +206,24 @@ class Gateway:
         return list(self.book.values())
 
 
+def sealed_variable(name: str, key: Mapping[str, str], secret: str, **auth: object) -> SealedCredential:
+    """key: as the egress process tells of it."""
+    auth = {"networking": UNRESTRICTED, "injection_location": {"header": True, "body": True}, **auth}
+    record = {
+        "id": f"vcrd_{name}",
+        "vault_id": "vlt_1",
+        "updated_at": "2026-01-01T00:00:00Z",
+        "auth": {"type": "environment_variable", "secret_name": name, **auth},
+    }
+    place = place_of(record, "secret_value", workspace_id=DEFAULT_WORKSPACE).encode()
+    sealed = SealedSecret(
+        name="secret_value",
+        key_id=key["id"],
+        sealed=seal(secret.encode(), public_key=b64decode(key["public_key"]), place=place),
+    )
+    return SealedCredential(workspace_id=DEFAULT_WORKSPACE, record=record, secrets=[sealed])
+
+
 async def through(
     port: int, method: str, url: str, *, body: bytes | None = None, headers: Mapping[str, str] | None = None
 ) -> tuple[int, str, bytes]:
@@ -244,8 +249,26 @@ async def through_tls(
     status: int | None = 200,
 ) -> bytes:
     """GET through CONNECT. status: None for any. Raises OSError with what the proxy, or the host, said."""
+    answered, _, body = await answered_through_tls(
+        port, host, far_port, path, authority=authority, server_name=server_name
+    )
+    assert status in (None, answered)
+    return body
 
-    def ask() -> bytes:
+
+async def answered_through_tls(
+    port: int,
+    host: str,
+    far_port: int,
+    path: str,
+    *,
+    authority: Path,
+    server_name: str | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> tuple[int, dict[str, str], bytes]:
+    """GET through CONNECT: status, headers, body. Raises as `through_tls`."""
+
+    def ask() -> tuple[int, dict[str, str], bytes]:
         context = ssl.create_default_context(cafile=str(authority))
         context.check_hostname = server_name is None
         client = http.client.HTTPConnection("127.0.0.1", port, timeout=SECONDS)
@@ -253,10 +276,9 @@ async def through_tls(
             client.set_tunnel(host, far_port)
             client.connect()
             client.sock = context.wrap_socket(client.sock, server_hostname=server_name or host)
-            client.request("GET", path)
+            client.request("GET", path, headers=dict(headers or {}))
             response = client.getresponse()
-            assert status in (None, response.status)
-            return response.read()
+            return response.status, dict(response.getheaders()), response.read()
 
     return await asyncio.to_thread(ask)
 

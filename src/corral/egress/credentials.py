@@ -23,12 +23,10 @@ Kinds, by `Credential.kind`:
 And the tokens of the session's repositories, which are of no vault (`RepositoryToken`).
 """
 
-import re
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, Protocol, TypeAlias
-from urllib.parse import urlsplit
 
 from corral.catalog.credentials import first_of_each_use, place_of, server_key
 from corral.catalog.records import Wire
@@ -51,10 +49,6 @@ __all__ = [
 ]
 
 _BASIC_USER: Final = "x-access-token"  # what GitHub takes; other hosts look at the token alone
-_GIT_ASKS: Final = (  # gitprotocol-http(5), and the API of git-lfs
-    rb"(info/refs(\?service=git-(upload|receive)-pack)?|git-(upload|receive)-pack"
-    rb"|info/lfs/(objects/batch|locks(/verify|/[A-Za-z0-9-]+/unlock)?(\?[^#]*)?))"
-)
 
 Kind: TypeAlias = Literal["environment_variable", "static_bearer", "mcp_oauth"]
 
@@ -115,20 +109,10 @@ class RepositoryToken:
     url: RepositoryUrl
     token: str | None = field(repr=False)
 
-    def is_for(self, path: bytes) -> bool:
-        """Whether a request to its host, for this path and query, is for this repository: what git and its
-        large files ask for, and nothing that could be read as another repository's."""
-        return self._asks.fullmatch(path) is not None
-
     @property
     def basic(self) -> str:
         """The token as HTTP sends it (RFC 7617). Only of one that opens."""
         return b64encode(f"{_BASIC_USER}:{self.token}".encode()).decode()
-
-    @property
-    def _asks(self) -> "re.Pattern[bytes]":
-        path = urlsplit(self.url.canonical).path.removesuffix(".git")
-        return re.compile(re.escape(path.encode()) + rb"(\.git)?/" + _GIT_ASKS)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

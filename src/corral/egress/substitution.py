@@ -20,6 +20,7 @@ from urllib.parse import quote, quote_plus
 from corral.catalog.credentials import placeholder_of
 from corral.egress.credentials import CredentialUnusable, SessionCredentials
 from corral.egress.headers import RawHeaders
+from corral.egress.repositories import interfaces_of
 from corral.egress.swap import Swap
 from corral.egress.target import Target
 from corral.kernel.hosts import matches
@@ -61,12 +62,14 @@ class Variable:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Addition:
     """is_for: which requests get the header, by their path and query, as they are sent. It takes the place
-    of one of the same name. secrets: what must not come back. credential_id: for the audit."""
+    of one of the same name. secrets: what must not come back. linked: how a `Link` of the answer is told
+    to the sandbox. credential_id: for the audit."""
 
     is_for: Callable[[bytes], bool]
     name: bytes
     value: bytes = field(repr=False)
     secrets: tuple[str, ...] = field(repr=False)
+    linked: Callable[[bytes], bytes] | None = None
     credential_id: CredentialId | None = None
 
 
@@ -97,19 +100,26 @@ def variables_of(credentials: SessionCredentials, host: str) -> list[Variable]:
 
 
 def additions_of(credentials: SessionCredentials, target: Target) -> list[Addition]:
-    """The tokens of the session's repositories there, on what git asks of them. One that does not open is
-    left out."""
-    return [
-        Addition(
-            is_for=repository.is_for,
-            name=b"Authorization",
-            value=b"Basic " + repository.basic.encode(),
-            secrets=(repository.token, repository.basic),
-            credential_id=CredentialId(repository.resource_id),
-        )
-        for repository in credentials.repositories
-        if repository.token is not None and Target(repository.url.host, repository.url.port) == target
-    ]
+    """The tokens of the session's repositories there, on what is about them. One that does not open is left
+    out."""
+    found = []
+    for repository in credentials.repositories:
+        if repository.token is None:
+            continue
+        sent = {"Basic": repository.basic, "Bearer": repository.token}
+        found += [
+            Addition(
+                is_for=interface.is_for,
+                name=b"Authorization",
+                value=f"{interface.scheme} {sent[interface.scheme]}".encode(),
+                secrets=(repository.token, repository.basic),
+                linked=interface.linked,
+                credential_id=CredentialId(repository.resource_id),
+            )
+            for interface in interfaces_of(repository.url)
+            if interface.target == target
+        ]
+    return found
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -140,7 +150,10 @@ class Substitution:
         used: list[CredentialId] = []
         done: RawHeaders = []
         put_in = 0
+        additions = {each.name.lower(): each for each in self.additions if each.is_for(path)}
         for name, value in headers:
+            if name.lower() in additions:
+                continue
             if name.lower() not in _NOT_CHANGED:
                 for variable in self.variables:
                     placeholder = variable.placeholder.encode()
@@ -150,12 +163,10 @@ class Substitution:
                         value = value.replace(placeholder, _in_header(variable))
                         used.append(variable.credential_id)
             done.append((name, value))
-        for addition in self.additions:
-            if addition.is_for(path):
-                done = [(name, value) for name, value in done if name.lower() != addition.name.lower()]
-                done.append((addition.name, addition.value))
-                if addition.credential_id is not None:
-                    used.append(addition.credential_id)
+        for addition in additions.values():
+            done.append((addition.name, addition.value))
+            if addition.credential_id is not None:
+                used.append(addition.credential_id)
         return done, list(dict.fromkeys(used))
 
     def body(self, content_type: str) -> Swap | None:
@@ -173,6 +184,16 @@ class Substitution:
         """Whose placeholders these are."""
         found = set(found)
         return [each.credential_id for each in self.variables if each.placeholder.encode() in found]
+
+    def linked(self, headers: RawHeaders, path: bytes) -> RawHeaders:
+        """The headers of an answer to a request for this path."""
+        for addition in self.additions:
+            if addition.linked is not None and addition.is_for(path):
+                told = addition.linked
+                headers = [
+                    (name, told(value) if name.lower() == b"link" else value) for name, value in headers
+                ]
+        return headers
 
     def mask(self, *, is_steady: bool = False) -> Swap:
         """For what comes back. is_steady: as `Swap`; for what comes piece by piece."""

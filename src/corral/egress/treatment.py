@@ -40,6 +40,7 @@ class Treatment:
         self._substitution = substitution
         self._uses = uses
         self._method = method
+        self._path = path
         asked = [(name, value) for name, value in headers if name.lower() not in _NOT_ASKED]
         asked.append((b"Accept-Encoding", b"identity"))
         self.headers, self.credential_ids = substitution.head(asked, path)
@@ -98,6 +99,7 @@ class Treatment:
     def answer(self, status: int, headers: RawHeaders) -> "Answer":
         """headers: as they are passed on. Raises Packed."""
         is_bodiless = self._method == b"HEAD" or status in _BODILESS
+        headers = self._substitution.linked(headers, self._path)
         return Answer(
             self.masked(headers), self._substitution.mask(is_steady=True), is_bodiless=is_bodiless
         )

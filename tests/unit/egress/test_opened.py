@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from corral.catalog.credentials import placeholder_of
 from corral.egress import wishes
-from corral.kernel.limits import EGRESS_HELD_BYTES_MAX
+from corral.kernel.ids import SessionId
+from corral.kernel.limits import EGRESS_HELD_BYTES_MAX, EGRESS_REQUEST_BYTES_MAX, SECRET_CHARS_MAX
 from corral.testing.origin import Origin
-from tests.gateway import SECONDS, Gateway, limited, through_tls
+from tests.gateway import SECONDS, Gateway, limited, sealed_variable, through_tls
 
 CANARY = "canary/5ecret+of&a=session"
 HOST, OTHER = "origin.test", "other.test"
@@ -86,6 +88,27 @@ async def client(
 def sent(secure: Origin) -> dict[str, str]:
     """The headers of the last request that the host got."""
     return dict(secure.requests[-1][2])
+
+
+async def test_a_session_with_more_than_a_request_holds_has_all_of_it(
+    gateway: Gateway, secure: Origin
+) -> None:
+    """As the API allows: 50 vaults of 20 credentials of 16,384 characters."""
+    key = (await gateway.ask("vault/newer", {"current": None}))["key"]
+    gateway.sealed["sesn_1"] = [
+        sealed_variable(
+            f"TOKEN_{number}",
+            key,
+            f"{CANARY} {number} ".ljust(SECRET_CHARS_MAX, "x"),
+            networking=limited(HOST if number in (0, 449) else OTHER),
+        )
+        for number in range(450)
+    ]
+    assert 450 * SECRET_CHARS_MAX * 4 // 3 > EGRESS_REQUEST_BYTES_MAX
+    held = [placeholder_of(SessionId("sesn_1"), f"TOKEN_{number}") for number in (0, 449)]
+    async with client(gateway, secure) as program:
+        await program.ask("GET", "/", headers={"X-First": held[0], "X-Last": held[1]})
+    assert [sent(secure)[name].split()[1] for name in ("X-First", "X-Last")] == ["0", "449"]
 
 
 async def test_a_placeholder_in_a_header(gateway: Gateway, secure: Origin) -> None:
