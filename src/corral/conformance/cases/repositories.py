@@ -39,6 +39,33 @@ async def repositories_are_mounted_below_the_workspace(to: Target) -> None:
         await resources.delete(first.id, session_id=session.id)
 
 
+@case(
+    "repositories",
+    "POST /v1/sessions",
+    "GET /v1/sessions/{session_id}",
+    "POST /v1/sessions/{session_id}/resources/{resource_id}",
+)
+async def a_token_of_a_repository_is_taken_and_never_shown(to: Target) -> None:
+    first, second = to.name("token"), to.name("token")
+    session = await to.session(
+        resources=[{"type": "github_repository", "url": _URL, "authorization_token": first}]
+    )
+    resources, [resource] = to.beta.sessions.resources, session.resources
+    changed = await resources.update(resource.id, session_id=session.id, authorization_token=second)
+    same((changed.id, changed.url), (resource.id, _URL), "id and url after an update")
+    shown = [
+        *(session, changed, await to.beta.sessions.retrieve(session.id)),
+        await resources.retrieve(resource.id, session_id=session.id),
+        *await to.every(resources.list(session.id)),
+    ]
+    for answer in shown:
+        text = str(answer.to_dict())
+        check(first not in text and second not in text, "no answer has a token")
+        check("authorization_token" not in text, "no answer has the member")
+    with refused(400):
+        await resources.update(resource.id, session_id=session.id, authorization_token="")
+
+
 @case("repositories", "POST /v1/sessions")
 async def what_is_no_repository_is_refused(to: Target) -> None:
     for fields in (
