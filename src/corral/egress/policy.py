@@ -2,16 +2,13 @@
 
 import ipaddress
 from dataclasses import dataclass
-from typing import Final
 
 from corral.catalog.hosts import HTTPS_PORT
 from corral.catalog.networking import NetworkPolicy
-from corral.kernel.addresses import is_public
+from corral.kernel.addresses import answers_machines_only, is_public, stands_for
 from corral.kernel.hosts import fits
 
 __all__ = ["Gate", "OperatorHosts", "Refused"]
-
-_LINK_LOCAL: Final = (ipaddress.ip_network("169.254.0.0/16"), ipaddress.ip_network("fe80::/10"))
 
 
 class Refused(Exception):
@@ -74,7 +71,7 @@ class Gate:
 
     def check_address(self, host: str, port: int, address: str) -> None:
         """One of the addresses of a host that passed `check_name`. Raises Refused."""
-        if _any_fits(self.operator.denied, _as_ipv4(address), port):
+        if any(_any_fits(self.operator.denied, each, port) for each in stands_for(address)):
             raise Refused("the operator of this server denies its address", detail=f"it is at {address}")
         if is_public(address):
             return
@@ -104,10 +101,11 @@ def _any_fits(entries: tuple[str, ...], host: str, port: int) -> bool:
 
 
 def _is_never_reached(address: str) -> bool:
-    """Link-local, where machines keep their metadata services, and what is no host: not even for a name
-    that an operator opened, because whoever answers for that name could point it there."""
-    try:
-        parsed = ipaddress.ip_address(_as_ipv4(address).partition("%")[0])
-    except ValueError:
-        return True
-    return parsed.is_multicast or parsed.is_unspecified or any(parsed in each for each in _LINK_LOCAL)
+    """Metadata services and what is no host: not even for a name that an operator opened, because whoever
+    answers for that name could point it there."""
+    found = [ipaddress.ip_address(each) for each in stands_for(address)]
+    return (
+        not found
+        or answers_machines_only(address)
+        or any(each.is_multicast or each.is_unspecified for each in found)
+    )
