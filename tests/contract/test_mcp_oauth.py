@@ -336,6 +336,15 @@ async def test_a_refresh_that_fails(
     assert mcp.calls == []
 
 
+async def test_a_token_endpoint_that_cannot_be_asked(node: Node, mcp: McpHost, login: OAuthHost) -> None:
+    auth = login.auth(expires_at=ago(minutes=1))
+    auth["refresh"] = {**auth["refresh"], "token_endpoint": "https://localhost:1/token"}
+    refused = await node.echo(await node.session(await node.credential(auth)), server(mcp))
+    assert refused.trouble and refused.trouble["type"] == "mcp_authentication_failed_error"
+    assert "the token endpoint cannot be asked: it takes no connections" in words(refused)
+    assert mcp.calls == [], "nothing goes without the token that there is to be"
+
+
 async def test_a_token_that_still_holds_is_used_while_refreshing_fails(
     node: Node, mcp: McpHost, login: OAuthHost
 ) -> None:

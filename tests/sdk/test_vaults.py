@@ -187,6 +187,7 @@ def test_a_bearer_and_a_variable(server, strict, vault) -> None:
     again = credentials.update(bearer.id, vault_id=vault.id, auth=auth, display_name="D")
     assert (again.display_name, opened(server, bearer.id)) == ("D", {"token": "t2"})
     assert credentials.update(bearer.id, vault_id=vault.id, display_name=None).display_name is None
+    assert credentials.update(bearer.id, vault_id=vault.id, display_name="").display_name == ""
     assert opened(server, bearer.id) == {"token": "t2"}
     assert "mcp_oauth" in refusal(lambda: credentials.mcp_oauth_validate(bearer.id, vault_id=vault.id))
 

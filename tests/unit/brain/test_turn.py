@@ -5,13 +5,14 @@ from datetime import timedelta
 
 import pytest
 
-from corral.brain.actions import Aborted, AskModel, Backoff, Failed, RunTool, Stop, Unmounted, Waited
+from corral.brain.actions import Aborted, AskModel, Backoff, Failed, Ran, RunTool, Stop, Unmounted, Waited
 from corral.brain.judge import UNDECIDED, Judgement
 from corral.brain.ports import ModelFailed, Usage
 from corral.brain.turn import DENIED, NO_HANDS
 from corral.kernel import limits
 from corral.session import events as ev
 from corral.session.call import INTERRUPTED
+from corral.session.content import ToolResult
 from tests.unit.brain.scene import CUSTOM, Scene, agent, call, text
 from tests.unit.brain.scene import START as START_OF_SCENE
 
@@ -543,6 +544,40 @@ def test_a_failed_mount_is_said_once_and_tried_again_with_the_next_turn() -> Non
     scene.say("again")
     scene.step()
     assert scene.state.status == "running" and not scene.state.failed_mounts
+
+
+def test_an_mcp_server_that_fails_is_said_once_until_the_session_goes_running() -> None:
+    """Also when calls side by side, and later ones, find the same; and whoever goes on with the turn."""
+    scene = Scene()
+    begun(scene)
+    error = {"type": "mcp_authentication_failed_error", "mcp_server_name": "notes", "message": "no"}
+    failed = replace(ToolResult.text("no", is_error=True), trouble=error)
+
+    def fail() -> int:
+        told = scene.step(*(Ran(action=run, result=failed) for run in scene.decide()))
+        return told.count("session.error")
+
+    scene.step(scene.reply(text("a"), call(1), call(2, name="read")))
+    assert fail() == 1
+    assert scene.last("session.error").error == {**error, "retry_status": {"type": "retrying"}}
+    scene.restart()
+    scene.step()
+    scene.asked()
+    scene.step(scene.reply(text("b"), call(3)))
+    assert fail() == 0
+    other = {**error, "mcp_server_name": "another"}
+    scene.asked()
+    scene.step(scene.reply(text("c"), call(4)))
+    failed = replace(failed, trouble=other)
+    assert fail() == 1, "another server is another matter"
+    scene.asked()
+    scene.step(scene.reply(text("done")))
+    assert scene.state.status == "idle"
+    scene.say("again")
+    scene.step()
+    scene.asked()
+    scene.step(scene.reply(text("d"), call(5)))
+    assert fail() == 1, "it was tried again"
 
 
 def test_a_mount_that_the_session_needs_is_tried_three_times_and_ends_the_turn() -> None:

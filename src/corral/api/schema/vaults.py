@@ -199,5 +199,5 @@ class CredentialUpdate(Strict):
     auth: Annotated[
         McpOAuthUpdate | StaticBearerUpdate | EnvironmentVariableUpdate, Field(discriminator="type")
     ] = OMITTED
-    display_name: Name | None = None
+    display_name: NameOrEmpty | None = None
     metadata: MetadataPatch | None = None
