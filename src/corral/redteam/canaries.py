@@ -29,6 +29,8 @@ KINDS: Mapping[str, str] = {
     "abstract": "an abstract socket of the machine",
     "foreign": "a host that is not allowed",
     "repository": "a git repository of the machine",
+    "git": "the token of a private repository",
+    "unmounted": "a private repository that no session has",
 }
 """What is planted where."""
 

@@ -1,10 +1,10 @@
 """The egress process of a stage: `corral.egress`, which finds the stage's names at this machine, and no
 others. `python -m corral.redteam.gate DATA_DIR SETTINGS.json`
 
-    {"names": {name: [address]}, "internal": [entry], "servers": [entry],
-     "asked": path of a file, "trusted": path of a file}
+    {"names": {name: [address]}, "internal": [entry], "servers": [entry], "repositories": [entry],
+     "asked": path of a file, "trusted": [path of a file]}
 
-asked: each name that was looked up, a line each. trusted: an authority (PEM) for certificates of hosts.
+asked: each name that was looked up, a line each. trusted: authorities (PEM) for certificates of hosts.
 """
 
 import asyncio
@@ -40,9 +40,11 @@ async def main(data_dir: Path, settings: Path) -> None:
 
     await serve_egress(
         data_dir=data_dir,
-        operator=OperatorHosts(internal=tuple(said["internal"]), servers=tuple(said["servers"])),
+        operator=OperatorHosts(
+            **{kind: tuple(said[kind]) for kind in ("internal", "servers", "repositories")}
+        ),
         resolve=resolve,
-        trusted=[Path(said["trusted"])],
+        trusted=[Path(path) for path in said["trusted"]],
         on_ready=lambda: print("ready", flush=True),
     )
 

@@ -11,6 +11,7 @@ from typing import Final
 
 from corral.redteam.stage import Broken
 from corral.session.content import Json
+from corral.testing.git_host import GitHost
 
 __all__ = ["gate_log", "gateway"]
 
@@ -21,6 +22,7 @@ _NAMES: Final[Mapping[str, Json]] = {
     "foreign.test": _HERE,
     "inner.test": _HERE,
     "liar.test": _HERE,
+    "git.test": _HERE,
     "words.wild.test": _HERE,
     "mixed.test": ["192.0.2.1", *_HERE],
     "metadata.test": ["169.254.169.254"],
@@ -29,7 +31,7 @@ _NAMES: Final[Mapping[str, Json]] = {
 
 @asynccontextmanager
 async def gateway(
-    data_dir: Path, root: Path, *, facts: Mapping[str, Json], liar_port: int
+    data_dir: Path, root: Path, *, facts: Mapping[str, Json], liar_port: int, git: GitHost | None
 ) -> AsyncIterator[int]:
     """Its pid. root: where `asked`, its log and its settings go. Raises Broken."""
     settings = {
@@ -44,7 +46,8 @@ async def gateway(
         ],
         "servers": [f"liar.test:{liar_port}"],
         "asked": str(root / "asked"),
-        "trusted": str(root / "authority.pem"),
+        "repositories": [git.where] if git is not None else [],
+        "trusted": [str(root / "authority.pem"), *([str(git.authority)] if git is not None else [])],
     }
     (root / "gate.json").write_text(json.dumps(settings))
     (root / "asked").touch()

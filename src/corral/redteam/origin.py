@@ -5,6 +5,7 @@ what misleads others.
     GET  /headers      the request's headers, as JSON           /two-answers    two answers to one request
     GET  /as/HOW       what X-Echo has, said back in that way    /drip          X-Drip, and a little later Z
     POST /echo         the body, as it comes
+    GET  /socket/HOW   a WebSocket that says what X-Echo has, in such frames, and is closed
     any other          `body`
 """
 
@@ -21,11 +22,13 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
+from corral.redteam.sockets import SAYS, accept_of
 from corral.testing.web_server import WebServer
 
 __all__ = ["DRIP_SECONDS", "Origin"]
 
 DRIP_SECONDS: Final = 0.6  # between the two words of a host that is slow
+_PAUSE_SECONDS: Final = 0.15  # between frames: longer than anybody waits who looks for secrets in them
 
 _BODY_BYTES_MAX = 8 << 20
 
@@ -102,6 +105,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(302, b"", ("Location", what.partition("=")[2] + ("/" + rest if rest else "")))
         elif what == "as":
             self._echo(rest.partition("?")[0], self.headers.get("X-Echo", ""))
+        elif what == "socket":
+            self._socket(rest)
         elif what == "drip":
             self._drip(self.headers.get("X-Drip", "").encode())
         elif what == "two-answers":
@@ -180,6 +185,25 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.flush()
             time.sleep(0.002)
         self.wfile.write(b"0\r\n\r\n")
+
+    def _socket(self, how: str) -> None:
+        value = self.headers.get("X-Echo", "").encode()
+        self.send_response(101)
+        accept = accept_of(self.headers.get("Sec-WebSocket-Key", ""))
+        for name, said in (
+            ("Upgrade", "websocket"),
+            ("Connection", "Upgrade"),
+            ("Sec-WebSocket-Accept", accept),
+        ):
+            self.send_header(name, said)
+        if how == "handshake":
+            self.send_header("Sec-WebSocket-Protocol", value.decode())
+        self.end_headers()
+        self.close_connection = True
+        for number, frames in enumerate(SAYS.get(how, SAYS["text"])(value)):
+            time.sleep(_PAUSE_SECONDS if number else 0)
+            self.wfile.write(frames)
+            self.wfile.flush()
 
     def _drip(self, first: bytes) -> None:
         self.send_response(200)

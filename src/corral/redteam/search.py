@@ -22,7 +22,7 @@ from corral.redteam.stage import ATTACKERS
 
 __all__ = ["searched"]
 
-_OF_THE_SERVER: Final = ("vault", "bearer", "model", "server")
+_OF_THE_SERVER: Final = ("vault", "bearer", "model", "server", "git", "unmounted")
 _REGION_BYTES_MAX: Final = 256 << 20
 _PIECE: Final = 16 << 20
 _OVERLAP: Final = 512
@@ -125,7 +125,7 @@ def _processes(stage: ServedStage, search: Search, everything: Iterable[str], ou
     roles = {**stage.node.processes(), "egress": stage.gate_pid}
     if stage.node.supervisor_pid:
         roles["supervisor"] = stage.node.supervisor_pid
-    vault = KINDS["vault"]
+    of_egress = [KINDS[kind] for kind in ("vault", "git") if KINDS[kind] in search.secrets]
     for role, pid in roles.items():
         _look(search, f"arguments of {role}", pid, "cmdline", ours)
         # The supervisor was started with the settings in its environment, by us.
@@ -134,7 +134,7 @@ def _processes(stage: ServedStage, search: Search, everything: Iterable[str], ou
             search, f"environment of {role}", pid, "environ", [each for each in ours if each not in allowed]
         )
         if role in ("hands", "supervisor"):
-            hidden = [vault] if role == "supervisor" else [vault, KINDS["model"]]
+            hidden = of_egress if role == "supervisor" else [*of_egress, KINDS["model"]]
             _look_in_memory(search, f"memory of {role}", pid, hidden)
     for pid, who in _inside(stage):
         for what in ("environ", "cmdline"):

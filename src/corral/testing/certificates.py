@@ -2,6 +2,7 @@
 
 import datetime
 import ipaddress
+import secrets
 import stat
 from pathlib import Path
 
@@ -24,6 +25,7 @@ def certificates(directory: Path, *names: str) -> tuple[Path, Path, Path]:
     """PEM files in `directory`: an authority, and what it signed for these names or addresses, or for
     localhost: (authority, certificate, key)."""
     now = datetime.datetime.now(datetime.UTC)
+    authority = f"Corral test authority {secrets.token_hex(4)}"  # who trusts several finds them by name
 
     def made(
         name: str,
@@ -38,7 +40,7 @@ def certificates(directory: Path, *names: str) -> tuple[Path, Path, Path]:
         builder = (
             x509.CertificateBuilder()
             .subject_name(named(name))
-            .issuer_name(named("Corral test authority"))
+            .issuer_name(named(authority))
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
             .not_valid_before(now - datetime.timedelta(days=1))
@@ -55,7 +57,7 @@ def certificates(directory: Path, *names: str) -> tuple[Path, Path, Path]:
     root_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
     paths = directory / "authority.pem", directory / "host.pem", directory / "host.key"
     pem = serialization.Encoding.PEM
-    root = made("Corral test authority", root_key, root_key, is_authority=True)
+    root = made(authority, root_key, root_key, is_authority=True)
     paths[0].write_bytes(root.public_bytes(pem))
     paths[1].write_bytes(made("localhost", key, root_key, is_authority=False).public_bytes(pem))
     paths[2].write_bytes(

@@ -81,12 +81,16 @@ class GitHost:
 
     @classmethod
     @contextmanager
-    def start(cls, directory: Path, *, address: str | None = None) -> "Iterator[GitHost]":
-        """address: what it is called by, too, instead of localhost, which no sandbox asks a proxy for."""
+    def start(
+        cls, directory: Path, *, address: str | None = None, name: str | None = None
+    ) -> "Iterator[GitHost]":
+        """address: what it is called by, too, instead of localhost, which no sandbox asks a proxy for; or
+        name, which somebody else makes resolve."""
         root = directory / "repositories"
         root.mkdir(parents=True)
-        authority, chain, key = certificates(directory, address or "localhost")
-        host = cls(root=root, authority=authority, name=address or "localhost")
+        called = name or address or "localhost"
+        authority, chain, key = certificates(directory, called)
+        host = cls(root=root, authority=authority, name=called)
         server = _Server(_Handler, certificate=(chain, key), address=address or "127.0.0.1")
         server.host, host.port = host, server.port
         with server.running():

@@ -15,15 +15,18 @@ from corral.redteam.inside.attempts import (
     network,
     placeholders,
     processes,
+    repositories,
     server,
     smuggling,
+    sockets,
     tools,
     tracing,
 )
 
 _MODULES = (
     processes, tracing, identity, kernel, files, neighbours, server, network,
-    names, smuggling, hosts, placeholders, answers, tools, limits,
+    names, smuggling, hosts, placeholders, answers, sockets, tools,
+    repositories, limits,
 )  # fmt: skip
 
 

@@ -11,14 +11,10 @@ from collections.abc import Callable
 from corral.redteam.inside.attempt import Attempt
 from corral.redteam.inside.box import Box
 from corral.redteam.inside.ends import Untried
+from corral.redteam.inside.git import QUIET, git
 from corral.redteam.inside.means import Tries, output_of
 
 Does = Callable[[Box, str], "tuple[int, bytes]"]
-_QUIET = {"GIT_TERMINAL_PROMPT": "0", "GIT_CONFIG_NOSYSTEM": "1", "HOME": "/tmp"}
-
-
-def _git(box: Box, *words: str, where: str, **environment: str) -> tuple[int, bytes]:
-    return output_of(box, "git", "-C", where, *words, environment={**_QUIET, "HOME": where, **environment})
 
 
 def _in_repository(does: Does) -> Tries:
@@ -31,7 +27,7 @@ def _in_repository(does: Does) -> Tries:
         try:
             with open(f"{where}/.gitconfig", "w", encoding="utf-8") as settings:
                 settings.write("[safe]\n\tdirectory = *\n")  # who owns a repository is no wall of ours
-            code, said = _git(box, "init", "-q", where=where)
+            code, said = git(box, "init", "-q", where=where)
             if code:
                 raise Untried(f"git does not work: {said.decode(errors='replace')[:100]}")
             code, said = does(box, where)
@@ -45,8 +41,8 @@ def _in_repository(does: Does) -> Tries:
 
 def _submodule(box: Box, where: str) -> tuple[int, bytes]:
     url = f"file://{box['host_repository']}"
-    code, said = _git(box, "-c", "protocol.file.allow=always", "submodule", "add", url, "sub", where=where)
-    return (code, said) if code else _git(box, "-C", "sub", "log", "-1", where=where)
+    code, said = git(box, "-c", "protocol.file.allow=always", "submodule", "add", url, "sub", where=where)
+    return (code, said) if code else git(box, "-C", "sub", "log", "-1", where=where)
 
 
 def _clones(url: str) -> Does:
@@ -54,8 +50,8 @@ def _clones(url: str) -> Does:
 
     def does(box: Box, where: str) -> tuple[int, bytes]:
         allowed = ("-c", "protocol.ext.allow=always", "-c", "protocol.file.allow=always")
-        code, said = _git(box, *allowed, "clone", "-q", box.fill(url), "copy", where=where)
-        return (code, said) if code else _git(box, "-C", "copy", "log", "-1", where=where)
+        code, said = git(box, *allowed, "clone", "-q", box.fill(url), "copy", where=where)
+        return (code, said) if code else git(box, "-C", "copy", "log", "-1", where=where)
 
     return does
 
@@ -63,32 +59,32 @@ def _clones(url: str) -> Does:
 def _alternates(box: Box, where: str) -> tuple[int, bytes]:
     with open(f"{where}/.git/objects/info/alternates", "w", encoding="utf-8") as file:
         file.write(f"{box['host_repository']}/objects\n")
-    return _git(box, "cat-file", "-p", box["host_commit"], where=where)
+    return git(box, "cat-file", "-p", box["host_commit"], where=where)
 
 
 def _git_file(box: Box, where: str) -> tuple[int, bytes]:
     shutil.rmtree(f"{where}/.git")
     with open(f"{where}/.git", "w", encoding="utf-8") as file:
         file.write(f"gitdir: {box['host_repository']}\n")
-    return _git(box, "log", "-1", "--format=%B", where=where)
+    return git(box, "log", "-1", "--format=%B", where=where)
 
 
 def _worktree(box: Box, where: str) -> tuple[int, bytes]:
-    _git(box, "config", "core.worktree", box["outside"], where=where)
-    return _git(box, "add", "-A", where=where)
+    git(box, "config", "core.worktree", box["outside"], where=where)
+    return git(box, "add", "-A", where=where)
 
 
 def _helper(box: Box, where: str) -> tuple[int, bytes]:
     return output_of(
         box, "sh", "-c",
         f"printf 'protocol=https\\nhost=allowed.test\\n\\n' | git -C {where} credential fill",
-        environment=_QUIET,
+        environment=QUIET,
     )  # fmt: skip
 
 
 def _other_proxy(box: Box, where: str) -> tuple[int, bytes]:
     """Past the proxy, by one that the agent names."""
-    return _git(
+    return git(
         box, "-c", f"http.proxy=http://127.0.0.1:{box['forbidden_port']}",
         "ls-remote", f"http://foreign.test:{box['foreign_port']}/smuggled.git", where=where,
     )  # fmt: skip
@@ -96,7 +92,7 @@ def _other_proxy(box: Box, where: str) -> tuple[int, bytes]:
 
 def _rewritten(box: Box, where: str) -> tuple[int, bytes]:
     """A URL that is allowed, and is another one by the time it is used."""
-    return _git(
+    return git(
         box, "-c", f"url.http://foreign.test:{box['foreign_port']}/.insteadOf=http://allowed.test/",
         "ls-remote", "http://allowed.test/redirected.git", where=where,
     )  # fmt: skip
@@ -110,7 +106,7 @@ def _settings(box: Box, where: str) -> tuple[int, bytes]:
 
 def _redirected(box: Box, where: str) -> tuple[int, bytes]:
     url = f"http://allowed.test:{box['allowed_port']}/redirect?to=http://foreign.test:{box['foreign_port']}/redirected"
-    return _git(box, "-c", "http.followRedirects=true", "ls-remote", url, where=where)
+    return git(box, "-c", "http.followRedirects=true", "ls-remote", url, where=where)
 
 
 ATTEMPTS = {
