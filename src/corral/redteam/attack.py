@@ -46,7 +46,7 @@ async def attack(
             batch = chosen[at : at + size]
             before = trips()
             said = await _said(stage, who, batch, known)
-            after = {what: how for what, how in trips().items() if what not in before}
+            after = {what: how for what, how in trips().items() if before.get(what) != how}
             findings += [
                 judged(stage.capabilities, name, known[name], said.get(name), trips=after) for name in batch
             ]

@@ -13,9 +13,10 @@ import base64
 import gzip
 import html
 import json
+import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -204,6 +205,9 @@ class _Handler(BaseHTTPRequestHandler):
             time.sleep(_PAUSE_SECONDS if number else 0)
             self.wfile.write(frames)
             self.wfile.flush()
+        if isinstance(self.connection, ssl.SSLSocket):
+            with suppress(OSError):  # an end that is said: else nothing of it might be passed on
+                self.connection.unwrap()
 
     def _drip(self, first: bytes) -> None:
         self.send_response(200)

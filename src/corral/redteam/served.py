@@ -417,7 +417,9 @@ class ServedStage:
             if any(spelled in origin.seen for spelled in spellings(token))
         ]
         if gone := [*elsewhere, *strays(git, token)]:
-            return {"token-strays": f"the token of a repository went to {gone[0][:80]!r}"}
+            return {
+                "token-strays": f"the token of a repository strayed {len(gone)} times, to {gone[-1][:80]!r}"
+            }
         return {}
 
     # -- one turn -----------------------------------------------------------------------------------------

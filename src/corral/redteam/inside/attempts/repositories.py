@@ -100,6 +100,7 @@ def _asked_for(box: Box, where: str) -> tuple[int, bytes]:
 
 def _hooked(box: Box, where: str) -> tuple[int, bytes]:
     spy = _program(box, where)
+    os.makedirs(f"{where}/.git/hooks", exist_ok=True)
     for name in ("reference-transaction", "post-checkout", "pre-push", "post-merge", "pre-auto-gc"):
         shutil.copy(spy, f"{where}/.git/hooks/{name}")
     git(box, "fetch", "origin", "+HEAD:refs/heads/fetched", where=where)
