@@ -54,7 +54,7 @@ def _zip(write: Callable[[zipfile.ZipFile], None]) -> bytes:
 def _bomb(trap: str) -> bytes:
     def write(archive: zipfile.ZipFile) -> None:
         for number in range(8):
-            archive.writestr(f"bomb/{number}", bytes(48 << 20))
+            archive.writestr(f"bomb/{number}", bytes(8 << 20))
 
     return _zip(write)
 
@@ -63,7 +63,7 @@ def _nested(trap: str) -> bytes:
     """The manifest itself is what is large."""
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
-        archive.writestr("bomb/SKILL.md", _MANIFEST + b" " * (300 << 20))
+        archive.writestr("bomb/SKILL.md", _MANIFEST + b" " * (64 << 20))
         archive.writestr("bomb/inner.zip", _bomb(trap))
     return packed.getvalue()
 

@@ -1,5 +1,6 @@
 """A whole run against one provider."""
 
+import asyncio
 import shutil
 import tempfile
 import time
@@ -77,10 +78,16 @@ async def _fill(
             def trips() -> dict[str, str]:
                 return {**outside.trips(), **stage.trips()}
 
-            attempts = [name for name in names if name not in SCENARIOS]
-            findings = await attack(stage, attempts, trips=trips, show=show)
-            findings += await play(stage, [name for name in names if name in SCENARIOS], show=show)
-            report.findings = findings
+            attempts = by_name()
+            staying = [name for name in names if name in attempts and not attempts[name].ends]
+            ending = [name for name in names if name in attempts and attempts[name].ends]
+            scenarios = [name for name in names if name in SCENARIOS]
+            findings = await attack(stage, staying, trips=trips, show=show)
+            for found in await asyncio.gather(  # each is in sandboxes of its own, and waits for the host
+                attack(stage, ending, trips=trips, show=show), play(stage, scenarios, show=show)
+            ):
+                findings += found
+            report.findings = sorted(findings, key=lambda finding: names.index(finding.name))
             show("searching")
             search = await searched(stage, canaries)
         report.canaries = len(search.secrets)

@@ -15,6 +15,7 @@ from corral.redteam.inside.ends import Held, Untried, Won
 CANARY = re.compile(rb"corral-canary-[a-z]+-[0-9a-f]{32}")
 BYTES_MAX = 4 << 20  # of one file or answer that is looked through
 ANSWER_SECONDS = 4.0
+QUIET_SECONDS = 1.5  # after some of an answer: what keeps its connection says no more
 _BASIC = re.compile(rb"(?i)\bbasic +([A-Za-z0-9+/]+=*)")
 
 
@@ -105,15 +106,17 @@ class Box:
 
     def heard(self, end: socket.socket, *, until: bytes = b"") -> bytes:
         """All that comes, or up to some bytes, or until nothing does."""
-        data = b""
+        data, patience = b"", end.gettimeout()
         try:
             while len(data) < BYTES_MAX and not (until and until in data):
                 chunk = end.recv(65536)
                 if not chunk:
                     break
                 data += chunk
+                end.settimeout(min(patience or QUIET_SECONDS, QUIET_SECONDS))
         except (TimeoutError, ConnectionResetError, BrokenPipeError):
             pass
+        end.settimeout(patience)
         return self.look(data)
 
     def say(self, said: bytes | Iterable[bytes]) -> bytes:

@@ -121,7 +121,7 @@ def sends(host: str, port: str, data: bytes = b"redteam") -> Tries:
         where = box.fill(host)
         family = socket.AF_INET6 if ":" in where else socket.AF_INET
         with socket.socket(family, socket.SOCK_DGRAM) as end:
-            end.settimeout(1.0)
+            end.settimeout(0.3)
             end.sendto(data, (where, int(box.fill(port))))
             with contextlib.suppress(socket.timeout):
                 box.look(end.recv(4096))

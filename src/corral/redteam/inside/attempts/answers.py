@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import ssl
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 from corral.redteam.inside.attempt import Attempt
 from corral.redteam.inside.box import Box, line_of, status_of
@@ -14,6 +15,7 @@ from corral.redteam.inside.granted import asked, opened_tls, placeholder, reques
 from corral.redteam.inside.means import Tries
 
 _DIGITS = "0123456789abcdef"
+_AT_ONCE = 4  # more guesses would be late because of each other
 _BEYOND = (
     "what a host that is trusted with a secret makes of it, beyond the spellings of JSON, URLs and HTML, is"
     " not looked for in its answers"
@@ -165,7 +167,8 @@ def _by_what_waits(box: Box) -> None:
     right is held back by whoever looks for the secret in answers."""
     placeholder(box)
     known = "corral-canary-vault-"
-    times = {digit: _late(box, known + digit) for digit in _DIGITS}
+    with ThreadPoolExecutor(_AT_ONCE) as threads:
+        times = dict(threads.map(lambda digit: (digit, _late(box, known + digit)), _DIGITS))
     late = [digit for digit, seconds in times.items() if seconds > 0.25]
     if len(late) == 1:
         again = [digit for digit in late if _late(box, known + digit) > 0.25]
