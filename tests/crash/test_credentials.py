@@ -88,7 +88,7 @@ def origin(tmp_path: Path) -> Any:
         yield origin
 
 
-@pytest.mark.timeout(300)  # it reads the memory of every process
+@pytest.mark.timeout(300)
 async def test_a_session_at_work(origin: Origin) -> None:
     assert origin.authority
     settings = {
@@ -104,8 +104,6 @@ async def test_a_session_at_work(origin: Origin) -> None:
             name="limited",
             config={"type": "cloud", "networking": {"type": "limited", "allowed_hosts": ["localhost"]}},
         )
-        await server.kill("server")  # it was sent the secret, and forgets it with all else
-        await server.client.with_options(max_retries=10).beta.vaults.retrieve(vault.id)
         stage._environment_id = environment.id
         session = await stage.session(vault_ids=[vault.id])
         get = (
@@ -129,34 +127,6 @@ async def test_a_session_at_work(origin: Origin) -> None:
             vault_id=vault.id,
             auth={"type": "environment_variable", "secret_value": ROTATED},
         )
-        private = (server.config.data_dir / "egress" / "private" / KEY_FILE).read_bytes().split()[1]
-        secrets = {
-            "secret": CANARY.encode(),
-            "key": b64decode(private),
-            "key as text": private,
-            "seed": (server.config.data_dir / "egress" / "private" / "authority.seed").read_bytes(),
-        }
-        egress = server.pid("egress")
-        assert server.process
-        others = set().union(*(below(pid) for pid in (server.process.pid, server.pid("hands")))) - {egress}
-        assert {server.pid("server"), server.pid("hands")} <= others
-        try:
-            assert "secret" in holds(egress, secrets), "the search finds what is there"
-        except PermissionError:
-            pytest.skip("this machine does not let its user read the memory of processes")
-        control = {"placeholder": placeholder[0].strip().encode()}
-        assert holds(server.pid("hands"), control), "also in the others"
-        looked = 0
-        for pid in others:
-            with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
-                assert not holds(pid, secrets), pid
-                looked += 1
-        assert looked >= 4
-        for secret in (CANARY.encode(), b64encode(CANARY.encode())):
-            for path in server.config.data_dir.rglob("*"):
-                with contextlib.suppress(OSError):
-                    assert not path.is_file() or secret not in path.read_bytes(), path
-
         async with asyncio.timeout(60):  # as is promised
             while dict(origin.requests[-1][2])["Authorization"] != ROTATED:
                 assert ROTATED not in await said(stage, session.id, f"{get}; sleep 2")
@@ -166,6 +136,76 @@ async def test_a_session_at_work(origin: Origin) -> None:
                     break
                 await asyncio.sleep(0.2)
         assert server.log and CANARY not in server.log and ROTATED not in server.log
+        for secret in (CANARY.encode(), b64encode(CANARY.encode())):
+            for path in server.config.data_dir.rglob("*"):
+                with contextlib.suppress(OSError):
+                    assert not path.is_file() or secret not in path.read_bytes(), path
+
+
+SECRETS = {
+    "variable": CANARY,
+    "changed": ROTATED,
+    "bearer": "canary-0f-a-bearer-t0ken",
+    "access": "canary-0f-an-access-t0ken",
+    "refresh": "canary-0f-a-refresh-t0ken",
+    "client": "canary-0f-a-client-s3cret",
+}
+OTHERS: list[dict[str, Any]] = [
+    {
+        "type": "static_bearer",
+        "mcp_server_url": "https://bearer.example.com/mcp",
+        "token": SECRETS["bearer"],
+    },
+    {
+        "type": "mcp_oauth",
+        "mcp_server_url": "https://oauth.example.com/mcp",
+        "access_token": SECRETS["access"],
+        "refresh": {
+            "client_id": "corral",
+            "refresh_token": SECRETS["refresh"],
+            "token_endpoint": "https://login.example.com/token",
+            "token_endpoint_auth": {"type": "client_secret_post", "client_secret": SECRETS["client"]},
+        },
+    },
+]
+
+
+@pytest.mark.timeout(300)  # it reads the memory of every process
+async def test_one_process_alone_has_them_in_plain() -> None:
+    """The server is sent each of them, and what it lets go of is overwritten."""
+    async with staged() as stages, stages.open() as stage:
+        server, beta = stage.server, stage.client.beta
+        vault = await beta.vaults.create(display_name="V")
+        made = [await beta.vaults.credentials.create(vault.id, auth=auth) for auth in (AUTH, *OTHERS)]  # type: ignore[arg-type]
+        auth = {"type": "environment_variable", "secret_value": ROTATED}
+        await beta.vaults.credentials.update(made[0].id, vault_id=vault.id, auth=auth)  # type: ignore[arg-type]
+        session = await stage.session(vault_ids=[vault.id])
+        placeholder = (
+            await said(stage, session.id, "echo $TOKEN; curl -sm 5 https://api.example.com")
+        ).split()[0]
+
+        private = (server.config.data_dir / "egress" / "private" / KEY_FILE).read_bytes().split()[1]
+        secrets = {name: secret.encode() for name, secret in SECRETS.items()} | {
+            "key": b64decode(private),
+            "key as text": private,
+            "seed": (server.config.data_dir / "egress" / "private" / "authority.seed").read_bytes(),
+        }
+        egress = server.pid("egress")
+        assert server.process
+        others = set().union(*(below(pid) for pid in (server.process.pid, server.pid("hands")))) - {egress}
+        assert {server.pid("server"), server.pid("hands")} <= others
+        try:
+            assert "changed" in holds(egress, secrets), "the search finds what is there"
+        except PermissionError:
+            pytest.skip("this machine does not let its user read the memory of processes")
+        control = {"placeholder": placeholder.encode()}
+        assert holds(server.pid("hands"), control), "also in the others"
+        looked = 0
+        for pid in others:
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
+                assert not holds(pid, secrets), pid
+                looked += 1
+        assert looked >= 4
 
 
 async def audit(stage: Stage, session_id: str) -> list[dict[str, Any]]:

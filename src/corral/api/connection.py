@@ -12,7 +12,7 @@ HTTP allows (RFC 9110, 7.8): some clients have one with each request.
 import asyncio
 import socket
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import (
@@ -28,12 +28,14 @@ from corral.kernel.limits import (
     HTTP_HEAD_SECONDS,
     HTTP_HEADERS_MAX,
     HTTP_LINGER_SECONDS,
+    HTTP_READ_BYTES,
     HTTP_STALL_SECONDS,
 )
 from corral.kernel.metrics import count
 
-__all__ = ["Connection"]
+__all__ = ["Connection", "Receiver"]
 
+_ROOM: Final = bytearray(HTTP_READ_BYTES)  # for what is just coming, on whichever connection
 _OF_UPGRADES = frozenset({b"connection", b"upgrade", b"http2-settings"})
 
 
@@ -42,7 +44,7 @@ class _HeadTooLarge(Exception):
 
 
 class Connection(HttpToolsProtocol):
-    """`uvicorn.Config(http=Connection, ws="none")`."""
+    """`uvicorn.Config(http=Receiver, ws="none")`."""
 
     _is_in_body = False
     _is_deaf = False  # nothing that comes is looked at any more
@@ -220,6 +222,37 @@ class Connection(HttpToolsProtocol):
             b"connection: close\r\n\r\n" % (len(body), request_id.encode())
         )
         self.transport.write(STATUS_LINE[status] + head + body)
+
+
+class Receiver(asyncio.BufferedProtocol):
+    """Reads for a connection, and leaves nothing of it behind: a secret may be in it, and a loop's own
+    buffer keeps what came until as much comes again. Takes what `uvicorn` says to a protocol."""
+
+    def __init__(self, **said: Any) -> None:
+        self._connection = Connection(**said)
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        self._connection.connection_made(transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._connection.connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        self._connection.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._connection.resume_writing()
+
+    def get_buffer(self, sizehint: int) -> bytearray:
+        return _ROOM
+
+    def buffer_updated(self, nbytes: int) -> None:
+        came = bytes(memoryview(_ROOM)[:nbytes])
+        _ROOM[:nbytes] = bytes(nbytes)
+        self._connection.data_received(came)
+
+    def eof_received(self) -> None:
+        self._connection.eof_received()
 
 
 def _disconnect(cycle: RequestResponseCycle) -> None:

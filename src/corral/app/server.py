@@ -28,7 +28,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from corral.api.admission import Admission, Machine
-from corral.api.connection import Connection
+from corral.api.connection import Receiver
 from corral.api.dependencies import Operations
 from corral.api.edge import Edge
 from corral.api.operations import create_operations
@@ -261,7 +261,7 @@ def _http_config(api: FastAPI, config: Config) -> uvicorn.Config:
         api,
         lifespan="off",
         ws="none",
-        http=Connection,
+        http=Receiver,  # type: ignore[arg-type]  # asyncio takes a protocol of either kind
         access_log=False,
         log_config=None,
         server_header=False,

@@ -621,6 +621,7 @@ HTTP_KEEPALIVE_SECONDS = (
 )
 HTTP_HEAD_SECONDS = 20.0  # for the head of a request, and before the first one; clients send it at once
 HTTP_HEAD_BYTES_MAX, HTTP_HEADERS_MAX = 64 * 1024, 256  # of a head; SDKs send a kilobyte in 20 lines
+HTTP_READ_BYTES = 256 * 1024  # at once, of a request; one buffer for all connections
 HTTP_LINGER_SECONDS = 20.0  # a body is read on after its answer for so long, and an end waits to be taken
 HTTP_STALL_SECONDS = 300.0  # a client that takes nothing of its answer; busy ones pause between events
 STREAMS_END_SECONDS = 3  # open connections at shutdown

@@ -5,7 +5,7 @@ from typing import Any
 
 import uvicorn
 
-from corral.api.connection import Connection
+from corral.api.connection import Receiver
 
 _WISH = b"GET / HTTP/1.1\r\nhost: a\r\nconnection: Upgrade\r\nupgrade: x\r\n\r\n"
 
@@ -18,11 +18,11 @@ async def _app(scope: Any, receive: Any, send: Any) -> None:
 async def test_many_wishes_for_another_protocol_cost_no_more_than_one() -> None:
     loop, broken = asyncio.get_running_loop(), []
     loop.set_exception_handler(lambda _, context: broken.append(context["message"]))
-    config = uvicorn.Config(_app, lifespan="off", ws="none", http=Connection, log_config=None)
+    config = uvicorn.Config(_app, lifespan="off", ws="none", http=Receiver, log_config=None)
     config.load()
     state = uvicorn.Server(config).server_state
     server = await loop.create_server(
-        lambda: Connection(config=config, server_state=state, app_state={}), "127.0.0.1", 0
+        lambda: Receiver(config=config, server_state=state, app_state={}), "127.0.0.1", 0
     )
     async with server, asyncio.timeout(30):
         reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())

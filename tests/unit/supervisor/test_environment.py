@@ -29,6 +29,9 @@ def test_no_key_is_in_any_environment() -> None:
         "PATH": "/bin",
         "HOME": "/root",
         "HTTPS_PROXY": "http://proxy",
+        "PYTHONMALLOC": "malloc",  # what it frees is overwritten
+        "MALLOC_PERTURB_": "165",
+        "GLIBC_TUNABLES": "glibc.malloc.tcache_count=0",
     }
     assert child_environment("hands", FULL) == {
         "PATH": "/bin",
