@@ -3,9 +3,10 @@
     with Registry.start(directory) as registry:
         registry.wheel("greet", "1.0", {"greet/__init__.py": "..."}, scripts={"greet": "greet:main"})
         registry.tarball("hello", "1.0.0", {"index.js": "..."}, scripts={"hello": "index.js"})
-    registry.deb("ave", "1.0", {"usr/bin/ave": "..."}, postinst="...")
+        registry.deb("ave", "1.0", {"usr/bin/ave": "..."}, postinst="...")
+        registry.crate("salve", "1.0.0", {"src/lib.rs": "..."})
 
-`registry.requests` is what came, in order.
+`registry.requests` is what came, in order, and `registry.authorizations` what was sent along.
 """
 
 import base64
@@ -35,15 +36,18 @@ class Registry:
 
     authority: Path
     config: Path
+    name: str = "localhost"
     port: int = 0
     files: dict[str, bytes] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
+    authorizations: set[str] = field(default_factory=set)
 
     @classmethod
     @contextmanager
-    def start(cls, directory: Path) -> "Iterator[Registry]":
-        authority, chain, key = certificates(directory)
-        registry = cls(authority=authority, config=directory / "config")
+    def start(cls, directory: Path, *, name: str = "localhost") -> "Iterator[Registry]":
+        """name: what it is called by, which somebody else makes resolve."""
+        authority, chain, key = certificates(directory, name)
+        registry = cls(authority=authority, config=directory / "config", name=name)
         server = _Server(_Handler, certificate=(chain, key))
         server.registry, registry.port = registry, server.port
         registry.config.mkdir()
@@ -59,7 +63,7 @@ class Registry:
     @property
     def where(self) -> str:
         """As an entry of the setting packages_private_hosts."""
-        return f"localhost:{self.port}"
+        return f"{self.name}:{self.port}"
 
     @property
     def url(self) -> str:
@@ -140,6 +144,22 @@ class Registry:
         listed = f"{about}Filename: ./{name}.deb\nSize: {len(content)}\nSHA256: {digest}\n\n"
         self.files["/apt/./Packages"] = self.files.get("/apt/./Packages", b"") + listed.encode()
 
+    def crate(self, name: str, version: str, files: Mapping[str, str]) -> None:
+        """A crate of cargo, in the sparse index at `crates/`; of a name with four letters or more."""
+        about = f'[package]\nname = "{name}"\nversion = "{version}"\nedition = "2021"\n'
+        content = _tar({"Cargo.toml": about, **files}, below=f"{name}-{version}")
+        listed = {
+            "name": name,
+            "vers": version,
+            "deps": [],
+            "features": {},
+            "yanked": False,
+            "cksum": hashlib.sha256(content).hexdigest(),
+        }
+        self.files["/crates/config.json"] = json.dumps({"dl": f"{self.url}/crates/dl"}).encode()
+        self.files[f"/crates/{name[:2]}/{name[2:4]}/{name}"] = json.dumps(listed).encode() + b"\n"
+        self.files[f"/crates/dl/{name}/{version}/download"] = content
+
 
 def _tar(files: Mapping[str, str], *, below: str) -> bytes:
     packed = io.BytesIO()
@@ -162,6 +182,8 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         registry = self.server.registry
         registry.requests.append(self.path)
+        if (authorization := self.headers.get("authorization")) is not None:
+            registry.authorizations.add(authorization)
         content = registry.files.get(self.path.replace("%2f", "/"))
         self.send_response(404 if content is None else 200)
         body = content or b"no such file"
