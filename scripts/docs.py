@@ -80,7 +80,9 @@ def settings() -> str:
     rows = []
     for name, setting in SETTINGS.items():
         default = defaults[name]
-        shown = "" if default in (None, dataclasses.MISSING) else f"`{str(default).lower()}`"
+        is_shown = default not in (None, (), dataclasses.MISSING)
+        said = ",".join(default) if isinstance(default, tuple) else str(default).lower()
+        shown = f"`{said}`" if is_shown else ""
         sources = (
             f"`{flags[name]}`" if "flag" in setting.sources and name in flags else "",
             f"`{ENV_PREFIX}{name.upper()}`" if "env" in setting.sources else "",

@@ -187,7 +187,9 @@ def repository_url(text: str, *, field: str = "url") -> RepositoryUrl:
     if parts.scheme != "https":
         raise InvalidRequest(f"{field}: must be an HTTPS URL such as https://github.com/owner/repository")
     if "@" in parts.netloc:  # not repeated: it may be a password
-        raise InvalidRequest(f"{field}: must not carry a user name or password")
+        raise InvalidRequest(
+            f"{field}: must not carry a user name or password; give a token as authorization_token"
+        )
     if parts.query or parts.fragment or "?" in text or "#" in text:
         raise InvalidRequest(f"{field}: must end with the path of the repository, without '?' and '#'")
     host = (parts.hostname or "").lower()
@@ -249,5 +251,5 @@ def _require_host(hosts: HostList, url: RepositoryUrl, *, field: str) -> None:
         where = url.host if url.port == HTTPS_PORT else f"{url.host}:{url.port}"
         raise InvalidRequest(
             f"{field}: repositories of {where!r} may not be cloned here; the operator of this server"
-            " allows hosts with the setting repository_hosts"
+            " allows hosts with CORRAL_REPOSITORY_HOSTS"
         )

@@ -5,9 +5,11 @@ import json
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from typing import Any, Final, Literal
 
 from corral.cli.connect import Api
+from corral.cli.outcome import Exit, Problem
 from corral.cli.render import print_table
 
 __all__ = ["Format", "Wanted", "export_audit", "list_audit"]
@@ -32,6 +34,11 @@ class Wanted:
     until: str | None = None
 
     def parameters(self) -> dict[str, str]:
+        """Raises Problem."""
+        for option, moment in (("--since", self.since), ("--until", self.until)):
+            if moment is not None and not _is_moment(moment):
+                wanted = "a moment with its time zone, such as 2026-01-31T00:00:00Z"
+                raise Problem(f"{option}: {moment!r} is not {wanted}", exit=Exit.USAGE)
         names = {"since": "created_at[gte]", "until": "created_at[lt]"}
         return {names.get(name, name): value for name, value in asdict(self).items() if value is not None}
 
@@ -54,7 +61,7 @@ def list_audit(api: Api, wanted: Wanted, *, most: int, as_json: bool) -> None:
         )
         for each in found
     ]
-    print_table(("when (UTC)", "session", "method", "host", "decision", "bytes out/in", ""), rows)
+    print_table(("when (UTC)", "session", "method", "host", "decision", "bytes out/in", "why"), rows)
 
 
 def export_audit(api: Api, wanted: Wanted, *, format_: Format) -> None:
@@ -72,6 +79,13 @@ def export_audit(api: Api, wanted: Wanted, *, format_: Format) -> None:
 
 def _entries(api: Api, wanted: Wanted, *, most: int) -> Iterator[dict[str, Any]]:
     return api.pages("/corral/v1/audit", most=most, **wanted.parameters())
+
+
+def _is_moment(text: str) -> bool:
+    try:
+        return datetime.fromisoformat(text).tzinfo is not None
+    except ValueError:
+        return False
 
 
 def _traffic(entry: Mapping[str, Any]) -> str:

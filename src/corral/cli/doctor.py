@@ -103,9 +103,10 @@ def _sandboxes(config: Config) -> Iterator[Finding]:
     work."""
     chosen = config.sandbox or DEFAULT
     findings = {name: asyncio.run(_sandbox(config, name, is_chosen=name == chosen)) for name in PROVIDERS}
-    others = [name for name, finding in findings.items() if finding.state != "failed" and name != chosen]
-    if findings[chosen].state == "failed" and FALLBACK in others and findings[FALLBACK].state == "ok":
-        remedy = f"{findings[chosen].remedy}; or name the weaker one: corral serve --sandbox {FALLBACK}"
+    working = [name for name, finding in findings.items() if finding.state == "ok"]  # the strongest first
+    if findings[chosen].state == "failed" and working:
+        what = "the weaker one" if working[0] == FALLBACK else "one that works here"
+        remedy = f"{findings[chosen].remedy}; or name {what}: corral serve --sandbox {working[0]}"
         findings[chosen] = replace(findings[chosen], remedy=remedy)
     yield findings.pop(chosen)
     yield from findings.values()

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from corral.cli.connect import Api
-from corral.cli.outcome import Problem
+from corral.cli.outcome import Exit, Problem
 from corral.cli.render import print_table, safe
 
 __all__ = [
@@ -37,8 +37,11 @@ def _value(name: str, word: str) -> Any:
     if name == "provider":
         return word
     number = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?([KMGT]iB)?", word)
-    if number is None or (number[2] and not name.endswith("_bytes")):
-        raise Problem(f"{word!r} is no number" + (" of bytes: 512MiB" if name.endswith("_bytes") else ""))
+    is_size = name.endswith("_bytes")
+    if number is None or (number[2] and not is_size):
+        option = "--" + name.removesuffix("_bytes").replace("_", "-")
+        wanted = "a size such as 512MiB or 4GiB" if is_size else "a number"
+        raise Problem(f"{option}: {word!r} is not {wanted}, nor the word default", exit=Exit.USAGE)
     value = float(number[1]) * _UNITS[number[2] or ""]
     return value if name == "cpus" else int(value)
 

@@ -1,7 +1,7 @@
 """The commands that begin with a noun: `corral sessions list`. What they do is imported when called."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -198,17 +198,22 @@ def environment_keys_revoke(
 @environments_app.command("limits")
 def environments_limits(
     environment_id: EnvironmentId,
-    provider: Annotated[Text, typer.Option(help="What makes the sandboxes: bwrap ...")] = None,
+    provider: Annotated[
+        Text, typer.Option(help="What makes the sandboxes, of what the server offers.")
+    ] = None,
     cpus: Annotated[Text, typer.Option(help="Processors: 0.5 is half of one's time.")] = None,
-    memory: Annotated[Text, typer.Option(help="Of one sandbox: 512MiB, 4GiB.")] = None,
-    processes: Annotated[Text, typer.Option(help="And threads.")] = None,
-    disk: Annotated[Text, typer.Option(help="For all that it keeps: 20GiB.")] = None,
-    command_seconds: Annotated[Text, typer.Option(help="The longest that a command may run.")] = None,
+    memory: Annotated[Text, typer.Option(help="Memory of one sandbox: 512MiB, 4GiB.")] = None,
+    processes: Annotated[Text, typer.Option(help="Processes and threads together.")] = None,
+    disk: Annotated[Text, typer.Option(help="Disk for all that it keeps: 20GiB.")] = None,
+    command_seconds: Annotated[Text, typer.Option(help="Longest run of a command.")] = None,
     url: Url = None,
     data_dir: ServedDir = None,
     as_json: Json = False,
 ) -> None:
-    """What each sandbox of the environment may take; with options, change it. `default` takes one back."""
+    """What each sandbox of the environment may take; with options, change it.
+
+    The word `default` in place of a value goes back to the server's own.
+    """
     from corral.cli.environments import environment_limits
 
     asked = {
@@ -321,7 +326,7 @@ def vault_rotate_key(
 def vault_make_key(
     path: Annotated[Path, typer.Argument(help="File to write it to; an existing one gets one more line.")],
 ) -> None:
-    """Make a key where a key management service is to keep it; see vault_key_command."""
+    """Make a key where a key management service is to keep it; see CORRAL_VAULT_KEY_COMMAND."""
     from corral.cli.vault import make_key
 
     make_key(path)
@@ -426,8 +431,10 @@ def db_upgrade(data_dir: DataDir = None, config: ConfigFile = None) -> int:
 
 _OfSession = Annotated[str | None, typer.Option("--session", help="As in sesn_01...; all unless set.")]
 _OfAgent = Annotated[str | None, typer.Option("--agent", help="As in agent_01...; all unless set.")]
-_OfHost = Annotated[str | None, typer.Option("--host", help="The whole name.")]
-_Decision = Annotated[str | None, typer.Option("--decision", help="allowed or denied; both unless set.")]
+_OfHost = Annotated[str | None, typer.Option("--host", help="The whole name of one; all unless set.")]
+_Decision = Annotated[
+    Literal["allowed", "denied"] | None, typer.Option("--decision", help="Only these; both unless set.")
+]
 _Since = Annotated[str | None, typer.Option(help="From this moment on, as in 2026-01-31T00:00:00Z.")]
 _Until = Annotated[str | None, typer.Option(help="Before this moment.")]
 
@@ -445,7 +452,7 @@ def audit_list(
     data_dir: ServedDir = None,
     as_json: Json = False,
 ) -> None:
-    """Newest first."""
+    """Show the newest entries, the latest first."""
     from corral.cli.audit import Wanted, list_audit
 
     wanted = Wanted(

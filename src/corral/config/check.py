@@ -21,10 +21,10 @@ def check(config: Config) -> None:
             raise SettingsError(f"there is no file {str(path)!r}")
     if config.vault_key_file is not None and config.vault_key_command is not None:
         raise SettingsError("vault_key_file and vault_key_command are two ways to the same: set one")
-    for name in ("repository_ca", "packages_ca"):
+    for name in ("egress_ca", "repository_ca", "mcp_ca", "web_ca", "packages_ca"):
         authorities = getattr(config, name)
         if authorities is not None and not authorities.is_file():
-            raise SettingsError(f"{name}: there is no file {str(authorities)!r}")
+            raise SettingsError(f"CORRAL_{name.upper()}: there is no file {str(authorities)!r}")
     if config.packages_config is not None and not config.packages_config.is_dir():
         raise SettingsError(f"packages_config: there is no directory {str(config.packages_config)!r}")
     _check_packages(config)

@@ -121,7 +121,7 @@ def hosts(value: object) -> tuple[str, ...]:
         try:
             entry_of(word)
         except ValueError as error:
-            raise ValueError(f"{error}: {word!r}") from None
+            raise ValueError(str(error) if len(words) == 1 else f"{error}: {word!r}") from None
     return tuple(word.lower() for word in words)
 
 

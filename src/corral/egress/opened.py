@@ -24,7 +24,7 @@ from corral.egress.substitution import Substitution, additions_of, variables_of
 from corral.egress.target import BadTarget, Target
 from corral.egress.tls import TlsWire
 from corral.egress.treatment import Treatment
-from corral.egress.wire import Silent, SocketWire, Wire
+from corral.egress.wire import Silent, SocketWire, Wire, ending
 from corral.kernel.ids import CredentialId, SessionId
 from corral.kernel.limits import EGRESS_HEAD_SECONDS, EGRESS_METHOD_CHARS_MAX
 
@@ -230,7 +230,7 @@ class _Conversation:
             failed = outcome.failed
             return outcome.is_over
         except (OSError, Silent) as error:
-            failed = type(error).__name__
+            failed = ending(error)
             raise
         finally:
             self._opening.book.end(

@@ -29,7 +29,7 @@ from corral.egress.speech import Speech, refuse
 from corral.egress.substitution import Substitution
 from corral.egress.target import BadTarget, Target, absolute_target, connect_target
 from corral.egress.tunnel import checked_hello, is_http, opened, pass_through
-from corral.egress.wire import Silent, SocketWire
+from corral.egress.wire import Silent, SocketWire, ending
 from corral.kernel.ids import SessionId
 from corral.kernel.limits import EGRESS_HEAD_SECONDS, EGRESS_METHOD_CHARS_MAX
 
@@ -200,7 +200,7 @@ class Proxy:
             try:
                 yield passage
             except (OSError, Silent) as error:
-                passage.failed = passage.failed or type(error).__name__
+                passage.failed = passage.failed or ending(error)
                 raise
             finally:
                 self._book.end(

@@ -9,11 +9,22 @@ from typing import Any
 
 from corral.kernel.limits import EGRESS_CHUNK_BYTES, EGRESS_IDLE_SECONDS, EGRESS_LINGER_SECONDS
 
-__all__ = ["Silent", "SocketWire", "Wire", "both"]
+__all__ = ["Silent", "SocketWire", "Wire", "both", "ending"]
 
 
 class Silent(Exception):
     """No byte either way for EGRESS_IDLE_SECONDS."""
+
+
+def ending(error: OSError | Silent) -> str:
+    """What the audit says of a connection that such an error ended."""
+    match error:
+        case Silent():
+            return "it was silent for too long"
+        case ConnectionResetError() | BrokenPipeError():
+            return "one of the two sides cut it off"
+        case _:
+            return f"the connection failed ({type(error).__name__})"
 
 
 class Wire(ABC):

@@ -387,3 +387,24 @@ async def test_keys_of_an_environment(shell: Shell, server: Served) -> None:
     assert (await shell.run("environments", "key", "revoke", made.id, listed["id"])).code == 0
     shown = (await shell.run("environments", "key", "list", made.id)).out
     assert listed["id"] in shown and key not in shown
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (("audit", "list", "--since", "yesterday"), "--since: 'yesterday' is not a moment"),
+        (("audit", "export", "--csv", "--until", "2026-01-31"), "--until: '2026-01-31' is not a moment"),
+        (("audit", "list", "--decision", "refused"), "'refused' is not one of"),
+        (("environments", "limits", "env_1", "--memory", "4XB"), "--memory: '4XB' is not a size such as"),
+        (
+            ("environments", "limits", "env_1", "--command-seconds", "1h"),
+            "--command-seconds: '1h' is not a number",
+        ),
+    ],
+)
+async def test_a_wrong_value_is_named_by_its_option(
+    shell: Shell, command: tuple[str, ...], said: str
+) -> None:
+    ended = await shell.run(*command)
+    assert (ended.code, ended.out) == (2, "")
+    assert said in ended.err

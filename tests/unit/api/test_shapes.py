@@ -84,6 +84,11 @@ WRONG = [
     (AgentUpdate, {"name": None}, "name: "),
     (AgentUpdate, {"model": None}, "model: "),
     (AgentUpdate, {"version": 0}, "version: "),
+    (
+        AgentCreate,
+        {**AGENT, "mcp_servers": [{"type": "url", "name": "a", "url": "a"}]},
+        "mcp_servers.0.url: must",
+    ),
     (EnvironmentCreate, {}, "name: Field required"),
     (EnvironmentCreate, {"name": "e", "config": {"type": "vm"}}, "config.type: "),
     (EnvironmentCreate, {"name": "e", "config": {"type": "cloud", "image": "x"}}, "config.image: Extra"),

@@ -88,7 +88,7 @@ def test_credentials_in_a_url_are_refused_and_never_repeated() -> None:
 
 
 def test_a_host_that_is_not_allowed() -> None:
-    with pytest.raises(InvalidRequest, match=r"^url: .*'gitlab.com'.*repository_hosts"):
+    with pytest.raises(InvalidRequest, match=r"^url: .*'gitlab.com'.*CORRAL_REPOSITORY_HOSTS"):
         resource(url="https://gitlab.com/ada/engine")
 
 

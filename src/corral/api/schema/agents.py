@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, StringConstraints
 
-from corral.api.schema.strict import OMITTED, Metadata, MetadataPatch, Strict, not_yet
+from corral.api.schema.strict import OMITTED, Metadata, MetadataPatch, Strict, not_yet, pattern
 from corral.kernel.limits import (
     AGENT_DESCRIPTION_CHARS_MAX,
     AGENT_NAME_CHARS_MAX,
@@ -148,7 +148,9 @@ class McpServer(Strict):
     type: Literal["url"]
     name: Annotated[str, StringConstraints(min_length=1, max_length=MCP_SERVER_NAME_CHARS_MAX)]
     url: Annotated[
-        str, StringConstraints(min_length=1, max_length=MCP_URL_CHARS_MAX, pattern=r"^https?://[^\s]+$")
+        str,
+        StringConstraints(min_length=1, max_length=MCP_URL_CHARS_MAX),
+        pattern(r"^https?://[^\s]+$", "must be a URL such as https://mcp.example.com/v1"),
     ]
 
 

@@ -124,6 +124,8 @@ def refusal(error: ValidationError, sent: Any) -> InvalidRequest:
             message = f"must be one of {detail['ctx']['expected_tags']}"
         if kind == "string_pattern_mismatch":
             message = _SAYS.get(detail["ctx"]["pattern"], message)
+        if kind == "too_short" and "after validation" in message:  # a secret's, which has no items
+            message = f"must have at least {detail['ctx']['min_length']} character"
         lines.append(f"{path}: {message}" if path else message)
     return InvalidRequest("\n".join(lines))
 

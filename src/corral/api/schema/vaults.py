@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, StringConstraints
 
 from corral.api.schema.query import PageQuery
-from corral.api.schema.strict import OMITTED, Metadata, MetadataPatch, Strict
+from corral.api.schema.strict import OMITTED, Metadata, MetadataPatch, Strict, pattern
 from corral.kernel.clock import parse_rfc3339
 from corral.kernel.limits import (
     CREDENTIAL_HOSTS_MAX,
@@ -55,7 +55,10 @@ OAuthText = Annotated[str, StringConstraints(max_length=OAUTH_TEXT_CHARS_MAX)]
 ClientId = Annotated[str, StringConstraints(min_length=1, max_length=OAUTH_TEXT_CHARS_MAX)]
 VariableName = Annotated[
     str,
-    StringConstraints(min_length=1, max_length=SECRET_NAME_CHARS_MAX, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$"),
+    StringConstraints(min_length=1, max_length=SECRET_NAME_CHARS_MAX),
+    pattern(
+        r"^[A-Za-z_][A-Za-z0-9_]*$", "must be the name of a variable: letters, digits and _, no digit first"
+    ),
 ]
 Host = Annotated[str, StringConstraints(min_length=1, max_length=HOST_NAME_CHARS_MAX)]
 Time = Annotated[datetime, BeforeValidator(_time)]
