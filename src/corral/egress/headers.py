@@ -5,13 +5,17 @@ from typing import Final, TypeAlias
 
 from corral.egress.target import BadTarget, Target, authority
 
-__all__ = ["RawHeaders", "check_host", "passed_on", "wants_websocket"]
+__all__ = ["OtherHost", "RawHeaders", "check_host", "passed_on", "wants_websocket"]
 
 RawHeaders: TypeAlias = list[tuple[bytes, bytes]]
 _OF_ONE_HOP: Final = frozenset(
     (b"connection", b"keep-alive", b"proxy-connection", b"proxy-authenticate", b"proxy-authorization",
      b"te", b"upgrade")
 )  # fmt: skip
+
+
+class OtherHost(BadTarget):
+    """A request says two hosts; the message, why it is refused."""
 
 
 def passed_on(headers: Iterable[tuple[bytes, bytes]], *, keeps_upgrade: bool) -> RawHeaders:
@@ -39,7 +43,8 @@ def wants_websocket(headers: Iterable[tuple[bytes, bytes]]) -> bool:
 
 
 def check_host(headers: RawHeaders, target: Target, *, default_port: int) -> None:
-    """Raises BadTarget if the Host header names another host than the target; h11 lets only one through."""
+    """Raises OtherHost if the Host header names another host than the target; h11 lets only one through.
+    BadTarget: it names none."""
     for name, value in headers:
         if name.lower() == b"host" and authority(value.strip(), default_port=default_port) != target:
-            raise BadTarget(f"the Host header is not {target.host!r}, for which the request was sent")
+            raise OtherHost("the Host header names another host than the request is for")

@@ -18,7 +18,7 @@ from corral.egress.authority import Authorities
 from corral.egress.book import Book, BookFull
 from corral.egress.credentials import Credentials, CredentialsUnavailable, CredentialUnusable
 from corral.egress.forward import forward, kept_headers
-from corral.egress.headers import check_host
+from corral.egress.headers import OtherHost, check_host
 from corral.egress.speech import Speech, refuse
 from corral.egress.substitution import Substitution, additions_of, variables_of
 from corral.egress.target import BadTarget, Target
@@ -200,11 +200,16 @@ class _Conversation:
             raise BadTarget("there is no such method")
         if not (request.target.startswith(b"/") or request.target == b"*"):
             raise BadTarget("this connection is to one host: send the path alone")
-        check_host(list(request.headers.raw_items()), self._target, default_port=self._target.port)
-        method, headers = request.method, kept_headers(request, self._target, default_port=_HTTPS_PORT)
+        method = request.method
+        try:
+            check_host(list(request.headers.raw_items()), self._target, default_port=self._target.port)
+        except OtherHost as other:
+            await self._deny(method, str(other))
+            return True
+        headers = kept_headers(request, self._target, default_port=_HTTPS_PORT)
         substitution = await self._opening.substitution(self._target)
         if self._is_narrow and not substitution.adds_to(request.target):
-            await self._deny(method)
+            await self._deny(method, "this session reaches its repositories there, and nothing else")
             return True
         if self._is_narrow:  # the host is open for the sake of the repository, not of the variables
             substitution = substitution.without_variables()
@@ -243,9 +248,8 @@ class _Conversation:
                 )
             )
 
-    async def _deny(self, method: bytes) -> None:
+    async def _deny(self, method: bytes, reason: str) -> None:
         """Raises BookFull, OSError."""
-        reason = "this session reaches its repositories there, and nothing else"
         self._opening.book.begin(
             self._opening.session_id, self._target, method.decode(), "denied", reason=reason
         )

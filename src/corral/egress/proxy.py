@@ -21,7 +21,7 @@ from corral.egress.book import Book, BookFull
 from corral.egress.credentials import CredentialsUnavailable
 from corral.egress.dial import Resolve, Unreachable, dial
 from corral.egress.forward import forward, kept_headers
-from corral.egress.headers import check_host
+from corral.egress.headers import OtherHost, check_host
 from corral.egress.hello import begins_tls
 from corral.egress.opened import Opening, converse
 from corral.egress.policy import Gate, Refused
@@ -115,9 +115,9 @@ class Proxy:
             target, path = only, request.target
         else:
             raise BadTarget("this connection is to one host: send the path alone")
-        check_host(
-            list(request.headers.raw_items()), target, default_port=only.port if only else _HTTP_PORT
-        )
+        default_port = only.port if only else _HTTP_PORT
+        if not await self._says_one_host(near, request, target, only, default_port=default_port):
+            return True
         async with self._passage(near, target, request.method.decode()) as passage:
             if passage is None:
                 return True
@@ -130,9 +130,8 @@ class Proxy:
     async def _connect(self, near: Speech, request: h11.Request, *, only: Target | None) -> None:
         """Raises BadTarget, BookFull, CredentialsUnavailable, OSError, Silent."""
         target = connect_target(request.target)
-        if only is not None and target != only:
-            raise BadTarget("this connection is to one host already")
-        check_host(list(request.headers.raw_items()), target, default_port=target.port)
+        if not await self._says_one_host(near, request, target, only, default_port=target.port):
+            return
         async with asyncio.timeout(EGRESS_HEAD_SECONDS):
             if isinstance(await near.next_event(), h11.Data):
                 raise BadTarget("a CONNECT has no body")
@@ -161,6 +160,20 @@ class Proxy:
                 return
         wire.unread(first)
         await self._converse(Speech(wire, h11.SERVER), only=target)
+
+    async def _says_one_host(
+        self, near: Speech, request: h11.Request, target: Target, only: Target | None, *, default_port: int
+    ) -> bool:
+        """Otherwise it is refused. Raises BadTarget, BookFull, OSError."""
+        try:
+            if only is not None and target != only:
+                raise OtherHost("this connection is to another host already")
+            check_host(list(request.headers.raw_items()), target, default_port=default_port)
+        except OtherHost as other:
+            self._deny(target, request.method.decode(), Refused(str(other)))
+            await refuse(near, 403, f"{target.host} is blocked: {other}")
+            return False
+        return True
 
     # -- the way there --------------------------------------------------------------------------------
 

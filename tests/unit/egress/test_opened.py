@@ -354,7 +354,7 @@ async def test_a_secret_that_no_header_can_have(gateway: Gateway, secure: Origin
     [
         (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"only HTTP/1.1 is spoken"),
         (b"GET https://other.test/ HTTP/1.1\r\nHost: origin.test:@\r\n\r\n", b" 400 "),
-        (b"GET / HTTP/1.1\r\nHost: other.test:@\r\n\r\n", b" 400 "),
+        (b"GET / HTTP/1.1\r\nHost: other.test:@\r\n\r\n", b" 403 origin.test is blocked"),
         (b"CONNECT other.test:443 HTTP/1.1\r\nHost: other.test:443\r\n\r\n", b" 400 "),
         (b"GET / HTTP/1.1\r\nHost: origin.test:@\r\nContent-Length: 3, 4\r\n\r\n", b" 400 "),
         (b"GET / HTTP/1.1\r\nHost: origin.test:@\r\nHost: other.test\r\n\r\n", b" 400 "),

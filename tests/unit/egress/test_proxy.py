@@ -238,18 +238,26 @@ async def test_tls_for_another_host(gateway: Gateway, secure: Origin) -> None:
 async def test_a_host_header_for_another_host(gateway: Gateway, plain: Origin) -> None:
     url, other = f"http://origin.test:{plain.port}/", {"Host": f"other.test:{plain.port}"}
     status, reason, _ = await through(gateway.door(), "GET", url, headers=other)
-    assert status == 400 and "Host header" in reason
-    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.door())
-    writer.write(
-        f"CONNECT origin.test:{plain.port} HTTP/1.1\r\nHost: origin.test:{plain.port}\r\n\r\n".encode()
-    )
-    await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 20)
-    writer.write(b"\r\nG")  # as servers would read it, too
-    await writer.drain()
-    writer.write(f"ET / HTTP/1.1\r\nHost: other.test:{plain.port}\r\n\r\n".encode())
-    assert (await asyncio.wait_for(reader.read(), 20)).startswith(b"HTTP/1.1 400 ")
-    writer.close()
+    assert status == 403 and "Host header" in reason
+    opened, mine = (f"{name}:{plain.port}" for name in ("origin.test", "other.test"))
+    for begin, answer in (("\r\nG", b" 400 "), ("G", b" 403 origin.test is blocked")):
+        reader, writer = await asyncio.open_connection("127.0.0.1", gateway.door())
+        writer.write(f"CONNECT {opened} HTTP/1.1\r\nHost: {opened}\r\n\r\n".encode())
+        await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 20)
+        writer.write(begin.encode())  # as servers would read it, too
+        await writer.drain()
+        writer.write(f"ET / HTTP/1.1\r\nHost: {mine}\r\n\r\n".encode())
+        said = await asyncio.wait_for(reader.read(), 20)
+        writer.close()
+        assert said.startswith(b"HTTP/1.1" + answer), said
     assert not plain.requests
+    first, then = (f"CONNECT {each} HTTP/1.1\r\nHost: {each}\r\n\r\n" for each in (opened, mine))
+    inside = f"{first}HEAD /status/204 HTTP/1.1\r\nHost: {opened}\r\n\r\n{then}"
+    assert b" 403 other.test is blocked" in await said_to(gateway.door(), inside.encode())
+    denied = [entry for entry in await gateway.ended() if entry["decision"] == "denied"]
+    assert [(entry["method"], entry["host"]) for entry in denied] == [
+        ("GET", "origin.test"), ("GET", "origin.test"), ("CONNECT", "other.test"),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
