@@ -33,7 +33,7 @@ class Bearers:
         Raises CredentialsUnavailable, CredentialUnusable, NotRefreshed: nothing may be sent."""
         credential = (await self._credentials.of(session_id)).of_server(server)
         if credential is not None and credential.kind == "mcp_oauth":
-            credential = await self._refresher.current(credential)
+            credential = await self._refresher.current(credential, session_id)
         return None if credential is None else _bearer(credential)
 
     async def after_refusal(self, session_id: SessionId, server: str, refused: Bearer) -> Bearer | None:
@@ -42,7 +42,7 @@ class Bearers:
         Raises as `of`."""
         credential = (await self._credentials.again(session_id)).of_server(server)
         if credential is not None and credential.kind == "mcp_oauth":
-            credential = await self._refresher.after_refusal(credential, token=refused.token)
+            credential = await self._refresher.after_refusal(credential, session_id, token=refused.token)
         if credential is None:
             return None
         bearer = _bearer(credential)

@@ -99,7 +99,7 @@ async def serve_egress(
         seals = Seals(ring, turn)
         credentials = CredentialDesk(ring, turn, ended=ended)
         tokens = TokenDesk(private / "tokens", seals, ended=ended)
-        refresher = Refresher(outside, tokens, seals, SystemClock())
+        refresher = Refresher(outside, tokens, seals, SystemClock(), book=spool)
         mcp = McpDoor(
             token=token,
             operator=servers,

@@ -13,23 +13,24 @@ that has not expired is used.
 import asyncio
 import logging
 from collections import OrderedDict
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Final
 
+from corral.egress.book import Book, BookFull
 from corral.egress.credentials import Credential, CredentialUnusable
 from corral.egress.dial import Unreachable
+from corral.egress.exchange import Exchange, booked, exchanged
 from corral.egress.keeping import Keeping, NotAnswered, Seals
-from corral.egress.oauth import Granted, NotGranted, granted, refresh_request
+from corral.egress.oauth import Granted, NotGranted, granted
 from corral.egress.outside import BrokenOff, Outside
 from corral.egress.policy import Refused
-from corral.egress.target import BadTarget, whole_url
+from corral.egress.target import BadTarget
 from corral.kernel.clock import Clock, parse_rfc3339, rfc3339
 from corral.kernel.errors import VaultUnavailable
-from corral.kernel.ids import CredentialId, Ids
+from corral.kernel.ids import CredentialId, Ids, SessionId
 from corral.kernel.limits import (
     TOKEN_AGAIN_SECONDS,
-    TOKEN_ANSWER_BYTES_MAX,
     TOKEN_BUSY_SECONDS,
     TOKEN_CLAIM_SECONDS,
     TOKEN_EARLY_SECONDS,
@@ -42,7 +43,7 @@ from corral.kernel.limits import (
 )
 from corral.vault.ring import CannotOpen
 
-__all__ = ["Exchange", "NotRefreshed", "Refresher", "exchanged"]
+__all__ = ["NotRefreshed", "Refresher"]
 
 _log = logging.getLogger(__name__)
 _CLAIM: Final = "claim"
@@ -61,15 +62,6 @@ class NotRefreshed(Exception):
         self.is_final = is_final
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Exchange:
-    """What a token endpoint said. body: may hold secrets; at most TOKEN_ANSWER_BYTES_MAX."""
-
-    status: int
-    content_type: str
-    body: bytes = field(repr=False)
-
-
 @dataclass(kw_only=True, slots=True)
 class _Course:
     """Of one credential, by this process's monotonic clock. made_at: of the last new token. failed: when
@@ -85,8 +77,11 @@ class _Course:
 class Refresher:
     """Of this process."""
 
-    def __init__(self, outside: Outside, keeping: Keeping, seals: Seals, clock: Clock) -> None:
+    def __init__(
+        self, outside: Outside, keeping: Keeping, seals: Seals, clock: Clock, *, book: Book
+    ) -> None:
         self._outside = outside
+        self._book = book
         self._keeping = keeping
         self._seals = seals
         self._clock = clock
@@ -109,19 +104,22 @@ class Refresher:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def current(self, credential: Credential) -> Credential:
-        """With an access token that has not expired, as far as we know. Raises NotRefreshed."""
+    async def current(self, credential: Credential, session_id: SessionId) -> Credential:
+        """With an access token that has not expired, as far as we know. session_id: who needs it. Raises
+        NotRefreshed."""
         newest = self.newest(credential)
         if newest.auth["refresh"] is None or not self._is_due(newest):
             return newest
         try:
-            return await self._refreshed(newest)
+            return await self._refreshed(newest, session_id)
         except NotRefreshed:
             if self._has_expired(newest):
                 raise
             return newest
 
-    async def after_refusal(self, credential: Credential, *, token: str) -> Credential | None:
+    async def after_refusal(
+        self, credential: Credential, session_id: SessionId, *, token: str
+    ) -> Credential | None:
         """With another access token than this one, which its MCP server does not take; None if there will
         be none. Raises NotRefreshed."""
         newest = self.newest(credential)
@@ -131,13 +129,13 @@ class Refresher:
         is_new = made_at is not None and self._clock.monotonic() - made_at < TOKEN_AGAIN_SECONDS
         if newest.auth["refresh"] is None or is_new:
             return None
-        return await self._refreshed(newest)
+        return await self._refreshed(newest, session_id)
 
     async def validated(self, credential: Credential) -> Credential:
         """With a new access token, whatever failed before: somebody waits to see what the token endpoint
         says. Raises NotRefreshed."""
         self._course(credential).not_before = 0.0
-        return await self._refreshed(self.newest(credential))
+        return await self._refreshed(self.newest(credential), None)
 
     # -- what is known --------------------------------------------------------------------------------
 
@@ -175,15 +173,15 @@ class Refresher:
 
     # -- one refresh ----------------------------------------------------------------------------------
 
-    async def _refreshed(self, credential: Credential) -> Credential:
-        """Raises NotRefreshed."""
+    async def _refreshed(self, credential: Credential, session_id: SessionId | None) -> Credential:
+        """session_id: of the first that needs it; None for a user of the API. Raises NotRefreshed."""
         credential_id = credential.credential_id
         flight = self._flights.get(credential_id)
         if flight is None:
             course = self._course(credential)
             if self._clock.monotonic() < course.not_before and course.failed == credential.updated_at:
                 raise NotRefreshed(course.reason)
-            flight = asyncio.create_task(self._fly(credential, course), name="token-refresh")
+            flight = asyncio.create_task(self._fly(credential, course, session_id), name="token-refresh")
             self._flights[credential_id] = flight
             flight.add_done_callback(lambda done: self._landed(credential_id, done))
         return await asyncio.shield(flight)
@@ -193,10 +191,12 @@ class Refresher:
         if not flight.cancelled():
             flight.exception()  # whoever waited for it may be gone
 
-    async def _fly(self, credential: Credential, course: _Course) -> Credential:
+    async def _fly(
+        self, credential: Credential, course: _Course, session_id: SessionId | None
+    ) -> Credential:
         """Raises NotRefreshed, and says when the next may begin."""
         try:
-            newest = await self._claimed_and_exchanged(credential)
+            newest = await self._claimed_and_exchanged(credential, session_id)
         except NotRefreshed as failed:
             course.failures = course.failures + 1 if course.failed == credential.updated_at else 1
             course.failed = credential.updated_at
@@ -208,7 +208,9 @@ class Refresher:
         course.made_at, course.failures, course.not_before = self._clock.monotonic(), 0, 0.0
         return newest
 
-    async def _claimed_and_exchanged(self, credential: Credential) -> Credential:
+    async def _claimed_and_exchanged(
+        self, credential: Credential, session_id: SessionId | None
+    ) -> Credential:
         claim_id = self._ids.mint(_CLAIM)
         try:
             async with asyncio.timeout(TOKEN_CLAIM_SECONDS):
@@ -222,7 +224,7 @@ class Refresher:
             return self._remember(claimed)
         exchange: Exchange | None = None
         try:
-            exchange = await self._exchange(claimed)
+            exchange = await self._exchange(claimed, session_id)
             tokens = granted(exchange.status, exchange.body)
         except (NotRefreshed, NotGranted, CredentialUnusable) as failed:
             await self._keeping.release(claimed, claim_id=claim_id)
@@ -253,13 +255,17 @@ class Refresher:
                 raise NotRefreshed(f"credential {credential.credential_id} is archived or deleted")
             await asyncio.sleep(TOKEN_BUSY_SECONDS)
 
-    async def _exchange(self, credential: Credential) -> Exchange:
-        exchanging = asyncio.ensure_future(exchanged(self._outside, credential))
+    async def _exchange(self, credential: Credential, session_id: SessionId | None) -> Exchange:
+        exchanging = asyncio.ensure_future(
+            exchanged(self._outside, credential)
+            if session_id is None
+            else booked(self._outside, credential, session_id, self._book)
+        )
         self._exchanging.add(exchanging)
         exchanging.add_done_callback(self._exchanging.discard)
         try:
             return await exchanging
-        except (Refused, Unreachable, BrokenOff, BadTarget) as error:
+        except (Refused, Unreachable, BrokenOff, BadTarget, BookFull) as error:
             raise NotRefreshed(f"the token endpoint cannot be asked: {error}") from None
 
     async def _kept(
@@ -336,35 +342,3 @@ def _still_needed(
     if now.secrets.get(_ACCESS) != refreshed.secrets.get(_ACCESS):
         return {name: new[name] for name in (_REFRESH,) if name in new}, now.auth["expires_at"]
     return new, expires_at
-
-
-async def exchanged(outside: Outside, credential: Credential) -> Exchange:
-    """What the token endpoint of the credential answers to its refresh token.
-
-    Raises CredentialUnusable, Refused, Unreachable, BrokenOff, BadTarget.
-    """
-    headers, body = refresh_request(credential)
-    scheme, target, path = whole_url(str(credential.auth["refresh"]["token_endpoint"]).encode())
-    await outside.judge(target)
-    default_port = 443 if scheme == "https" else 80
-    framing = [
-        (b"Host", target.authority(default_port=default_port)),
-        (b"Content-Length", str(len(body)).encode()),
-    ]
-    try:
-        async with (
-            asyncio.timeout(TOKEN_EXCHANGE_SECONDS),
-            outside.answer("POST", scheme, target, path, headers=[*framing, *headers], body=body) as answer,
-        ):
-            found = bytearray()
-            async for chunk in answer.chunks:
-                found += chunk
-                if len(found) > TOKEN_ANSWER_BYTES_MAX:
-                    raise BrokenOff("its answer is too long")
-    except TimeoutError:
-        raise BrokenOff("it did not answer in time") from None
-    return Exchange(
-        status=answer.status,
-        content_type=answer.header(b"content-type").decode("latin-1"),
-        body=bytes(found),
-    )

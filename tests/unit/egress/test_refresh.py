@@ -13,17 +13,20 @@ import pytest
 
 from corral.catalog.networking import NetworkPolicy
 from corral.confine.names import Names
+from corral.egress.audit import AuditDesk
 from corral.egress.credentials import Credential
 from corral.egress.keeping import Seals, TokenDesk
 from corral.egress.outside import Outside
 from corral.egress.policy import Gate, OperatorHosts
-from corral.egress.refresh import Refresher
+from corral.egress.refresh import NotRefreshed, Refresher
+from corral.egress.spool import Spool
 from corral.kernel.clock import SystemClock
-from corral.kernel.ids import DEFAULT_WORKSPACE
+from corral.kernel.ids import DEFAULT_WORKSPACE, SessionId
 from corral.testing.web_server import WebServer
 from corral.vault.ring import FileKeys, KeyRing
 
 SECONDS = 30.0
+SESSION = SessionId("sesn_1")
 NEW = {"access_token": "new", "refresh_token": "twice", "expires_in": 3600}
 
 
@@ -83,11 +86,17 @@ class Bench:
         self.desk = TokenDesk(self.folder, seals, ended=asyncio.Event())
         gate = Gate(policy=NetworkPolicy(hosts=None), operator=OperatorHosts(internal=("127.0.0.1",)))
         self.outside = Outside(gate, resolve=Names(at_once_max=1).resolve)
-        self.refresher = Refresher(self.outside, self.desk, seals, SystemClock())
+        self.book = Spool(folder / "audit", clock=SystemClock())
+        self.refresher = Refresher(self.outside, self.desk, seals, SystemClock(), book=self.book)
         self.kept: list[str] = []
 
     def expired(self) -> Credential:
         return expired(f"http://127.0.0.1:{self.endpoint.port}/token")
+
+    async def entries(self) -> list[dict[str, Any]]:
+        """What the audit has: beginnings and ends."""
+        _, page = await AuditDesk(self.book).answer("read", b"{}")
+        return [each for line in json.loads(json.dumps(page))["lines"] for each in line.values()]
 
     async def serve(self) -> None:
         while True:
@@ -116,10 +125,11 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
         serving.cancel()
         await asyncio.wait([serving])
         await bench.outside.aclose()
+        bench.book.close()
 
 
 async def test_an_orderly_end_waits_for_an_exchange_that_has_begun(bench: Bench) -> None:
-    waits = asyncio.ensure_future(bench.refresher.current(bench.expired()))
+    waits = asyncio.ensure_future(bench.refresher.current(bench.expired(), SESSION))
     assert await asyncio.to_thread(bench.endpoint.is_asked.wait, SECONDS)
     ends = asyncio.ensure_future(bench.refresher.aclose())
     await asyncio.sleep(0)  # it has begun to end
@@ -139,7 +149,32 @@ async def test_a_key_that_is_forgotten_meanwhile_is_not_needed(bench: Bench) -> 
 
     bench.endpoint.meanwhile = rotate
     bench.endpoint.may_answer.set()
-    newest = await asyncio.wait_for(bench.refresher.current(bench.expired()), SECONDS)
+    newest = await asyncio.wait_for(bench.refresher.current(bench.expired(), SESSION), SECONDS)
     assert newest.secret("access_token") == "new"
     assert bench.kept == [bench.key_id] * 2 and bench.key_id != claimed_with
+    await bench.refresher.aclose()
+
+
+async def test_what_is_asked_of_a_token_endpoint_is_in_the_audit(bench: Bench) -> None:
+    bench.endpoint.may_answer.set()
+    credential = bench.expired()
+    await asyncio.wait_for(bench.refresher.current(credential, SESSION), SECONDS)
+    begun, ended = await bench.entries()
+    assert (begun["session_id"], begun["host"], begun["port"]) == (
+        SESSION,
+        "127.0.0.1",
+        bench.endpoint.port,
+    )
+    assert (begun["method"], begun["decision"]) == ("POST", "allowed")
+    assert begun["credential_id"] == credential.credential_id
+    assert ended["received_bytes"] == len(json.dumps(NEW)) and not ended["failed"]
+    await bench.refresher.aclose()
+
+
+async def test_a_token_endpoint_inside_is_refused_and_in_the_audit(bench: Bench) -> None:
+    inside = expired("https://10.1.2.3/token")
+    with pytest.raises(NotRefreshed, match="not public"):
+        await asyncio.wait_for(bench.refresher.current(inside, SESSION), SECONDS)
+    [denied] = await bench.entries()
+    assert (denied["host"], denied["decision"], denied["session_id"]) == ("10.1.2.3", "denied", SESSION)
     await bench.refresher.aclose()
