@@ -67,6 +67,8 @@ class AuditFilter:
     workspace_id: WorkspaceId | None
     session_id: SessionId | None = None
     agent_id: AgentId | None = None
+    api_key_id: ApiKeyId | None = None
+    credential_id: CredentialId | None = None
     host: str | None = None
     decision: Decision | None = None
     created_gte: datetime | None = None

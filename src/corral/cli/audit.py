@@ -28,6 +28,8 @@ class Wanted:
 
     session_id: str | None = None
     agent_id: str | None = None
+    api_key_id: str | None = None
+    credential_id: str | None = None
     host: str | None = None
     decision: str | None = None
     since: str | None = None

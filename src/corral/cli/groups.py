@@ -92,6 +92,9 @@ def sessions_tail(
 def sessions_events(
     session_id: SessionId,
     limit: Most = 1000,
+    network: Annotated[
+        bool, typer.Option("--network", help="Also what was asked for from the network, at its time.")
+    ] = False,
     url: Url = None,
     data_dir: ServedDir = None,
     as_json: Json = False,
@@ -99,7 +102,7 @@ def sessions_events(
     """The log, from its beginning."""
     from corral.cli.sessions import show_events
 
-    show_events(api_at(url, data_dir), session_id, most=limit, as_json=as_json)
+    show_events(api_at(url, data_dir), session_id, most=limit, with_network=network, as_json=as_json)
 
 
 @sandboxes_app.command("list")
@@ -431,6 +434,12 @@ def db_upgrade(data_dir: DataDir = None, config: ConfigFile = None) -> int:
 
 _OfSession = Annotated[str | None, typer.Option("--session", help="As in sesn_01...; all unless set.")]
 _OfAgent = Annotated[str | None, typer.Option("--agent", help="As in agent_01...; all unless set.")]
+_OfKey = Annotated[
+    str | None, typer.Option("--key", help="Of sessions made with it, as in apikey_01...; all unless set.")
+]
+_OfCredential = Annotated[
+    str | None, typer.Option("--credential", help="Put in, as in vcrd_01...; all unless set.")
+]
 _OfHost = Annotated[str | None, typer.Option("--host", help="The whole name of one; all unless set.")]
 _Decision = Annotated[
     Literal["allowed", "denied"] | None, typer.Option("--decision", help="Only these; both unless set.")
@@ -443,6 +452,8 @@ _Until = Annotated[str | None, typer.Option(help="Before this moment.")]
 def audit_list(
     session: _OfSession = None,
     agent: _OfAgent = None,
+    key: _OfKey = None,
+    credential: _OfCredential = None,
     host: _OfHost = None,
     decision: _Decision = None,
     since: _Since = None,
@@ -456,7 +467,14 @@ def audit_list(
     from corral.cli.audit import Wanted, list_audit
 
     wanted = Wanted(
-        session_id=session, agent_id=agent, host=host, decision=decision, since=since, until=until
+        session_id=session,
+        agent_id=agent,
+        api_key_id=key,
+        credential_id=credential,
+        host=host,
+        decision=decision,
+        since=since,
+        until=until,
     )
     list_audit(api_at(url, data_dir), wanted, most=limit, as_json=as_json)
 
@@ -465,6 +483,8 @@ def audit_list(
 def audit_export(
     session: _OfSession = None,
     agent: _OfAgent = None,
+    key: _OfKey = None,
+    credential: _OfCredential = None,
     host: _OfHost = None,
     decision: _Decision = None,
     since: _Since = None,
@@ -477,6 +497,13 @@ def audit_export(
     from corral.cli.audit import Wanted, export_audit
 
     wanted = Wanted(
-        session_id=session, agent_id=agent, host=host, decision=decision, since=since, until=until
+        session_id=session,
+        agent_id=agent,
+        api_key_id=key,
+        credential_id=credential,
+        host=host,
+        decision=decision,
+        since=since,
+        until=until,
     )
     export_audit(api_at(url, data_dir), wanted, format_="csv" if as_csv else "jsonl")

@@ -131,6 +131,13 @@ class Renderer:
         else:
             self._more("agent", _text(event.get("content")).rstrip().splitlines(), preview)
 
+    def _on_audit_entry(self, entry: Event) -> None:
+        """Of the audit, among events."""
+        why = entry.get("reason") or entry.get("failed")
+        used = f", with {entry['credential_id']}" if entry.get("credential_id") else ""
+        said = f"{entry['method']} {entry['host']}:{entry['port']} {entry['decision']}{used}"
+        self._line("net", "blue", f"{said}: {why}" if why else said)
+
     def _on_span_model_request_end(self, event: Event) -> None:
         self._previewed.clear()  # what it announced and did not finish was interrupted, or failed
 

@@ -33,11 +33,19 @@ def show_session(api: Api, session_id: str) -> None:
     print(json.dumps(api.get(f"/v1/sessions/{session_id}"), indent=2))
 
 
-def show_events(api: Api, session_id: str, *, most: int, as_json: bool) -> None:
-    """The log from its beginning."""
+def show_events(api: Api, session_id: str, *, most: int, with_network: bool, as_json: bool) -> None:
+    """The log from its beginning. with_network: and at its time, what was asked for from the network; the
+    newest `most` of that."""
     renderer = Renderer(Console(highlight=False), as_json=as_json)
+    entries: list[dict[str, Any]] = []
+    if with_network:
+        entries = list(api.pages(f"/corral/v1/sessions/{session_id}/audit", most=most))  # newest first
     for event in api.pages(f"/v1/sessions/{session_id}/events", most=most, order="asc"):
+        while entries and entries[-1]["created_at"] < (event.get("processed_at") or ""):
+            renderer.show(entries.pop())
         renderer.show(event)
+    for entry in reversed(entries):
+        renderer.show(entry)
 
 
 def tail_session(api: Api, session_id: str, *, as_json: bool) -> None:

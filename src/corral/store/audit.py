@@ -121,6 +121,8 @@ def _conditions(where: AuditFilter) -> list[ColumnElement[bool]]:
         columns.workspace_id: where.workspace_id,
         columns.session_id: where.session_id,
         columns.agent_id: where.agent_id,
+        columns.api_key_id: where.api_key_id,
+        columns.credential_id: where.credential_id,
         columns.host: where.host,
         columns.decision: where.decision,
     }

@@ -5,7 +5,14 @@ from datetime import timedelta
 
 from corral.catalog.audit import AuditEntry, AuditFilter, Begun, Ended
 from corral.kernel.errors import InvalidRequest
-from corral.kernel.ids import AUDIT_ENTRY, DEFAULT_WORKSPACE, SessionId, WorkspaceId
+from corral.kernel.ids import (
+    AUDIT_ENTRY,
+    DEFAULT_WORKSPACE,
+    ApiKeyId,
+    CredentialId,
+    SessionId,
+    WorkspaceId,
+)
 from corral.testing.sessions import new_session
 from corral.testing.stores import Stores, error_of
 
@@ -79,12 +86,16 @@ async def it_is_known_whose_they_are(stores: Stores) -> None:
     assert (gone.workspace_id, gone.agent_id) == (DEFAULT_WORKSPACE, None)
     assert (there.workspace_id, there.api_key_id) == (other, "apikey_1")
     assert await listed(stores, AuditFilter(workspace_id=other)) == [there]
+    of_key = replace(EVERYTHING, api_key_id=ApiKeyId("apikey_1"))
+    assert await listed(stores, of_key) == [there]
 
 
 async def pages_and_filters(stores: Stores) -> None:
     one, two = (await stores.session()).session_id, (await stores.session()).session_id
     entries = [begun(stores, (one, two)[n % 2], f"h{n % 3}.com") for n in range(12)]
     entries = [replace(e, decision="denied") if n % 4 == 0 else e for n, e in enumerate(entries)]
+    credential_id = CredentialId("vcrd_1")
+    entries = [replace(e, credential_id=credential_id) if n % 5 == 0 else e for n, e in enumerate(entries)]
     await stores.audit.add(entries, [])
     newest_first = entries[::-1]
     for limit in (1, 5, 12, 100):
@@ -94,6 +105,7 @@ async def pages_and_filters(stores: Stores) -> None:
         (replace(EVERYTHING, session_id=one), lambda e: e.session_id == one),
         (replace(EVERYTHING, host="h1.com"), lambda e: e.host == "h1.com"),
         (replace(EVERYTHING, decision="denied"), lambda e: e.decision == "denied"),
+        (replace(EVERYTHING, credential_id=credential_id), lambda e: e.credential_id == credential_id),
         (replace(EVERYTHING, created_gte=moment), lambda e: e.created_at >= moment),
         (replace(EVERYTHING, created_lt=moment), lambda e: e.created_at < moment),
         (AuditFilter(workspace_id=WorkspaceId("wrkspc_none")), lambda e: False),

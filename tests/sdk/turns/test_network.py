@@ -14,6 +14,7 @@ import pytest
 
 from corral.cli.audit import Wanted, export_audit, list_audit
 from corral.cli.connect import Api, Server
+from corral.cli.sessions import show_events
 from corral.testing.messages_reply import Reply
 from corral.testing.origin import Origin
 from tests.served import KEY, text
@@ -99,6 +100,9 @@ async def test_what_an_agent_reaches_is_written_down(
     assert not {"api_key_id", "detail", "workspace_id"} & of_session[0].keys()
     [only] = await audit(stage, "/corral/v1/audit", most=1, session_id=session_id, decision="denied")
     assert only == denied
+    key = allowed["api_key_id"]
+    [only] = await audit(stage, "/corral/v1/audit", most=1, api_key_id=key, host="localhost")
+    assert only == allowed
 
     events = await stage.client.beta.sessions.events.list(session_id, limit=100)
     assert not [each for each in events.data if "audit" in each.type]  # nothing of it is on the wire
@@ -108,6 +112,10 @@ async def test_what_an_agent_reaches_is_written_down(
     with contextlib.closing(api):
         await asyncio.to_thread(list_audit, api, wanted, most=10, as_json=False)
         assert "example.com:80" in capsys.readouterr().out
+        await asyncio.to_thread(show_events, api, session_id, most=100, with_network=True, as_json=False)
+        shown = capsys.readouterr().out
+        places = [f"GET {url} allowed", "hello 200", "GET example.com:80 denied: the networking"]
+        assert sorted(places, key=shown.index) == places
         await asyncio.to_thread(export_audit, api, wanted, format_="csv")
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
     assert [row["host"] for row in rows] == ["example.com", "localhost"]

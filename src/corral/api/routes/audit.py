@@ -13,7 +13,7 @@ from corral.api.schema.query import parse_query
 from corral.catalog.audit import AuditEntry, AuditFilter
 from corral.kernel.clock import rfc3339
 from corral.kernel.cursor import Page
-from corral.kernel.ids import AgentId, SessionId
+from corral.kernel.ids import AgentId, ApiKeyId, CredentialId, SessionId
 from corral.session.content import Json
 
 __all__ = ["audit_routes"]
@@ -29,6 +29,8 @@ def audit_routes(deps: Dependencies) -> APIRouter:
             workspace_id=caller(request).covers,
             session_id=SessionId(asked.session_id) if asked.session_id else None,
             agent_id=AgentId(asked.agent_id) if asked.agent_id else None,
+            api_key_id=ApiKeyId(asked.api_key_id) if asked.api_key_id else None,
+            credential_id=CredentialId(asked.credential_id) if asked.credential_id else None,
             host=asked.host,
             decision=asked.decision,
             created_gte=asked.created_gte,

@@ -22,6 +22,8 @@ class SessionAuditQuery(Query):
 class AuditQuery(Query):
     session_id: str | None = None
     agent_id: str | None = None
+    api_key_id: str | None = None
+    credential_id: str | None = None
     host: str | None = None
     decision: Decision | None = None
     created_gte: Annotated[Time | None, Field(alias="created_at[gte]")] = None
