@@ -306,9 +306,9 @@ def _overflow(thread: Thread, said: str) -> None:
 
 
 def _session_status(state: State, event: ev.Event, at: datetime) -> None:
-    state.status = STATUS_AFTER[event.type]
+    was, state.status = state.status, STATUS_AFTER[event.type]
     state.blocked_on, state.stop_reason = [], None
-    if state.status == "running":
+    if was == "idle" and state.status == "running":  # and not after a pause within a turn
         state.failed_mounts, state.needed_failures = frozenset(), 0
         state.failed_servers = frozenset()
     if isinstance(event, ev.SessionStatusIdle):

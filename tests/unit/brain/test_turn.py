@@ -546,6 +546,26 @@ def test_a_failed_mount_is_said_once_and_tried_again_with_the_next_turn() -> Non
     assert scene.state.status == "running" and not scene.state.failed_mounts
 
 
+def test_what_failed_is_not_said_again_after_a_model_was_waited_for() -> None:
+    """It is one turn still: nothing of it is tried again."""
+    scene = Scene()
+    begun(scene)
+    scene.step(scene.reply(text("a"), call(1)))
+    (run,) = scene.decide()
+    error = {"type": "repository_clone_error", "message": "no", "repository_url": "https://x/y"}
+    scene.step(Unmounted(action=run, mount_id="sesrsc_1", error=error))
+    server = {"type": "mcp_connection_failed_error", "mcp_server_name": "notes", "message": "no"}
+    scene.decide()
+    scene.step(Ran(action=run, result=replace(ToolResult.text("no", is_error=True), trouble=server)))
+    scene.step(Failed(action=scene.asked(), error=failure()))
+    assert scene.state.status == "rescheduling"
+    scene.decide()
+    scene.step(Waited(action=scene.backing_off()))
+    assert scene.state.status == "running"
+    assert scene.state.failed_mounts == scene.rebuilt().failed_mounts == {"sesrsc_1"}
+    assert scene.state.failed_servers == {"notes"}
+
+
 def test_an_mcp_server_that_fails_is_said_once_until_the_session_goes_running() -> None:
     """Also when calls side by side, and later ones, find the same; and whoever goes on with the turn."""
     scene = Scene()
