@@ -32,6 +32,7 @@ from corral.catalog.credentials import first_of_each_use, place_of, server_key
 from corral.catalog.records import Wire
 from corral.catalog.repositories import RepositoryUrl, SealedToken, repository_url
 from corral.catalog.vaults import SealedCredential
+from corral.egress.target import Target
 from corral.kernel.errors import InvalidRequest
 from corral.kernel.ids import CredentialId, ResourceId, SessionId, VaultId, WorkspaceId
 from corral.vault.ring import CannotOpen, KeyRing
@@ -117,11 +118,15 @@ class RepositoryToken:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SessionCredentials:
-    """What one session has: active, one for each use, the first vault's first. Source: API docs, vaults."""
+    """What one session has: active, one for each use, the first vault's first. Source: API docs, vaults.
+
+    derived: what others made of it for hosts, by host; it has secrets in it, and is forgotten together.
+    """
 
     session_id: SessionId
     credentials: tuple[Credential, ...] = ()
     repositories: tuple[RepositoryToken, ...] = ()
+    derived: dict[Target, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def plain_chars(self) -> int:

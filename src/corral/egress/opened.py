@@ -20,7 +20,7 @@ from corral.egress.credentials import Credentials, CredentialsUnavailable, Crede
 from corral.egress.forward import forward, kept_headers
 from corral.egress.headers import OtherHost, check_host
 from corral.egress.speech import Speech, refuse
-from corral.egress.substitution import Substitution, additions_of, variables_of
+from corral.egress.substitution import Substitution, substitution_of
 from corral.egress.target import BadTarget, Target
 from corral.egress.tls import TlsWire
 from corral.egress.treatment import Treatment
@@ -70,10 +70,7 @@ class Openings:
             nonlocal looks_anew
             look = self._credentials.again if looks_anew else self._credentials.of
             credentials, looks_anew = await look(session_id), False
-            return Substitution(
-                variables=variables_of(credentials, target.host),
-                additions=additions_of(credentials, target),
-            )
+            return substitution_of(credentials, target)
 
         return Opening(
             session_id=session_id,

@@ -18,14 +18,19 @@ from typing import Final
 from urllib.parse import quote, quote_plus
 
 from corral.catalog.credentials import placeholder_of
-from corral.egress.credentials import CredentialUnusable, SessionCredentials
+from corral.egress.credentials import CredentialsUnavailable, CredentialUnusable, SessionCredentials
 from corral.egress.headers import RawHeaders
 from corral.egress.repositories import interfaces_of
 from corral.egress.swap import Swap
 from corral.egress.target import Target
 from corral.kernel.hosts import matches
 from corral.kernel.ids import CredentialId
-from corral.kernel.limits import EGRESS_PUT_IN_BYTES_MAX, MASKED_SECRET_BYTES_MIN
+from corral.kernel.limits import (
+    EGRESS_HOST_SECRETS_CHARS_MAX,
+    EGRESS_HOSTS_DERIVED_MAX,
+    EGRESS_PUT_IN_BYTES_MAX,
+    MASKED_SECRET_BYTES_MIN,
+)
 
 __all__ = [
     "Addition",
@@ -34,6 +39,7 @@ __all__ = [
     "additions_of",
     "check_put_in",
     "mask_of",
+    "substitution_of",
     "variables_of",
 ]
 
@@ -125,14 +131,15 @@ def additions_of(credentials: SessionCredentials, target: Target) -> list[Additi
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Substitution:
     """Of one session towards one host, as its credentials are now. Nothing in it: TLS to that host is none
-    of our business."""
+    of our business. masked: what is masked, by what, once somebody has asked."""
 
     variables: Sequence[Variable] = ()
     additions: Sequence[Addition] = ()
     only_masked: Sequence[Variable] = ()
+    masked: dict[bytes, bytes] = field(default_factory=dict, compare=False, repr=False)
 
     def without_variables(self) -> "Substitution":
-        """None is put in; what they stand for is masked none the less."""
+        """None is put in; what they stand for is masked none the less: `masked` is the same."""
         return replace(self, variables=(), only_masked=self.variables)
 
     def __bool__(self) -> bool:
@@ -204,13 +211,36 @@ class Substitution:
         return self._masked().keys()
 
     def _masked(self) -> dict[bytes, bytes]:
-        table: dict[bytes, bytes] = {}
-        for variable in (*self.variables, *self.only_masked):
-            table |= _masked(variable.secret, variable.placeholder)
-        for addition in self.additions:
-            for secret in addition.secrets:
-                table |= _masked(secret, _INSTEAD)
-        return table
+        if not self.masked:  # a long secret takes a millisecond for each look: not for each answer
+            for variable in (*self.variables, *self.only_masked):
+                self.masked.update(_masked(variable.secret, variable.placeholder))
+            for addition in self.additions:
+                for secret in addition.secrets:
+                    self.masked.update(_masked(secret, _INSTEAD))
+        return self.masked
+
+
+def substitution_of(credentials: SessionCredentials, target: Target) -> Substitution:
+    """What a session has for a host. Worked out once, for as long as the credentials are used.
+
+    Raises CredentialsUnavailable: more than could be looked for in its answers.
+    """
+    known = credentials.derived.get(target)
+    if isinstance(known, Substitution):
+        return known
+    found = Substitution(
+        variables=variables_of(credentials, target.host), additions=additions_of(credentials, target)
+    )
+    size = sum(len(each.secret) for each in found.variables)
+    if size > EGRESS_HOST_SECRETS_CHARS_MAX:
+        raise CredentialsUnavailable(
+            f"this session's credentials for {target.host} have {size} characters, more than"
+            f" {EGRESS_HOST_SECRETS_CHARS_MAX}: limit the networking of each to the hosts that it is for"
+        )
+    if len(credentials.derived) >= EGRESS_HOSTS_DERIVED_MAX:
+        credentials.derived.clear()
+    credentials.derived[target] = found
+    return found
 
 
 def check_put_in(size: int) -> None:

@@ -125,6 +125,10 @@ EGRESS_HEADERS_MAX = 256  # of an answer in which secrets are looked for: in eac
 EGRESS_PUT_IN_BYTES_MAX = (
     4 * 2**20
 )  # of secrets in one request: a placeholder is short, and a secret need not be
+EGRESS_HOST_SECRETS_CHARS_MAX = (
+    128 * 1024
+)  # of a session's variables for one host: each is looked for in every answer, in many spellings
+EGRESS_HOSTS_DERIVED_MAX = 8  # hosts for which what a session has was worked out, while that is used
 MASKED_SECRET_BYTES_MIN = 6  # a shorter secret stands in any text: an answer is not searched for it
 EGRESS_LEAVES_MAX = (
     1_000  # certificates in memory, 30 KB each: one for each session and host with a credential

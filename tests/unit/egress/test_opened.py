@@ -14,7 +14,12 @@ import pytest
 from corral.catalog.credentials import placeholder_of
 from corral.egress import wishes
 from corral.kernel.ids import SessionId
-from corral.kernel.limits import EGRESS_HELD_BYTES_MAX, EGRESS_REQUEST_BYTES_MAX, SECRET_CHARS_MAX
+from corral.kernel.limits import (
+    EGRESS_HELD_BYTES_MAX,
+    EGRESS_HOST_SECRETS_CHARS_MAX,
+    EGRESS_REQUEST_BYTES_MAX,
+    SECRET_CHARS_MAX,
+)
 from corral.testing.origin import Origin
 from tests.gateway import SECONDS, Gateway, limited, sealed_variable, through_tls
 
@@ -109,6 +114,21 @@ async def test_a_session_with_more_than_a_request_holds_has_all_of_it(
     async with client(gateway, secure) as program:
         await program.ask("GET", "/", headers={"X-First": held[0], "X-Last": held[1]})
     assert [sent(secure)[name].split()[1] for name in ("X-First", "X-Last")] == ["0", "449"]
+
+
+async def test_too_many_secrets_for_one_host_are_told_of_at_once(gateway: Gateway, secure: Origin) -> None:
+    key = (await gateway.ask("vault/newer", {"current": None}))["key"]
+    secret = "x" * SECRET_CHARS_MAX
+    fits = EGRESS_HOST_SECRETS_CHARS_MAX // SECRET_CHARS_MAX
+    gateway.sealed["sesn_1"] = [
+        *(sealed_variable(f"A_{n}", key, secret, networking=limited(HOST)) for n in range(fits + 1)),
+        *(sealed_variable(f"B_{n}", key, secret, networking=limited(OTHER)) for n in range(fits)),
+    ]
+    with pytest.raises(OSError, match=f"503.*for {HOST} have .* characters.*limit the networking"):
+        async with client(gateway, secure):
+            pass
+    async with client(gateway, secure, OTHER) as program:
+        assert (await program.ask("GET", "/"))[0] == 200
 
 
 async def test_a_placeholder_in_a_header(gateway: Gateway, secure: Origin) -> None:
