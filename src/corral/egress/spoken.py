@@ -11,7 +11,8 @@ from collections import deque
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from corral.egress.frames import Frames, Piece
+from corral.egress.frames import BadFrame, Frames, Piece
+from corral.kernel.limits import EGRESS_FRAMES_HELD_MAX
 
 __all__ = ["SecretSaid", "Spoken"]
 
@@ -85,7 +86,12 @@ class Spoken:
                     self._messages.at(piece.data)
                 self._is_open = not (piece.is_last and piece.is_final)
                 self._held.append(_Held(piece.data, begin, self._messages.total, not self._is_open))
-        return self._checked()
+        passed = self._checked()
+        if len(self._held) > EGRESS_FRAMES_HELD_MAX:
+            passed += self.let_go()
+        if len(self._held) > EGRESS_FRAMES_HELD_MAX:
+            raise BadFrame("it cuts a message into too many frames")
+        return passed
 
     def let_go(self) -> bytes:
         """The whole messages, although nothing more has come. A frame that is a part of one has nobody who

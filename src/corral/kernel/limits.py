@@ -108,6 +108,7 @@ EGRESS_HEAD_SECONDS = 60.0  # from a connection to its request, and between two 
 EGRESS_CONNECT_SECONDS = 10.0  # a name that does not resolve, or a host that does not accept, is down
 EGRESS_IDLE_SECONDS = 600.0  # no byte either way: WebSockets and long polls send something more often
 EGRESS_LINGER_SECONDS = 5.0  # what is refused hears why, while what it still sends is thrown away
+EGRESS_FRAMES_HELD_MAX = 4096  # of a WebSocket, which wait for what follows: empty ones cost memory, too
 EGRESS_MASK_SECONDS = 0.05  # a pause after which whole lines, or messages, of a streamed answer go on
 EGRESS_CHUNK_BYTES = 128 * 1024  # of a body in memory, each way
 EGRESS_SPOOL_SEGMENT_BYTES = 1024 * 1024  # of a file of what was not stored yet; read whole by the server

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from corral.egress.frames import BadFrame
 from corral.egress.spoken import SecretSaid, Spoken
+from corral.kernel.limits import EGRESS_FRAMES_HELD_MAX
 
 SECRET = b"canary-of-a-websocket"
 
@@ -94,6 +95,18 @@ def test_a_pause_lets_no_part_of_a_message_go() -> None:
     assert watched.let_go() == b""
     assert watched.feed(frame(b"", 0x80)) == b"" and watched.holds
     assert watched.let_go() == first[2:] + frame(b"", 0x80)
+
+
+def test_frames_without_end_are_not_kept() -> None:
+    """Empty ones, behind what may be the beginning of a secret."""
+    watched, many = spoken(), EGRESS_FRAMES_HELD_MAX + 1
+    watched.feed(frame(SECRET[:9]))
+    assert watched.feed(frame(b"") * many) == frame(SECRET[:9])[2:] + frame(b"") * many
+    for empty in (frame(b"", 0x00), frame(b"", 0x89)):
+        watched = spoken()
+        watched.feed(frame(SECRET[:9], 0x01))
+        with pytest.raises(BadFrame, match="too many"):
+            watched.feed(empty * many)
 
 
 def test_what_is_compressed_is_refused() -> None:
