@@ -2,14 +2,14 @@
 
 import shutil
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from corral.catalog.sandbox import SANDBOX
 from corral.hands.keeper.landlock import abi
-from corral.hands.providers.choice import provider_of
+from corral.hands.providers.choice import ProviderName, provider_of
 from corral.kernel.errors import SandboxUnavailable
 from corral.session.call import Recipe
 from corral.testing.lab import Lab
@@ -46,7 +46,11 @@ async def test_an_environment_gets_the_kind_it_asks_for_and_others_the_nodes_own
     assert await lab.bash(await lab.sandbox("sesn_moved"), "cat a") == "kept", "whoever made it"
 
 
-async def test_what_is_not_offered_is_refused(lab: Lab) -> None:
-    with pytest.raises(SandboxUnavailable, match="'gvisor'") as caught:
-        await lab.sandbox(recipe=asking_for("gvisor"))
+@pytest.mark.parametrize("choices", [(), ("landlock",)])
+async def test_what_is_not_offered_is_refused(tmp_path: Path, choices: Sequence[ProviderName]) -> None:
+    """Also where nothing is offered beside the node's own."""
+    provider = provider_of("bwrap", state_dir=tmp_path, is_warm=False, choices=choices)
+    async with Lab.open(provider, root=tmp_path) as lab:
+        with pytest.raises(SandboxUnavailable, match="'docker'") as caught:
+            await lab.sandbox(recipe=asking_for("docker"))
     assert not caught.value.retryable and "CORRAL_SANDBOX_CHOICES" in str(caught.value)

@@ -28,13 +28,14 @@ def provider_of(
     egress: Egress | None = None,
     root: Path | None = None,
     image: str | None = None,
-    choices: Sequence[ProviderName] = (),
+    choices: Sequence[ProviderName] | None = None,
 ) -> Provider:
     """state_dir: exists; on the file system of the workspaces. is_warm: it may keep sandboxes ready.
     egress: through which sandboxes get out, of providers that have a network for them. root: a root file
     system with the programs of sandboxes, or image: for engines of containers, who alone look at it; the
-    machine's own unless given. choices: more of them, which an environment may name."""
-    if others := [other for other in choices if other != name]:
+    machine's own unless given. choices: more of them, which an environment may name; a host has them, or
+    none, and refuses what is not among them. Without any nobody looks at what an environment names."""
+    if choices is not None:
         from corral.hands.providers.chosen import ChosenProvider
 
         def make(which: ProviderName, *, is_warm: bool) -> Provider:
@@ -43,7 +44,7 @@ def provider_of(
             )
 
         later: dict[str, Callable[[], Provider]] = {
-            other: partial(make, other, is_warm=False) for other in others
+            other: partial(make, other, is_warm=False) for other in choices if other != name
         }
         return ChosenProvider(make(name, is_warm=is_warm), later)
     pool_size, system = 1 if is_warm else 0, System.at(root)
