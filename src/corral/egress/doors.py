@@ -200,7 +200,8 @@ class Doors:
         try:
             await self._places.acquire()
             end.setblocking(False)
-            end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if end.family != socket.AF_UNIX:
+                end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         except BaseException:
             end.close()
             raise
@@ -236,10 +237,10 @@ async def _received(control: socket.socket) -> tuple[bytes, socket.socket | None
 
 
 def _is_listening(listening: socket.socket) -> bool:
-    """A TCP socket that accepts: nothing else is called a door, whatever it is."""
+    """A TCP or unix socket that accepts: nothing else is called a door, whatever it is."""
     try:
         return (
-            listening.family in (socket.AF_INET, socket.AF_INET6)
+            listening.family in (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX)
             and listening.type == socket.SOCK_STREAM
             and listening.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) == 1
         )

@@ -27,6 +27,7 @@ from corral.session.content import Json, ToolResult
 __all__ = ["AgentSandbox", "Machine", "start_message"]
 
 _HEADER_BYTES = 4
+_OURS: Final = "check"  # the id of a call that is no agent's
 _MEDIA_TYPES: Final = {
     "image": {"image/png", "image/jpeg", "image/gif", "image/webp"},
     "document": {"application/pdf"},
@@ -136,18 +137,15 @@ class AgentSandbox:
     async def check(self, *, absent: Sequence[str], closed: Sequence[str], stranger: int) -> Sequence[str]:
         """The agent's self-check of its walls: which escapes worked. absent, closed: host paths that must
         not be visible, that must not open. stranger: pid of a host process. Raises SandboxLost."""
-        running = _Running(answer=asyncio.get_running_loop().create_future())
-        self._calls["check"] = running
-        try:
-            fields = {"absent": list(absent), "closed": list(closed), "stranger": stranger}
-            await self._send({"op": "run", "id": "check", "name": "check", "input": fields})
-            result = await asyncio.wait_for(running.answer, limits.SANDBOX_BOOT_SECONDS_MAX)
-        except (TimeoutError, OSError) as e:
-            raise SandboxLost("the self-check got no answer", detail=repr(e)) from e
-        finally:
-            del self._calls["check"]
+        fields = {"absent": list(absent), "closed": list(closed), "stranger": stranger}
+        result = await self._asked("check", fields)
         said = str(result.content[0]["text"])
         return [] if said == "sealed" and not result.is_error else said.splitlines()
+
+    async def trial(self, command: str) -> str | None:
+        """What a command of bash says when it fails; None if it works. Raises SandboxLost."""
+        result = await self._asked("bash", {"command": command})
+        return str(result.content[0]["text"]) if result.is_error else None
 
     async def cancel(self, call_id: str) -> None:
         running = self._calls.get(call_id)
@@ -176,6 +174,19 @@ class AgentSandbox:
         await self._machine.close()
 
     # -- calls ------------------------------------------------------------------------------------
+
+    async def _asked(self, name: str, fields: Mapping[str, Json]) -> ToolResult:
+        """Of a new sandbox that is nobody's yet, by us. Raises SandboxLost."""
+        running = _Running(answer=asyncio.get_running_loop().create_future())
+        self._calls[_OURS] = running
+        try:
+            frame = {"op": "run", "id": _OURS, "thread": _OURS, "name": name, "input": dict(fields)}
+            await self._send(frame)
+            return await asyncio.wait_for(running.answer, limits.SANDBOX_BOOT_SECONDS_MAX)
+        except (TimeoutError, OSError) as e:
+            raise SandboxLost("the self-check got no answer", detail=repr(e)) from e
+        finally:
+            del self._calls[_OURS]
 
     async def _exchange(
         self, call: ToolCall, fields: Mapping[str, Json], running: _Running, timeout: float
@@ -261,7 +272,7 @@ class AgentSandbox:
             self._abandoned.discard(call_id)
             return
         running = self._calls.get(call_id)
-        if running is None or (not running.is_sent and call_id != "check") or running.answer.done():
+        if running is None or (not running.is_sent and call_id != _OURS) or running.answer.done():
             raise _Hostile("a result that nobody asked for")
         running.answer.set_result(_result(message))
 
@@ -276,13 +287,15 @@ def start_message(
     bounds: Bounds = DEFAULT_BOUNDS,
     processes: int | None = None,
     is_full: bool = False,
-    way_out: tuple[int | str, int] | None = None,
+    way_out: Mapping[str, Json] | None = None,
+    rights: Mapping[str, Json] | None = None,
 ) -> dict[str, Json]:
     """What the agent must know: its place, the words of an interrupt, its bounds (`sandbox_agent.wire`).
 
     moved: directories that file tools are asked for -> where they are instead. processes: of its user,
-    those of its bounds unless given. is_full: its programs can write to no file. way_out: the descriptor or
-    the unix socket to hand a listening socket out through, and the port it listens on."""
+    those of its bounds unless given. is_full: its programs can write to no file. way_out: how
+    programs get out (`Expected.told`). rights: what the agent keeps of those that it has
+    (`sandbox_agent.rights`), all of them unless given."""
     return {
         "op": "start",
         "env": dict(env),
@@ -291,7 +304,8 @@ def start_message(
         "spill": spill,
         "moved": dict(moved or {}),
         "interrupted": INTERRUPTED,
-        "way_out": None if way_out is None else list(way_out),
+        "way_out": None if way_out is None else dict(way_out),
+        "rights": None if rights is None else dict(rights),
         "limits": {
             "output_chars": limits.TOOL_OUTPUT_CHARS_MAX,
             "preview_chars": limits.TOOL_PREVIEW_CHARS,

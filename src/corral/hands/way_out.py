@@ -4,7 +4,8 @@ which it is brought.
     sandbox agent --socket pair--> provider --WayOut--> doors.sock of egress (`corral.egress.doors`)
 
 Where the agent cannot be given one end of a pair, it connects to a socket in a directory that it sees and
-that is gone before anything else runs in there.
+that is gone before anything else runs in there. And where sockets inside are those of a kernel of its own,
+the directory stays: the agent listens in there, and carries each connection to the socket in it.
 
 What goes out through it is the egress process's affair: here no byte of it is seen. The connection on which
 the socket was brought is what keeps the door open, so it closes with the sandbox, and with this host.
@@ -51,6 +52,7 @@ DOORS: Final = "door-"  # of the names of those directories on the host
 
 _log = logging.getLogger(__name__)
 _SOCKET: Final = "way"
+_BACKLOG: Final = 1024  # of connections that wait while the egress process is away, or busy
 _PROXY: Final = f"http://127.0.0.1:{EGRESS_PORT}"
 _NOT_PROXIED: Final = "localhost,127.0.0.1,::1"
 _ANSWER_BYTES_MAX: Final = 4096
@@ -92,8 +94,8 @@ class Expected:
     """A way out of a sandbox that is being booted, if it is to have one.
 
     gives: what the agent inside gets: one end of a socket pair. door: or a directory that it sees at DOOR.
-    listens: what it is told: that descriptor or the socket in there, and the port to listen on.
-    environment: of its programs.
+    told: the words of its start message: that descriptor or the socket in there, the port to listen on, and
+    whether it carries what comes there. environment: of its programs.
     """
 
     def __init__(
@@ -103,22 +105,28 @@ class Expected:
         *,
         theirs: int | None = None,
         door: Path | None = None,
+        held: contextlib.ExitStack | None = None,
     ) -> None:
+        """held: what is to stay as long as the sandbox, which carries; else it hands its socket out."""
         self._egress = egress
         self._ours = ours
+        self._held = held
         self.gives = () if theirs is None else (theirs,)
         self.door = door
-        inside = f"{DOOR}/{_SOCKET}" if theirs is None else theirs
-        self.listens = None if egress is None else (inside, EGRESS_PORT)
+        way = f"{DOOR}/{_SOCKET}" if theirs is None else theirs
+        told: dict[str, Json] = {"way": way, "port": EGRESS_PORT, "carries": held is not None}
+        self.told = None if egress is None else told
         self.environment = {} if egress is None else _ENVIRONMENT
 
     def taken(self) -> "WayOut | None":
-        """Once the agent is ready: it has sent its listening socket by then.
+        """Once the agent is ready: it has sent its listening socket by then, if it is to.
 
         Raises SandboxLost if it sent none, or something else.
         """
         if self._egress is None or self._ours is None:
             return None
+        if self._held is not None:
+            return WayOut(self._ours, self._egress, held=self._held.pop_all())
         try:
             with contextlib.ExitStack() as opened:
                 ours = self._ours
@@ -136,9 +144,12 @@ class Expected:
 
 
 @contextmanager
-def expected_way_out(egress: "Egress | None", *, doors: Path | None = None) -> Iterator[Expected]:
+def expected_way_out(
+    egress: "Egress | None", *, doors: Path | None = None, carries: bool = False, owner: int | None = None
+) -> Iterator[Expected]:
     """egress: None for a sandbox without a way out. doors: where a directory is made for the agent's
-    socket, if it cannot be given one."""
+    socket, if it cannot be given one. carries: its sockets are none of the machine's, so it carries what
+    goes out; owner: under this uid, if it is not ours."""
     if egress is None:
         yield Expected()
     elif doors is None:
@@ -147,16 +158,17 @@ def expected_way_out(egress: "Egress | None", *, doors: Path | None = None) -> I
             ours.setblocking(False)
             yield Expected(egress, ours, theirs=theirs.fileno())
     else:
-        door = doors / f"{DOORS}{owned_name()}"
-        door.mkdir(mode=0o711)
-        try:
-            with _listening(door) as ours:
-                yield Expected(egress, ours, door=door)
-        finally:
-            shutil.rmtree(door, ignore_errors=True)
+        with contextlib.ExitStack() as held:
+            door = doors / f"{DOORS}{owned_name()}"
+            door.mkdir(mode=0o711)
+            held.callback(shutil.rmtree, door, ignore_errors=True)
+            ours = held.enter_context(_listening(door, backlog=_BACKLOG if carries else 1))
+            if carries:
+                _reserve(door / _SOCKET, owner)
+            yield Expected(egress, ours, door=door, held=held if carries else None)
 
 
-def _listening(door: Path) -> socket.socket:
+def _listening(door: Path, *, backlog: int) -> socket.socket:
     """On a socket in this directory, for one who comes under any uid: who sees the directory may."""
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listening.setblocking(False)
@@ -165,13 +177,20 @@ def _listening(door: Path) -> socket.socket:
         path = f"/proc/self/fd/{folder}/{_SOCKET}"  # the whole one may be too long for a socket
         listening.bind(path)
         Path(path).chmod(0o666)
-        listening.listen(1)
+        listening.listen(backlog)
     except BaseException:
         listening.close()
         raise
     finally:
         os.close(folder)
     return listening
+
+
+def _reserve(path: Path, owner: int | None) -> None:
+    """A door that stays is not for everybody on the machine."""
+    path.chmod(0o600)
+    if owner is not None:
+        os.chown(path, owner, owner)
 
 
 class Egress:
@@ -243,10 +262,13 @@ class Egress:
 
 
 class WayOut:
-    """Of one sandbox. Owns the listening socket."""
+    """Of one sandbox. Owns the listening socket, and what is held with it."""
 
-    def __init__(self, listening: socket.socket, egress: Egress) -> None:
+    def __init__(
+        self, listening: socket.socket, egress: Egress, *, held: contextlib.ExitStack | None = None
+    ) -> None:
         self._listening = listening
+        self._held = held or contextlib.ExitStack()
         self._egress = egress
         self._keeping: asyncio.Task[None] | None = None
 
@@ -273,6 +295,7 @@ class WayOut:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._keeping
         self._listening.close()
+        self._held.close()
 
     async def _keep(self, grant: Mapping[str, Json]) -> None:
         """Bring the door to each egress process that comes."""

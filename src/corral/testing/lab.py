@@ -11,13 +11,15 @@ import asyncio
 import contextlib
 import io
 import itertools
+import os
+import re
 import secrets
 import tarfile
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from corral.hands.ports import Provider, Sandbox
+from corral.hands.ports import Provider, Sandbox, SandboxLost
 from corral.kernel.ids import EventId, SessionId, ThreadId
 from corral.session.call import Placement, Recipe, ToolCall
 from corral.session.content import Json, ToolResult
@@ -32,13 +34,14 @@ __all__ = [
     "new_mark",
     "pids_of",
     "process_count",
+    "processor_seconds",
     "text_of",
     "until",
 ]
 
 _RECIPE = Recipe(environment={"type": "cloud"})
 _PLACEMENT = Placement(host_id="lab", journal_id="lab")
-_WAIT_SECONDS = 10.0
+_WAIT_SECONDS = 30.0
 
 
 @dataclass(kw_only=True, slots=True)
@@ -103,11 +106,34 @@ class Lab:
         return text_of(result)
 
     async def started(self, sandbox: Sandbox, call: ToolCall, mark: str) -> "asyncio.Task[ToolResult]":
-        """The call as a task, once the host sees `mark` in a process's arguments."""
+        """The call as a task, once `mark` is in a process's arguments."""
         task = asyncio.create_task(sandbox.run(call))
-        await until(lambda: is_running(mark) or task.done())
+        async with asyncio.timeout(_WAIT_SECONDS):
+            while not task.done() and not await self.runs(sandbox, mark):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
         assert not task.done(), text_of(task.result())
         return task
+
+    async def runs(self, sandbox: Sandbox, mark: str) -> bool:
+        """Whether a process of this sandbox has the mark in its arguments. A kernel of its own is asked
+        itself; what it runs is nothing that the machine knows."""
+        if not self.provider.capabilities.holds("kernel"):
+            return is_running(mark)
+        look = f"grep -qs '[{mark[0]}]{mark[1:]}' /proc/[0-9]*/cmdline"
+        try:
+            return not (await sandbox.run(self.call("bash", thread="sthr_looks", command=look))).is_error
+        except SandboxLost:
+            return False
+
+    async def until_runs(self, sandbox: Sandbox, *marks: str) -> None:
+        async with asyncio.timeout(_WAIT_SECONDS):
+            while not all([await self.runs(sandbox, mark) for mark in marks]):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+
+    async def until_gone(self, sandbox: Sandbox, mark: str, seconds: float = _WAIT_SECONDS) -> None:
+        async with asyncio.timeout(seconds):
+            while await self.runs(sandbox, mark):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
 
 
 def text_of(result: ToolResult) -> str:
@@ -175,3 +201,18 @@ async def in_chunks(data: bytes, size: int = 1000) -> AsyncIterator[bytes]:
 def process_count() -> int:
     """How many processes there are on this machine, sandboxes included."""
     return sum(folder.name.isdigit() for folder in Path("/proc").iterdir())
+
+
+def processor_seconds(session: str) -> float:
+    """How long the machine's processors have worked for the sandbox that was started for this session: for
+    its living processes, and those of theirs that have ended. It has a cgroup of its own."""
+    pid = pids_of(f"/{session}/")[0]
+    joined = re.search(r"/corral/([^/\n]+)$", Path(f"/proc/{pid}/cgroup").read_text(), re.MULTILINE)
+    assert joined, "it is in no cgroup of ours"
+    found = Path("/sys/fs/cgroup").glob(f"**/corral/{joined[1]}/cgroup.procs")
+    ticks = 0
+    for number in next(iter(found)).read_text().split():
+        with contextlib.suppress(OSError):
+            fields = Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()
+            ticks += sum(map(int, fields[11:15]))
+    return ticks / os.sysconf("SC_CLK_TCK")

@@ -59,6 +59,7 @@ class BwrapWalls:
 
     name = "bwrap"
     takes_descriptors = True
+    has_own_kernel = False
     can_be_renamed = True
     has_layers = True
     home_mode = 0o711

@@ -13,7 +13,7 @@ from corral.hands.way_out import Egress
 
 __all__ = ["DEFAULT", "FALLBACK", "PROVIDERS", "ProviderName", "provider_of"]
 
-ProviderName = Literal["bwrap", "docker", "podman", "landlock"]
+ProviderName = Literal["gvisor", "bwrap", "docker", "podman", "landlock"]
 PROVIDERS: Final[tuple[ProviderName, ...]] = get_args(ProviderName)
 DEFAULT: Final[ProviderName] = "bwrap"
 FALLBACK: Final[ProviderName] = "landlock"
@@ -49,6 +49,10 @@ def provider_of(
         return ChosenProvider(make(name, is_warm=is_warm), later)
     pool_size, system = 1 if is_warm else 0, System.at(root)
     match name:
+        case "gvisor":
+            from corral.hands.providers.gvisor import GvisorProvider
+
+            return GvisorProvider(state_dir=state_dir, pool_size=pool_size, egress=egress, system=system)
         case "bwrap":
             from corral.hands.providers.bwrap import BwrapProvider
 

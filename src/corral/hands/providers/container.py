@@ -106,6 +106,7 @@ class ContainerWalls:
 
     can_be_renamed = True  # mounts follow the directory
     takes_descriptors = False
+    has_own_kernel = False
     has_layers = False  # packages are the image's
     home_mode = 0o711
     python: PythonInside

@@ -81,6 +81,7 @@ class LandlockWalls:
 
     name = "landlock"
     takes_descriptors = True
+    has_own_kernel = False
     can_be_renamed = False  # what is inside knows its directories by their names
     has_layers = False  # they have a place that cannot be mounted
     home_mode = 0o710  # `_enter`

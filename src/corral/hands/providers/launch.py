@@ -23,9 +23,10 @@ from corral.hands.providers.inside import INSIDE_UID
 from corral.hands.providers.layers import Layer
 from corral.hands.providers.overlay import Overlay
 from corral.hands.providers.system import MACHINE, USR, System
+from corral.hands.way_out import DOOR
 from corral.kernel.limits import SANDBOX_TMP_BYTES
 
-__all__ = ["Blueprint", "bwrap_arguments", "confined", "environment", "launch_command", "trusted"]
+__all__ = ["Blueprint", "Kernel", "bwrap_arguments", "confined", "environment", "launch_command", "trusted"]
 
 
 _BUNDLES: Final = ("/etc/ssl/certs/ca-certificates.crt",)  # what many trust without being told
@@ -63,6 +64,21 @@ class Blueprint:
                 self.stage.rmdir()
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Kernel:
+    """A kernel in user space, which runs the program on the tree that bwrap puts together. It is root of a
+    user namespace there, and has a filter of system calls of its own.
+
+    path: on the host. place, command: where bwrap's walls have it, and the words that start it. bundle:
+    where it reads what to run, which comes on the descriptor that a filter would have.
+    """
+
+    path: Path
+    place: str
+    command: Sequence[str]
+    bundle: str
+
+
 def environment(python: PythonInside, layer: Layer | None = None) -> dict[str, str]:
     """The whole environment of a sandbox. Nothing of ours is inherited."""
     paths = [f"{python.prefix}/bin"] if python.prefix else []
@@ -89,12 +105,16 @@ def launch_command(
     memory: Mapping[str, bool] | None = None,
     layer: Layer | None = None,
     tmp_bytes: int = SANDBOX_TMP_BYTES,
+    kernel: Kernel | None = None,
+    door: Path | None = None,
 ) -> list[str]:
     """The argv that starts `program` in a sandbox on the workspace `home`. memory: the slugs of the memory
-    stores in it, and whether the agent may write there. layer: its packages. tmp_bytes: of its /tmp."""
+    stores in it, and whether the agent may write there. layer: its packages. tmp_bytes: of its /tmp.
+    kernel: what runs the program instead of the machine's. door: a directory that is seen at DOOR."""
+    also = [layer.top if layer else None, kernel.path.parent if kernel else None, door]
     return confined(
         blueprint,
-        roots=[home, *([layer.top] if layer else [])],
+        roots=[home, *filter(None, also)],
         arguments=lambda seen: _arguments(
             blueprint,
             home,
@@ -102,10 +122,12 @@ def launch_command(
             memory=memory or {},
             layer=layer,
             tmp_bytes=tmp_bytes,
+            kernel=kernel,
+            door=door,
             seccomp_fd=seccomp_fd,
             info_fd=info_fd,
         ),
-        program=program,
+        program=kernel.command if kernel else program,
         procs_files=procs_files,
     )
 
@@ -191,6 +213,8 @@ def _arguments(
     memory: Mapping[str, bool],
     layer: Layer | None,
     tmp_bytes: int,
+    kernel: Kernel | None,
+    door: Path | None,
     seccomp_fd: int,
     info_fd: int,
 ) -> list[str]:
@@ -202,6 +226,7 @@ def _arguments(
     if layer is not None:
         read_only.append((seen(layer.top), PLACE))
         read_only += [(seen(source), place) for source, place in layer.files]
+    read_only += [(seen(door), DOOR)] if door else []
     writable = [(seen(home / name), place) for name, place in PATHS.items()]
     for slug, is_writable in sorted(memory.items()):
         kept_in, place = MEMORY
@@ -216,6 +241,7 @@ def _arguments(
         env=environment(blueprint.python, layer),
         overlay=layer.overlay if layer else None,
         tmp_bytes=tmp_bytes,
+        kernel=kernel,
         seccomp_fd=seccomp_fd,
         info_fd=info_fd,
     )
@@ -235,13 +261,15 @@ def bwrap_arguments(
     overlay: Overlay | None = None,
     is_root: bool = False,
     tmp_bytes: int = SANDBOX_TMP_BYTES,
+    kernel: Kernel | None = None,
 ) -> list[str]:
     """A sandbox with the system's programs, our Python, a private /tmp, and these mounts: (where bwrap sees
     the source, place). No network device, no capability, nothing of our environment.
 
     seen: where bwrap finds a host path. folders: empty directories, made before the mounts. overlay: what
-    lies over the system's programs. is_root: as a user who is called so. tmp_bytes: of /tmp. Mounts of ours
-    go before those of the system at the same place, or below it. Raises SandboxUnavailable.
+    lies over the system's programs. is_root: as a user who is called so. tmp_bytes: of /tmp. kernel: what
+    the program is run by, with the rights that it needs for that. Mounts of ours go before those of the
+    system at the same place, or below it. Raises SandboxUnavailable.
     """
     given = [PurePosixPath(place) for _, place in [*read_only, *writable]]
     given += [PurePosixPath(USR)] if overlay else []
@@ -255,15 +283,18 @@ def bwrap_arguments(
     ] + blueprint.python.mounts
     links = [(target, place) for target, place in links if not is_given(place)]
     read_only = [*((seen(source), place) for source, place in system), *read_only]
+    read_only += [(seen(kernel.path), kernel.place)] if kernel else []
     _refuse_traps([place for _, place in [*read_only, *writable]], [place for _, place in writable])
     bwrap = blueprint.bwrap
     sized = ["--size", str(tmp_bytes)] if bwrap.has("--size") else []
-    user = "0" if is_root else str(INSIDE_UID)
+    user = "0" if is_root or kernel else str(INSIDE_UID)
+    rights = ["--as-pid-1", "--cap-drop", "ALL", "--seccomp", str(seccomp_fd)]
+    rights += ["--disable-userns"] if bwrap.has("--disable-userns") else []
+    if kernel is not None:
+        rights = ["--cap-add", "ALL", "--ro-bind-data", str(seccomp_fd), kernel.bundle]
     return [
-        "--unshare-all", "--unshare-user", "--as-pid-1", "--die-with-parent", "--new-session",
-        "--hostname", "corral",
-        "--uid", user, "--gid", user, "--cap-drop", "ALL",
-        *(["--disable-userns"] if bwrap.has("--disable-userns") else []),
+        "--unshare-all", "--unshare-user", "--die-with-parent", "--new-session", "--hostname", "corral",
+        "--uid", user, "--gid", user,
         "--proc", "/proc", "--dev", "/dev", *sized, "--tmpfs", "/dev/shm", "--remount-ro", "/dev",  # noqa: S108
         *(["--perms", "1777"] if bwrap.has("--perms") else []), *sized, "--tmpfs", TMP,
         *[word for folder in folders for word in ("--dir", folder)],
@@ -272,9 +303,10 @@ def bwrap_arguments(
         *[word for target, link in links for word in ("--symlink", target, link)],
         *[word for source, place in read_only for word in ("--ro-bind", source, place)],
         *[word for source, place in writable for word in ("--bind", source, place)],
+        *rights,
         *([] if is_root else ["--remount-ro", "/"]), "--chdir", workdir, "--clearenv",
         *[word for name, value in env.items() for word in ("--setenv", name, value)],
-        "--seccomp", str(seccomp_fd), "--info-fd", str(info_fd),
+        "--info-fd", str(info_fd),
     ]  # fmt: skip
 
 

@@ -37,9 +37,11 @@ from corral.hands.providers.home import (
     remove_empty,
     stores_of,
 )
+from corral.hands.providers.inside import INSIDE_UID
 from corral.hands.providers.launch import environment
 from corral.hands.providers.layers import Layer, LayerShelf
 from corral.hands.providers.registries import Registries
+from corral.hands.providers.seccomp import seccomp_filter
 from corral.hands.providers.system import MACHINE, System
 from corral.hands.providers.walls import Process, Walls
 from corral.hands.providers.workspaces import Workspaces
@@ -52,6 +54,7 @@ from corral.kernel.limits import (
 )
 from corral.kernel.owned_names import owned_name
 from corral.session.call import Recipe
+from corral.session.content import Json
 
 __all__ = ["WalledProvider"]
 
@@ -225,7 +228,17 @@ class WalledProvider:
         moved = {path: here for path in documented if (here := seen(path)) != path}
         roots = ["/mnt/session", MEMORY[1], TMP] if not moved else [seen(path) for path in documented]
         doors = None if self._walls.takes_descriptors else self._state_dir
-        with expected_way_out(self._egress, doors=doors) as way:
+        rights: dict[str, Json] | None = None
+        if self._walls.has_own_kernel:
+            has_bound = self.capabilities.holds("memory")
+            rights = {
+                "user": INSIDE_UID,
+                "system_calls": seccomp_filter().hex(),
+                "address_bytes": None if has_bound else bounds.memory_bytes,
+            }
+        with expected_way_out(
+            self._egress, doors=doors, carries=self._walls.has_own_kernel, owner=self._walls.owner(home)
+        ) as way:
             agent = [*python.command, "-IS", seen(AGENT)]
             process = await self._walls.start(
                 home, agent, memory, layer, gives=way.gives, door=way.door, bounds=bounds
@@ -250,7 +263,8 @@ class WalledProvider:
                         bounds=bounds,
                         processes=self._walls.processes_max(bounds),
                         is_full=is_full,
-                        way_out=way.listens,
+                        way_out=way.told,
+                        rights=rights,
                     )
                 )
                 process.booted()

@@ -43,6 +43,10 @@ class Walls(Protocol):
     """Of the directory of a workspace, which belongs to the host."""
     takes_descriptors: bool
     """Whether a program can be given descriptors; else its way out is a door."""
+    has_own_kernel: bool
+    """Whether programs run on a kernel of their own. That one knows the agent as root, so the agent makes
+    itself an ordinary user with a filter of system calls; and it has sockets of its own, so what goes out
+    is carried through the door."""
     can_be_renamed: bool
     """Whether a workspace can be renamed under a sandbox, so that one can be kept warm for a session yet
     unknown."""

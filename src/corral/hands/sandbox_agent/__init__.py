@@ -18,7 +18,8 @@ hostile regular expression nor a huge file can stop the loop from hearing a canc
 per thread is in flight: the host queues the others. The host trusts nothing that comes out of here.
 
 Before it is ready it may hand out a listening socket on the sandbox's own loopback (`way_out`): the only
-way out of a sandbox.
+way out of a sandbox. In one with a kernel of its own it first gives up what makes it root there (`rights`),
+and keeps that socket, from which a child carries what comes to the door (`carrier`).
 
 It runs as process 1 of the sandbox: its end, by the host or by end of stdin, is the end of everything in
 there, and no signal from inside can bring that about. Not dumpable, it is no target through /proc either.

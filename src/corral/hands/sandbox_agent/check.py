@@ -27,7 +27,7 @@ def run(place: Place, absent: list[str], closed: list[str], stranger: int) -> st
         "ptrace": lambda: libc.ptrace(_PTRACE_TRACEME, 0, None, None) == 0,
         "vsock": lambda: _opens(_AF_VSOCK),
         "network route": _has_route,
-        "foreign processes in /proc": _sees_strangers,
+        "foreign processes in /proc": lambda: _sees_strangers(place),
         "write to /usr": lambda: os.access("/usr", os.W_OK),
         "write to /": lambda: os.access("/", os.W_OK),
         "root inside": lambda: os.getuid() == 0,
@@ -88,6 +88,7 @@ def _has_capabilities(*names: str) -> bool:
     return any(int(line.split()[1], 16) for line in lines)
 
 
-def _sees_strangers() -> bool:
-    """The agent and this child: nobody else is in a new sandbox."""
-    return sum(name.isdigit() for name in os.listdir("/proc")) > 2
+def _sees_strangers(place: Place) -> bool:
+    """The agent, this child and perhaps a carrier: nobody else is in a new sandbox."""
+    carriers = 1 if place.way_out and place.way_out["carries"] else 0
+    return sum(name.isdigit() for name in os.listdir("/proc")) > 2 + carriers

@@ -10,11 +10,14 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .processes import harden, kill_tree, reap
 from .shell import Command, Shell
 from .wire import HEADER, Place, ToolFailed, block_result, bounded_result, pack, text_result
+
+if TYPE_CHECKING:
+    from .carrier import Carrier
 
 _READ_BYTES = 256 * 1024
 
@@ -38,8 +41,11 @@ class _Child:
 
 
 class Loop:
-    def __init__(self, place: Place, stdin: int, stdout: int, unread: bytearray) -> None:
+    def __init__(
+        self, place: Place, stdin: int, stdout: int, unread: bytearray, carrier: Carrier | None
+    ) -> None:
         self._place, self._stdin, self._stdout, self._unread = place, stdin, stdout, unread
+        self._carrier = carrier
         self._shells: dict[str, Shell] = {}
         self._calls: dict[str, _Bash | _Child] = {}
         self._deaths, note = os.pipe()
@@ -67,7 +73,10 @@ class Loop:
             for fd, _ in poller.poll(self._patience()):
                 if fd == self._deaths:
                     os.read(fd, _READ_BYTES)
-                    reap()
+                    dead = reap()
+                    if self._carrier and self._carrier.pid in dead:
+                        with contextlib.suppress(OSError):  # as full as they have made it: no way out then
+                            self._carrier.start()
                 elif fd == self._stdin:
                     chunk = os.read(fd, _READ_BYTES)
                     if not chunk:
@@ -258,7 +267,7 @@ def main() -> None:
     os.umask(0o022)  # the host's, otherwise
     stdin, stdout = os.dup(0), os.dup(1)
     null = os.open("/dev/null", os.O_RDWR)
-    for fd in (0, 1, 2):
+    for fd in (0, 1):
         os.dup2(null, fd)
     for fd in (stdin, stdout, null):
         os.set_inheritable(fd, False)
@@ -271,10 +280,26 @@ def main() -> None:
     (size,) = HEADER.unpack_from(unread)
     place = Place(json.loads(unread[HEADER.size : HEADER.size + size]))
     del unread[: HEADER.size + size]
-    harden(place.limits)
-    if place.way_out:
-        from .way_out import hand_out
+    if place.rights:
+        from .rights import give_up
 
-        hand_out(*place.way_out)
+        give_up((stdin, stdout), **place.rights)
+    os.dup2(null, 2)  # whose walls cannot be completed says so before
+    harden(place.limits)
+    carrier = _let_out(**place.way_out) if place.way_out else None
     with contextlib.suppress(BrokenPipeError):  # the host is gone, and with it the reason to be here
-        Loop(place, stdin, stdout, unread).run()
+        Loop(place, stdin, stdout, unread, carrier).run()
+
+
+def _let_out(way: int | str, port: int, carries: bool) -> Carrier | None:
+    from . import way_out
+
+    listening = way_out.listen(port)
+    if not carries:
+        way_out.hand_out(way, listening)
+        return None
+    from .carrier import Carrier
+
+    carrier = Carrier(listening, str(way))
+    carrier.start()
+    return carrier

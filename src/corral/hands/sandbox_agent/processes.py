@@ -30,11 +30,13 @@ def harden(limits: Limits) -> None:
     ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
-def reap() -> None:
-    """Bury the dead: ours, and all orphans of the sandbox, whose process 1 we are."""
+def reap() -> list[int]:
+    """Bury the dead: ours, and all orphans of the sandbox, whose process 1 we are. Returns their pids."""
+    dead = []
     with contextlib.suppress(ChildProcessError):
-        while os.waitpid(-1, os.WNOHANG)[0]:
-            pass
+        while pid := os.waitpid(-1, os.WNOHANG)[0]:
+            dead.append(pid)
+    return dead
 
 
 def kill_tree(leader: int) -> None:

@@ -54,7 +54,8 @@ class Place:
         self.moved: dict[str, str] = message["moved"]  # where a documented directory is not where it should
         self.env: dict[str, str] = message["env"]
         self.interrupted: str = message["interrupted"]  # what a cancelled call is answered with
-        self.way_out: list[Any] | None = message.get("way_out")  # of `hand_out`
+        self.way_out: dict[str, Any] | None = message.get("way_out")  # of `loop._let_out`
+        self.rights: dict[str, Any] | None = message.get("rights")  # of `rights.give_up`
         self.limits = Limits(message["limits"])
 
     def real(self, path: str) -> str:
