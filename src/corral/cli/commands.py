@@ -71,7 +71,7 @@ def serve(
     models_dir: Annotated[Path | None, typer.Option(help="Where local models are kept.")] = None,
     recordings_dir: Annotated[Path | None, typer.Option(help="Recorded runs for `replay`.")] = None,
     sandbox: Annotated[
-        Text, typer.Option(help="What makes sandboxes: bwrap, docker, podman or landlock. [bwrap]")
+        Text, typer.Option(help="What makes sandboxes: gvisor, bwrap, docker, podman or landlock. [bwrap]")
     ] = None,
     sandbox_root: Annotated[
         Path | None, typer.Option(help="Root file system with the programs of sandboxes. [the machine's]")
@@ -251,11 +251,15 @@ def redteam(
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write what came of each attempt to this file, too.")
     ] = None,
+    sandbox_root: Annotated[
+        Path | None, typer.Option(help="Root file system with the programs of sandboxes. [the machine's]")
+    ] = None,
 ) -> int:
     """Attack sandboxes of a server of its own in every known way; look everywhere for planted secrets."""
     from corral.cli.redteam import Asked, redteam
 
-    return redteam(Asked(sandbox=sandbox, only=only, lists=lists, json_file=json_file))
+    asked = Asked(sandbox=sandbox, only=only, lists=lists, json_file=json_file, programs=sandbox_root)
+    return redteam(asked)
 
 
 @app.command()

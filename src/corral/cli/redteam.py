@@ -23,12 +23,14 @@ _ALL = "all"
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """The command line as it was given. sandbox: a kind, or "all". json_file: where the report goes."""
+    """The command line as it was given. sandbox: a kind, or "all". json_file: where the report goes.
+    programs: a root file system that has those of sandboxes."""
 
     sandbox: str
     only: str | None
     lists: bool
     json_file: Path | None
+    programs: Path | None = None
 
 
 def redteam(asked: Asked) -> Exit:
@@ -43,7 +45,7 @@ def redteam(asked: Asked) -> Exit:
         return Exit.DONE
     if not Path("/proc/self/ns").exists():
         raise Problem("redteam needs Linux: it looks for what sandboxes reach in /proc")
-    reports = [_attacked(kind, names, console) for kind in _kinds(asked.sandbox)]
+    reports = [_attacked(kind, names, asked.programs, console) for kind in _kinds(asked.sandbox)]
     summary(reports, console)
     if asked.json_file is not None:
         asked.json_file.write_bytes(
@@ -64,12 +66,12 @@ def _kinds(said: str) -> Sequence[ProviderName]:
     return [kind for kind in PROVIDERS if kind == said]
 
 
-def _attacked(kind: ProviderName, names: Sequence[str], console: Console) -> Report:
+def _attacked(kind: ProviderName, names: Sequence[str], programs: Path | None, console: Console) -> Report:
     def show(line: str) -> None:
         console.print(f"{kind}: {line}", highlight=False)
 
     console.print(f"{kind}: {len(names)} attempts, on a server of its own", highlight=False)
-    return asyncio.run(run(kind, names, show=show))
+    return asyncio.run(run(kind, names, show=show, programs=programs))
 
 
 def _list(names: Sequence[str], console: Console) -> None:

@@ -191,8 +191,8 @@ SETTINGS: Final[Mapping[str, Setting]] = {
     # Not from a file: a cloned repository must not weaken the walls.
     "sandbox": Setting(
         values.sandbox,
-        "what sandboxes are made by: bwrap; docker or podman; or landlock, weaker, where user namespaces"
-        " are forbidden; bwrap unless set",
+        "what sandboxes are made by: bwrap; gvisor, with a kernel of their own; docker or podman; or"
+        " landlock, weaker, where user namespaces are forbidden; bwrap unless set",
         ("flag", "env"),
     ),
     "sandbox_choices": Setting(

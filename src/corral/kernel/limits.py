@@ -344,9 +344,10 @@ SANDBOX_CPUS_MIN, SANDBOX_CPUS_MOST = 0.05, 1024.0
 SANDBOX_MEMORY_BYTES_MIN, SANDBOX_MEMORY_BYTES_MOST = 64 * 1024**2, 16 * 1024**4
 SANDBOX_PROCESSES_MIN, SANDBOX_PROCESSES_MOST = 32, 1_000_000
 SANDBOX_DISK_BYTES_MIN, SANDBOX_DISK_BYTES_MOST = 1024**2, 1024**5
-# Of the machine's tasks, for a process or thread in gVisor, whose ptrace platform has one to run it and one
-# to wait for it, and a few to spare; and for gVisor itself. Its own kernel bounds what runs inside.
-GVISOR_TASKS_PER_PROCESS, GVISOR_TASKS = 4, 200
+# Of the machine's tasks, for a process in gVisor, whose ptrace platform has one to run it for each thread
+# of its own that ever did (measured: five), and for gVisor itself. What runs inside, its own kernel bounds;
+# at this bound all of the sandbox ends.
+GVISOR_TASKS_PER_PROCESS, GVISOR_TASKS = 8, 200
 SANDBOX_BOOT_SECONDS_MAX = 20.0  # measured 50 ms; beyond this something is broken
 ENGINE_SECONDS_MAX = 60.0  # of docker or podman for one command; measured 0.1 to 1 s, beyond it it hangs
 SANDBOX_ANSWER_SECONDS = 10.0  # beyond a call's own timeout: then the sandbox counts as lost

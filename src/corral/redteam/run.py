@@ -35,16 +35,23 @@ def chosen(only: str | None) -> Sequence[str]:
     return [name for name in names if name in wanted or name.partition(".")[0] in wanted]
 
 
-async def run(kind: ProviderName, names: Sequence[str], *, show: Callable[[str], None]) -> Report:
-    """Make these attempts on a server of its own, and end all of it."""
+async def run(
+    kind: ProviderName,
+    names: Sequence[str],
+    *,
+    show: Callable[[str], None],
+    programs: Path | None = None,
+) -> Report:
+    """Make these attempts on a server of its own, and end all of it. programs: a root file system that has
+    those of sandboxes; the machine's own unless given."""
     report, began = Report(kind=kind), time.monotonic()
     root = Path(tempfile.mkdtemp(prefix="redteam-"))  # short: sockets lie below it
     root.chmod(0o755)  # everybody passes through: what is kept apart is kept apart by the walls
     try:
-        if problem := await _problem(kind, root):
+        if problem := await _problem(kind, root, programs):
             report.problem = problem
             return report
-        await _fill(report, kind, names, root=root, show=show)
+        await _fill(report, kind, names, root=root, programs=programs, show=show)
     except Broken as error:
         report.problem = str(error)
     finally:
@@ -53,10 +60,10 @@ async def run(kind: ProviderName, names: Sequence[str], *, show: Callable[[str],
     return report
 
 
-async def _problem(kind: ProviderName, root: Path) -> str:
+async def _problem(kind: ProviderName, root: Path, programs: Path | None) -> str:
     state = root / "probe"
     state.mkdir(mode=0o711)
-    provider = provider_of(kind, state_dir=state, is_warm=False)
+    provider = provider_of(kind, state_dir=state, is_warm=False, root=programs)
     try:
         probe = await provider.probe()
     except CorralError as error:
@@ -67,11 +74,17 @@ async def _problem(kind: ProviderName, root: Path) -> str:
 
 
 async def _fill(
-    report: Report, kind: ProviderName, names: Sequence[str], *, root: Path, show: Callable[[str], None]
+    report: Report,
+    kind: ProviderName,
+    names: Sequence[str],
+    *,
+    root: Path,
+    programs: Path | None,
+    show: Callable[[str], None],
 ) -> None:
     canaries = Canaries()
     async with Outside.around(root, canaries) as outside:
-        async with ServedStage.around(kind, outside) as stage:
+        async with ServedStage.around(kind, outside, programs=programs) as stage:
             show("the stage is set")
             report.isolation, report.gaps = stage.capabilities.isolation, stage.capabilities.gaps
 

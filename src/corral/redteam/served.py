@@ -53,7 +53,9 @@ class ServedStage:
     sessions: who -> session id.
     """
 
-    def __init__(self, kind: ProviderName, outside: Outside, node: Node) -> None:
+    def __init__(
+        self, kind: ProviderName, outside: Outside, node: Node, programs: Path | None = None
+    ) -> None:
         self.kind: str = kind
         self.facts: dict[str, Json] = {}
         self.node = node
@@ -66,7 +68,7 @@ class ServedStage:
             elsewhere=f"http://foreign.test:{outside.facts['foreign_port']}/mcp",
             inside=f"http://127.0.0.1:{outside.facts['forbidden_port']}/metadata",
         )
-        self._provider = provider_of(kind, state_dir=node.data_dir / "hands", is_warm=False)
+        self._provider = provider_of(kind, state_dir=node.data_dir / "hands", is_warm=False, root=programs)
         self.capabilities = self._provider.capabilities
         self._api: anthropic.AsyncAnthropic | None = None
         self._hands: HandsClient | None = None
@@ -76,16 +78,21 @@ class ServedStage:
 
     @classmethod
     @asynccontextmanager
-    async def around(cls, kind: ProviderName, outside: Outside) -> "AsyncIterator[ServedStage]":
-        """Below the root of `outside`. Raises Broken."""
+    async def around(
+        cls, kind: ProviderName, outside: Outside, *, programs: Path | None = None
+    ) -> "AsyncIterator[ServedStage]":
+        """Below the root of `outside`. programs: a root file system that has those of sandboxes. Raises
+        Broken."""
         data_dir = outside.root / "data"
         data_dir.mkdir(mode=0o711)
         (data_dir / "hands").mkdir(mode=0o711)
         canaries = outside.canaries
         async with AsyncExitStack() as stack:
             model = await stack.enter_async_context(MessagesApi(as_told, is_strict=False))
-            node = Node("redteam", data_dir, settings={}, options=("--sandbox", kind))
-            stage = cls(kind, outside, node)
+            options = ["--sandbox", kind]
+            options += [] if programs is None else ["--sandbox-root", str(programs)]
+            node = Node("redteam", data_dir, settings={}, options=options)
+            stage = cls(kind, outside, node, programs)
             stage._model = model
             stack.enter_context(stage.liar.started())
             stack.push_async_callback(stage._provider.aclose)

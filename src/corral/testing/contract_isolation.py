@@ -185,12 +185,16 @@ class IsolationContract:
         before = process_count()
         call = lab.call("bash", command="bomb() { bomb | bomb & }; bomb; sleep 60")
         task = asyncio.create_task(box.run(call))
-        await until(lambda: process_count() > before + SANDBOX_PROCESSES_MAX // 4, 30)
+        await until(lambda: process_count() > before + SANDBOX_PROCESSES_MAX // 4 or not box.is_alive, 30)
         assert await lab.bash(calm, "echo calm") == "calm"
         assert process_count() < before + SANDBOX_PROCESSES_MAX + 50
         await box.cancel(call.call_id)
         async with asyncio.timeout(2 * CANCEL_GRACE_SECONDS):
-            assert text_of(await task) == INTERRUPTED
+            bombed = (await asyncio.gather(task, return_exceptions=True))[0]
+        if isinstance(bombed, SandboxLost):  # as `_overdone`
+            assert lab.provider.capabilities.holds("kernel")
+        else:
+            assert isinstance(bombed, ToolResult) and text_of(bombed) == INTERRUPTED
         await box.destroy()
         await until(lambda: process_count() < before + SANDBOX_PROCESSES_MAX // 8)
 
@@ -243,7 +247,7 @@ class IsolationContract:
         if lab.provider.capabilities.holds("paths"):  # else /tmp is no memory
             await lab.fails(box, "head -c 65M /dev/zero > /tmp/full")
         many = "import os, time\nfor n in range(60): os.fork() or time.sleep(60)"
-        await lab.fails(box, f"python3 -c '{many}'")
+        await _overdone(lab, box, f"python3 -c '{many}'")
         hurried = await lab.sandbox("sesn_2", recipe=_bounded({"command_seconds": 2}))
         assert "timed out after 2" in await lab.fails(hurried, "sleep 60", timeout_ms=50_000)
 

@@ -36,6 +36,7 @@ def give_up(kept: Sequence[int], user: int, system_calls: str, address_bytes: in
     for fd in kept:
         os.fchmod(fd, 0)
         os.fchown(fd, _STRANGER, _STRANGER)
+    os.chown("/dev", _STRANGER, _STRANGER)  # gVisor mounts it writable for its owner, whatever it is told
     if address_bytes is not None:
         resource.setrlimit(resource.RLIMIT_AS, (address_bytes, address_bytes))
     _must(libc.unshare(_CLONE_NEWUSER), "no user namespace can be made")

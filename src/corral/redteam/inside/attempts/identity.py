@@ -149,7 +149,12 @@ ATTEMPTS = {
         Attempt("setgroups", "takes other groups", calls("setgroups", 0, 0)),
         Attempt("is-root", "finds itself root", _is_root, "user"),
         Attempt("own-program", "runs a program of its own with the setuid bit", _own_setuid_program),
-        Attempt("system-programs", "gains something by the system's setuid programs", _setuid_programs),
+        Attempt(
+            "system-programs",
+            "gains something by the system's setuid programs",
+            _setuid_programs,
+            is_of_kernel=True,
+        ),
         Attempt(
             "new-privileges",
             "asks whether programs may gain privileges",

@@ -254,7 +254,12 @@ ATTEMPTS = {
                 ("ipc", "network"),
             )
         ),
-        Attempt("uid-map", "changes who its users are", opens_for_writing("/proc/1/uid_map")),
+        Attempt(
+            "uid-map",
+            "changes who its users are",
+            opens_for_writing("/proc/1/uid_map"),
+            is_of_kernel=True,
+        ),
         Attempt(
             "more-namespaces",
             "raises the number of namespaces it may have",

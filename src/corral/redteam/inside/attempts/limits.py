@@ -173,7 +173,7 @@ def _dumps_core(box: Box) -> None:
 ATTEMPTS = {
     "limits": [
         Attempt("forks", "has more processes than it may", _forks, "count", seconds=25, ends=True),
-        Attempt("memory", "asks for more memory than a sandbox may have", _takes_memory),
+        Attempt("memory", "asks for more memory than a sandbox may have", _takes_memory, is_of_kernel=True),
         Attempt(
             "shared-memory",
             "uses more memory than a sandbox may have",
@@ -190,8 +190,8 @@ ATTEMPTS = {
             Attempt(f"raise-{name.lower()}", f"raises its bound RLIMIT_{name}", _raises_limit(name))
             for name in ("NPROC", "NOFILE", "DATA", "FSIZE")
         ),
-        Attempt("nice", "goes before everybody else", _lowers_nice),
-        Attempt("spared", "is spared when memory runs out", _spares_itself),
+        Attempt("nice", "goes before everybody else", _lowers_nice, is_of_kernel=True),
+        Attempt("spared", "is spared when memory runs out", _spares_itself, is_of_kernel=True),
         Attempt("core", "has its memory dumped", _dumps_core),
     ],
 }

@@ -28,7 +28,8 @@ def _takes_the_proxy(host: str) -> Tries:
 
 
 def _finds_tickets(box: Box) -> None:
-    """Anything that looks like a pass: in the environment, below /run, in descriptors."""
+    """Anything that looks like a pass: in the environment, below /run, in descriptors. Modules of the
+    interpreter that is brought along are none."""
     found = []
     for name, value in os.environ.items():
         if name == box.told.get("variable"):
@@ -36,7 +37,8 @@ def _finds_tickets(box: Box) -> None:
         if any(word in name.lower() for word in ("token", "ticket", "secret", "key")) or "@" in value:
             found.append(name)
     for folder, _, names in os.walk("/run"):
-        found += [os.path.join(folder, name) for name in names if "token" in name or "ticket" in name]
+        named = [name for name in names if "token" in name or "ticket" in name]
+        found += [os.path.join(folder, name) for name in named if not name.endswith((".py", ".pyc"))]
     if found:
         raise Won(", ".join(found[:5]))
     box.note("there is none to steal")

@@ -143,10 +143,21 @@ def _descriptors_of(whom: str) -> Tries:
 
 
 def _forged_frame(box: Box) -> None:
-    """An answer of ours in the agent's name."""
-    fd = os.open(f"/proc/{box.agent_pid}/fd/1", os.O_WRONLY | os.O_NONBLOCK)
-    os.close(fd)
-    raise Won("the agent's way to the host opens")
+    """An answer of ours in the agent's name: through any descriptor of its that leads out, as pipes of a
+    kernel of its own do not."""
+    folder, has_kernel = f"/proc/{box.agent_pid}/fd", "kernel" not in box["gaps"]
+    refused = OSError(errno.ENOENT, "it has none that leads out")
+    for name in os.listdir(folder):
+        link = os.readlink(f"{folder}/{name}")
+        if link == os.devnull or (has_kernel and link.startswith("pipe:")):
+            continue
+        try:
+            os.close(os.open(f"{folder}/{name}", os.O_WRONLY | os.O_NONBLOCK))
+        except OSError as error:
+            refused = error
+        else:
+            raise Won(f"the agent's way to the host opens: {link}")
+    raise refused
 
 
 def _taken_descriptors(of: str) -> Tries:
@@ -285,7 +296,12 @@ ATTEMPTS: dict[str, list[Attempt]] = {
             Attempt(path.replace("/", "-"), f"reads /proc/{path}", reads(f"/proc/{path}", mode="anything"))
             for path in ("kcore", "kmsg", "keys", "timer_list", "sched_debug", "vmallocinfo")
         ),
-        Attempt("agent-map", "reads where the agent's memory lies", _agents("maps", mode="anything")),
+        Attempt(
+            "agent-map",
+            "reads where the agent's memory lies",
+            _agents("maps", mode="anything"),
+            is_of_kernel=True,
+        ),
         Attempt("addresses", "reads where the kernel lies", _addresses),
         Attempt("layout", "reads where devices lie in memory", _layout),
         *(
@@ -306,7 +322,7 @@ ATTEMPTS: dict[str, list[Attempt]] = {
     ],
     "descriptors": [
         Attempt("inherited", "follows every descriptor it was given", _strange_descriptors),
-        Attempt("agent", "lists the descriptors of the agent", _agents_descriptors),
+        Attempt("agent", "lists the descriptors of the agent", _agents_descriptors, is_of_kernel=True),
         Attempt("forged-answer", "writes to the host in the agent's name", _forged_frame),
         Attempt("taken-agent", "takes a descriptor of the agent", _taken_descriptors("agent")),
         Attempt("taken-hands", "takes a descriptor of the hands host", _taken_descriptors("hands")),
