@@ -52,7 +52,7 @@ _OPTIONS: Final = (  # each is given if this runsc has it
 _ASK_SECONDS: Final = 10.0
 _INSTALL: Final = "install runsc (Debian: `apt install runsc`, others: https://gvisor.dev)"
 _NEWER: Final = "install a newer runsc (https://gvisor.dev)"
-_TRIAL: Final = "type -P ls >/dev/null || exit 0; ls -l / >/dev/null && (ls -l /usr | : )"
+_TRIAL: Final = "! type -P ls >/dev/null || ls -l / /usr >/dev/null"
 """What any session begins with. Some builds of gVisor fail it: 2022's refuse what newer programs ask of
 `statx`, others do not get on with newer kernels."""
 
