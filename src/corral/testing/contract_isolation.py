@@ -223,7 +223,7 @@ class IsolationContract:
         box = await lab.sandbox()
         box = await _overdone(lab, box, "python3 -c 'x = bytearray(3 << 30)'")
         if lab.provider.capabilities.holds("paths"):  # else /tmp is no memory
-            await lab.fails(box, "head -c 2G /dev/zero > /tmp/full", timeout_ms=30_000)
+            await lab.fails(box, "dd if=/dev/zero of=/tmp/full bs=1M count=2048", timeout_ms=60_000)
             await lab.bash(box, "rm -f /tmp/full")
         if lab.provider.capabilities.holds("memory"):
             hogs = "for i in 1 2 3 4; do python3 -c 'x = bytearray(900 << 20); print(len(x))' & done; wait"
@@ -245,7 +245,7 @@ class IsolationContract:
         box = await _overdone(lab, box, "python3 -c 'x = bytearray(300 << 20)'", _bounded(bounds))
         assert await lab.bash(box, "python3 -c 'x = bytearray(90 << 20); print(len(x) >> 20)'") == "90"
         if lab.provider.capabilities.holds("paths"):  # else /tmp is no memory
-            await lab.fails(box, "head -c 65M /dev/zero > /tmp/full")
+            await lab.fails(box, "dd if=/dev/zero of=/tmp/full bs=1M count=65")
         many = "import os, time\nfor n in range(60): os.fork() or time.sleep(60)"
         await _overdone(lab, box, f"python3 -c '{many}'")
         hurried = await lab.sandbox("sesn_2", recipe=_bounded({"command_seconds": 2}))
