@@ -59,8 +59,8 @@ class TestGvisor(ProviderContract):
 @needs_runsc
 @pytest.mark.timeout(300)
 async def test_an_ordinary_user_has_the_same_walls() -> None:
-    """What depends on the user: rights, bounds, files, what is left."""
-    chosen = "probe or privileges or bounds or hog or left or moves"
+    """What depends on the user: rights, bounds, what is left, files."""
+    chosen = "probe or bounds or left or moves"
     await contract_as_ordinary_user(f"{__file__}::TestGvisor", "-k", chosen)
 
 
