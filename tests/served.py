@@ -34,6 +34,7 @@ class Served:
 
     config: Config
     environment: dict[str, str] = field(default_factory=dict)
+    python: str = sys.executable
     url: str = ""
     process: asyncio.subprocess.Process | None = None
     deaths: int = 0  # of the server or the hands, under this supervisor
@@ -43,7 +44,7 @@ class Served:
         self.deaths = 0
         with self.log_path.open("ab") as stderr:
             self.process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "corral.supervisor", "--json"),
+                *(self.python, "-m", "corral.supervisor", "--json"),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=stderr,
@@ -150,12 +151,13 @@ async def served(
     crashing: bool = False,
     settings: Mapping[str, Any] | None = None,
     parent: Path | None = None,
+    python: str = sys.executable,
     **environment: str,
 ) -> AsyncIterator[Served]:
     """Start a server in a data directory of its own; everything is gone afterwards.
 
     crashing: its crash points can be chosen while it runs. settings: more fields of its Config.
-    parent: where its data directory is made.
+    parent: where its data directory is made. python: that runs it.
     """
     # Not under pytest's directories: a unix socket's path holds 107 bytes.
     data_dir = Path(tempfile.mkdtemp(prefix="corral-", dir=parent))
@@ -170,7 +172,7 @@ async def served(
     config = replace(config, **(settings or {}))
     if crashing:
         environment["CORRAL_CRASH_AT"] = f"@{data_dir / 'crash_at'}"
-    server = Served(config, environment)
+    server = Served(config, environment, python)
     try:
         await server.start()
         # No retries: a test sees the first answer. Strict: what the SDK's types do not allow is an error.

@@ -1,9 +1,13 @@
 """What a process that owns a directory has: the directory, its lock, a token, a socket.
 
-<data_dir>/<role>/private/     mode 0700
+<data_dir>/<role>/private/     mode 0700, of the process's user; what it keeps is here, too
     lock                       held (flock) while the process lives: one per role and data directory
+<data_dir>/<role>/callers/     mode 0700, of the user of its callers, who may be another
     token                      what callers present; made once, mode 0600
-    <role>.sock                mode 0600
+    <role>.sock                mode 0600; egress has more of them
+
+A process makes its entrance (token and sockets) itself, unless its callers are another user's: then their
+supervisor makes it and hands it down, so that nothing is open to both.
 """
 
 import contextlib
@@ -11,7 +15,8 @@ import fcntl
 import os
 import secrets
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,13 +24,18 @@ from corral.kernel.errors import Conflict, InvalidRequest
 
 __all__ = [
     "SOCKET_PATH_BYTES_MAX",
+    "Entrance",
     "asked",
     "doors_path",
+    "egress_paths",
+    "entrance",
+    "listen_at",
     "listening",
     "made_once",
     "made_token",
     "mcp_path",
     "owned",
+    "private_path",
     "require_short",
     "socket_path",
     "token_path",
@@ -35,9 +45,23 @@ SOCKET_PATH_BYTES_MAX: Final = 107  # sun_path of Linux, less its final zero
 _BACKLOG = 2048  # connections: as many calls may begin at once
 
 
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
+class Entrance:
+    """What a process takes calls with: listening sockets, in the order of their paths, and what callers
+    present."""
+
+    token: str
+    sockets: Sequence[socket.socket]
+
+
+def private_path(data_dir: Path, role: str) -> Path:
+    """What a role has for itself."""
+    return data_dir / role / "private"
+
+
 def socket_path(data_dir: Path, role: str) -> Path:
-    """Where a role listens; its lock and its token are beside it."""
-    return data_dir / role / "private" / f"{role}.sock"
+    """Where a role listens; its token is beside it."""
+    return data_dir / role / "callers" / f"{role}.sock"
 
 
 def doors_path(data_dir: Path) -> Path:
@@ -50,14 +74,20 @@ def mcp_path(data_dir: Path) -> Path:
     return socket_path(data_dir, "egress").with_name("mcp.sock")
 
 
+def egress_paths(data_dir: Path) -> Sequence[Path]:
+    """All sockets of egress."""
+    return socket_path(data_dir, "egress"), doors_path(data_dir), mcp_path(data_dir)
+
+
 def token_path(data_dir: Path, role: str) -> Path:
     return socket_path(data_dir, role).with_name("token")
 
 
 @contextlib.contextmanager
 def owned(data_dir: Path, role: str) -> Iterator[Path]:
-    """Be the one process of this role; yields its private directory. Raises Conflict if another lives."""
-    private = _private(data_dir, role)
+    """Be the one process of this role; yields its private directory. Raises Conflict if another lives,
+    InvalidRequest if the directory is another user's."""
+    private = _made_private(private_path(data_dir, role))
     fd = os.open(private / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         try:
@@ -80,11 +110,22 @@ def require_short(path: Path) -> None:
 
 @contextlib.contextmanager
 def listening(path: Path) -> Iterator[socket.socket]:
-    """A listening socket for its owner alone. Whoever calls holds the lock, so nobody else listens there.
+    """A listening socket, as `listen_at` makes it; its path goes with it."""
+    listener = listen_at(path)
+    try:
+        yield listener
+    finally:
+        listener.close()
+        path.unlink(missing_ok=True)
 
-    Raises InvalidRequest if the path is too long.
+
+def listen_at(path: Path) -> socket.socket:
+    """A listening socket for its owner alone. Whoever calls is sure that nobody else listens there.
+
+    Raises InvalidRequest if the path is too long, or in another user's directory.
     """
     require_short(path)
+    _made_private(path.parent)
     path.unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
@@ -95,15 +136,25 @@ def listening(path: Path) -> Iterator[socket.socket]:
             os.umask(umask)
         listener.listen(_BACKLOG)
         listener.setblocking(False)
-        yield listener
-    finally:
+    except BaseException:
         listener.close()
-        path.unlink(missing_ok=True)
+        raise
+    return listener
+
+
+@contextlib.contextmanager
+def entrance(data_dir: Path, role: str, paths: Sequence[Path]) -> Iterator[Entrance]:
+    """An entrance of one's own. Raises InvalidRequest, as `listen_at`."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(listening(path)) for path in paths]
+        yield Entrance(token=made_token(data_dir, role), sockets=sockets)
 
 
 def made_token(data_dir: Path, role: str) -> str:
     """The role's token, made at the first call."""
-    return made_once(_private(data_dir, role) / "token", lambda: secrets.token_urlsafe(32))
+    path = token_path(data_dir, role)
+    _made_private(path.parent)
+    return made_once(path, lambda: secrets.token_urlsafe(32))
 
 
 def made_once(path: Path, mint: Callable[[], str]) -> str:
@@ -150,8 +201,13 @@ async def asked(
     return int(words[1]), dict(json.loads(content))
 
 
-def _private(data_dir: Path, role: str) -> Path:
-    private = socket_path(data_dir, role).parent
-    private.mkdir(mode=0o700, parents=True, exist_ok=True)
-    private.chmod(0o700)
-    return private
+def _made_private(directory: Path) -> Path:
+    """Raises InvalidRequest if it is another user's, who could see and change what we put there."""
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if (owner := directory.stat().st_uid) != os.geteuid() != 0:
+        raise InvalidRequest(
+            f"{str(directory)!r} belongs to uid {owner}, and this process is uid {os.geteuid()}: start"
+            " Corral as who it was made by, or with the settings user and egress_user"
+        )
+    directory.chmod(0o700)
+    return directory

@@ -58,7 +58,7 @@ EXIT_FAILED: Final = 78  # EX_CONFIG: starting again would fail in the same way
 EXIT_AGAIN: Final = 1  # it may pass: started again, as after a crash
 EXIT_TAKEN: Final = 75  # EX_TEMPFAIL: another process still has this role
 
-_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE = 1, 4
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS = 1, 4, 38
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,6 +73,8 @@ class Start:
                  server, kept for the user in `supervisor.json` (mode 0600).
     listen_fd:   the listening TCP socket; it stays the supervisor's, so connections wait while the server
                  is replaced.
+    token, sockets: of egress, where it runs as another user than its callers: its entrance, made by the
+                 supervisor (`corral.daemon`); sockets are descriptors.
     """
 
     role: Role
@@ -81,6 +83,8 @@ class Start:
     incarnation: str = ""
     local_key: Secret | None = None
     listen_fd: int | None = None
+    token: Secret | None = None
+    sockets: tuple[int, ...] = ()
 
     @property
     def owner(self) -> str:
@@ -96,6 +100,8 @@ class Start:
             "incarnation": self.incarnation,
             "local_key": self.local_key.reveal() if self.local_key else None,
             "listen_fd": self.listen_fd,
+            "token": self.token.reveal() if self.token else None,
+            "sockets": self.sockets,
         }
         return json.dumps(data, default=str).encode() + b"\n"
 
@@ -112,6 +118,8 @@ class Start:
             incarnation=data["incarnation"],
             local_key=Secret(data["local_key"]) if data["local_key"] else None,
             listen_fd=data["listen_fd"],
+            token=Secret(data["token"]) if data["token"] else None,
+            sockets=tuple(data["sockets"]),
         )
 
 
@@ -140,6 +148,10 @@ def begin(role: Role, *, prepare: Prepare | None = None) -> Start:
     start = Start.decode(line)
     if start.role != role:
         raise ValueError(f"started as {role!r} with the settings of {start.role!r}")
+    # podman's helpers are setuid: they map the users of its containers.
+    kinds = {start.config.sandbox, *start.config.sandbox_choices}
+    if start.config.user is not None and (role != "hands" or "podman" not in kinds):
+        _prctl(_PR_SET_NO_NEW_PRIVS, 1)
     log_to_stderr(start.config.log_level, role=role)
     return start
 

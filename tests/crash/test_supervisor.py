@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 import pytest
 
+from corral.daemon import socket_path
 from corral.kernel.limits import DEAF_SECONDS_MAX, SERVER_DRAIN_SECONDS, START_DEATHS_MAX
 from corral.supervisor.adopt import lock_holder, request
 from corral.supervisor.datadir import read_state
@@ -227,7 +228,7 @@ def test_a_node_has_the_processes_of_its_roles(serve: Callable[..., Serving]) ->
     serving.ready()
     state: Any = read_state(serving.data_dir)
     assert sorted(each["role"] for each in state["processes"]) == ["hands", "server"]
-    assert not (serving.data_dir / "egress" / "private" / "egress.sock").exists()
+    assert not socket_path(serving.data_dir, "egress").exists()
     assert serving.end() == 0
     assert state["spare"]["pid"] is None
 

@@ -1,5 +1,6 @@
 """One process, one role. The exit code says whether starting it again can help."""
 
+import socket
 import sys
 from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, cast
@@ -79,6 +80,7 @@ async def _require_sandboxes(sandbox: "ProviderName", config: "Config") -> None:
 
 
 async def _egress(start: Start) -> None:
+    from corral.daemon import Entrance
     from corral.egress.policy import OperatorHosts
     from corral.egress.process import serve_egress
     from corral.vault.ring import CommandKeys, FileKeys, Keys
@@ -89,8 +91,13 @@ async def _egress(start: Start) -> None:
         keys = CommandKeys(config.vault_key_command)
     elif config.vault_key_file is not None:
         keys = FileKeys(config.vault_key_file)
+    given: Entrance | None = None
+    if start.token is not None:
+        sockets = [socket.socket(fileno=number) for number in start.sockets]
+        given = Entrance(token=start.token.reveal(), sockets=sockets)
     await serve_egress(
         data_dir=config.data_dir,
+        given=given,
         on_ready=report_ready,
         keys=keys,
         trusted=[each for each in (config.egress_ca, config.repository_ca) if each is not None],

@@ -77,6 +77,12 @@ def serve(
         Path | None, typer.Option(help="Root file system with the programs of sandboxes. [the machine's]")
     ] = None,
     sandbox_image: Annotated[Text, typer.Option(help="Or an image that docker or podman has.")] = None,
+    user: Annotated[
+        Text, typer.Option(help="Started as root: who runs all but the supervisor and egress.")
+    ] = None,
+    egress_user: Annotated[
+        Text, typer.Option(help="And who runs egress, which alone can read the vault's keys.")
+    ] = None,
     log_level: Annotated[Text, typer.Option(help="debug, info, warning or error. [info]")] = None,
     as_json: Json = False,
     embedded: Annotated[bool, typer.Option("--embedded", hidden=True)] = False,
@@ -89,7 +95,7 @@ def serve(
         "tls_cert": tls_cert, "tls_key": tls_key, "insecure_bind": insecure_bind,
         "local_model_path": local_model_path, "models_dir": models_dir,
         "recordings_dir": recordings_dir, "sandbox": sandbox, "sandbox_root": sandbox_root,
-        "sandbox_image": sandbox_image,
+        "sandbox_image": sandbox_image, "user": user, "egress_user": egress_user,
         "log_level": log_level,
     }  # fmt: skip
     serve(config_from(config, **flags), as_json=as_json, is_embedded=embedded)

@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import sys
+from dataclasses import replace
 from typing import NoReturn
 
 from corral.config import Config
@@ -21,6 +22,7 @@ def serve(config: Config, *, as_json: bool, is_embedded: bool = False) -> NoRetu
     """Does not return. `is_embedded`: stop when the process that started us ends, however it ends."""
     if is_embedded:
         end_with_parent(signal.SIGTERM)
+        config = replace(config, user=None, egress_user=None)  # it is a part of the command, as we are
     settings = os.memfd_create("corral-settings")
     os.write(settings, json.dumps(config.to_json(), default=str).encode() + b"\n")
     os.lseek(settings, 0, os.SEEK_SET)

@@ -27,6 +27,10 @@ def check(config: Config) -> None:
             raise SettingsError(f"CORRAL_{name.upper()}: there is no file {str(authorities)!r}")
     if config.packages_config is not None and not config.packages_config.is_dir():
         raise SettingsError(f"packages_config: there is no directory {str(config.packages_config)!r}")
+    if (config.user is None and config.egress_user is not None) or (
+        config.egress_user is None and config.user is not None and "egress" in config.roles
+    ):
+        raise SettingsError("user and egress_user belong together: set both, or neither")
     _check_packages(config)
     _check_blobs(config)
     _check_cluster(config)

@@ -38,6 +38,8 @@ class Config:
     port: int = 8420
     data_dir: Path
     roles: tuple[NodeRole, ...] = get_args(NodeRole)
+    user: str | None = None
+    egress_user: str | None = None
     database_url: Secret | None = None
     blob_url: str | None = None
     s3_endpoint: str | None = None
@@ -153,6 +155,18 @@ SETTINGS: Final[Mapping[str, Setting]] = {
     ),
     "roles": Setting(
         values.roles, "what this node does: api, brain, hands, egress (all unless set; --role, repeatable)"
+    ),
+    # Not from a file: a cloned repository must not choose who runs.
+    "user": Setting(
+        values.text,
+        "of a Corral that root starts: user, by name or number, of the server and the hands; with"
+        " egress_user. Root unless set",
+        ("flag", "env"),
+    ),
+    "egress_user": Setting(
+        values.text,
+        "and another one for the egress process, so that no other can read the vault's keys",
+        ("flag", "env"),
     ),
     "database_url": Setting(
         values.database_url,

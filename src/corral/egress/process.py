@@ -15,6 +15,7 @@ And to POST /corral/egress/v1/<desk>/...: `vault`, what it does with the vault's
 """
 
 import asyncio
+import contextlib
 import hmac
 import json
 import os
@@ -26,7 +27,7 @@ from typing import Final, Protocol
 from corral import __version__
 from corral.catalog.networking import NetworkPolicy
 from corral.confine.names import Names
-from corral.daemon import doors_path, listening, made_token, mcp_path, owned, socket_path
+from corral.daemon import Entrance, egress_paths, entrance, owned
 from corral.egress.audit import AuditDesk
 from corral.egress.authority import Authorities, AuthorityDesk
 from corral.egress.bearers import Bearers
@@ -64,6 +65,7 @@ async def serve_egress(
     *,
     data_dir: Path,
     unadopted_seconds: float = HANDS_UNADOPTED_SECONDS,
+    given: Entrance | None = None,
     keys: Keys | None = None,
     operator: OperatorHosts = NOTHING_SAID,
     authorities: Path | None = None,
@@ -73,21 +75,20 @@ async def serve_egress(
 ) -> None:
     """Be the egress of `data_dir` until SIGTERM, SIGINT, or nobody has adopted it for too long.
 
-    keys: the vault's private ones; a file beside the socket unless given. operator: what it says of hosts.
-    authorities: more of them (PEM) for the certificates of MCP servers, beside the system's. trusted:
+    given: sockets (of `egress_paths`) and token, where our callers are another user's; made here otherwise.
+    keys: the vault's private ones; a file in the private directory unless given. operator: what it says of
+    hosts. authorities: more of them (PEM) for the certificates of MCP servers, beside the system's. trusted:
     likewise for those of hosts to which sandboxes send credentials.
     resolve: finds the addresses of names, instead of this machine's resolver.
 
     Raises: Conflict if another one holds the lock; InvalidRequest if the socket path is too long.
     """
-    with (
-        owned(data_dir, "egress") as private,
-        listening(socket_path(data_dir, "egress")) as listener,
-        listening(doors_path(data_dir)) as doors_listener,
-        listening(mcp_path(data_dir)) as mcp_listener,
-    ):
+    with contextlib.ExitStack() as stack:
+        private = stack.enter_context(owned(data_dir, "egress"))
+        if given is None:
+            given = stack.enter_context(entrance(data_dir, "egress", egress_paths(data_dir)))
+        token, (listener, doors_listener, mcp_listener) = given.token, given.sockets
         ring = KeyRing(keys or FileKeys(private / KEY_FILE))
-        token = made_token(data_dir, "egress")
         spool = Spool(private / "audit", clock=SystemClock())
         servers = operator.of_servers()
         outside = Outside(

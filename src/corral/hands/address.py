@@ -1,6 +1,6 @@
 """How processes find a hands host: on this machine by a socket, on others by mutual TLS.
 
-unix:///data/hands/private/hands.sock    nodes of the same machine and user; the token lies beside it
+unix:///data/hands/callers/hands.sock    nodes of the same machine and user; the token lies beside it
 https://10.0.0.7:8421                    any node; the proof, both ways, is a certificate of the cluster's
                                          own authority (`corral certs`), and nothing else is trusted
 """

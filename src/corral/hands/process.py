@@ -2,7 +2,7 @@
 
 Below `<data_dir>/hands` (mode 0711: a sandbox's own uid passes through to its workspace):
 
-    private/               mode 0700; lock, token and socket as `corral.daemon` makes them
+    callers/, private/     mode 0700; token and socket, and lock, as `corral.daemon` makes them
         host_id            made once; a journal that was lost is a new journal of the same host
         journal.sqlite     see journal.py
     workspaces/            one directory per session

@@ -13,7 +13,7 @@ from typing import Any, Final
 import anthropic
 
 from corral.chaos.node import Node, StartFailed
-from corral.daemon import doors_path, socket_path, token_path
+from corral.daemon import doors_path, private_path, socket_path, token_path
 from corral.hands.client import HandsClient
 from corral.hands.providers.choice import ProviderName, provider_of
 from corral.kernel.ids import CORRAL_KEY_PREFIX, SessionId
@@ -291,7 +291,7 @@ class ServedStage:
             "supervisor": self.node.supervisor_pid or 0,
         }.items():
             outside.know(role, pid)
-        private, egress = socket_path(data_dir, "hands").parent, socket_path(data_dir, "egress").parent
+        private, egress = private_path(data_dir, "hands"), private_path(data_dir, "egress")
         paths = {
             "data_dir": data_dir,
             "store": data_dir / "corral.db",

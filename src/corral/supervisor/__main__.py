@@ -17,6 +17,8 @@ from corral.supervisor.datadir import lock_data_dir
 from corral.supervisor.listen import listen
 from corral.supervisor.ready import ready_json, ready_text
 from corral.supervisor.supervise import CannotServe, Supervisor
+from corral.supervisor.takeover import take_over
+from corral.supervisor.users import Users
 
 
 def main(command: Command = our_program, *, silent_seconds: float = CHILD_SILENT_SECONDS) -> int:
@@ -29,14 +31,19 @@ def main(command: Command = our_program, *, silent_seconds: float = CHILD_SILENT
         print(ready_json(config, url, api_key) if is_json else ready_text(config, url, api_key), flush=True)
 
     try:
+        users = Users.of(config)
+        users.refuse_unreachable(config)
         # If there is a lock we wait for its holder, who has the port as well. A directory that cannot be
         # looked into makes Path.exists raise; what is wrong with it is said where it is made.
         if not os.path.exists(config.data_dir / "lock"):  # noqa: PTH110
             listen(config).close()  # a refused start makes no data directory
+        take_over(config.data_dir, users)
+        users.step_down()
         with lock_data_dir(config.data_dir) as lock_fd:
             Supervisor(
                 config,
                 lock_fd=lock_fd,
+                users=users,
                 command=command,
                 on_ready=show,
                 silent_seconds=silent_seconds,

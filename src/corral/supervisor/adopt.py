@@ -14,7 +14,7 @@ import socket
 from pathlib import Path
 from typing import Any
 
-from corral.daemon import socket_path, token_path
+from corral.daemon import private_path, socket_path, token_path
 from corral.kernel.limits import HEALTH_REPLY_SECONDS
 from corral.process import Role
 
@@ -65,7 +65,7 @@ def open_adoption(data_dir: Path, role: Role) -> socket.socket:
 def lock_holder(data_dir: Path, role: Role) -> int | None:
     """Pid of the process that holds the role's lock, which one that hangs does without answering."""
     with contextlib.suppress(OSError):
-        inode = socket_path(data_dir, role).with_name("lock").stat().st_ino
+        inode = (private_path(data_dir, role) / "lock").stat().st_ino
         for line in Path("/proc/locks").read_text().splitlines():
             fields = line.split()  # 1: FLOCK ADVISORY WRITE pid major:minor:inode 0 EOF
             if fields[1] == "FLOCK" and fields[5].endswith(f":{inode}"):

@@ -12,6 +12,7 @@ from typing import Final
 from corral.hands.providers.engines import ENGINE_VARIABLES
 from corral.process import Role
 from corral.supervisor.logs import LogFile
+from corral.supervisor.users import Users
 
 __all__ = ["Child", "Command", "child_environment", "our_program"]
 
@@ -94,19 +95,25 @@ class Child:
     restarts: int = -1
     log: LogFile | None = None
 
-    def spawn(self, command: Sequence[str], *, first_line: bytes, pass_fds: Sequence[int]) -> None:
-        """Start its program and tell it how to start; its standard output is ours to read."""
+    def spawn(
+        self, command: Sequence[str], *, first_line: bytes, pass_fds: Sequence[int], users: Users
+    ) -> None:
+        """Start its program, as who it is to be, and tell it how to start; its standard output is ours to
+        read."""
         stderr = self.log.open() if self.log else None
-        self.process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=stderr,
-            pass_fds=pass_fds,
-            env=child_environment(self.role, os.environ),
-            start_new_session=True,  # Ctrl-C is for the supervisor; hands and egress also outlive it
-            bufsize=0,
-        )
+        environment = users.environment(self.role, child_environment(self.role, os.environ))
+        with users.as_root():
+            self.process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                pass_fds=pass_fds,
+                env=environment,
+                start_new_session=True,  # Ctrl-C is for the supervisor; hands and egress also outlive it
+                bufsize=0,
+                **users.identity(self.role),
+            )
         if stderr is not None:
             os.close(stderr)
         assert self.process.stdout

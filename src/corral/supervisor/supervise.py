@@ -31,6 +31,7 @@ from typing import TextIO
 
 from corral import __version__
 from corral.config import Config, Secret
+from corral.daemon import egress_paths, listen_at, made_token
 from corral.kernel.errors import CorralError
 from corral.kernel.ids import CORRAL_KEY_PREFIX, Ids
 from corral.kernel.limits import (
@@ -53,6 +54,7 @@ from corral.supervisor.child import Child, Command, our_program
 from corral.supervisor.datadir import make_tokens, node_name, remove_state, write_state
 from corral.supervisor.listen import listen, url_of
 from corral.supervisor.logs import LogFile
+from corral.supervisor.users import Users
 
 __all__ = ["CannotServe", "Supervisor"]
 
@@ -69,6 +71,7 @@ class Supervisor:
         config: Config,
         *,
         lock_fd: int,
+        users: Users | None = None,
         command: Command = our_program,
         on_ready: Callable[[str, Secret | None], None] = lambda url, api_key: None,
         log: TextIO = sys.stderr,
@@ -80,12 +83,14 @@ class Supervisor:
         self._on_ready = on_ready
         self._log_to = log
         self._lock_fd = lock_fd
+        self._users = users or Users()
         self._selector = selectors.DefaultSelector()
         self._local_key = Secret(CORRAL_KEY_PREFIX + "local_" + secrets.token_urlsafe(32))
         self._new_key: Secret | None = None
         self._announced = False
         self._stops = 0
-        self._listener = listen(config)
+        with self._users.as_root():  # the port may be one of root's
+            self._listener = listen(config)
         self._server = Child(role="server", outlives=False)
         self._hands = Child(role="hands", outlives=True)
         self._egress = Child(role="egress", outlives=True)
@@ -154,7 +159,7 @@ class Supervisor:
             self._spawn(each)
         elif now - each.started_at > READY_SECONDS_MAX:
             self.log("error", f"{each.role} was not ready within {READY_SECONDS_MAX:.0f} s: killed")
-            each.process.kill()
+            self._kill(each, each.process.pid)
         elif each.is_ready:  # its socket should accept by now
             each.next_try_at = now + LOG_FOLLOW_SECONDS
 
@@ -175,9 +180,14 @@ class Supervisor:
         if is_server and self._spare.is_promotable:
             self._promote(start)
             return
-        each.spawn(
-            self._command(each.role), first_line=start.encode(), pass_fds=self._fds if is_server else ()
-        )
+        with contextlib.ExitStack() as stack:
+            fds: Sequence[int] = self._fds if is_server else ()
+            if each.role == "egress" and self._users:
+                token = made_token(self._config.data_dir, each.role)
+                paths = egress_paths(self._config.data_dir)
+                fds = [stack.enter_context(listen_at(path)).fileno() for path in paths]
+                start = replace(start, token=Secret(token), sockets=tuple(fds))
+            each.spawn(self._command(each.role), first_line=start.encode(), pass_fds=fds, users=self._users)
         self._listen_to(each)
         self.log("info", f"{each.role} started, pid {each.pid}")
 
@@ -197,7 +207,10 @@ class Supervisor:
         settled = self._server.is_up and now - self._server.started_at > SPARE_DELAY_SECONDS
         if spare.process is None and self._announced and settled and now >= spare.next_try_at:
             spare.spawn(
-                self._command("server"), first_line=prepare_line(self._config.roles), pass_fds=self._fds
+                self._command("server"),
+                first_line=prepare_line(self._config.roles),
+                pass_fds=self._fds,
+                users=self._users,
             )
             self._listen_to(spare)
 
@@ -276,7 +289,8 @@ class Supervisor:
             each.pid, each.version = int(health["pid"]), str(health["version"])
             if each.version != __version__:
                 self.log("info", f"{each.role} pid {each.pid} runs {each.version}: replacing it")
-                end(each.pid, HANDS_STOP_SECONDS)
+                with self._users.acting_as(each.role):
+                    end(each.pid, HANDS_STOP_SECONDS)
                 return False
             each.adoption = open_adoption(data_dir, each.role)
         except TimeoutError:
@@ -331,12 +345,20 @@ class Supervisor:
         now = time.monotonic()
         each.deaf_since = each.deaf_since or now
         each.next_try_at = max(each.next_try_at, now + HEALTH_REPLY_SECONDS)
-        pid = lock_holder(self._config.data_dir, each.role)
+        pid = self._holder(each)
         if now - each.deaf_since > DEAF_SECONDS_MAX and pid is not None:
             self.log("warning", f"{each.role} pid {pid} holds its lock and does not answer: killed")
             each.deaf_since = None
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+            self._kill(each, pid)
+
+    def _holder(self, each: Child) -> int | None:
+        with self._users.acting_as(each.role):
+            return lock_holder(self._config.data_dir, each.role)
+
+    def _kill(self, each: Child, pid: int, number: signal.Signals = signal.SIGKILL) -> None:
+        """With no more rights than it has itself: a pid that was told us may be another's."""
+        with contextlib.suppress(ProcessLookupError), self._users.acting_as(each.role):
+            os.kill(pid, number)
 
     # -- waiting --------------------------------------------------------------------------------------
     def _wait(self) -> None:
@@ -419,12 +441,11 @@ class Supervisor:
         if each.adoption is not None:
             return True
         # An adopted process closes our connection first, and then destroys its sandboxes.
-        return each.pid is not None and lock_holder(self._config.data_dir, each.role) == each.pid
+        return each.pid is not None and self._holder(each) == each.pid
 
     def _send(self, each: Child, number: signal.Signals) -> None:
         if each.pid is not None and self._lives(each):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(each.pid, number)
+            self._kill(each, each.pid, number)
 
     # -- what others see --------------------------------------------------------------------------------
     def log(self, level: str, message: str) -> None:

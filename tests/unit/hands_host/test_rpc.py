@@ -17,7 +17,7 @@ import pytest
 from corral.app.hands import Keeping, hands_part
 from corral.app.readiness import Readiness
 from corral.brain.ports import Hands
-from corral.daemon import socket_path, token_path
+from corral.daemon import private_path, socket_path, token_path
 from corral.hands import client as client_module
 from corral.hands import process as process_module
 from corral.hands import rpc, workspace
@@ -213,7 +213,7 @@ async def test_only_the_owner_with_the_token_is_let_in(client, tmp_path):
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
     assert stat.S_IMODE((path.parent / "token").stat().st_mode) == 0o600
-    assert stat.S_IMODE((path.parent / "journal.sqlite").stat().st_mode) == 0o600
+    assert stat.S_IMODE((private_path(tmp_path, "hands") / "journal.sqlite").stat().st_mode) == 0o600
     for token in ("none", "wrong", token_path(tmp_path, "hands").read_text()[:-1]):
         transport = httpx2.AsyncHTTPTransport(uds=str(path))
         async with httpx2.AsyncClient(transport=transport, base_url="http://hands") as stranger:

@@ -3,6 +3,7 @@
 import sys
 
 from corral.supervisor.child import Child
+from corral.supervisor.users import Users
 
 
 def test_who_has_closed_its_report_is_not_promoted() -> None:
@@ -10,7 +11,7 @@ def test_who_has_closed_its_report_is_not_promoted() -> None:
     child = Child(role="server", outlives=False, is_spare=True)
     program = "import os, sys; sys.stdin.readline(); os.close(1); sys.stdin.read()"
     assert not child.is_promotable
-    child.spawn([sys.executable, "-c", program], first_line=b"", pass_fds=())
+    child.spawn([sys.executable, "-c", program], first_line=b"", pass_fds=(), users=Users())
     assert child.process and child.process.stdin and child.process.stdout
     assert child.is_promotable
     child.tell(b"go\n")
