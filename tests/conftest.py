@@ -1,7 +1,11 @@
-"""What tests of several folders share: PostgreSQL, a fresh database in it, and signals as at a terminal."""
+"""What tests of several folders share: PostgreSQL, a fresh database in it, a directory that is not closed
+to other users, and signals as at a terminal."""
 
+import shutil
 import signal
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -36,3 +40,12 @@ def empty_database_url(postgres: Postgres) -> Iterator[str]:
     url = postgres.empty_database()
     yield url
     postgres.drop_database(url)
+
+
+@pytest.fixture
+def open_dir() -> Iterator[Path]:
+    """A directory that every user can get into, which `tmp_path` is not; its path is short."""
+    open_dir = Path(tempfile.mkdtemp(prefix="corral-", dir="/var/tmp"))
+    open_dir.chmod(0o711)
+    yield open_dir
+    shutil.rmtree(open_dir)

@@ -4,12 +4,9 @@ other, whoever is killed."""
 import asyncio
 import json
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 from base64 import b64decode
-from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -18,11 +15,12 @@ import pytest
 
 from corral.daemon import private_path, token_path
 from corral.egress.process import KEY_FILE
+from corral.hands.providers.cgroup import Cgroups
 from corral.testing.messages_reply import Reply
 from corral.testing.origin import Origin
 from tests.contract.ordinary_user import python_of_all
 from tests.memory import below, holds
-from tests.served import Served, lives, text, until
+from tests.served import Served, lives, served, text, until
 from tests.stage import Stage, staged, words
 
 CANARY = "canary-0f-the-egress-us3r"
@@ -50,15 +48,6 @@ print(json.dumps(found))
 _numbers = count(1)
 
 
-@pytest.fixture
-def place() -> Iterator[Path]:
-    """A directory that both users can get to."""
-    place = Path(tempfile.mkdtemp(prefix="corral-", dir="/var/tmp"))
-    place.chmod(0o711)
-    yield place
-    shutil.rmtree(place)
-
-
 def uids(pid: int) -> list[int]:
     """Real, effective, saved, of the file system."""
     return status(pid, "Uid")
@@ -73,7 +62,9 @@ def as_user(uid: int, *paths: Path) -> set[Path]:
     """Those of the paths that a process of this user can open."""
     said = subprocess.run(
         ["/usr/bin/python3", "-c", LOOK, json.dumps([str(path) for path in paths])],
-        user=uid, group=uid, extra_groups=[],
+        user=uid,
+        group=uid,
+        extra_groups=[],
         capture_output=True,
         text=True,
         check=True,
@@ -126,19 +117,18 @@ async def replaced(server: Served, role: str) -> None:
 
 
 @pytest.mark.timeout(300)  # it reads the memory of every process
-async def test_two_users(place: Path) -> None:
+async def test_two_users(open_dir: Path) -> None:
     python, path = python_of_all()
-    settings = {
+    settings: dict[str, Any] = {
         "user": str(USER),
         "egress_user": str(EGRESS),
         "egress_internal_hosts": ("localhost",),
-        "egress_ca": place / "authority.pem",
     }
-    with Origin.start(place) as origin:
+    with Origin.start(open_dir) as origin:
         assert origin.authority
         settings["egress_ca"] = origin.authority
         async with (
-            staged(settings=settings, parent=place, python=python, PYTHONPATH=path) as stages,
+            staged(settings=settings, parent=open_dir, python=python, PYTHONPATH=path) as stages,
             stages.open() as stage,
         ):
             await _a_life(stage, origin)
@@ -165,7 +155,7 @@ async def _a_life(stage: Stage, origin: Origin) -> None:
 
     async def uses_the_credential() -> None:
         nonlocal seen
-        assert await said(stage, session.id, get) == "1\n"
+        assert (await said(stage, session.id, get)).endswith("1")
         assert len(origin.requests) == seen + 1
         assert dict(origin.requests[-1][2])["Authorization"] == CANARY
         seen += 1
@@ -173,6 +163,9 @@ async def _a_life(stage: Stage, origin: Origin) -> None:
     await uses_the_credential()
     check_processes(server)
     check_files(data_dir)
+    if Cgroups().limits_memory:  # root's can be made here, so it passes some on
+        groups = [Path(f"/proc/{pid}/cgroup").read_text() for pid in below(server.pid("hands"))]
+        assert any(f"/corral-{USER}/" in group for group in groups)
 
     # -- who can read what
     closed = closed_to_server(server)
@@ -216,7 +209,7 @@ async def _a_life(stage: Stage, origin: Origin) -> None:
     # -- root's commands leave nothing that the server could not open
     await corral(server, "backup", data_dir.parent / "backup.tar.zst")
     await server.stop()
-    assert not any(map(lives, (hands, egress)))
+    await until(lambda: not lives(hands))  # its lock goes before it does
     await corral(server, "backup", data_dir.parent / "again.tar.zst")
     check_files(data_dir)
     await server.start()
@@ -227,10 +220,54 @@ async def _a_life(stage: Stage, origin: Origin) -> None:
 
 async def corral(server: Served, *arguments: str | Path) -> str:
     running = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "corral.cli", *map(str, arguments), "--data-dir", server.config.data_dir),
+        *(server.python, "-m", "corral.cli", *map(str, arguments), "--data-dir", server.config.data_dir),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
+        env={**os.environ, **server.environment},
     )
     output, _ = await asyncio.wait_for(running.communicate(), 60)
     assert running.returncode == 0, output.decode()
     return output.decode()
+
+
+async def started(data_dir: Path, **settings: str) -> str:
+    """What a supervisor says that cannot start, and its exit status."""
+    running = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "corral.supervisor"),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    config = json.dumps({"data_dir": str(data_dir), "port": 0, **settings}).encode() + b"\n"
+    output, _ = await asyncio.wait_for(running.communicate(config), 60)
+    return f"{running.returncode}: {output.decode()}"
+
+
+async def test_an_installation_that_they_cannot_read_is_named(open_dir: Path) -> None:
+    path = Path(sys.executable).resolve()
+    if os.geteuid() != 0 or all(parent.stat().st_mode & 0o001 for parent in path.parents):
+        pytest.skip("every user can run this interpreter")
+    said = await started(open_dir / "d", user=str(USER), egress_user=str(EGRESS))
+    assert said.startswith(f"2: corral serve: '{USER}' (user) cannot read ")
+    assert "Traceback" not in said
+    assert not (open_dir / "d").exists(), "a refused start makes no data directory"
+
+
+async def test_a_backup_is_restored_for_the_owner(open_dir: Path) -> None:
+    """By root, into a directory that was given away."""
+    python, path = python_of_all()
+    settings = {"user": str(USER), "egress_user": str(EGRESS)}
+    archive = open_dir / "backup.tar.zst"
+    async with served(settings=settings, parent=open_dir, python=python, PYTHONPATH=path) as server:
+        data_dir = server.config.data_dir
+        await server.client.beta.environments.create(name="kept")
+        await corral(server, "backup", archive)
+        archive.chmod(0o644)
+        await server.stop()
+        for each in data_dir.glob("corral.db*"):
+            each.unlink()
+        await corral(server, "restore", archive)
+        check_files(data_dir)
+        await server.start()
+        environments = [each.name async for each in server.client.beta.environments.list()]
+        assert environments == ["kept"]

@@ -74,8 +74,9 @@ async def _require_sandboxes(sandbox: "ProviderName", config: "Config") -> None:
     finally:
         await provider.aclose()
     if not probe.is_available:
+        who = f" (as user {config.user!r})" if config.user else ""
         raise SandboxUnavailable(
-            "no sandbox can be made here", retryable=False, detail=f"{probe.report}; {probe.remedy}"
+            f"no sandbox can be made here{who}", retryable=False, detail=f"{probe.report}; {probe.remedy}"
         )
 
 

@@ -54,7 +54,10 @@ def restore(source: Path, config: Config) -> int:
     with _said(), contextlib.ExitStack() as stack:
         if not config.is_postgres:
             from corral.supervisor.datadir import lock_data_dir
+            from corral.supervisor.users import Users
 
+            # Root makes no files there that a server of another user could not open.
+            stack.enter_context(Users().acting_as_owner(config.data_dir))
             stack.enter_context(lock_data_dir(config.data_dir))
         restored = asyncio.run(_restore(config, path, stack.enter_context(_shown())))
     print(f"restored {path}\n{_contents(restored.manifest)}")

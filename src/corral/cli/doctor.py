@@ -34,6 +34,7 @@ from corral.cli.render import safe
 from corral.config import Config
 from corral.daemon import SOCKET_PATH_BYTES_MAX, socket_path
 from corral.hands.providers.choice import DEFAULT, FALLBACK, PROVIDERS, ProviderName, provider_of
+from corral.kernel.errors import InvalidRequest
 from corral.kernel.limits import (
     CLI_CONNECT_SECONDS,
     DISK_FREE_BYTES_MIN,
@@ -41,6 +42,7 @@ from corral.kernel.limits import (
     OPEN_FILES_MIN,
 )
 from corral.supervisor.datadir import read_state
+from corral.supervisor.users import Users
 
 __all__ = ["Finding", "doctor", "examine"]
 
@@ -75,7 +77,7 @@ def examine(config: Config) -> Iterator[Finding]:
     """Every check, as it is made."""
     checks: tuple[Callable[[Config], Finding], ...] = (
         _store, _disk, _open_files, _port, examine_egress, _claude, _local, _git, examine_packages,
-        examine_search,
+        examine_search, _users,
     )  # fmt: skip
     yield _versions(config)
     yield from _sandboxes(config)
@@ -216,6 +218,25 @@ def _port(config: Config) -> Finding:
             remedy="something else is there: corral serve --port 0 takes a free one",
         )
     return Finding(name="port", state="ok", detail=f"{where} is free")
+
+
+def _users(config: Config) -> Finding:
+    """Whether another user than the rest can read the vault's keys."""
+    try:
+        users = Users.of(config)
+        users.refuse_unreachable(config)
+    except InvalidRequest as error:
+        return Finding(
+            name="users", state="failed", detail=error.message, remedy="or unset user and egress_user"
+        )
+    if users:
+        detail = f"server and hands run as {config.user!r}, egress as {config.egress_user!r}"
+        return Finding(name="users", state="ok", detail=detail)
+    if os.geteuid() == 0:
+        detail = "what this user starts runs as root, all of it"
+        remedy = "corral serve --user USER --egress-user USER: the vault's keys are the second one's alone"
+        return Finding(name="users", state="warning", detail=detail, remedy=remedy)
+    return Finding(name="users", state="ok", detail=f"all of it runs as uid {os.geteuid()}")
 
 
 def _claude(config: Config) -> Finding:

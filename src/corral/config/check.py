@@ -31,6 +31,11 @@ def check(config: Config) -> None:
         config.egress_user is None and config.user is not None and "egress" in config.roles
     ):
         raise SettingsError("user and egress_user belong together: set both, or neither")
+    if config.user is not None and "docker" in (config.sandbox, *config.sandbox_choices):
+        raise SettingsError(
+            "the docker daemon makes root of whoever reaches it, so hands that use it could read all that"
+            " user and egress_user are to keep apart: choose bwrap or podman, or unset user and egress_user"
+        )
     _check_packages(config)
     _check_blobs(config)
     _check_cluster(config)

@@ -77,8 +77,8 @@ async def serve_egress(
 
     given: sockets (of `egress_paths`) and token, where our callers are another user's; made here otherwise.
     keys: the vault's private ones; a file in the private directory unless given. operator: what it says of
-    hosts. authorities: more of them (PEM) for the certificates of MCP servers, beside the system's. trusted:
-    likewise for those of hosts to which sandboxes send credentials.
+    hosts. authorities: more of them (PEM) for the certificates of MCP servers, beside the system's.
+    trusted: likewise for those of hosts to which sandboxes send credentials.
     resolve: finds the addresses of names, instead of this machine's resolver.
 
     Raises: Conflict if another one holds the lock; InvalidRequest if the socket path is too long.

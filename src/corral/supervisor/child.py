@@ -103,6 +103,7 @@ class Child:
         stderr = self.log.open() if self.log else None
         environment = users.environment(self.role, child_environment(self.role, os.environ))
         with users.as_root():
+            joins = users.control_groups(self.role)
             self.process = subprocess.Popen(
                 command,
                 stdin=subprocess.PIPE,
@@ -114,6 +115,9 @@ class Child:
                 bufsize=0,
                 **users.identity(self.role),
             )
+            for file in joins:
+                with contextlib.suppress(OSError):  # it has ended; or sandboxes have their rlimits
+                    file.write_text(str(self.process.pid))
         if stderr is not None:
             os.close(stderr)
         assert self.process.stdout

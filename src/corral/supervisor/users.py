@@ -15,7 +15,7 @@ import importlib.util
 import os
 import pwd
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -158,6 +158,14 @@ class Users:
             return dict(inherited)
         kept = {name: value for name, value in inherited.items() if not name.startswith("XDG_")}
         return {**kept, "HOME": user.home, "USER": user.name}
+
+    def control_groups(self, role: Role) -> Sequence[Path]:
+        """For root: prepare what hands need to bound their sandboxes. Files that its pid is written to."""
+        if role != "hands" or self.user is None:
+            return ()
+        from corral.hands.providers.cgroup import delegate  # here: a supervisor without users needs none
+
+        return delegate(self.user.uid, self.user.gid)
 
     # -- what they can reach --------------------------------------------------------------------------
     def refuse_unreachable(self, config: Config) -> None:

@@ -6,10 +6,13 @@ writable there are only the rlimits, and `gaps` says so.
 
     corral/          all sandboxes: together they weigh as much as a few processes of the machine
       <name>/        one: as much as any other, and no more than its bounds
+    corral-<uid>/    likewise, of hands that root starts as another user; it is theirs (`delegate`)
+      hands/         v2: their own process
 """
 
 import contextlib
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -17,8 +20,10 @@ from corral.catalog.sandbox import Bounds
 from corral.kernel.limits import SANDBOX_CPU_PERIOD_SECONDS, SANDBOXES_CPU_SHARES
 from corral.kernel.owned_names import is_orphaned, owned_name
 
-__all__ = ["Cgroups", "Group"]
+__all__ = ["Cgroups", "Group", "delegate"]
 
+_ROOT: Final = Path("/sys/fs/cgroup")
+_DELEGATED: Final = ("cgroup.procs", "cgroup.threads", "cgroup.subtree_control")  # beside the directory
 _CONTROLLERS: Final = ("cpu", "memory", "pids")
 _PERIOD: Final = int(SANDBOX_CPU_PERIOD_SECONDS * 1_000_000)  # the kernel's unit is a microsecond
 _OPTIONAL: Final = {"memory.swap.max", "memory.memsw.limit_in_bytes"}  # kernels without swap accounting
@@ -47,13 +52,16 @@ class Group:
 
 
 class Cgroups:
-    def __init__(self, root: Path = Path("/sys/fs/cgroup")) -> None:
+    def __init__(self, root: Path = _ROOT, *, uid: int | None = None) -> None:
+        """uid: whose groups these are; ours unless given."""
+        uid = os.geteuid() if uid is None else uid
+        self._name = f"corral-{uid}" if uid else "corral"
         self._is_v2 = (root / "cgroup.controllers").exists()
         tops = {root: _CONTROLLERS} if self._is_v2 else {root / name: (name,) for name in _CONTROLLERS}
         self._parents: dict[Path, list[str]] = {}  # and the controllers that work there
         for top, controllers in tops.items():
             if (top / "cgroup.procs").exists() and (works := self._opened(top, controllers)):
-                self._parents[top / "corral"] = works
+                self._parents[top / self._name] = works
         for parent in self._parents:  # left behind by hosts that were killed
             for group in parent.iterdir():
                 if group.is_dir() and is_orphaned(group.name):
@@ -90,6 +98,19 @@ class Cgroups:
                             raise
         return Group(folders)
 
+    def give(self, uid: int, gid: int) -> Sequence[Path]:
+        """As `delegate`."""
+        joins = []
+        for parent in self._parents:
+            for each in (parent, *(parent / name for name in _DELEGATED)):
+                with contextlib.suppress(FileNotFoundError):
+                    os.chown(each, uid, gid)
+            if self._is_v2:
+                leaf = parent / "hands"
+                leaf.mkdir(exist_ok=True)
+                joins.append(leaf / "cgroup.procs")
+        return joins
+
     def _has(self, controller: str) -> bool:
         return any(controller in controllers for controllers in self._parents.values())
 
@@ -111,7 +132,7 @@ class Cgroups:
 
     def _opened(self, top: Path, controllers: tuple[str, ...]) -> list[str]:
         """Those of which groups can be made below `top`, tried for real."""
-        parent = top / "corral"
+        parent = top / self._name
         try:
             parent.mkdir(exist_ok=True)
             if self._is_v2:
@@ -120,7 +141,9 @@ class Cgroups:
                         for folder in (top, parent):
                             (folder / "cgroup.subtree_control").write_text(f"+{controller}")
             elif controllers == ("cpu",):
-                (parent / "cpu.shares").write_text(str(SANDBOXES_CPU_SHARES))
+                weight, file = str(SANDBOXES_CPU_SHARES), parent / "cpu.shares"
+                if file.read_text().strip() != weight:  # which root has written where it delegates
+                    file.write_text(weight)
             trial = parent / owned_name()
             trial.mkdir()
             try:
@@ -133,3 +156,10 @@ class Cgroups:
     def _works(self, trial: Path, controller: str) -> bool:
         settings = [name for name in self._settings(controller, Bounds()) if name not in _OPTIONAL]
         return all((trial / name).exists() for name in settings)
+
+
+def delegate(uid: int, gid: int, root: Path = _ROOT) -> Sequence[Path]:
+    """Let hands of this user make groups for their sandboxes; for root, before it starts them. Returns the
+    files to which their pid is written next: in v2 a process is moved by who may write where its old and
+    its new group meet. Nothing where root cannot make groups. Repeat: safe."""
+    return Cgroups(root, uid=uid).give(uid, gid)

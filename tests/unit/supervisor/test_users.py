@@ -1,0 +1,137 @@
+"""Who may be named, who may name them, and what they have to be able to read."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from corral.config import Config
+from corral.kernel.errors import InvalidRequest
+from corral.supervisor.users import User, Users
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes another user")
+USER, EGRESS = 65_413, 65_414
+
+
+def users_of(user: str, egress: str, data_dir: Path = Path("/nowhere")) -> Users:
+    return Users.of(Config(data_dir=data_dir, user=user, egress_user=egress))
+
+
+def test_without_settings_nothing_changes() -> None:
+    users = Users.of(Config(data_dir=Path("/nowhere")))
+    before = os.getresuid(), os.getresgid(), os.getgroups()
+    users.step_down()
+    with users.as_root(), users.acting_as("egress"):
+        assert (os.getresuid(), os.getresgid(), os.getgroups()) == before
+    assert not users and users.identity("server") == {} and users.control_groups("hands") == ()
+    assert users.environment("hands", {"XDG_DATA_HOME": "/x"}) == {"XDG_DATA_HOME": "/x"}
+
+
+@pytest.mark.parametrize(
+    ("user", "egress", "said"),
+    [
+        ("nobody-has-this-name", "1", "user: there is no user 'nobody-has-this-name'"),
+        ("root", "65414", "user: 'root' is root"),
+        ("0", "65414", "user: '0' is root"),
+        ("65414", "65414", "are the same"),
+    ],
+)
+def test_who_cannot_be_named(user: str, egress: str, said: str) -> None:
+    with pytest.raises(InvalidRequest, match=said):
+        users_of(user, egress)
+
+
+def test_only_root_can_start_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    with pytest.raises(InvalidRequest, match=r"only root .*CORRAL_USER, CORRAL_EGRESS_USER"):
+        users_of(str(USER), str(EGRESS))
+
+
+@as_root
+def test_a_supervisor_acts_as_its_user(tmp_path: Path) -> None:
+    """In a process of its own: it gives up its groups."""
+    program = f"""
+import os
+from corral.supervisor.users import User, Users
+users = Users(User("", "u", {USER}, {USER}, "/"), User("", "e", {EGRESS}, {EGRESS}, "/"))
+users.step_down()
+print(os.getresuid(), os.getresgid(), os.getgroups())
+with users.acting_as("egress"):
+    print(os.getresuid(), os.getresgid())
+    with users.as_root():
+        print(os.getresuid(), os.getresgid())
+    print(os.getresuid())
+print(os.getresuid())
+"""
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    user, egress = (0, USER, 0), (0, EGRESS, 0)
+    assert said.stdout.splitlines() == [
+        f"{user} {user} []",
+        f"{egress} {egress}",
+        f"{(0, 0, 0)} {(0, 0, 0)}",
+        str(egress),
+        str(user),
+    ]
+
+
+def test_a_process_has_its_users_home() -> None:
+    users = Users(User("user", "u", USER, USER, "/home/u"), User("egress_user", "e", EGRESS, EGRESS, "/e"))
+    root = {"HOME": "/root", "USER": "root", "XDG_CACHE_HOME": "/root/.cache", "PATH": "/bin"}
+    assert users.environment("egress", root) == {"HOME": "/e", "USER": "e", "PATH": "/bin"}
+    assert users.identity("hands") == {"user": USER, "group": USER, "extra_groups": [], "cwd": "/"}
+
+
+@as_root
+class TestWhatTheyCanReach:
+    @pytest.fixture
+    def refused(self, open_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+        """What is said of a configuration."""
+        users = users_of(str(USER), str(EGRESS))
+        monkeypatch.setattr("corral.supervisor.users._program", lambda: [Path("/bin/sh")])
+
+        def refused(data_dir: Path = open_dir / "d", **settings: Path) -> str:
+            with pytest.raises(InvalidRequest) as said:
+                users.refuse_unreachable(Config(data_dir=data_dir, **settings))  # type: ignore[arg-type]
+            assert os.geteuid() == 0
+            return str(said.value)
+
+        users.refuse_unreachable(Config(data_dir=open_dir / "d"))
+        return refused
+
+    def test_files_of_settings(self, refused: Callable[..., str], open_dir: Path) -> None:
+        key = open_dir / "key.pem"
+        key.touch(mode=0o600)
+        assert refused(tls_key=key).startswith(f"tls_key: '{USER}' (user) cannot read '{key}'")
+        assert refused(egress_ca=key).startswith(f"egress_ca: '{USER}' (user)")
+        os.chown(key, USER, USER)
+        assert refused(egress_ca=key).startswith(f"egress_ca: '{EGRESS}' (egress_user)")
+
+    def test_keys_of_the_vault(self, refused: Callable[..., str], open_dir: Path) -> None:
+        keys = open_dir / "vault.keys"
+        keys.touch(mode=0o600)
+        assert "(egress_user) cannot read" in refused(vault_key_file=keys)
+        os.chown(keys, USER, USER)
+        assert "for egress_user alone" in refused(vault_key_file=keys)
+        os.chown(keys, EGRESS, EGRESS)
+        users_of(str(USER), str(EGRESS)).refuse_unreachable(
+            Config(data_dir=open_dir / "d", vault_key_file=keys)
+        )
+
+    def test_the_way_to_the_data_directory(self, refused: Callable[..., str], open_dir: Path) -> None:
+        (open_dir / "closed").mkdir(mode=0o700)
+        assert f"cannot get into '{open_dir / 'closed'}'" in refused(open_dir / "closed" / "d")
+
+    @pytest.mark.parametrize("mode", [0o700, 0o777])
+    def test_the_installation(
+        self, refused: Callable[..., str], open_dir: Path, monkeypatch: pytest.MonkeyPatch, mode: int
+    ) -> None:
+        (open_dir / "lib").mkdir()
+        (open_dir / "lib" / "corral.py").touch()
+        (open_dir / "lib").chmod(mode)
+        program = open_dir / "lib" / "corral.py"
+        monkeypatch.setattr("corral.supervisor.users._program", lambda: [program])
+        said = "could change" if mode == 0o777 else "cannot read"
+        assert f"{said} '{program.parent}'" in refused()
