@@ -200,8 +200,8 @@ def _become(uid: int, gid: int) -> None:
 
 def _program() -> Iterable[Path]:
     """What shows whether all that we run from can be read."""
-    yield Path(sys.executable)
     yield Path(sys.executable).resolve()
+    yield Path(sys.executable)
     yield Path(os.__file__)
     for name in (_OURS, *_THEIRS):
         spec = importlib.util.find_spec(name)
