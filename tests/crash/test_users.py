@@ -145,7 +145,6 @@ async def _a_life(stage: Stage, origin: Origin) -> None:
         config={"type": "cloud", "networking": {"type": "limited", "allowed_hosts": ["localhost"]}},
     )
     stage._environment_id = environment.id
-    await replaced(server, "server")  # it was sent the secret, and forgets it with all else
     session = await stage.session(vault_ids=[vault.id])
     get = (
         "curl -sS --noproxy '' -x $https_proxy -H \"Authorization: $TOKEN\""
