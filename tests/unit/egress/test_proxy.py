@@ -1,14 +1,17 @@
 """The proxy over real sockets: what goes through, unchanged, and what does not."""
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import socket
+import ssl
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
+from corral.testing.certificates import certificates
 from corral.testing.origin import Origin
 from tests.gateway import Gateway, limited, said_to, through, through_tls, until
 
@@ -233,6 +236,34 @@ async def test_tls_for_another_host(gateway: Gateway, secure: Origin) -> None:
     allowed, denied = await gateway.ended()
     assert (allowed["decision"], allowed["sent_bytes"]) == ("allowed", 0)
     assert denied["decision"] == "denied" and "'other.test'" in denied["detail"]
+
+
+async def test_http_2_is_between_the_program_and_the_host(gateway: Gateway, tmp_path: Path) -> None:
+    authority, chain, key = certificates(tmp_path, "origin.test")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(chain, key)
+    context.set_alpn_protocols(["h2"])
+    preface, frame = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", bytes.fromhex("000000040000000000")
+
+    async def host(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        assert await reader.readexactly(len(preface)) == preface
+        writer.write(frame)  # its settings
+        writer.close()
+
+    async with await asyncio.start_server(host, "127.0.0.1", 0, ssl=context) as server, asyncio.timeout(30):
+        where = f"origin.test:{server.sockets[0].getsockname()[1]}"
+        reader, writer = await asyncio.open_connection("127.0.0.1", gateway.door())
+        writer.write(f"CONNECT {where} HTTP/1.1\r\nHost: {where}\r\n\r\n".encode())
+        await reader.readuntil(b"\r\n\r\n")
+        ours = ssl.create_default_context(cafile=str(authority))
+        ours.set_alpn_protocols(["h2", "http/1.1"])
+        await writer.start_tls(ours, server_hostname="origin.test")
+        assert writer.get_extra_info("ssl_object").selected_alpn_protocol() == "h2"
+        writer.write(preface)
+        assert await reader.read() == frame
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
 
 
 async def test_a_host_header_for_another_host(gateway: Gateway, plain: Origin) -> None:
