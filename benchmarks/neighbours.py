@@ -4,8 +4,10 @@ import asyncio
 from typing import Final
 
 from benchmarks.figure import Figure, Value, at_most, latency, percentile
+from benchmarks.providers import at_work
 from benchmarks.stack import Conversation, Stage, calls, first, stage
 from benchmarks.upstream import prompt
+from corral.hands.providers.choice import PROVIDERS, ProviderName
 
 CALLS, TURNS, WARM_UP = 40, 20, 3  # beside each
 SETTLE_SECONDS = 2.0  # for it to reach its bounds
@@ -26,8 +28,18 @@ HOSTILE: Final = {
 
 
 async def measure(runs: int) -> list[Figure]:
+    figures: list[Figure] = []
+    for kind in PROVIDERS:
+        async with at_work(kind) as (_, probe):
+            pass
+        if probe.is_available:
+            figures += await _of(kind, runs)
+    return figures
+
+
+async def _of(kind: ProviderName, runs: int) -> list[Figure]:
     seen: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in HOSTILE}
-    async with stage() as at:
+    async with stage(settings={"CORRAL_SANDBOX": kind}) as at:
         for run in range(runs):
             for number, (name, command) in enumerate(HOSTILE.items()):
                 called, answered = await _beside(at, command, f"r{run}n{number}")
@@ -35,8 +47,8 @@ async def measure(runs: int) -> list[Figure]:
                 seen[name][1].extend(answered)
         fsync_ms = at.disk.fsync_ms
     return [
-        _figure("a neighbour's bash call beside a sandbox with", seen, 0, CALL_MS_MAX, fsync_ms),
-        _figure("POST user.message → agent.message beside it", seen, 1, MESSAGE_MS_MAX, fsync_ms),
+        _figure(f"{kind}: a neighbour's bash call beside a sandbox with", seen, 0, CALL_MS_MAX, fsync_ms),
+        _figure(f"{kind}: POST user.message → agent.message beside it", seen, 1, MESSAGE_MS_MAX, fsync_ms),
     ]
 
 

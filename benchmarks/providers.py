@@ -1,11 +1,14 @@
 """Each kind of sandbox that this machine can make, with no server around: its start, and a call in it."""
 
+import contextlib
 import tempfile
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 from benchmarks.figure import Figure, percentile, value
 from benchmarks.stack import durable_directory
+from corral.hands.ports import Probe
 from corral.hands.providers.choice import PROVIDERS, ProviderName, provider_of
 from corral.testing.lab import Lab
 
@@ -16,27 +19,33 @@ async def measure(runs: int) -> list[Figure]:
     return [await _figure(name, runs) for name in PROVIDERS]
 
 
-async def _figure(name: ProviderName, runs: int) -> Figure:
-    title = f"sandboxes by {name}, on workspaces that are new"
-    started: list[float] = []
-    called: list[float] = []
+@contextlib.asynccontextmanager
+async def at_work(name: ProviderName) -> AsyncIterator[tuple[Lab, Probe]]:
+    """It, and whether it works on this machine."""
     with tempfile.TemporaryDirectory(prefix="corral-bench-", dir=durable_directory()) as directory:
         root = Path(directory)
         root.chmod(0o711)  # sandboxes have a uid of their own
         async with Lab.open(provider_of(name, state_dir=root, is_warm=False), root=root) as lab:
-            probe = await lab.provider.probe()
-            if not probe.is_available:
-                return Figure(title=title, values=[], notes=[f"not on this machine: {probe.summary}"])
-            for number in range(runs * STARTS):
+            yield lab, await lab.provider.probe()
+
+
+async def _figure(name: ProviderName, runs: int) -> Figure:
+    title = f"sandboxes by {name}, on workspaces that are new"
+    started: list[float] = []
+    called: list[float] = []
+    async with at_work(name) as (lab, probe):
+        if not probe.is_available:
+            return Figure(title=title, values=[], notes=[f"not on this machine: {probe.summary}"])
+        for number in range(runs * STARTS):
+            begun = time.monotonic()
+            sandbox = await lab.sandbox(f"sesn_{number}")
+            await lab.bash(sandbox, "true")
+            started.append(time.monotonic() - begun)
+            for _ in range(CALLS):
                 begun = time.monotonic()
-                sandbox = await lab.sandbox(f"sesn_{number}")
-                await lab.bash(sandbox, "true")
-                started.append(time.monotonic() - begun)
-                for _ in range(CALLS):
-                    begun = time.monotonic()
-                    await lab.bash(sandbox, "echo hi")
-                    called.append(time.monotonic() - begun)
-                await sandbox.destroy()
+                await lab.bash(sandbox, "echo hi")
+                called.append(time.monotonic() - begun)
+            await sandbox.destroy()
     return Figure(
         title=title,
         values=[

@@ -170,6 +170,7 @@ async def stage(
     """
     with tempfile.TemporaryDirectory(prefix="corral-bench-", dir=durable_directory()) as name:
         data_dir = Path(name)
+        data_dir.chmod(0o711)  # sandboxes of some kinds pass through it under a uid of their own
         with contextlib.ExitStack() as stack:
             model = stack.enter_context(upstream())
             api_key = f"corral_{secrets.token_urlsafe(16)}"
