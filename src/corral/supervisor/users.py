@@ -99,16 +99,8 @@ class Users:
     # -- who we are -----------------------------------------------------------------------------------
     def step_down(self) -> None:
         """From here on we act as `user`, and go back for a moment only. Raises InvalidRequest."""
-        if self.user is None:
-            return
-        try:
-            os.setgroups([])
+        if self.user is not None:
             _become(self.user.uid, self.user.gid)
-        except OSError as error:
-            raise InvalidRequest(
-                f"processes cannot be started as {self.user} here ({error.strerror}): root needs CAP_SETUID"
-                " and CAP_SETGID"
-            ) from error
 
     @contextlib.contextmanager
     def acting_as(self, role: Role) -> Iterator[None]:
@@ -118,13 +110,12 @@ class Users:
 
     @contextlib.contextmanager
     def acting_as_owner(self, path: Path) -> Iterator[None]:
-        """Likewise, before it is theirs; as we are if nothing is there."""
-        try:
+        """Likewise, before it is theirs; as we are if nothing is there, or we are not root."""
+        owner = None
+        with contextlib.suppress(FileNotFoundError):
             known = path.lstat()
-        except FileNotFoundError:
-            yield
-            return
-        with self._as(User("", "", known.st_uid, known.st_gid, "/")):
+            owner = User("", "", known.st_uid, known.st_gid, "/")
+        with self._as(owner if os.geteuid() == 0 else None):
             yield
 
     @contextlib.contextmanager
@@ -193,9 +184,16 @@ _ROOT: Final = User("", "root", 0, 0, "/root")
 
 
 def _become(uid: int, gid: int) -> None:
-    os.seteuid(0)  # who may change the others
-    os.setegid(gid)
-    os.seteuid(uid)
+    """For root alone. Without the groups that it has. Raises InvalidRequest."""
+    try:
+        os.seteuid(0)  # who may change the others
+        os.setgroups([])
+        os.setegid(gid)
+        os.seteuid(uid)
+    except OSError as error:
+        raise InvalidRequest(
+            f"root cannot become uid {uid} here ({error.strerror}): it needs CAP_SETUID and CAP_SETGID"
+        ) from error
 
 
 def _program() -> Iterable[Path]:

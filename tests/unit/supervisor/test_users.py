@@ -11,6 +11,7 @@ import pytest
 from corral.config import Config
 from corral.kernel.errors import InvalidRequest
 from corral.supervisor.users import User, Users
+from tests.contract.ordinary_user import python_of_all
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes another user")
 USER, EGRESS = 65_413, 65_414
@@ -75,6 +76,50 @@ print(os.getresuid())
         str(egress),
         str(user),
     ]
+
+
+@as_root
+def test_who_acts_as_the_owner_of_a_file(open_dir: Path) -> None:
+    """Root does; anybody else goes on as who it is."""
+    (open_dir / "theirs").touch()
+    os.chown(open_dir / "theirs", EGRESS, EGRESS)
+    program = f"""
+import os
+from pathlib import Path
+from corral.supervisor.users import Users
+for name in ("theirs", "missing"):
+    with Users().acting_as_owner(Path({str(open_dir)!r}, name)):
+        print(os.geteuid(), end=" ")
+print(os.geteuid())
+"""
+    python, path = python_of_all()
+    for uid, seen in ((0, f"{EGRESS} 0 0"), (USER, f"{USER} {USER} {USER}")):
+        said = subprocess.run(
+            [python, "-c", program],
+            user=uid,
+            group=uid,
+            extra_groups=[],
+            env={"PYTHONPATH": path},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert said.stdout.split() == seen.split()
+
+
+@as_root
+def test_groups_of_root_open_nothing(open_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What root's group may read its users may not, though root has that group."""
+    monkeypatch.setattr("corral.supervisor.users._program", lambda: [Path("/bin/sh")])
+    (open_dir / "key.pem").touch(mode=0o640)
+    users = users_of(str(USER), str(EGRESS))
+    groups = os.getgroups()
+    os.setgroups([0])
+    try:
+        with pytest.raises(InvalidRequest, match="tls_key"):
+            users.refuse_unreachable(Config(data_dir=open_dir / "d", tls_key=open_dir / "key.pem"))
+    finally:
+        os.setgroups(groups)
 
 
 def test_a_process_has_its_users_home() -> None:
