@@ -28,9 +28,11 @@ _GIT: Final = (
     rb"|info/lfs/(objects/batch|locks(/verify|/[A-Za-z0-9-]+/unlock)?(\?[^#]*)?))"
 )
 _SLASH: Final = rb"(/|%2f)"  # names of branches have one, encoded or not
-# No dot segments, and nothing encoded that is more than a letter: . / ; \ % or a control character.
+# No dot segments, and nothing encoded that is more than a letter: . / ; \ % or a control character; nor one
+# of these in more bytes than UTF-8 has for it, which not everybody who decodes refuses.
 _SEGMENT: Final = (
-    rb"(?!\.{1,2}(" + _SLASH + rb"|\?|\Z))([a-z0-9._~!$&'()*+,=:@-]|%(?!2[5ef]|3b|5c|7f|[01])[0-9a-f]{2})+"
+    rb"(?!\.{1,2}(" + _SLASH + rb"|\?|\Z))([a-z0-9._~!$&'()*+,=:@-]|%(?!2[5ef]|3b|5c|7f|[01]|c[01]"
+    rb"|e0%[89]|f0%8)[0-9a-f]{2})+"
 )
 _BELOW: Final = rb"(/" + _SEGMENT + rb"(" + _SLASH + _SEGMENT + rb")*)?(\?[\x21-\x22\x24-\x7e]*)?"
 

@@ -112,6 +112,7 @@ class Sandbox:
 
 BELOW = (
     *("", "?per_page=1", "/pulls?state=open&head=ada%3Atopic", "/contents/a%20b/..c.py?ref=a/../b"),
+    *("/contents/%C3%A4%E0%A4%85%F0%9F%90%B4.md",),
     *("/compare/main...feature%2Fx", "/issues/1/labels/%5Bbot%5D", "/git/ref/heads/feature/x"),
 )
 ELSEWHERE = (
@@ -124,6 +125,8 @@ ELSEWHERE = (
     *("/repos/ada/engine/..%2fother", "/repos/ada/engine/..;/other", "/repos/ada/engine/..%3b/other"),
     *("/repos/ada/engine;/../other", "/repos/ada/engine/..%5cother", "/repos/ada/engine/x%00/../../y"),
     *("/repos/%61da/engine", "/x/../repos/ada/engine", "/repos/ada/engine/..?x", "/repos/ada/engine%2e"),
+    *("/repos/ada/engine/%c0%ae%c0%ae/other", "/repos/ada/engine/%E0%80%ae%e0%80%AE%e0%80%af/other"),
+    *("/repos/ada/engine/..%f0%80%80%af/other", "/repos/ada/engine/..%c1%9cother"),
 )
 
 

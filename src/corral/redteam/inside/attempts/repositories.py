@@ -245,6 +245,18 @@ _OTHERS = {  # another repository of the host, as a server may read a path that 
     "interface-semicolon": "/api/v3/repos/ada/engine/..;/other",
     "interface-number": "/api/v3/repositories/1",
     "interface-longer": "/api/v3/repos/ada/engine2/contents",
+    "interface-wide": "/api/v3/repos/ada/engine/%c0%ae%c0%ae/other",
+    "interface-wider": "/api/v3/repos/ada/engine/%e0%80%ae%e0%80%ae/other",
+    "interface-backslash": "/api/v3/repos/ada/engine/..%5cother",
+    "interface-ends": "/api/v3/repos/ada/engine/..?x",
+    "interface-slashes": "/api/v3//repos/ada/engine",
+    "interface-below": "/api/v3/x/../repos/ada/engine",
+    "interface-root": "/repos/ada/engine",
+    "interface-owner": "/api/v3/repos/ada",
+    "interface-mine": "/api/v3/user/repos",
+    "interface-search": "/api/v3/search/code?q=repo:ada/other",
+    "interface-query": "/api/v3/repos?/ada/engine",
+    "interface-line": "/api/v3/repos/ada/engine/%0d%0aHost:%20foreign.test",
     "interface-uploads": "/api/uploads/repos/ada/other/releases/1/assets",
 }
 
