@@ -1,6 +1,8 @@
-"""Each kind of sandbox that this machine can make, with no server around: its start, and a call in it."""
+"""Each kind of sandbox that this machine can make, with no server around: its start, and a call in it. With
+the programs of CORRAL_SANDBOX_ROOT, if that is set."""
 
 import contextlib
+import os
 import tempfile
 import time
 from collections.abc import AsyncIterator
@@ -25,7 +27,10 @@ async def at_work(name: ProviderName) -> AsyncIterator[tuple[Lab, Probe]]:
     with tempfile.TemporaryDirectory(prefix="corral-bench-", dir=durable_directory()) as directory:
         root = Path(directory)
         root.chmod(0o711)  # sandboxes have a uid of their own
-        async with Lab.open(provider_of(name, state_dir=root, is_warm=False), root=root) as lab:
+        programs = os.environ.get("CORRAL_SANDBOX_ROOT")
+        system = Path(programs) if programs else None
+        provider = provider_of(name, state_dir=root, is_warm=False, root=system)
+        async with Lab.open(provider, root=root) as lab:
             yield lab, await lab.provider.probe()
 
 

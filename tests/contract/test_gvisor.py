@@ -10,6 +10,7 @@ import contextlib
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -19,6 +20,11 @@ from corral.hands.ports import Probe
 from corral.hands.providers.gvisor import GvisorProvider
 from corral.hands.providers.system import System
 from corral.hands.way_out import Egress
+from corral.redteam.attack import attack
+from corral.redteam.bare import BareStage
+from corral.redteam.canaries import Canaries
+from corral.redteam.inside.attempts import by_name
+from corral.redteam.outside import Outside
 from corral.session.call import Recipe
 from corral.testing.contract_provider import ProviderContract
 from corral.testing.lab import Lab, is_gone, pids_of, until
@@ -126,6 +132,35 @@ async def test_programs_get_out_by_their_door_and_in_no_other_way(tmp_path: Path
         await gateway.serve()
         assert await lab.bash(second, "wait; cat later") == "hello"
     assert not list(tmp_path.glob("door-*")) and not list(tmp_path.glob("pool-*"))
+
+
+@needs_runsc
+@pytest.mark.timeout(240)
+async def test_a_hostile_agent_is_held(root: Path) -> None:
+    """Where it makes a difference whose kernel it is."""
+    groups = ("proc", "descriptors", "ptrace", "setuid", "namespaces", "mounts", "kernel", "unix-sockets")
+    names = [
+        name
+        for name, attempt in by_name().items()
+        if name.partition(".")[0] in groups and attempt.seconds <= 8 and not attempt.ends
+    ]
+    with tempfile.TemporaryDirectory(prefix="redteam-") as path:
+        place = Path(path)
+        place.chmod(0o755)
+        state = place / "state"
+        state.mkdir(mode=0o711)
+        provider = GvisorProvider(state_dir=state, pool_size=0, system=System.at(root))
+        async with (
+            Outside.around(place, Canaries()) as outside,
+            BareStage.around(provider, outside) as stage,
+        ):
+            findings = await attack(stage, names, trips=outside.trips, show=quiet)
+    assert not [finding for finding in findings if finding.verdict == "escaped"]
+    assert sum(finding.verdict == "held" for finding in findings) > 100
+
+
+def quiet(_: str) -> None:
+    """Nobody watches."""
 
 
 _HOST = """

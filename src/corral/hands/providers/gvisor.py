@@ -153,7 +153,7 @@ class GvisorWalls(BwrapWalls):
             return self.diagnose(said)
         return CannotWork(
             f"gVisor {self._version} refuses what the programs of sandboxes ask of it",
-            found=f"runsc {self._version} refuses flags of statx that `ls` uses here: {said}",
+            found=f"runsc {self._version} refuses flags of statx that `ls` uses here: {said.splitlines()[0]}",
             remedy=f"{_NEWER}, or name a root file system whose programs do without: --sandbox-root"
             " (CORRAL_SANDBOX_ROOT), with those of Debian 11, or of Alpine",
         )
