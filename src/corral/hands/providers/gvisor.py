@@ -149,11 +149,12 @@ class GvisorWalls(BwrapWalls):
 
     def unfit(self, said: str) -> SandboxUnavailable:
         """Why what any session begins with fails. said: by that."""
-        if "Invalid argument" not in said:
+        first, _, _ = said.partition("\n")
+        if "Invalid argument" not in first:
             return self.diagnose(said)
         return CannotWork(
             f"gVisor {self._version} refuses what the programs of sandboxes ask of it",
-            found=f"runsc {self._version} refuses flags of statx that `ls` uses here: {said.splitlines()[0]}",
+            found=f"runsc {self._version} refuses flags of statx that `ls` uses here: {first}",
             remedy=f"{_NEWER}, or name a root file system whose programs do without: --sandbox-root"
             " (CORRAL_SANDBOX_ROOT), with those of Debian 11, or of Alpine",
         )
