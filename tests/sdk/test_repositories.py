@@ -311,9 +311,16 @@ async def test_an_unmodified_git_works_with_a_private_repository(host: GitHost, 
         assert pushed == said.split()[-1]
         assert {header for name, header in host.authorizations if name == "eve/private"} == {basic(token)}
         # Another repository of the host, with the same token: none is sent there, and nobody is asked.
-        said = await turn(stage, session.id, tail, f"git clone {host.url('eve/other')} 2>&1; echo $?", 4)
-        assert "403" in said and said.split()[-1] == "128"
-        assert not [name for name, _ in host.authorizations if name == "eve/other"]
+        # Nor of GitHub's interface, but to what is about this one.
+        ours, others = (f"api/v3/repos/Eve/{name}/pulls" for name in ("private", "other"))
+        host.echoes |= {ours, others}
+        curl, clone = f"curl -sS {host.url(ours)} {host.url(others)}", f"git clone {host.url('eve/other')}"
+        said = await turn(stage, session.id, tail, f"{curl} 2>&1; echo ---; {clone} 2>&1; echo $?", 4)
+        rest, _, cloned = said.partition("---")
+        assert rest.count("Bearer ********") == 1 and rest.count("nothing else") == 1
+        assert "403" in cloned and cloned.split()[-1] == "128"
+        asked = [(name, sent) for name, sent in host.authorizations if name != "eve/private"]
+        assert asked == [(ours, f"Bearer {token}")]
         sent = basic(token).split()[1]  # what looks for it must not be found
         said = await turn(
             stage,
