@@ -286,16 +286,22 @@ IDENTITY = "git config --global user.name Agent; git config --global user.email 
 
 
 async def test_an_unmodified_git_works_with_a_private_repository(host: GitHost, stage: Stage) -> None:
-    """Clone, fetch and push; the token is in none of the places where an agent could look."""
+    """Clone, fetch and push, where no host is allowed; the token is in none of the places where an agent
+    could look."""
     token, url = "ghp_planted_for_work", host.url("eve/private")
     host.push("eve/private", {"README.md": "one\n"})
     host.push("eve/other", {"README.md": "other\n"})
+    host.push("eve/public", {"README.md": "public\n"})
     host.tokens |= {"eve/private": token, "eve/other": token}
-    session = await stage.session(resources=[mount(url, authorization_token=token)])
+    limited = {"type": "cloud", "networking": {"type": "limited"}}
+    stage._environment_id = (await stage.client.beta.environments.create(name="l", config=limited)).id
+    session = await stage.session(
+        resources=[mount(url, authorization_token=token), mount(host.url("eve/public"))]
+    )
     async with stage.watch(session.id) as tail:
-        look = f"{IDENTITY} cat private/README.md; cd private; git remote -v"
+        look = f"{IDENTITY} cat p*/README.md; cd private; git remote -v"
         said = await turn(stage, session.id, tail, look)
-        assert said.split()[0] == "one" and set(said.split()[2::3]) == {url}
+        assert said.split()[:2] == ["one", "public"] and set(said.split()[3::3]) == {url}
         commit = host.push("eve/private", {"README.md": "two\n"})
         said = await turn(stage, session.id, tail, "git pull -q 2>&1; cat README.md; git rev-parse HEAD", 2)
         assert said.split() == ["two", commit]

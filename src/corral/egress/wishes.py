@@ -18,7 +18,7 @@ from base64 import b64decode
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from corral.catalog.repositories import SealedToken, TokenPlace
 from corral.catalog.vaults import SealedCredential, SealedSecret
@@ -26,6 +26,7 @@ from corral.egress.credentials import CredentialsUnavailable, SessionCredentials
 from corral.kernel.errors import VaultUnavailable
 from corral.kernel.ids import ResourceId, SessionId, WorkspaceId
 from corral.kernel.limits import (
+    CREDENTIALS_AGAIN_SECONDS,
     CREDENTIALS_FRESH_SECONDS,
     CREDENTIALS_PLAIN_CHARS_MAX,
     CREDENTIALS_POLL_SECONDS,
@@ -36,6 +37,8 @@ from corral.kernel.limits import (
 from corral.vault.ring import KeyRing
 
 __all__ = ["CredentialDesk", "sealed_credential"]
+
+_AWAY: Final = "the session's credentials cannot be looked up now; try again"
 
 
 @dataclass(kw_only=True, slots=True)
@@ -85,14 +88,20 @@ class CredentialDesk:
         now = asyncio.get_running_loop().time()
         known = self._known.get(session_id)
         if known is None or now - known.given_at >= CREDENTIALS_FRESH_SECONDS:
-            return await self._wish(session_id, joins_any=True)
+            await self._wish(session_id, joins_any=True, seconds=CREDENTIALS_WAIT_SECONDS)
+            known, now = self._known.get(session_id), asyncio.get_running_loop().time()
+            if known is None or now - known.given_at >= CREDENTIALS_STALE_SECONDS:
+                raise CredentialsUnavailable(_AWAY)
         return known.what
 
     async def again(self, session_id: SessionId) -> SessionCredentials:
-        return await self._wish(session_id, joins_any=False)
+        is_given = await self._wish(session_id, joins_any=False, seconds=CREDENTIALS_AGAIN_SECONDS)
+        if not is_given or (known := self._known.get(session_id)) is None:
+            raise CredentialsUnavailable(_AWAY)
+        return known.what
 
-    async def _wish(self, session_id: SessionId, *, joins_any: bool) -> SessionCredentials:
-        """joins_any: also a wish for which the store may have been read already."""
+    async def _wish(self, session_id: SessionId, *, joins_any: bool, seconds: float) -> bool:
+        """Whether it was given in time. joins_any: also a wish for which the store may have been read."""
         wishes = self._wanted.setdefault(session_id, [])
         if not wishes or not (joins_any or wishes[-1].round == self._round):
             wishes[:] = [each for each in wishes if each.waiting]
@@ -103,16 +112,13 @@ class CredentialDesk:
             self._wanted.popitem(last=False)
         self._wished.set()
         try:
-            async with asyncio.timeout(CREDENTIALS_WAIT_SECONDS):
+            async with asyncio.timeout(seconds):
                 await wish.given.wait()
         except TimeoutError:
-            pass
+            return False
         finally:
             wish.waiting -= 1
-        known, now = self._known.get(session_id), asyncio.get_running_loop().time()
-        if known is None or now - known.given_at >= CREDENTIALS_STALE_SECONDS:
-            raise CredentialsUnavailable("the session's credentials cannot be looked up now; try again")
-        return known.what
+        return True
 
     # -- for the server -------------------------------------------------------------------------------
 

@@ -46,6 +46,7 @@ _FOR_NOW: Final = (BlobUnavailable, StoreUnavailable)
 
 # An earlier epoch's is not waited for: the host refuses it, and that is nobody else's failure.
 _Key = tuple[SessionId, str, str, int]  # of a mount on its way: its id and digest, and for which epoch
+_MENDED: Final = frozenset({"repository"})  # kinds of mounts of which an update changes what they come by
 _READERS: Final = frozenset({"read", "glob", "grep"})  # calls that change nothing
 
 
@@ -107,16 +108,25 @@ class Mounting:
     async def bring(self, session_id: SessionId, mounts: Sequence[Mount], *, epoch: int) -> None:
         for mount in mounts:
             key = (session_id, mount.mount_id, mount.digest, epoch)
-            task = self._bringing.get(key)
-            if task is None:
-                task = asyncio.create_task(self._bring(session_id, mount, epoch), name=f"mount {key}")
-                self._bringing[key] = task
-                task.add_done_callback(lambda done, key=key: self._brought(key, done))  # type: ignore[misc]
+            is_earlier = key in self._bringing
             try:
-                await asyncio.shield(task)
+                await self._joined(key, mount)
             except MountFailed as failed:
-                failed.is_needed = mount.kind == "packages"  # the environment is nothing without
-                raise
+                # What began before we asked may have failed for what has been mended since: a token, say.
+                if not is_earlier or mount.kind not in _MENDED:
+                    failed.is_needed = mount.kind == "packages"  # the environment is nothing without
+                    raise
+                await self._joined(key, mount)
+
+    async def _joined(self, key: _Key, mount: Mount) -> None:
+        """Bring it, or wait for who does. Raises as `bring`."""
+        task = self._bringing.get(key)
+        if task is None:
+            session_id, _, _, epoch = key
+            task = asyncio.create_task(self._bring(session_id, mount, epoch), name=f"mount {key}")
+            self._bringing[key] = task
+            task.add_done_callback(lambda done: self._brought(key, done))
+        await asyncio.shield(task)
 
     async def warm(self, session_id: SessionId, recipe: Recipe, *, epoch: int) -> None:
         missing = set(await self._hands.missing(session_id, epoch=epoch, recipe=recipe))

@@ -119,6 +119,7 @@ EGRESS_RETRY_SECONDS, EGRESS_RETRY_SECONDS_MAX = 0.1, 1.0  # between looks for a
 CREDENTIALS_FRESH_SECONDS = 20.0  # a session's credentials are used without another look at the store
 CREDENTIALS_STALE_SECONDS = 50.0  # used while the store cannot be asked: changes reach it in a minute
 CREDENTIALS_WAIT_SECONDS = 5.0  # a request waits for the credentials of its session; a look takes 10 ms
+CREDENTIALS_AGAIN_SECONDS = 20.0  # likewise, where what is known already is of no use: it was refused
 CREDENTIALS_POLL_SECONDS = 20.0  # an egress process keeps its server waiting for a wish
 CREDENTIALS_RETRY_SECONDS = 1.0  # between looks of a server whose store or egress process is away
 EGRESS_HELD_BYTES_MAX = 256 * 1024  # of a body that is held to count it, where a credential may be put in

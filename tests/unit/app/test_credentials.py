@@ -274,6 +274,19 @@ async def test_who_asks_anew_gets_nothing_that_was_read_before(link: Link) -> No
     assert not link.desk._wanted
 
 
+async def test_who_asks_anew_gets_nothing_old(link: Link, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Although it would do for others."""
+    vault_id = await a_vault(link)
+    await made(link, variable(link.opened.stores, vault_id, "TOKEN"), secret_value="canary one")
+    session_id = await session_with(link, vault_id)
+    known = await asyncio.wait_for(link.desk.again(session_id), SECONDS)
+    link.is_cut = True
+    monkeypatch.setattr(wishes, "CREDENTIALS_AGAIN_SECONDS", 0.05)
+    with pytest.raises(CredentialsUnavailable):
+        await link.desk.again(session_id)
+    assert await link.desk.of(session_id) is known
+
+
 async def test_what_does_not_fit_into_one_request_comes_in_parts(
     link: Link, monkeypatch: pytest.MonkeyPatch
 ) -> None:

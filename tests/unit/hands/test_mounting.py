@@ -11,6 +11,7 @@ from corral.hands.mounting import Mounting
 from corral.kernel.errors import CorralError, HandsUnavailable, LeaseLost, NotFound, RequestTooLarge
 from corral.kernel.ids import EventId, MemoryStoreId, SessionId, ThreadId
 from corral.session.call import Mount, Placement, Recipe, ToolCall
+from corral.session.mounts import MountFailed
 
 STORE = MemoryStoreId("memstore_1")
 
@@ -81,6 +82,52 @@ class Empty:
     async def open(self, session_id: SessionId, mount: Mount) -> AsyncIterator[bytes]:
         return
         yield b""
+
+
+class Mended:
+    """A repository whose token is set while the first copy is on its way."""
+
+    def __init__(self) -> None:
+        self.tries = 0
+        self.has_begun, self.fails = asyncio.Event(), asyncio.Event()
+
+    async def mounts(self, attached: Any) -> Any:
+        return ()
+
+    async def open(self, session_id: SessionId, mount: Mount) -> AsyncIterator[bytes]:
+        self.tries += 1
+        if self.tries == 1:
+            self.has_begun.set()
+            await self.fails.wait()
+            raise MountFailed({"type": "repository_authentication_error", "message": "no"})
+        yield b""
+
+
+class Taking:
+    async def put_mount(
+        self, session_id: SessionId, mount: Mount, archive: AsyncIterator[bytes], *, epoch: int
+    ) -> None:
+        async for _ in archive:
+            pass
+
+
+async def test_a_copy_that_began_before_its_token_was_set_fails_no_later_call() -> None:
+    async def resources(session_id: SessionId) -> Any:
+        return ()
+
+    source = Mended()
+    mounting = Mounting(Taking(), resources=resources, sources={"repository": source})  # type: ignore[dict-item, arg-type]
+    mount = Mount(mount_id="sesrsc_1", kind="repository", path="/workspace/a", digest="1", mode="copy")
+    early = asyncio.create_task(mounting.bring(SessionId("sesn_1"), [mount], epoch=1))
+    await source.has_begun.wait()
+    late = [asyncio.create_task(mounting.bring(SessionId("sesn_1"), [mount], epoch=1)) for _ in range(3)]
+    await asyncio.sleep(0)
+    source.fails.set()
+    with pytest.raises(MountFailed):
+        await early
+    await asyncio.gather(*late)
+    assert source.tries == 2, "once more for all of them"
+    await mounting.aclose()
 
 
 async def test_a_mount_on_its_way_for_an_earlier_epoch_fails_nobody_else() -> None:
