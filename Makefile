@@ -19,13 +19,14 @@ serve: ## start the server on http://127.0.0.1:8420
 check: static ## format, lint, types, imports and the fast tests: under a minute
 	$(python) -m pytest -q -n 2 --dist loadfile tests/unit
 
-# Partitions first and alone: there it matters which machine is heard of in time. Then
-# two files at a time: most tests wait more than they compute. In the order of the files: the long ones first,
-# so that the two end together. Bytecode: hundreds of processes are started, also where Python keeps none itself.
+# Partitions first and alone: there it matters which machine is heard of in time. Then three files at a time: the
+# simulation, which takes what the others leave (tests/conftest.py puts it first), and two of the rest, which wait
+# more than they compute. In the order of the files: the long ones first, so that all end together.
+# Bytecode: hundreds of processes are started, also where Python keeps none itself.
 test: static ## everything that CI runs: check, and all other tests
 	@$(python) -m compileall -q src/corral
 	$(python) -m pytest -q tests/crash/test_partition.py
-	$(python) -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --ignore tests/crash/test_partition.py
+	$(python) -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder --ignore tests/crash/test_partition.py
 
 static:
 	@scripts/setup dev

@@ -63,7 +63,7 @@ def is_priced(thread: Thread, models: ModelTable) -> bool:
 
 
 def _tokens(state: State) -> Tokens:
-    return reduce(Tokens.merged, (thread.tokens for thread in state.threads.values()), Tokens())
+    return reduce(Tokens.merged, (thread.tokens for thread in state.threads.values()))  # there is a primary
 
 
 def _thread(thread: Thread, models: ModelTable) -> ThreadRecord:

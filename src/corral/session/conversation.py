@@ -60,13 +60,13 @@ def weight(value: Json) -> int:
     """About how much of it a provider reads: bytes of text in UTF-8. Pictures count as what they cost."""
     if isinstance(value, str):
         return len(value) if value.isascii() else len(value.encode("utf-8", "surrogatepass"))
-    if isinstance(value, Mapping):
+    if isinstance(value, (dict, Mapping)):  # the class first: an abstract one is asked for long
         if value.get("type") == "image":
             return IMAGE_BYTES
         if value.get("type") == "base64" and value.get("media_type") == "application/pdf":
             return len(value.get("data") or "") // _PDF_BYTES_PER_BYTE
         return sum(map(weight, value.values()))
-    if isinstance(value, Sequence):
+    if isinstance(value, (list, tuple, Sequence)):
         return sum(map(weight, value))
     return 4
 

@@ -262,9 +262,9 @@ class Waiting:
 def _chars(value: Json) -> int:
     if isinstance(value, str):
         return len(value)
-    if isinstance(value, Mapping):
+    if isinstance(value, (dict, Mapping)):  # as in `conversation.weight`
         return sum(map(_chars, value.values()))
-    if isinstance(value, Sequence):
+    if isinstance(value, (list, tuple, Sequence)):
         return sum(map(_chars, value))
     return 1
 

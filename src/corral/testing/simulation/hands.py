@@ -28,7 +28,7 @@ T = TypeVar("T")
 REQUEST_LATE_SECONDS_MAX = 4.0  # longer than most calls take, with their answer and its settling
 
 _STATE_DIR = Path(tempfile.gettempdir())
-_disk: sqlite3.Connection | None = None  # one database in memory, wiped for each schedule
+_disk: sqlite3.Connection | None = None  # one database in memory, wiped for each new journal
 
 
 def _memory() -> sqlite3.Connection:
@@ -37,8 +37,6 @@ def _memory() -> sqlite3.Connection:
         _disk = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
         for statement in SCHEMA:
             _disk.execute(statement)
-    for table in ("meta", "epochs", "calls", "held", "settled"):
-        _disk.execute(f"DELETE FROM {table}")  # noqa: S608  # names of ours
     return _disk
 
 
