@@ -35,8 +35,8 @@ def postgres() -> Iterator[Postgres]:
 
 
 class Dropped:
-    """Databases that nobody needs any more. The server writes all it has to the disk before it drops one: the
-    next test need not wait for that."""
+    """Databases that nobody needs any more. The server writes all it has to the disk before one is dropped;
+    no test waits for that."""
 
     def __init__(self, postgres: Postgres) -> None:
         self._postgres = postgres

@@ -35,12 +35,12 @@ from corral.testing.contract_vaults import HERE
 from corral.testing.origin import Origin
 from corral.testing.sessions import new_session
 from corral.vault.ring import FileKeys, KeyRing
-from corral.vault.seal import seal
 from tests.contract.test_mcp import call, server, words
 from tests.gateway import Gateway, until
 from tests.mcp_host import McpHost
 from tests.oauth_host import OAuthHost
 from tests.opened import Opened
+from tests.sealed import sealed_secrets_of
 
 
 class LocalServers(OperatorHosts):
@@ -130,19 +130,7 @@ class Node:
         return key
 
     async def sealed(self, record: Wire, secrets: dict[str, str]) -> list[SealedSecret]:
-        key = await self.key()
-        return [
-            SealedSecret(
-                name=name,
-                key_id=key.key_id,
-                sealed=seal(
-                    plain.encode(),
-                    public_key=key.public_key,
-                    place=place_of(record, name, workspace_id=HERE).encode(),
-                ),
-            )
-            for name, plain in secrets.items()
-        ]
+        return sealed_secrets_of(record, key=await self.key(), **secrets)
 
     async def credential(self, auth: dict[str, Any], *, vault_id: VaultId | None = None) -> Wire:
         """expires_at: may have passed."""

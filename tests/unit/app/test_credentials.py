@@ -2,25 +2,27 @@
 
 import asyncio
 import json
+import tempfile
 from base64 import b64decode
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from corral.app.credentials import CredentialDuty
-from corral.catalog.credentials import place_of, updated_credential
+from corral.catalog.credentials import updated_credential
 from corral.catalog.records import Wire
 from corral.catalog.repositories import SealedToken, TokenPlace
-from corral.catalog.vaults import SealedSecret, VaultKey, new_vault
+from corral.catalog.vaults import VaultKey, new_vault
+from corral.daemon import listening, made_token, socket_path
 from corral.egress import wishes
 from corral.egress.credentials import CredentialsUnavailable, CredentialUnusable
+from corral.egress.process import _Egress
 from corral.egress.substitution import Substitution, additions_of
 from corral.egress.target import Target
 from corral.egress.wishes import CredentialDesk
-from corral.kernel.errors import StoreUnavailable
 from corral.kernel.ids import RESOURCE, VAULT, CredentialId, ResourceId, SessionId, VaultId
 from corral.kernel.limits import (
     CREDENTIALS_PART_BYTES,
@@ -35,73 +37,66 @@ from corral.testing.sessions import new_session
 from corral.vault.ring import FileKeys, KeyRing
 from corral.vault.seal import seal
 from tests.opened import Opened
+from tests.sealed import sealed_secrets_of
 
 SECONDS = 30.0
 
 
 class Link:
-    """A desk, a store and the duty between them, which goes over the desk's own words."""
+    """A desk, a store and the duty between them, which asks at the egress process's own socket. What is asked
+    there can be held up, or its connection broken, before the desk answers. asked: what it was."""
 
-    def __init__(self, opened: Opened, desk: CredentialDesk) -> None:
+    def __init__(self, opened: Opened, desk: CredentialDesk, data_dir: Path) -> None:
         self.opened, self.desk = opened, desk
-        self.duty = CredentialDuty(Path("/nowhere"), opened.stores.session_credentials)
+        self.duty = CredentialDuty(data_dir, opened.stores.session_credentials)
         self.asked: list[str] = []
         self.is_cut = False
         self.hung_up_on: SessionId | None = None
         self.may_give, self.has_read = asyncio.Event(), asyncio.Event()
         self.may_give.set()
 
-    async def ask(self, data_dir: Path, role: str, what: str, body: bytes, *, seconds: float) -> Any:
+    async def answer(self, what: str, body: bytes) -> tuple[str, dict[str, object]]:
+        """As a desk of the egress process; an OSError is a connection that breaks."""
         self.asked.append(what)
-        if self.is_cut:
-            raise ConnectionRefusedError
-        if self.hung_up_on is not None and self.hung_up_on.encode() in body:
+        if self.is_cut or (self.hung_up_on is not None and self.hung_up_on.encode() in body):
             raise ConnectionResetError
-        if what.endswith("give"):
+        if what == "give":
             self.has_read.set()
             await self.may_give.wait()
-        assert len(body) <= EGRESS_REQUEST_BYTES_MAX
-        status, answer = await self.desk.answer(what.removeprefix("credentials/"), body)
-        return int(status[:3]), answer
-
-    def sealed(self, record: Wire, *, key: VaultKey, **secrets: str) -> list[SealedSecret]:
-        return [
-            SealedSecret(
-                name=name,
-                key_id=key.key_id,
-                sealed=seal(
-                    plain.encode(),
-                    public_key=key.public_key,
-                    place=place_of(record, name, workspace_id=HERE).encode(),
-                ),
-            )
-            for name, plain in secrets.items()
-        ]
+        return await self.desk.answer(what, body)
 
 
 @pytest.fixture
 async def link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Link]:
-    opened = await Opened.open(tmp_path / "corral.db")
-    ring = KeyRing(FileKeys(tmp_path / "keys"))
-    link = Link(opened, CredentialDesk(ring, asyncio.Lock(), ended=asyncio.Event()))
-    monkeypatch.setattr("corral.app.credentials.asked", link.ask)
     monkeypatch.setattr(
         wishes, "CREDENTIALS_WAIT_SECONDS", SECONDS
     )  # nothing here depends on how fast it is
-    key_id, public_key = ring.newer_than(None, now=opened.stores.clock.now())
-    key = VaultKey(key_id=key_id, public_key=public_key)
-    await opened.stores.vault_keys.add_first(key, now=opened.stores.clock.now())
-    running = asyncio.ensure_future(link.duty.run())
-    yield link
-    running.cancel()
-    await asyncio.wait([running])
-    await opened.database.close()
+    with tempfile.TemporaryDirectory(prefix="corral-") as short:  # a socket's path is
+        data_dir, ended = Path(short), asyncio.Event()
+        opened = await Opened.open(tmp_path / "corral.db")
+        ring = KeyRing(FileKeys(tmp_path / "keys"))
+        link = Link(opened, CredentialDesk(ring, asyncio.Lock(), ended=ended), data_dir)
+        token = made_token(data_dir, "egress")
+        egress = _Egress(token=token, desks={"credentials": link}, counts=dict, ended=ended)
+        key_id, public_key = ring.newer_than(None, now=opened.stores.clock.now())
+        key = VaultKey(key_id=key_id, public_key=public_key)
+        await opened.stores.vault_keys.add_first(key, now=opened.stores.clock.now())
+        with listening(socket_path(data_dir, "egress")) as listener:
+            server = await asyncio.start_unix_server(egress.answer, sock=listener)
+            running = asyncio.ensure_future(link.duty.run())
+            yield link
+            running.cancel()
+            await asyncio.wait([running])
+            ended.set()
+            server.close()
+            await egress.last_answer()
+        await opened.database.close()
 
 
 async def made(link: Link, record: Wire, **secrets: str) -> Wire:
     key = await link.opened.stores.vault_keys.current()
     assert key is not None
-    sealed = link.sealed(record, key=key, **secrets)
+    sealed = sealed_secrets_of(record, key=key, **secrets)
     await link.opened.stores.credentials.create(record, sealed, workspace_id=HERE)
     return record
 
@@ -246,7 +241,7 @@ async def rotated(link: Link, record: Wire, secret: str) -> None:
         record["vault_id"],
         CredentialId(record["id"]),
         lambda current: updated_credential(current, {}, ["secret_value"], now=stores.clock.now()),
-        link.sealed(record, key=key, secret_value=secret),
+        sealed_secrets_of(record, key=key, secret_value=secret),
         workspace_id=HERE,
     )
 
@@ -270,7 +265,7 @@ async def test_who_asks_anew_gets_nothing_that_was_read_before(link: Link) -> No
     for each in others:
         found = (await asyncio.wait_for(each, SECONDS)).variables()[0]
         assert found.secret("secret_value") == "canary two"
-    assert [what for what in link.asked if what.endswith("give")] == ["credentials/give"] * 2
+    assert link.asked.count("give") == 2
     assert not link.desk._wanted
 
 
@@ -299,7 +294,7 @@ async def test_what_does_not_fit_into_one_request_comes_in_parts(
     found = await asyncio.wait_for(link.desk.of(await session_with(link, *vaults)), SECONDS)
     assert [each.auth["secret_name"] for each in found.variables()] == names
     assert {each.secret("secret_value") for each in found.variables()} == {f"canary of {vaults[0]}"}
-    assert len([what for what in link.asked if what.endswith("give")]) > 5
+    assert link.asked.count("give") > 5
 
 
 def test_one_credential_fits_into_a_request_beside_a_part() -> None:
@@ -355,20 +350,15 @@ async def test_what_is_too_old_is_not_kept(tmp_path: Path, monkeypatch: pytest.M
 async def test_one_that_cannot_be_given_does_not_hold_up_the_others(
     link: Link, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = link.opened.stores.session_credentials
+    """Such as one of whose credentials the store has a row that cannot be read."""
     monkeypatch.setattr("corral.app.credentials.CREDENTIALS_RETRY_SECONDS", 0.05)
-
-    class Failing:
-        async def of_session(self, session_id: SessionId) -> Any:
-            if session_id == "sesn_bad":
-                raise StoreUnavailable("a bad row")
-            return await store.of_session(session_id)
-
-        async def tokens_of_session(self, session_id: SessionId) -> Any:
-            return await store.tokens_of_session(session_id)
-
-    monkeypatch.setattr(link.duty, "_store", Failing())
-    bad = asyncio.ensure_future(link.desk.of(SessionId("sesn_bad")))
+    vault_id = await a_vault(link)
+    record = await made(link, variable(link.opened.stores, vault_id, "TOKEN"), secret_value="canary")
+    broken = text("UPDATE credentials SET body = '{' WHERE credential_id = :credential_id")
+    await link.opened.database.write(
+        lambda connection: connection.execute(broken, {"credential_id": record["id"]}).rowcount
+    )
+    bad = asyncio.ensure_future(link.desk.of(await session_with(link, vault_id)))
     good = await asyncio.gather(*(link.desk.of(SessionId(f"sesn_{n}")) for n in range(20)))
     assert len(good) == 20 and not bad.done()
     bad.cancel()
@@ -382,7 +372,7 @@ async def test_a_secret_that_does_not_open_is_not_another_ones(link: Link) -> No
     record = variable(stores, first, "TOKEN")
     key = await stores.vault_keys.current()
     assert key is not None
-    moved = link.sealed(variable(stores, second, "TOKEN"), key=key, secret_value="canary")
+    moved = sealed_secrets_of(variable(stores, second, "TOKEN"), key=key, secret_value="canary")
     await stores.credentials.create(record, moved, workspace_id=HERE)  # sealed for another place
     await made(link, variable(stores, second, "TOKEN"), secret_value="canary of the second")
     session_id = await session_with(link, first, second)

@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 
 from corral.app.vault import VaultDuty
-from corral.catalog.credentials import place_of
-from corral.catalog.vaults import SealedSecret, VaultKey
+from corral.catalog.vaults import VaultKey
 from corral.egress.process import KEY_FILE, serve_egress
 from corral.kernel.errors import VaultUnavailable
 from corral.kernel.ids import CredentialId
@@ -21,8 +20,8 @@ from corral.kernel.limits import VAULT_RESEAL_BATCH
 from corral.supervisor.adopt import ask_json
 from corral.testing.contract_vaults import HERE, variable, vault
 from corral.vault.ring import FileKeys, KeyRing
-from corral.vault.seal import seal
 from tests.opened import Opened
+from tests.sealed import sealed_secrets_of
 
 SECONDS = 10.0
 
@@ -63,20 +62,15 @@ async def sealed_secrets(opened: Opened, count: int) -> None:
         if number % 20 == 0:
             vault_id = await vault(opened.stores)
         credential = variable(opened.stores, vault_id, f"V{number}")
+        secret = f"canary of {credential['id']}"
         await opened.stores.credentials.create(credential, [], workspace_id=HERE)
         await opened.stores.credentials.update(
             vault_id,
             CredentialId(credential["id"]),
             lambda current: {**current, "display_name": "sealed"},
-            [sealed_by(key, credential, name) for name in ("secret_value", "token")],
+            sealed_secrets_of(credential, key=key, secret_value=secret, token=secret),
             workspace_id=HERE,
         )
-
-
-def sealed_by(key: VaultKey, credential: Any, name: str) -> SealedSecret:
-    place = place_of(credential, name, workspace_id=HERE).encode()
-    sealed = seal(f"canary of {credential['id']}".encode(), public_key=key.public_key, place=place)
-    return SealedSecret(name=name, key_id=key.key_id, sealed=sealed)
 
 
 async def opens(opened: Opened, data_dir: Path, key_id: str) -> int:
