@@ -1,5 +1,5 @@
-"""What tests of several folders share: an order, PostgreSQL, a fresh database in it, a directory that is not
-closed to other users, and signals as at a terminal."""
+"""What tests of several folders share: an order, PostgreSQL, a fresh database in it, a directory that all
+users can enter, and signals as at a terminal."""
 
 import shutil
 import signal

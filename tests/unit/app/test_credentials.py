@@ -43,8 +43,8 @@ SECONDS = 30.0
 
 
 class Link:
-    """A desk, a store and the duty between them, which asks at the egress process's own socket. What is asked
-    there can be held up, or its connection broken, before the desk answers. asked: what it was."""
+    """A desk, a store and the duty between them, which asks at the egress process's own socket. What is
+    asked there can be held up, or its connection broken, before the desk answers. asked: what it was."""
 
     def __init__(self, opened: Opened, desk: CredentialDesk, data_dir: Path) -> None:
         self.opened, self.desk = opened, desk
