@@ -16,6 +16,7 @@ from typing import Any
 
 from corral.app.credentials import CredentialDuty
 from corral.catalog.credentials import place_of, placeholder_of
+from corral.catalog.hosts import Errand, HostList
 from corral.catalog.repositories import SealedToken, TokenPlace
 from corral.catalog.vaults import SealedCredential, SealedSecret, SessionCredentialStore
 from corral.daemon import socket_path, token_path
@@ -36,11 +37,13 @@ def limited(*hosts: str, **more: bool) -> dict[str, object]:
 
 @dataclass(kw_only=True)
 class Gateway:
-    """names: what resolves, and to which addresses; everything else does not."""
+    """names: what resolves, and to which addresses; else only addresses do, in any notation.
+    resolved: what was asked for, in order."""
 
     data_dir: Path
     names: dict[str, list[str]]
     operator: OperatorHosts
+    resolved: list[str] = field(default_factory=list)
     authorities: Path | None = None
     serving: "asyncio.Task[None] | None" = None
     ways_out: list[WayOut] = field(default_factory=list)
@@ -96,6 +99,11 @@ class Gateway:
         await asyncio.wait_for(ready.wait(), SECONDS)
         self.giving = asyncio.ensure_future(CredentialDuty(self.data_dir, self.store or self).run())
 
+    def open(self, errand: Errand, hosts: HostList) -> None:
+        """From now on these are reached on it. operator: with a dict of errands."""
+        assert isinstance(self.operator.errands, dict)
+        self.operator.errands[errand] = hosts
+
     async def end(self) -> None:
         assert self.serving and self.giving
         self.giving.cancel()
@@ -139,9 +147,11 @@ class Gateway:
         return file
 
     async def _resolve(self, host: str, port: int) -> Sequence[str]:
-        if host not in self.names:
-            raise OSError("no such name")
-        return self.names[host]
+        self.resolved.append(host)
+        if host in self.names:
+            return self.names[host]
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+        return [str(address[0]) for *_, address in found]
 
     @property
     def key_file(self) -> Path:

@@ -11,15 +11,19 @@ import pytest
 
 from corral.catalog.hosts import HostList
 from corral.catalog.packages import Wanted
+from corral.egress.policy import OperatorHosts
+from corral.hands.way_out import Egress
 from corral.kernel import limits
-from corral.kernel.ids import WorkspaceId
+from corral.kernel.ids import SessionId, WorkspaceId
 from corral.packages.installer import Bounds, Installer, PackagesFailed
 from corral.packages.layers import Layers
 from corral.store.blobs import LocalBlobs
+from tests.gateway import Gateway
 from tests.registry import Registry
 
 GREET: Wanted = {"pip": ("greet",)}
 DIGEST = "0" * 64
+SESSION = SessionId("sesn_1")
 
 
 @pytest.fixture(scope="module")
@@ -41,15 +45,27 @@ Open = Callable[..., Installer]
 
 
 @pytest.fixture
-async def opened(tmp_path: Path, registry: Registry) -> AsyncIterator[Open]:
+async def gateway() -> AsyncIterator[Gateway]:
+    """The way out of the server; `opened` says what it is for."""
+    names = {"localhost": ["127.0.0.1"]}
+    async with Gateway.start(names=names, operator=OperatorHosts(errands={})) as gateway:
+        yield gateway
+
+
+@pytest.fixture
+async def opened(tmp_path: Path, registry: Registry, gateway: Gateway) -> AsyncIterator[Open]:
+    """hosts: from now on, of all."""
     made: list[Installer] = []
 
     def open_installer(
         *, hosts: HostList | None = None, config: Path | None = None, **bounds: float
     ) -> Installer:
+        hosts = hosts or HostList(private=[registry.where])
+        gateway.open("packages", hosts)
         installer = Installer(
             tmp_path / "packages",
-            hosts=hosts or HostList(private=[registry.where]),
+            hosts=hosts,
+            egress=Egress(gateway.data_dir),
             authorities=registry.authority,
             config=config or registry.config,
             bounds=Bounds(**bounds),  # type: ignore[arg-type]
@@ -71,7 +87,7 @@ async def names(archive: AsyncIterator[bytes]) -> set[str]:
 
 async def failure(installer: Installer, packages: Wanted = GREET) -> PackagesFailed:
     with pytest.raises(PackagesFailed) as caught:
-        await names(installer.install(packages))
+        await names(installer.install(packages, session_id=SESSION))
     return caught.value
 
 
@@ -81,7 +97,9 @@ async def test_a_layer_is_made_once_and_serves_until_it_is_old(
     caplog.set_level("INFO")
     blobs = await LocalBlobs.open(tmp_path / "blobs")
     layers = Layers(opened(), blobs)
-    found = await asyncio.gather(*(names(layers.archive(DIGEST, GREET)) for _ in range(3)))
+    found = await asyncio.gather(
+        *(names(layers.archive(DIGEST, GREET, session_id=SESSION)) for _ in range(3))
+    )
     assert (
         any(name.endswith("/greet/__init__.py") for name in found[0]) and found[0] == found[1] == found[2]
     )
@@ -90,12 +108,18 @@ async def test_a_layer_is_made_once_and_serves_until_it_is_old(
     (blob,) = [each async for each in blobs.keys("layers/") if not each.key.endswith(".sha256")]
     assert blob.key.startswith(f"layers/{DIGEST}/")
     registry.wheel("greet", "2.0", {"greet/__init__.py": "", "greet/new.py": ""})
-    assert await names(Layers(opened(), blobs).archive(DIGEST, GREET)) == found[0] and not registry.taken()
+    assert (
+        await names(Layers(opened(), blobs).archive(DIGEST, GREET, session_id=SESSION)) == found[0]
+        and not registry.taken()
+    )
     old = f"layers/{DIGEST}/{int(time.time() - limits.LAYER_FRESH_SECONDS - 1)}"
     await blobs.put(old, blobs.get(blob.key))
     await blobs.put(f"{old}.sha256", blobs.get(f"{blob.key}.sha256"))
     await blobs.delete(blob.key)
-    assert any(name.endswith("/greet/new.py") for name in await names(layers.archive(DIGEST, GREET)))
+    assert any(
+        name.endswith("/greet/new.py")
+        for name in await names(layers.archive(DIGEST, GREET, session_id=SESSION))
+    )
 
 
 async def test_a_failure_names_its_cause_and_nothing_of_it_stays(
@@ -103,7 +127,7 @@ async def test_a_failure_names_its_cause_and_nothing_of_it_stays(
 ) -> None:
     assert "'gem'" in (await failure(opened(), {"gem": ("rails",)})).message, "not on this machine"
     elsewhere = await failure(opened(hosts=HostList(public=["*", registry.where])))
-    assert "does not go" in elsewhere.message and "127.0.0.1" in str(elsewhere.detail)
+    assert "does not go" in elsewhere.message and "not public" in str(elsewhere.detail)
     assert not registry.taken(), "a private address is reached only if it is named"
     registry.wheel("greet", "1.0", {"greet/zeros": bytes(20 * 1024**2)})
     assert "larger" in (await failure(opened(layer_bytes_max=16 * 1024**2))).message
@@ -111,6 +135,44 @@ async def test_a_failure_names_its_cause_and_nothing_of_it_stays(
     registry.sdist("loops", "1.0", loop)
     assert "within 3 s" in (await failure(opened(seconds=3.0), {"pip": ("loops",)})).message
     assert not list((tmp_path / "packages" / "scratch").iterdir())
+
+
+async def test_what_is_installed_is_in_the_audit_and_what_the_operator_denies_is_not_installed(
+    opened: Open, registry: Registry, gateway: Gateway, tmp_path: Path
+) -> None:
+    await names(opened().install(GREET, session_id=SESSION))
+    for entry in (entries := await gateway.ended()):
+        assert (entry["session_id"], entry["host"], entry["port"]) == (SESSION, "localhost", registry.port)
+        assert (entry["method"], entry["decision"]) == ("CONNECT", "allowed")
+    assert sum(entry["received_bytes"] for entry in entries) > 0
+    registry.taken()
+    hosts = HostList(private=[registry.where])
+    operator = OperatorHosts(denied=("localhost",), errands={"packages": hosts})
+    async with Gateway.start(names={"localhost": ["127.0.0.1"]}, operator=operator) as strict:
+        installer = Installer(
+            tmp_path / "denied", hosts=hosts, egress=Egress(strict.data_dir), config=registry.config
+        )
+        failed = await failure(installer)
+        await installer.aclose()
+        assert "does not go" in failed.message and "operator of this server denies" in str(failed.detail)
+        for entry in (entries := await strict.entries()):
+            assert (entry["session_id"], entry["host"], entry["decision"]) == (
+                SESSION,
+                "localhost",
+                "denied",
+            )
+    assert entries and not registry.taken()
+
+
+async def test_without_an_egress_process_nothing_is_installed(
+    opened: Open, gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("corral.confine.way.EGRESS_AWAY_SECONDS", 0.3)
+    installer = opened()
+    await gateway.end()
+    failed = await failure(installer)
+    assert "no egress process" in failed.message and "has been away" in str(failed.detail)
+    await gateway.serve()
 
 
 async def test_it_is_known_which_package_managers_are_there(opened: Open, registry: Registry) -> None:
@@ -131,7 +193,7 @@ async def test_packages_of_the_system_are_really_installed(opened: Open, registr
     registry.deb("gems", "1.0", {"usr/bin/gem": gem})
     registry.deb("broken", "1.0", {}, postinst="echo cannot >&2; exit 7")
     wanted = {"apt": ("ave=1.0", "gems"), "gem": ("any",)}
-    data = b"".join([chunk async for chunk in opened().install(wanted)])
+    data = b"".join([chunk async for chunk in opened().install(wanted, session_id=SESSION)])
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:
         found = {member.name.removeprefix("./apt/"): member for member in tar}
         assert {"usr/bin/ave", "usr/bin/true", "etc/alternatives/ave-caesar"} <= set(found)
@@ -212,14 +274,16 @@ async def test_no_workspace_takes_all_of_a_node(opened: Open, registry: Registry
     registry.sdist("slow", "1.0", "import time\ntime.sleep(600)\n")
 
     def hog(digest: str, packages: Wanted) -> asyncio.Task[set[str]]:
-        return asyncio.create_task(names(layers.archive(digest, packages, workspace_id=mine)))
+        return asyncio.create_task(
+            names(layers.archive(digest, packages, workspace_id=mine, session_id=SESSION))
+        )
 
     first = hog("1" * 64, {"pip": ("slow",)})
     await until(lambda: any("slow" in path for path in registry.taken()))
     second = hog(DIGEST, GREET)
     await until(lambda: len(layers._making) == 2)
     async with asyncio.timeout(60):  # what waits for its turn is waited for by its own workspace alone
-        found = await names(layers.archive(DIGEST, GREET, workspace_id=other))
+        found = await names(layers.archive(DIGEST, GREET, workspace_id=other, session_id=SESSION))
     assert any(name.endswith("/greet/__init__.py") for name in found)
     assert not first.done() and not second.done()
     await layers.aclose()
@@ -233,5 +297,5 @@ async def test_failures_are_not_remembered_for_ever(
     layers = Layers(opened(), await LocalBlobs.open(tmp_path / "blobs"))
     for number in range(3):
         with pytest.raises(PackagesFailed):
-            await names(layers.archive(f"{number}" * 64, {"gem": ("rails",)}))
+            await names(layers.archive(f"{number}" * 64, {"gem": ("rails",)}, session_id=SESSION))
     assert len(layers._failed_at) == 1

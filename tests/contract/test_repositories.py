@@ -22,7 +22,9 @@ from corral.catalog.repositories import (
     repository_url,
 )
 from corral.confine.confinement import Confinement, Places
+from corral.egress.policy import OperatorHosts
 from corral.hands.providers.process import BwrapProcess
+from corral.hands.way_out import Egress
 from corral.kernel.ids import DEFAULT_WORKSPACE, SessionId, WorkspaceId
 from corral.repositories.failures import RepositoryFailed
 from corral.repositories.mirrors import Bounds, Mirrors, Resolved
@@ -30,7 +32,9 @@ from corral.repositories.source import RepositorySource
 from corral.session.call import Mount
 from corral.session.mounts import Attached, MountFailed
 from corral.testing.git_host import GitHost, git
+from tests.gateway import Gateway
 
+SESSION = SessionId("sesn_1")
 GET, POST = "GET /ada/engine/info/refs", "POST /ada/engine/git-upload-pack"
 LOOK = [GET, POST]  # is there anything new?
 BIG = os.urandom(300_000)  # cannot be packed
@@ -54,14 +58,25 @@ Open = Callable[..., Mirrors]
 
 
 @pytest.fixture
-async def opened(tmp_path: Path, host: GitHost) -> AsyncIterator[Open]:
-    """Mirrors in one directory, as processes that share it have them."""
+async def gateway() -> AsyncIterator[Gateway]:
+    """The way out of the server; `opened` says what it is for."""
+    names = {"localhost": ["127.0.0.1"]}
+    async with Gateway.start(names=names, operator=OperatorHosts(errands={})) as gateway:
+        yield gateway
+
+
+@pytest.fixture
+async def opened(tmp_path: Path, host: GitHost, gateway: Gateway) -> AsyncIterator[Open]:
+    """Mirrors in one directory, as processes that share it have them. hosts: from now on, of all."""
     made: list[Mirrors] = []
 
     def open_mirrors(*, hosts: HostList | None = None, **bounds: float) -> Mirrors:
+        hosts = hosts or HostList(private=[host.where])
+        gateway.open("repository", hosts)
         mirrors = Mirrors(
             tmp_path / "repositories",
-            hosts=hosts or HostList(private=[host.where]),
+            hosts=hosts,
+            egress=Egress(gateway.data_dir),
             authorities=host.authority,
             bounds=Bounds(**bounds),  # type: ignore[arg-type]
         )
@@ -95,7 +110,7 @@ async def unpacked(mirrors: Mirrors, repository: Repository, resolved: Resolved,
 
 async def refused(mirrors: Mirrors, repository: Repository) -> RepositoryFailed:
     with pytest.raises(RepositoryFailed) as failed:
-        await mirrors.fetch(repository)
+        await mirrors.fetch(repository, session_id=SESSION)
     return failed.value
 
 
@@ -111,7 +126,7 @@ async def test_a_clone_is_what_git_clone_would_make(host: GitHost, opened: Open,
     )
     other = host.push("ada/engine", {"README.md": "other"}, branch="feature/x")
     mirrors, repository = opened(), at(host, "ada/engine")
-    resolved = await mirrors.fetch(repository)
+    resolved = await mirrors.fetch(repository, session_id=SESSION)
     assert resolved == Resolved(branch="main", commit=tip)
     tree = await unpacked(mirrors, repository, resolved, tmp_path / "tree")
     assert (tree / "README.md").read_text() == "new"
@@ -135,11 +150,15 @@ async def test_a_branch_and_a_commit(host: GitHost, opened: Open, tmp_path: Path
     host.push("ada/checkouts", {"n": "3"}, branch="feature/x")
     mirrors = opened()
     branch = at(host, "ada/checkouts", Branch("feature/x"))
-    tree = await unpacked(mirrors, branch, await mirrors.fetch(branch), tmp_path / "branch")
+    tree = await unpacked(
+        mirrors, branch, await mirrors.fetch(branch, session_id=SESSION), tmp_path / "branch"
+    )
     assert (tree / "n").read_text() == "3"
     assert git("status", "--branch", "--porcelain", at=tree) == "## feature/x...origin/feature/x"
     commit = at(host, "ada/checkouts", Commit(first))
-    tree = await unpacked(mirrors, commit, await mirrors.fetch(commit), tmp_path / "commit")
+    tree = await unpacked(
+        mirrors, commit, await mirrors.fetch(commit, session_id=SESSION), tmp_path / "commit"
+    )
     assert (tree / "n").read_text() == "1"
     assert git("status", "--branch", "--porcelain", at=tree) == "## HEAD (no branch)"
 
@@ -152,7 +171,9 @@ async def test_a_commit_of_no_branch_is_asked_for_by_name(
     git("update-ref", "refs/pull/1/head", pulled, at=host.bare("ada/pulls"))
     git("update-ref", "-d", "refs/heads/gone", at=host.bare("ada/pulls"))
     mirrors, repository = opened(), at(host, "ada/pulls", Commit(pulled))
-    tree = await unpacked(mirrors, repository, await mirrors.fetch(repository), tmp_path / "tree")
+    tree = await unpacked(
+        mirrors, repository, await mirrors.fetch(repository, session_id=SESSION), tmp_path / "tree"
+    )
     assert (tree / "n").read_text() == "pulled"
 
 
@@ -160,13 +181,13 @@ async def test_an_empty_repository(host: GitHost, opened: Open, tmp_path: Path) 
     host.bare("ada/empty")
     mirrors, repository = opened(), at(host, "ada/empty")
     for _ in range(2):  # cloned, then fetched
-        resolved = await mirrors.fetch(repository)
+        resolved = await mirrors.fetch(repository, session_id=SESSION)
         assert resolved.commit is None
     tree = await unpacked(mirrors, repository, resolved, tmp_path / "tree")
     assert [path.name for path in tree.iterdir()] == [".git"]
     assert await mirrors.skills(repository, resolved) == ()
     tip = host.push("ada/empty", {"n": "1"})
-    assert await mirrors.fetch(repository) == Resolved(branch="main", commit=tip)
+    assert await mirrors.fetch(repository, session_id=SESSION) == Resolved(branch="main", commit=tip)
 
 
 async def test_nothing_in_a_repository_runs(host: GitHost, opened: Open, tmp_path: Path) -> None:
@@ -187,7 +208,9 @@ async def test_nothing_in_a_repository_runs(host: GitHost, opened: Open, tmp_pat
     assert failed.kind == "clone" and "gitmodules" in str(failed)
     host.push("ada/wishes2", {".gitattributes": "* filter=lfs\n", "large.bin": pointer})
     repository = at(host, "ada/wishes2")
-    tree = await unpacked(mirrors, repository, await mirrors.fetch(repository), tmp_path / "tree")
+    tree = await unpacked(
+        mirrors, repository, await mirrors.fetch(repository, session_id=SESSION), tmp_path / "tree"
+    )
     assert (tree / "large.bin").read_text() == pointer
 
 
@@ -203,7 +226,9 @@ async def test_an_old_repository(host: GitHost, opened: Open, tmp_path: Path) ->
     commit = git(*write, "commit", "--stdin", at=bare, given=written)
     git("update-ref", "refs/heads/main", commit, at=bare)
     mirrors, repository = opened(), at(host, "ada/old")
-    tree_at = await unpacked(mirrors, repository, await mirrors.fetch(repository), tmp_path / "old")
+    tree_at = await unpacked(
+        mirrors, repository, await mirrors.fetch(repository, session_id=SESSION), tmp_path / "old"
+    )
     assert (tree_at / "n").read_text() == "x"
 
 
@@ -223,7 +248,7 @@ async def test_skills_of_a_repository(host: GitHost, opened: Open) -> None:
         links={".claude/skills/link/SKILL.md": "../../../secret", ".claude/skills/folder": "pdf"},
     )
     mirrors, repository = opened(), at(host, "ada/skilled")
-    found = await mirrors.skills(repository, await mirrors.fetch(repository))
+    found = await mirrors.skills(repository, await mirrors.fetch(repository, session_id=SESSION))
     assert [(skill.name, skill.path, skill.text) for skill in found] == [
         ("a b", ".claude/skills/a b/SKILL.md", "# a b\n"),
         ("pdf", ".claude/skills/pdf/SKILL.md", "---\nname: pdf\n---\nRead PDFs.\n"),
@@ -236,7 +261,7 @@ async def test_lists_of_skills_are_made_a_few_at_a_time(
     """Each is a sandbox with a git, and a session may have many repositories of one URL."""
     host.push("ada/listed", {".claude/skills/a/SKILL.md": "x"})
     mirrors, repository = opened(at_once=1), at(host, "ada/listed")
-    resolved = await mirrors.fetch(repository)
+    resolved = await mirrors.fetch(repository, session_id=SESSION)
     running, most, start = 0, 0, Confinement.python
 
     @asynccontextmanager
@@ -302,18 +327,18 @@ async def test_a_second_session_costs_one_look(host: GitHost, opened: Open) -> N
     first = host.push("ada/engine", {"n": "1"})
     host.taken()
     mirrors, repository = opened(), at(host, "ada/engine")
-    await mirrors.fetch(repository)
+    await mirrors.fetch(repository, session_id=SESSION)
     assert host.taken() == [*LOOK, POST]
-    assert (await mirrors.fetch(repository)).commit == first
+    assert (await mirrors.fetch(repository, session_id=SESSION)).commit == first
     assert host.taken() == LOOK
     # Another process on the same directory, and another spelling of the same URL.
     other = opened()
     spelling = host.url("ada/engine").replace("localhost", "LOCALHOST") + "/"
     spelt = Repository(url=repository_url(spelling))
-    assert (await other.fetch(spelt)).commit == first
+    assert (await other.fetch(spelt, session_id=SESSION)).commit == first
     assert host.taken() == LOOK
     second = host.push("ada/engine", {"n": "2"})
-    assert (await other.fetch(repository)).commit == second
+    assert (await other.fetch(repository, session_id=SESSION)).commit == second
     assert host.taken() == [*LOOK, POST]
     async with aclosing(mirrors.archive(repository, Resolved(branch="main", commit=first))) as archive:
         async for _ in archive:  # made of the copy alone
@@ -325,7 +350,7 @@ async def test_sessions_that_start_together_share_a_fetch(host: GitHost, opened:
     tip = host.push("ada/engine", {"n": "together"})
     mirrors, repository = opened(), at(host, "ada/engine")
     host.taken()
-    found = await asyncio.gather(*(mirrors.fetch(repository) for _ in range(10)))
+    found = await asyncio.gather(*(mirrors.fetch(repository, session_id=SESSION) for _ in range(10)))
     assert {each.commit for each in found} == {tip}
     assert len(host.taken()) <= 5  # one that was on its way when they asked, and the next
 
@@ -334,13 +359,13 @@ async def test_a_branch_that_was_rewritten_or_renamed_is_followed(host: GitHost,
     host.push("ada/moving", {"n": "1"})
     gone = host.push("ada/moving", {"n": "2"}, branch="topic")
     mirrors = opened()
-    await mirrors.fetch(at(host, "ada/moving", Branch("topic")))
+    await mirrors.fetch(at(host, "ada/moving", Branch("topic")), session_id=SESSION)
     bare = host.bare("ada/moving")
     git("update-ref", "refs/heads/topic", "main", at=bare)
-    assert (await mirrors.fetch(at(host, "ada/moving", Branch("topic")))).commit != gone
+    assert (await mirrors.fetch(at(host, "ada/moving", Branch("topic")), session_id=SESSION)).commit != gone
     git("branch", "--move", "main", "trunk", at=bare)
     git("branch", "--delete", "--force", "topic", at=bare)
-    assert (await mirrors.fetch(at(host, "ada/moving"))).branch == "trunk"
+    assert (await mirrors.fetch(at(host, "ada/moving"), session_id=SESSION)).branch == "trunk"
     assert (await refused(mirrors, at(host, "ada/moving", Branch("main")))).kind == "checkout"
 
 
@@ -349,15 +374,15 @@ async def test_the_longest_unused_copies_go(host: GitHost, opened: Open, reposit
         host.push(name, {"n": "1"})
     mirrors = opened(cache_count_max=2)
     for name in ("ada/a", "ada/b", "ada/a", "ada/c"):
-        await mirrors.fetch(at(host, name))
+        await mirrors.fetch(at(host, name), session_id=SESSION)
         await asyncio.sleep(0.01)  # what is compared are times of files, which tick in milliseconds
     assert len(list((repositories / "mirrors").iterdir())) == 2
     host.taken()
-    await mirrors.fetch(at(host, "ada/a"))
+    await mirrors.fetch(at(host, "ada/a"), session_id=SESSION)
     assert len(host.taken()) == 2  # kept
-    await opened(cache_seconds=0.0).fetch(at(host, "ada/b"))
+    await opened(cache_seconds=0.0).fetch(at(host, "ada/b"), session_id=SESSION)
     assert len(list((repositories / "mirrors").iterdir())) == 1
-    await opened(cache_bytes_max=1).fetch(at(host, "ada/c"))
+    await opened(cache_bytes_max=1).fetch(at(host, "ada/c"), session_id=SESSION)
     assert len(list((repositories / "mirrors").iterdir())) == 1
 
 
@@ -366,11 +391,11 @@ async def test_a_copy_that_git_cannot_work_with_is_replaced(
 ) -> None:
     tip = host.push("ada/broken", {"n": "1"})
     mirrors, repository = opened(), at(host, "ada/broken")
-    await mirrors.fetch(repository)
+    await mirrors.fetch(repository, session_id=SESSION)
     [mirror] = (repositories / "mirrors").glob("*/repository.git")
     (mirror / "HEAD").write_text("nonsense")
     assert (await refused(mirrors, repository)).kind == "clone"
-    resolved = await mirrors.fetch(repository)  # when it is tried again
+    resolved = await mirrors.fetch(repository, session_id=SESSION)  # when it is tried again
     assert resolved.commit == tip
     await unpacked(mirrors, repository, resolved, tmp_path / "tree")
     # Some of it is missing, which only shows when it is read.
@@ -378,7 +403,9 @@ async def test_a_copy_that_git_cannot_work_with_is_replaced(
         pack.write_bytes(b"")
     with pytest.raises(RepositoryFailed, match="could not be checked out"):
         await unpacked(mirrors, repository, resolved, tmp_path / "none")
-    await unpacked(mirrors, repository, await mirrors.fetch(repository), tmp_path / "again")
+    await unpacked(
+        mirrors, repository, await mirrors.fetch(repository, session_id=SESSION), tmp_path / "again"
+    )
     # What a killed process leaves: locks of git, a clone that was on its way, a working tree.
     (mirror / "refs/heads/main.lock").touch()
     (mirror / "packed-refs.lock").touch()
@@ -386,7 +413,7 @@ async def test_a_copy_that_git_cannot_work_with_is_replaced(
     (repositories / "scratch" / "999999999-1").mkdir()
     host.push("ada/broken", {"n": "2"})
     other = opened()
-    resolved = await other.fetch(repository)
+    resolved = await other.fetch(repository, session_id=SESSION)
     assert sorted(path.name for path in mirror.parent.iterdir()) == ["lock", "repository.git"]
     await unpacked(other, repository, resolved, tmp_path / "newer")
     assert list((repositories / "scratch").iterdir()) == []
@@ -399,14 +426,16 @@ async def test_who_waits_for_its_turn_loses_no_time_and_holds_up_nobody(
     host.push("ada/slow", {"large": BIG})
     engine = at(host, "ada/engine")
     mirrors = opened(at_once=2, seconds=6, stall_seconds=60)
-    resolved = await mirrors.fetch(engine)
+    resolved = await mirrors.fetch(engine, session_id=SESSION)
     host.stalls.add("ada/slow")
     slow = asyncio.create_task(refused(mirrors, at(host, "ada/slow")))
     await _until(lambda: any("slow/git-upload-pack" in request for request in host.requests))
-    waits = asyncio.create_task(mirrors.fetch(engine))
+    waits = asyncio.create_task(mirrors.fetch(engine, session_id=SESSION))
     await asyncio.sleep(0.1)
     await unpacked(mirrors, engine, resolved, tmp_path / "tree")  # the mirror is there all the same
-    assert (await mirrors.fetch(engine, workspace_id=WorkspaceId("wrkspc_other"))).commit
+    assert (
+        await mirrors.fetch(engine, workspace_id=WorkspaceId("wrkspc_other"), session_id=SESSION)
+    ).commit
     assert not slow.done() and not waits.done(), "half of this node is for others"
     assert "too slow" in (await slow).message
     assert (await waits).commit == resolved.commit
@@ -499,12 +528,12 @@ async def test_what_the_host_says(host: GitHost, opened: Open) -> None:
         assert "fatal" not in failed.message and "/" not in failed.message  # git's words are for the log
     # It was private for a while: a copy of before is no way around that.
     host.status.clear()
-    await mirrors.fetch(at(host, "ada/private"))
+    await mirrors.fetch(at(host, "ada/private"), session_id=SESSION)
     host.status["ada/private"] = 401
     assert (await refused(mirrors, at(host, "ada/private"))).kind == "authentication"
     host.status.clear()
     host.taken()
-    await mirrors.fetch(at(host, "ada/private"))
+    await mirrors.fetch(at(host, "ada/private"), session_id=SESSION)
     assert len(host.taken()) == 2  # nor was the copy thrown away
 
 
@@ -518,7 +547,7 @@ async def test_what_is_not_there(host: GitHost, opened: Open) -> None:
     tree = git("rev-parse", "main^{tree}", at=host.bare("ada/engine"))
     assert (await refused(mirrors, at(host, "ada/engine", Commit(tree)))).kind == "checkout"
     host.taken()
-    await mirrors.fetch(at(host, "ada/engine"))
+    await mirrors.fetch(at(host, "ada/engine"), session_id=SESSION)
     assert host.taken() == LOOK  # what was cloned meanwhile is kept
 
 
@@ -529,7 +558,7 @@ async def test_a_repository_that_is_too_large(host: GitHost, opened: Open, tmp_p
     # Little to send, much to write.
     host.push("ada/bomb", {f"{number}": "0" * 100_000 for number in range(20)})
     mirrors, repository = opened(tree_bytes_max=1_000_000), at(host, "ada/bomb")
-    resolved = await mirrors.fetch(repository)
+    resolved = await mirrors.fetch(repository, session_id=SESSION)
     with pytest.raises(RepositoryFailed, match="more files, or larger"):
         await unpacked(mirrors, repository, resolved, tmp_path / "tree")
     with pytest.raises(RepositoryFailed, match="more files, or larger"):
@@ -544,7 +573,7 @@ async def test_a_disk_that_is_almost_full(host: GitHost, opened: Open, tmp_path:
     full = opened(disk_free_bytes_min=2 * free)
     failed = await refused(full, repository)
     assert failed.kind == "clone" and "disk space" in failed.message
-    resolved = await opened().fetch(repository)
+    resolved = await opened().fetch(repository, session_id=SESSION)
     with pytest.raises(RepositoryFailed, match="disk space"):
         await unpacked(full, repository, resolved, tmp_path / "tree")
 
@@ -564,7 +593,7 @@ async def test_a_tree_without_end_is_noticed_before_it_is_written(
     commit = git("commit-tree", "-m", "bomb", name, at=bare)
     git("update-ref", "refs/heads/main", commit, at=bare)
     mirrors, repository = opened(), at(host, f"ada/git-bomb-{leaf[:4]}")
-    resolved = await mirrors.fetch(repository)
+    resolved = await mirrors.fetch(repository, session_id=SESSION)
     with pytest.raises(RepositoryFailed, match="more files, or larger"):
         await unpacked(mirrors, repository, resolved, tmp_path / "tree")
 
@@ -576,22 +605,22 @@ async def test_names_and_trees_too_deep_are_refused_and_stop_nobody_else(
     tip = host.push("ada/deep", {"n": "1"})
     other = host.push("ada/other", {"n": "1"})
     mirrors = opened()
-    await mirrors.fetch(at(host, "ada/deep"))
+    await mirrors.fetch(at(host, "ada/deep"), session_id=SESSION)
     bare = host.bare("ada/deep")
     with (bare / "packed-refs").open("a") as packed:
         packed.write(f"{tip} refs/heads/{'a/' * 60}a\n")
     failed = await refused(mirrors, at(host, "ada/deep"))
     assert failed.kind == "clone" and "50 parts" in failed.message
-    assert (await mirrors.fetch(at(host, "ada/other"))).commit == other
+    assert (await mirrors.fetch(at(host, "ada/other"), session_id=SESSION)).commit == other
     await refused(mirrors, at(host, "ada/deep"))  # the mirror that has them is given up
     (bare / "packed-refs").unlink()
-    assert (await mirrors.fetch(at(host, "ada/deep"))).commit == tip
+    assert (await mirrors.fetch(at(host, "ada/deep"), session_id=SESSION)).commit == tip
 
     name, kind = git("hash-object", "-w", "--stdin", at=bare, given="x"), "100644 blob"
     for _ in range(205):
         name, kind = git("mktree", at=bare, given=f"{kind} {name}\td\n"), "040000 tree"
     git("update-ref", "refs/heads/main", git("commit-tree", "-m", "x", name, at=bare), at=bare)
-    resolved = await mirrors.fetch(at(host, "ada/deep"))
+    resolved = await mirrors.fetch(at(host, "ada/deep"), session_id=SESSION)
     with pytest.raises(RepositoryFailed, match="more files, or larger"):
         await unpacked(mirrors, at(host, "ada/deep"), resolved, tmp_path / "tree")
     assert list((repositories / "scratch").iterdir()) == []
@@ -601,12 +630,12 @@ async def test_a_repository_of_too_many_branches(host: GitHost, opened: Open) ->
     tip = host.push("ada/branches", {"n": "1"})
     repository = at(host, "ada/branches")
     mirrors = opened(refs_max=50, mirror_entries_max=40)
-    await mirrors.fetch(repository)
+    await mirrors.fetch(repository, session_id=SESSION)
     branch = "create refs/heads/b{0} {1}\n"
     more = [branch.format(number, tip) for number in range(60)]
     git("update-ref", "--stdin", at=host.bare("ada/branches"), given="".join(more[:40]))
     assert "is larger" in (await refused(mirrors, repository)).message  # each is a file of our copy
-    assert (await mirrors.fetch(repository)).commit == tip  # but not of a new one
+    assert (await mirrors.fetch(repository, session_id=SESSION)).commit == tip  # but not of a new one
     git("update-ref", "--stdin", at=host.bare("ada/branches"), given="".join(more[40:]))
     failed = await refused(opened(refs_max=50), repository)
     assert failed.kind == "clone" and "too many branches" in failed.message
@@ -617,13 +646,13 @@ async def test_a_mirror_that_has_outgrown_its_repository_is_cloned_anew(
 ) -> None:
     tip = host.push("ada/grown", {"n": "1"})
     mirrors, repository = opened(bytes_max=200_000), at(host, "ada/grown")
-    await mirrors.fetch(repository)
+    await mirrors.fetch(repository, session_id=SESSION)
     (mirror,) = repositories.glob("mirrors/*/repository.git")
     (mirror / "left-behind").write_bytes(BIG)
-    await mirrors.fetch(repository)
+    await mirrors.fetch(repository, session_id=SESSION)
     assert (mirror / "left-behind").exists()
     (mirror / "more-of-it").write_bytes(BIG)
-    assert (await mirrors.fetch(repository)).commit == tip
+    assert (await mirrors.fetch(repository, session_id=SESSION)).commit == tip
     assert not (mirror / "left-behind").exists()
 
 
@@ -633,14 +662,14 @@ async def test_a_mirror_that_is_a_link_is_none(
     """Gits in sandboxes write there; what they leave is never followed out of its place."""
     tip = host.push("ada/linked", {"n": "1"})
     mirrors, repository = opened(), at(host, "ada/linked")
-    resolved = await mirrors.fetch(repository)
+    resolved = await mirrors.fetch(repository, session_id=SESSION)
     (mirror,) = repositories.glob("mirrors/*/repository.git")
     elsewhere = mirror.rename(tmp_path / "elsewhere")
     mirror.symlink_to(elsewhere)
     before = sorted(path.name for path in elsewhere.rglob("*"))
     with pytest.raises(RepositoryFailed, match="is gone"):
         await mirrors.skills(repository, resolved)
-    assert (await mirrors.fetch(repository)).commit == tip
+    assert (await mirrors.fetch(repository, session_id=SESSION)).commit == tip
     assert mirror.is_dir() and not mirror.is_symlink()
     assert sorted(path.name for path in elsewhere.rglob("*")) == before
 
@@ -651,14 +680,14 @@ async def test_a_host_that_dies_in_the_middle(host: GitHost, opened: Open) -> No
     mirrors, repository = opened(), at(host, "ada/cut")
     assert (await refused(mirrors, repository)).kind == "clone"
     host.cut_after.clear()
-    tip = (await mirrors.fetch(repository)).commit
+    tip = (await mirrors.fetch(repository, session_id=SESSION)).commit
     # And while news are fetched: what was there stays, and is not cloned again.
     host.push("ada/cut", {"large": BIG[::-1]})
     host.cut_after["ada/cut"] = 100_000
     assert (await refused(mirrors, repository)).kind == "clone"
     host.cut_after.clear()
     host.taken()
-    assert (await mirrors.fetch(repository)).commit != tip
+    assert (await mirrors.fetch(repository, session_id=SESSION)).commit != tip
     assert len(host.taken()) == 3
 
 
@@ -677,7 +706,7 @@ async def test_a_host_that_is_slow(host: GitHost, opened: Open) -> None:
         assert failed.kind == "clone" and "does not answer" in failed.message
 
 
-async def test_where_we_do_not_go(host: GitHost, opened: Open) -> None:
+async def test_where_we_do_not_go(host: GitHost, opened: Open, gateway: Gateway) -> None:
     host.push("ada/engine", {"n": "1"})
     host.taken()
     public = HostList(public=[host.where])
@@ -690,26 +719,78 @@ async def test_where_we_do_not_go(host: GitHost, opened: Open) -> None:
     # Redirects are followed, to where we go; not elsewhere, nor to other protocols.
     mirrors = opened()
     host.moved["ada/renamed"] = host.url("ada/engine")
-    assert (await mirrors.fetch(at(host, "ada/renamed"))).branch == "main"
+    assert (await mirrors.fetch(at(host, "ada/renamed"), session_id=SESSION)).branch == "main"
     host.moved["ada/lured"] = "https://169.254.169.254/ada/engine"
     failed = await refused(mirrors, at(host, "ada/lured"))
-    assert failed.kind == "clone" and "not an allowed host" in str(failed)
+    assert failed.kind == "clone" and "has not opened it" in str(failed)
+    denied = [entry["host"] for entry in await gateway.entries() if entry["decision"] == "denied"]
+    assert denied == ["localhost", "169.254.169.254"]
     host.moved["ada/lured"] = host.url("ada/engine").replace("https:", "http:")
     assert (await refused(mirrors, at(host, "ada/lured"))).kind == "clone"
     host.moved["ada/lured"] = "file:///etc"
     assert (await refused(mirrors, at(host, "ada/lured"))).kind == "clone"
 
 
-async def test_a_host_that_is_not_there_or_not_itself(host: GitHost, opened: Open, tmp_path: Path) -> None:
+async def test_a_host_that_is_not_there_or_not_itself(
+    host: GitHost, opened: Open, gateway: Gateway, tmp_path: Path
+) -> None:
     hosts = HostList(private=["localhost:1", "nowhere.invalid", host.where])
     for url in ("https://localhost:1/a/b", "https://nowhere.invalid/a/b"):
         failed = await refused(opened(hosts=hosts), Repository(url=repository_url(url)))
         assert failed.kind == "clone" and "cannot be reached" in failed.message
     host.push("ada/engine", {"n": "1"})
-    stranger = Mirrors(tmp_path / "stranger", hosts=hosts)  # knows nothing of the host's authority
+    # One that knows nothing of the host's authority.
+    stranger = Mirrors(tmp_path / "stranger", hosts=hosts, egress=Egress(gateway.data_dir))
     failed = await refused(stranger, at(host, "ada/engine"))
     await stranger.aclose()
     assert failed.kind == "clone" and "certificate" in str(failed)
+
+
+async def test_every_fetch_is_in_the_audit_of_the_session_that_caused_it(
+    host: GitHost, opened: Open, gateway: Gateway
+) -> None:
+    host.push("ada/engine", {"n": "1"})
+    mirrors, repository = opened(), at(host, "ada/engine")
+    for session in ("sesn_1", "sesn_2"):
+        await mirrors.fetch(repository, session_id=SessionId(session))
+    entries = await gateway.ended()
+    assert [entry["session_id"] for entry in entries] == ["sesn_1", "sesn_2"]
+    for entry in entries:
+        assert (entry["host"], entry["port"]) == ("localhost", host.port)
+        assert (entry["method"], entry["decision"]) == ("CONNECT", "allowed")
+        assert entry["received_bytes"] > 0
+
+
+async def test_what_the_operator_denies_is_not_cloned(host: GitHost, opened: Open, tmp_path: Path) -> None:
+    host.push("ada/engine", {"n": "1"})
+    host.taken()
+    hosts = HostList(private=[host.where])
+    operator = OperatorHosts(denied=("localhost",), errands={"repository": hosts})
+    async with Gateway.start(names={"localhost": ["127.0.0.1"]}, operator=operator) as gateway:
+        mirrors = Mirrors(tmp_path / "denied", hosts=hosts, egress=Egress(gateway.data_dir))
+        failed = await refused(mirrors, at(host, "ada/engine"))
+        await mirrors.aclose()
+        assert failed.kind == "clone" and "does not go" in failed.message
+        assert "the operator of this server denies it" in str(failed.detail)
+        (entry,) = await gateway.entries()
+    assert (entry["session_id"], entry["host"], entry["decision"]) == (SESSION, "localhost", "denied")
+    assert host.taken() == []
+
+
+async def test_an_egress_process_that_is_away_is_waited_for(
+    host: GitHost, opened: Open, gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host.push("ada/engine", {"n": "1"})
+    mirrors, repository = opened(), at(host, "ada/engine")
+    await gateway.end()
+    waiting = asyncio.ensure_future(mirrors.fetch(repository, session_id=SESSION))
+    await gateway.serve()
+    assert (await waiting).branch == "main"
+    await gateway.end()
+    monkeypatch.setattr("corral.confine.way.EGRESS_AWAY_SECONDS", 0.3)
+    failed = await refused(mirrors, repository)
+    assert failed.kind == "clone" and "no egress process" in failed.message
+    await gateway.serve()
 
 
 async def test_a_killed_fetch_leaves_nothing_behind(
@@ -718,7 +799,7 @@ async def test_a_killed_fetch_leaves_nothing_behind(
     host.push("ada/slow", {"large": BIG})
     host.stalls.add("ada/slow")
     mirrors, repository = opened(), at(host, "ada/slow")
-    fetching = asyncio.create_task(mirrors.fetch(repository))
+    fetching = asyncio.create_task(mirrors.fetch(repository, session_id=SESSION))
     async with asyncio.timeout(20):
         while len(host.requests) < 3:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
@@ -727,4 +808,4 @@ async def test_a_killed_fetch_leaves_nothing_behind(
         await fetching
     assert sorted(path.name for path in (repositories / "mirrors").glob("*/*")) == ["lock"]
     host.stalls.clear()
-    assert (await mirrors.fetch(repository)).branch == "main"
+    assert (await mirrors.fetch(repository, session_id=SESSION)).branch == "main"

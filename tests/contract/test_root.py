@@ -8,14 +8,18 @@ import pytest
 
 from corral.catalog.hosts import HostList
 from corral.catalog.packages import PLACE, layer_digest
+from corral.egress.policy import OperatorHosts
 from corral.hands.providers.bwrap import BwrapProvider
 from corral.hands.providers.ground import ground
 from corral.hands.providers.system import System
+from corral.hands.way_out import Egress
+from corral.kernel.ids import SessionId
 from corral.packages.installer import Installer
 from corral.session.call import Mount, Recipe
 from corral.testing.contract_provider import ProviderContract
 from corral.testing.lab import Lab, archive_of, in_chunks, member
 from tests.contract.ordinary_user import contract_as_ordinary_user
+from tests.gateway import Gateway
 from tests.registry import Registry
 from tests.root_system import MARK, made_root
 
@@ -108,7 +112,16 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
         yield registry
 
 
-async def test_packages_are_installed_on_the_root(tmp_path: Path, root: Path, registry: Registry) -> None:
+@pytest.fixture
+async def egress(registry: Registry) -> AsyncIterator[Egress]:
+    operator = OperatorHosts(errands={"packages": HostList(private=[registry.where])})
+    async with Gateway.start(names={"localhost": ["127.0.0.1"]}, operator=operator) as gateway:
+        yield Egress(gateway.data_dir)
+
+
+async def test_packages_are_installed_on_the_root(
+    tmp_path: Path, root: Path, registry: Registry, egress: Egress
+) -> None:
     system = System.at(root)
     packages = {"apt": ("ave",), "pip": ("greet",)}
     digest = layer_digest(packages, ground=await asyncio.to_thread(ground, packages, system))
@@ -116,6 +129,7 @@ async def test_packages_are_installed_on_the_root(tmp_path: Path, root: Path, re
     installer = Installer(
         tmp_path / "packages",
         hosts=HostList(private=[registry.where]),
+        egress=egress,
         authorities=registry.authority,
         config=registry.config,
         system=system,
@@ -125,7 +139,7 @@ async def test_packages_are_installed_on_the_root(tmp_path: Path, root: Path, re
     environment = {"type": "cloud", "packages": {name: list(wanted) for name, wanted in packages.items()}}
     try:
         async with Lab.open(provider, root=tmp_path) as lab:
-            await provider.put_layer(digest, installer.install(packages))
+            await provider.put_layer(digest, installer.install(packages, session_id=SessionId("sesn_1")))
             box = await lab.sandbox(recipe=Recipe(environment=environment, mounts=(mount,)))
             assert await lab.bash(box, f"ave; cat /etc/ave; {MARK}") == "ave\nmarked\nmarked"
             assert await lab.bash(box, "python3 -c 'import greet'") == "/usr"

@@ -2,20 +2,31 @@
 
 import asyncio
 import gzip
+import ssl
 import zlib
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from corral.app.errands import errands_of
 from corral.catalog.web.rules import WebRules
+from corral.config import Config
 from corral.confine.confinement import Confinement, Places
+from corral.egress.policy import OperatorHosts
 from corral.hands.providers.binary import own_python
-from corral.web.fetch import Fetcher, WebFailed
+from corral.hands.way_out import Egress
+from corral.kernel.ids import SessionId
+from corral.testing.certificates import certificates
+from corral.web.fetch import Fetcher, Page, WebFailed
+from tests.gateway import Gateway
 from tests.web_host import Answer, WebHost
 
 PUBLIC = "93.184.215.14"
 ANY = WebRules()
+SESSION = SessionId("sesn_1")
+LOCAL = {"localhost": ["127.0.0.1"]}
+INSIDE = {**LOCAL, "metadata.google.internal": ["169.254.169.254"], "printer.local": ["192.168.1.7"]}
 
 
 @pytest.fixture(scope="module")
@@ -38,16 +49,36 @@ def untouched(secure: WebHost, plain: WebHost) -> None:
         host.arrived.clear()
 
 
+def operator_of(*private: str, **more: tuple[str, ...]) -> OperatorHosts:
+    """private: what the setting web_private_hosts opens."""
+    config = Config(data_dir=Path(), web_private_hosts=private)
+    return OperatorHosts(errands=errands_of(config), **more)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+async def gateway(secure: WebHost, plain: WebHost) -> AsyncIterator[Gateway]:
+    """The way out of a server whose operator opened both hosts."""
+    async with Gateway.start(names=LOCAL, operator=operator_of(secure.where, plain.where)) as gateway:
+        yield gateway
+
+
+@pytest.fixture
+async def strict() -> AsyncIterator[Gateway]:
+    """One whose operator opened none."""
+    async with Gateway.start(names=INSIDE, operator=operator_of()) as gateway:
+        yield gateway
+
+
 Open = Callable[..., Fetcher]
 
 
 @pytest.fixture
-async def opened(tmp_path: Path, secure: WebHost, plain: WebHost) -> AsyncIterator[Open]:
+async def opened(tmp_path: Path, secure: WebHost, gateway: Gateway) -> AsyncIterator[Open]:
     made: list[Fetcher] = []
 
-    def open_fetcher(**options: object) -> Fetcher:
-        given = {"private": [secure.where, plain.where], "authorities": secure.authority, **options}
-        made.append(Fetcher(tmp_path / "web", **given))  # type: ignore[arg-type]
+    def open_fetcher(through: Gateway = gateway, **options: object) -> Fetcher:
+        given = {"authorities": secure.authority, **options}
+        made.append(Fetcher(tmp_path / "web", Egress(through.data_dir), **given))  # type: ignore[arg-type]
         return made[-1]
 
     yield open_fetcher
@@ -74,9 +105,13 @@ def pdf(content: str | bytes, *, filter_: bytes = b"") -> bytes:
     return bytes(written) + ends % (len(objects) + 1, table, len(objects) + 1, len(written))
 
 
+async def fetched(fetcher: Fetcher, url: str, rules: WebRules = ANY) -> Page:
+    return await fetcher.fetch(url, rules, session_id=SESSION)
+
+
 async def refused(fetcher: Fetcher, url: str, rules: WebRules = ANY) -> WebFailed:
     with pytest.raises(WebFailed) as failed:
-        await fetcher.fetch(url, rules)
+        await fetched(fetcher, url, rules)
     return failed.value
 
 
@@ -90,7 +125,7 @@ async def test_html_becomes_markdown(secure: WebHost, opened: Open) -> None:
         ' <a href="/notes?x=1">notes</a> <a href="javascript:x()">bad</a></p>'
         "<table><tr><th>a</th></tr><tr><td>1</td></tr></table></body></html>"
     )
-    page = await opened().fetch(url, ANY)
+    page = await fetched(opened(), url, ANY)
     assert (page.url, page.media_type, page.is_cut) == (url, "text/html", False)
     assert page.title.startswith("Engines & ")
     assert "# Ada" in page.text
@@ -119,7 +154,7 @@ async def test_html_becomes_markdown(secure: WebHost, opened: Open) -> None:
     ],
 )
 async def test_html_is_read_as_browsers_do(plain: WebHost, opened: Open, html: str, text: str) -> None:
-    assert text in (await opened().fetch(plain.page(html), ANY)).text
+    assert text in (await fetched(opened(), plain.page(html), ANY)).text
 
 
 @pytest.mark.parametrize(
@@ -139,7 +174,7 @@ async def test_html_is_read_as_browsers_do(plain: WebHost, opened: Open, html: s
     ],
 )
 async def test_text_is_decoded(plain: WebHost, opened: Open, body: bytes, type_: str, text: str) -> None:
-    assert (await opened().fetch(plain.page(body, type_=type_), ANY)).text == text
+    assert (await fetched(opened(), plain.page(body, type_=type_), ANY)).text == text
 
 
 async def test_packed_content_is_unpacked(plain: WebHost, opened: Open) -> None:
@@ -150,31 +185,31 @@ async def test_packed_content_is_unpacked(plain: WebHost, opened: Open) -> None:
         (zlib.compress(b"hello")[2:-4], "deflate"),
     ):
         url = plain.page(packed, type_="text/plain", Content_Encoding=name)
-        assert (await fetcher.fetch(url, ANY)).text == "hello"
+        assert (await fetched(fetcher, url, ANY)).text == "hello"
 
 
 async def test_the_text_of_a_page_is_bounded_in_tokens(plain: WebHost, opened: Open) -> None:
     url = plain.page("word " * 250_000, type_="text/plain")
-    short = await opened().fetch(url, WebRules(max_content_tokens=10))
+    short = await fetched(opened(), url, WebRules(max_content_tokens=10))
     assert (len(short.text), short.is_cut) == (40, True)
-    whole = await opened().fetch(url, ANY)
+    whole = await fetched(opened(), url, ANY)
     assert (len(whole.text), whole.is_cut) == (1_000_000, True)
 
 
 async def test_letters_that_take_many_bytes_are_no_less_text(plain: WebHost, opened: Open) -> None:
     url = plain.page("\U0001f40e" * 900_000 + "\x01" * 100_000, type_="text/plain; charset=utf-8")
-    page = await opened().fetch(url, ANY)
+    page = await fetched(opened(), url, ANY)
     assert (len(page.text), page.text[0], page.is_cut) == (1_000_000, "\U0001f40e", False)
 
 
 async def test_a_pdf_comes_as_its_text(plain: WebHost, opened: Open) -> None:
     url = plain.page(pdf("(Note G) Tj 0 -20 Td (by Ada) Tj"), type_="application/pdf")
     fetcher = opened()
-    page = await fetcher.fetch(url, WebRules(max_content_tokens=1))  # not for what is no text
+    page = await fetched(fetcher, url, WebRules(max_content_tokens=1))  # not for what is no text
     assert (page.media_type, page.title) == ("application/pdf", "Notes")
     assert page.text.split() == ["Note", "G", "by", "Ada"]
     untold = plain.page(pdf("(x) Tj"), type_="application/octet-stream")
-    assert (await fetcher.fetch(untold, ANY)).text == "x"
+    assert (await fetched(fetcher, untold, ANY)).text == "x"
 
 
 async def test_redirects_are_followed_and_judged_each_time(
@@ -184,7 +219,7 @@ async def test_redirects_are_followed_and_judged_each_time(
     end = secure.page("<p>here</p>", path="/end")
     plain.redirect(end, path="/far", status=301)
     start = plain.redirect("/far", status=307)
-    page = await fetcher.fetch(start, ANY)
+    page = await fetched(fetcher, start, ANY)
     assert (page.url, page.text) == (end, "here")
     loop = plain.redirect("/loop", path="/loop")
     assert (await refused(fetcher, loop)).code == "url_not_accessible"
@@ -217,8 +252,10 @@ async def test_redirects_are_followed_and_judged_each_time(
         "http://93.184.215.14:22/",
     ],
 )
-async def test_what_is_not_public_is_not_reached(opened: Open, url: str) -> None:
-    assert (await refused(opened(private=[]), url)).code == "url_not_allowed"
+async def test_what_is_not_public_is_not_reached(opened: Open, strict: Gateway, url: str) -> None:
+    assert (await refused(opened(strict), url)).code == "url_not_allowed"
+    (entry,) = await strict.entries()
+    assert (entry["session_id"], entry["method"], entry["decision"]) == (SESSION, "GET", "denied")
 
 
 async def test_no_redirect_leads_inside(plain: WebHost, opened: Open) -> None:
@@ -235,30 +272,80 @@ async def test_no_redirect_leads_inside(plain: WebHost, opened: Open) -> None:
 
 
 async def test_a_name_is_resolved_once_and_what_was_checked_is_dialled(
-    plain: WebHost, opened: Open
+    plain: WebHost, opened: Open, strict: Gateway
 ) -> None:
-    answers = [[PUBLIC], ["127.0.0.1"]]
-    asked: list[str] = []
-
-    async def rebinding(host: str, port: int) -> list[str]:
-        asked.append(host)
-        return answers[len(asked) - 1]
-
-    fetcher = opened(private=[], resolve=rebinding, seconds=2)
+    fetcher = opened(strict, seconds=2)
     plain.page("inside")
+    strict.names["rebind.example"] = [PUBLIC]
     first = await refused(fetcher, "http://rebind.example/")
-    assert (first.code, asked) == ("url_not_accessible", ["rebind.example"])
+    assert (first.code, strict.resolved) == ("url_not_accessible", ["rebind.example"])
+    strict.names["rebind.example"] = ["127.0.0.1"]
     second = await refused(fetcher, "http://rebind.example/")
-    assert (second.code, asked) == ("url_not_allowed", ["rebind.example"] * 2)
+    assert (second.code, strict.resolved) == ("url_not_allowed", ["rebind.example"] * 2)
     assert plain.requests == []
 
 
-async def test_a_name_that_is_both_inside_and_outside_is_refused(opened: Open) -> None:
-    async def mixed(host: str, port: int) -> list[str]:
-        return [PUBLIC, "10.0.0.1"]
-
-    failed = await refused(opened(private=[], resolve=mixed), "http://mixed.example/")
+async def test_a_name_that_is_both_inside_and_outside_is_refused(opened: Open, strict: Gateway) -> None:
+    strict.names["mixed.example"] = [PUBLIC, "10.0.0.1"]
+    failed = await refused(opened(strict), "http://mixed.example/")
     assert failed.code == "url_not_allowed"
+
+
+# -- the way there -----------------------------------------------------------------------------------------
+
+
+async def test_every_page_is_in_the_audit(
+    secure: WebHost, plain: WebHost, opened: Open, gateway: Gateway
+) -> None:
+    end = secure.page("there", type_="text/plain")
+    assert (await fetched(opened(), plain.redirect(end))).text == "there"
+    narrow = WebRules(allowed_hosts=("example.com",))
+    assert (await refused(opened(), end, narrow)).code == "url_not_allowed"
+    entries = [
+        (entry["session_id"], entry["host"], entry["port"], entry["method"], entry["decision"])
+        for entry in await gateway.ended()
+    ]
+    assert entries == [
+        (SESSION, "localhost", plain.port, "GET", "allowed"),
+        (SESSION, "localhost", secure.port, "CONNECT", "allowed"),
+        (SESSION, "localhost", secure.port, "CONNECT", "denied"),
+    ]
+
+
+async def test_what_the_operator_denies_is_denied_to_web_tools(
+    secure: WebHost, plain: WebHost, opened: Open
+) -> None:
+    operator = operator_of(secure.where, plain.where, denied=("localhost",))
+    async with Gateway.start(names=LOCAL, operator=operator) as gateway:
+        for host in (secure, plain):
+            failed = await refused(opened(gateway), host.page("x"))
+            assert failed.code == "url_not_allowed" and "operator of this server denies" in failed.message
+            assert host.requests == []
+        assert [entry["decision"] for entry in await gateway.entries()] == ["denied"] * 2
+
+
+async def test_what_is_open_to_sandboxes_is_not_to_web_tools(plain: WebHost, opened: Open) -> None:
+    async with Gateway.start(names=LOCAL, operator=operator_of(internal=("*",))) as gateway:
+        assert (await refused(opened(gateway), plain.page("x"))).code == "url_not_allowed"
+        assert plain.requests == []
+
+
+async def test_an_egress_process_that_is_away_is_waited_for(
+    plain: WebHost, opened: Open, gateway: Gateway, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    url = plain.page("back", type_="text/plain")
+    await gateway.end()
+    waiting = asyncio.ensure_future(fetched(opened(), url))
+    await gateway.serve()
+    assert (await waiting).text == "back"
+    await gateway.end()
+    monkeypatch.setattr("corral.confine.way.EGRESS_AWAY_SECONDS", 0.3)
+    failed = await refused(opened(), url)
+    assert failed.code == "unavailable" and "egress process" in failed.message
+    none = Fetcher(tmp_path / "web", None)
+    assert (await refused(none, url)).code == "unavailable"
+    await none.aclose()
+    await gateway.serve()
 
 
 async def test_the_rules_of_the_call_bind_redirects_too(
@@ -335,7 +422,7 @@ async def test_hostile_html_is_read_as_far_as_it_goes(plain: WebHost, opened: Op
         "words" + "&amp;" * 100_000,
         "words<!--" + "x" * 100_000,
     ):
-        assert "words" in (await fetcher.fetch(plain.page(body), ANY)).text
+        assert "words" in (await fetched(fetcher, plain.page(body), ANY)).text
 
 
 @pytest.mark.parametrize(
@@ -364,19 +451,23 @@ async def test_a_pdf_that_unpacks_without_end_is_given_up(plain: WebHost, opened
 async def test_a_redirect_may_be_spelt_in_utf_8(plain: WebHost, opened: Open) -> None:
     plain.page("there", path="/gr%C3%BC%C3%9Fe", type_="text/plain")
     start = plain.redirect("/grüße".encode().decode("latin-1"), path="/start")
-    assert (await opened().fetch(start, ANY)).text == "there"
+    assert (await fetched(opened(), start, ANY)).text == "there"
 
 
-async def test_what_a_server_says_in_an_error_is_plain_text(opened: Open) -> None:
+async def test_what_a_server_says_in_an_error_is_plain_text(opened: Open, tmp_path: Path) -> None:
+    authority, *certificate = certificates(tmp_path)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(*certificate)
+
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(b"\0\x1b[2J\x9bwhat\xad\r\n\r\n")
         writer.close()
 
-    server = await asyncio.start_server(answer, "127.0.0.1", 0)
-    async with server:
-        where = f"localhost:{server.sockets[0].getsockname()[1]}"
-        failed = await refused(opened(private=[where]), f"http://{where}/")
+    server = await asyncio.start_server(answer, "127.0.0.1", 0, ssl=context)
+    where = f"localhost:{server.sockets[0].getsockname()[1]}"
+    async with server, Gateway.start(names=LOCAL, operator=operator_of(where)) as gateway:
+        failed = await refused(opened(gateway, authorities=authority), f"https://{where}/")
     assert "what" in failed.message and failed.message.isprintable()
 
 
@@ -407,7 +498,7 @@ async def test_a_slow_drip_ends_at_the_bound_and_a_cancel_ends_it_at_once(
     failed = await refused(opened(seconds=2), plain.url())
     assert (failed.code, "2 s" in failed.message) == ("url_not_accessible", True)
     plain.arrived.clear()
-    fetching = asyncio.ensure_future(opened().fetch(plain.url(), ANY))
+    fetching = asyncio.ensure_future(fetched(opened(), plain.url()))
     assert await asyncio.to_thread(plain.arrived.wait, 10)
     fetching.cancel()
     async with asyncio.timeout(5):

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from corral.catalog.audit import Ended
 from corral.catalog.networking import NetworkPolicy
-from corral.confine.names import Names
 from corral.egress.dial import Unreachable, dial
+from corral.egress.names import Names
 from corral.egress.policy import Gate, OperatorHosts, Refused
 from corral.egress.proxy import Proxy
 from corral.egress.target import Target

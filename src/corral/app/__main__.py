@@ -27,7 +27,7 @@ async def _hands(start: Start) -> None:
     tls = None
     if config.cluster_ca and config.cluster_cert and config.cluster_key:
         tls = ClusterTls(ca=config.cluster_ca, cert=config.cluster_cert, key=config.cluster_key)
-    # The proxy of a node serves the sandboxes of that node. Where there is none, they have no way out.
+    # The proxy of a node serves that node. Where there is none, sandboxes and web tools have no way out.
     egress = Egress(config.data_dir) if "egress" in config.roles else None
     await serve_hands(
         data_dir=config.data_dir,
@@ -39,7 +39,7 @@ async def _hands(start: Start) -> None:
             image=config.sandbox_image,
             choices=config.sandbox_choices,
         ),
-        web=lambda state_dir: open_web(config, state_dir),
+        web=lambda state_dir: open_web(config, state_dir, egress),
         mcp=lambda: open_mcp(config),
         on_ready=report_ready,
         sandboxes_max=config.sandboxes_max,
@@ -81,6 +81,7 @@ async def _require_sandboxes(sandbox: "ProviderName", config: "Config") -> None:
 
 
 async def _egress(start: Start) -> None:
+    from corral.app.errands import errands_of
     from corral.daemon import Entrance
     from corral.egress.policy import OperatorHosts
     from corral.egress.process import serve_egress
@@ -108,6 +109,7 @@ async def _egress(start: Start) -> None:
             packages=config.egress_package_hosts,
             servers=config.mcp_private_hosts,
             repositories=config.repository_private_hosts,
+            errands=errands_of(config),
         ),
         authorities=config.mcp_ca,
     )

@@ -7,11 +7,11 @@ from fastapi import FastAPI
 
 from corral.api.application import create_api
 from corral.api.dependencies import Dependencies, Operations
+from corral.app.errands import repository_hosts
 from corral.app.files import files_of
 from corral.app.ground import Ground
 from corral.app.hands import Reach
 from corral.app.models import LateCounter, model_table
-from corral.app.repositories import hosts_of
 from corral.app.validation import validation_of
 from corral.catalog.blobs import BlobStore
 from corral.store.audit import Audit
@@ -76,7 +76,7 @@ def open_api(
             workspaces=reach.hands,
             sandboxes=reach.desk,
             audit=Audit(database),
-            repository_hosts=hosts_of(ground.config),
+            repository_hosts=repository_hosts(ground.config),
             has_search=ground.config.search_url is not None,
         )
     )

@@ -2,13 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 from corral.kernel.hosts import fits
 
-__all__ = ["HTTPS_PORT", "HostList"]
+__all__ = ["HTTPS_PORT", "Errand", "HostList"]
 
 HTTPS_PORT: Final = 443
+Errand = Literal["page", "repository", "packages"]
+"""What this server fetches itself for a session."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

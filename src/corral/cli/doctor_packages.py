@@ -40,7 +40,7 @@ async def _missing(config: Config, directory: Path) -> Mapping[str, str]:
     from corral.packages.installer import Installer
 
     system = System.at(config.sandbox_root)
-    installer = Installer(directory / "packages", hosts=HostList(), system=system)
+    installer = Installer(directory / "packages", hosts=HostList(), egress=None, system=system)
     try:
         return await installer.missing()
     finally:

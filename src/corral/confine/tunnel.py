@@ -1,11 +1,10 @@
 """The only way out of a sandbox: a proxy that the program inside asks for a connection to a host.
 
-    program --CONNECT host:443--> listening socket, made inside, handed to us --> host, at a checked address
+    program --CONNECT host:443--> listening socket, made inside, handed to us --Way--> egress --> host
 
 Rules of this file:
-- `Hosts` decides about every host, redirects included; how a connection to it comes about is a `Way`'s
-  affair.
-- A request for http: goes on as the host is to see it; its connection carries one answer.
+- The egress process decides about every host, redirects included; whoever runs the program may allow fewer.
+- Each connection of the program carries one request: a CONNECT, or one for http: with its answer.
 - Everything is counted and bounded; after a bound all connections end.
 - It remembers the first thing that went wrong: the program only sees a connection that fails.
 """
@@ -14,15 +13,17 @@ import asyncio
 import contextlib
 import re
 import socket
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from typing import Final
 
-from corral.confine.way import Hosts, NoWay, Resolve, Straight, Trouble, Way
+from corral.confine.way import NoWay, Trouble, Way
 from corral.kernel.limits import (
-    TUNNEL_CONNECT_SECONDS,
+    CREDENTIALS_WAIT_SECONDS,
+    EGRESS_CONNECT_SECONDS,
     TUNNEL_CONNECTIONS_MAX,
     TUNNEL_HEAD_BYTES,
+    TUNNEL_HEAD_SECONDS,
 )
 
 __all__ = ["Tunnel"]
@@ -31,34 +32,37 @@ _CONNECT: Final = re.compile(
     rb"CONNECT ([A-Za-z0-9._-]{1,255}|\[[0-9A-Fa-f:.]{2,45}\]):([0-9]{1,5}) HTTP/1\.[01]\r\n"
 )
 _PLAIN: Final = re.compile(  # a request for http:, which a proxy is asked for whole
-    rb"(GET|HEAD) http://([A-Za-z0-9._-]{1,255})(?::([0-9]{1,5}))?(/[^ \r\n]*) HTTP/1\.[01]\r\n"
+    rb"(?:GET|HEAD) http://([A-Za-z0-9._-]{1,255}|\[[0-9A-Fa-f:.]{2,45}\])(?::([0-9]{1,5}))?/[^ \r\n]*"
+    rb" HTTP/1\.[01]\r\n"
 )
+_STATUS: Final = re.compile(rb"HTTP/1\.1 ([0-9]{3}) ([^\r\n]*)")
+_REFUSAL: Final = re.compile(r"\S+ (is blocked|cannot be reached): ")  # in the egress process's words
+_CONNECT_SECONDS: Final = 4 * EGRESS_CONNECT_SECONDS + CREDENTIALS_WAIT_SECONDS  # resolved, dialled; twice
 _HOP: Final = re.compile(rb"^(?:proxy-)?connection:[^\r\n]*\r\n", re.I | re.M)
 _HTTP_PORT: Final = 80
 _CHUNK_BYTES: Final = 256 * 1024
 
 
 class Tunnel:
-    """Of one program.
+    """Of one program. allows: host (lower case; an IPv6 address without brackets) and port.
 
     bytes_max, sent_bytes_max: that its connections may receive and send together, TLS and all.
     silent_seconds: for so long a host may leave a question unanswered.
-    trouble, detail: the first thing that went wrong. way: straight there, unless given.
+    trouble, detail: the first thing that went wrong.
     """
 
     def __init__(
         self,
-        hosts: Hosts,
+        way: Way,
         *,
         bytes_max: int,
         sent_bytes_max: int,
         silent_seconds: float,
-        resolve: Resolve | None = None,
-        way: Way | None = None,
+        allows: Callable[[str, int], bool] = lambda host, port: True,
         connections_max: int = TUNNEL_CONNECTIONS_MAX,
     ) -> None:
-        self._hosts = hosts
-        self._way = way or Straight(hosts, resolve)
+        self._way = way
+        self._allows = allows
         self._bytes_max = bytes_max
         self._sent_bytes_max = sent_bytes_max
         self._connections_max = connections_max
@@ -121,28 +125,49 @@ class Tunnel:
             writer.close()
 
     async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        async with asyncio.timeout(TUNNEL_CONNECT_SECONDS):
+        async with asyncio.timeout(TUNNEL_HEAD_SECONDS):
             head = await reader.readuntil(b"\r\n\r\n")
-        request = b""  # that goes on, if the host is not to be told what follows
         if (asked := _CONNECT.match(head)) is not None:
-            host, port = asked[1].decode().lower().strip("[]"), int(asked[2])
+            where = asked[1] + b":" + asked[2]
+            request = b"CONNECT " + where + b" HTTP/1.1\r\nHost: " + where + b"\r\n\r\n"
         elif (asked := _PLAIN.match(head)) is not None:
-            host, port = asked[2].decode().lower(), int(asked[3] or _HTTP_PORT)
-            fields = _HOP.sub(b"", head[asked.end() :])
-            request = asked[1] + b" " + asked[4] + b" HTTP/1.1\r\nConnection: close\r\n" + fields
+            request = head[: asked.end()] + b"Connection: close\r\n" + _HOP.sub(b"", head[asked.end() :])
         else:
             writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
             return
-        if not self._hosts.allows(host, port):
+        host, port = asked[1].decode().lower().strip("[]"), int(asked[2] or _HTTP_PORT)
+        is_connect = asked.re is _CONNECT
+        if not self._allows(host, port):
             self._note("refused", f"{host}:{port} is not an allowed host")
             writer.write(b"HTTP/1.1 403 Forbidden\r\n\r\n")
             return
         try:
-            async with self._way.connected(host, port) as far:
-                await self._pass_on(reader, writer, *far, request)
+            async with self._way.connected() as (far_reader, far_writer):
+                far_writer.write(request)
+                writer.write(await self._answer(far_reader, is_connect=is_connect))
+                await self._pass_on(reader, writer, far_reader, far_writer)
         except NoWay as error:
             self._note(error.trouble, error.detail)
             writer.write(b"HTTP/1.1 502 Bad Gateway\r\n\r\n")
+
+    async def _answer(self, far: asyncio.StreamReader, *, is_connect: bool) -> bytes:
+        """The head of it: of the egress process, to a CONNECT. Raises NoWay."""
+        seconds = _CONNECT_SECONDS if is_connect else self._silent_seconds
+        try:
+            async with asyncio.timeout(seconds):
+                head = await far.readuntil(b"\r\n\r\n")
+        except TimeoutError:
+            raise NoWay("silent", f"no answer for {seconds:g} s") from None
+        except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
+            raise NoWay("cut_off", f"no answer ({error!r})") from None
+        found = _STATUS.match(head)
+        status, reason = (int(found[1]), found[2].decode("latin-1")) if found else (0, "no HTTP")
+        if status in (403, 502) and (refusal := _REFUSAL.match(reason)):
+            raise NoWay("refused" if refusal[1] == "is blocked" else "unreachable", reason)
+        if is_connect and status != 200:
+            raise NoWay("shut" if status == 503 else "refused", f"egress says {status}: {reason}")
+        self.received_bytes += len(head)
+        return head
 
     async def _pass_on(
         self,
@@ -150,15 +175,8 @@ class Tunnel:
         writer: asyncio.StreamWriter,
         far_reader: asyncio.StreamReader,
         far_writer: asyncio.StreamWriter,
-        request: bytes,
     ) -> None:
-        """request: what the host is to see first; empty if the program is to begin."""
         has_asked = asyncio.Event()  # and has no answer yet
-        if request:
-            has_asked.set()
-            far_writer.write(request)
-        else:
-            writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
         async with asyncio.TaskGroup() as group:
             back = group.create_task(self._bring(far_reader, writer, has_asked))
             there = group.create_task(self._take(reader, far_writer, has_asked))

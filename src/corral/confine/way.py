@@ -1,39 +1,35 @@
-"""How a tunnel's connection to a host comes about.
+"""How a tunnel's connection to a host comes about: through a door of the egress process, for one session.
 
-Rules of this file:
-- Names are resolved here, every address is checked, and the checked address is the one dialled: a name that
-  resolves differently a moment later leads nowhere else.
+    Tunnel --socket pair--> door of the session (`corral.egress.doors`) --> host, at a checked address
+
+There it is decided whether to go, by the name and by each of its addresses; the host is dialled, and all of
+it written down. Here nothing is resolved and nothing is dialled.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Literal, Protocol, TypeAlias
+import contextlib
+import socket
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
+from typing import Final, Literal, TypeAlias
 
-from corral.confine.names import Names
-from corral.kernel.addresses import is_public
-from corral.kernel.limits import TUNNEL_CONNECT_SECONDS
+from corral.catalog.hosts import Errand
+from corral.hands.way_out import Egress
+from corral.kernel.ids import SessionId
+from corral.kernel.limits import EGRESS_AWAY_SECONDS, EGRESS_HEAD_BYTES_MAX, EGRESS_RETRY_SECONDS
+from corral.session.content import Json
 
-__all__ = ["Ends", "Hosts", "NoWay", "Resolve", "Straight", "Trouble", "Way"]
+__all__ = ["Ends", "NoWay", "Trouble", "Way"]
 
-Trouble = Literal["refused", "unreachable", "silent", "too_large", "cut_off"]
+Trouble = Literal["refused", "unreachable", "silent", "too_large", "cut_off", "shut"]
 """refused: we do not go there. unreachable: it did not take the connection. silent: it took it, and did not
 answer. too_large: it sent more than it may. cut_off: a connection ended from its side; it may have been
-done."""
-
-Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
-"""Name and port to addresses, at least one. Raises OSError."""
+done. shut: nobody opens us a door."""
 
 Ends: TypeAlias = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
-
-class Hosts(Protocol):
-    """Where a tunnel leads. host: lower case; an IPv6 address without brackets."""
-
-    def allows(self, host: str, port: int) -> bool: ...
-
-    def may_be_private(self, host: str, port: int) -> bool:
-        """Whether addresses that are not public are dialled, too."""
+_ANYWHERE: Final[Mapping[str, Json]] = {"type": "unrestricted"}
+_NOWHERE: Final[Mapping[str, Json]] = {"type": "limited"}
 
 
 class NoWay(Exception):
@@ -43,43 +39,76 @@ class NoWay(Exception):
         self.detail = detail
 
 
-class Way(Protocol):
-    def connected(self, host: str, port: int) -> AbstractAsyncContextManager[Ends]:
-        """To a host that is allowed. Closed afterwards. Raises NoWay."""
+class Way:
+    """Of one session. authority: PEM of whoever is at its other end, where TLS is opened on the way."""
 
+    def __init__(
+        self, egress: Egress | None, grant: Mapping[str, Json], *, authority: str | None = None
+    ) -> None:
+        self._egress = egress
+        self._grant = grant
+        self.authority = authority
 
-class Straight:
-    """`Way` from this process to the host."""
+    @classmethod
+    def on(
+        cls,
+        errand: Errand,
+        egress: Egress | None,
+        session_id: SessionId,
+        *,
+        networking: Mapping[str, Json] = _ANYWHERE,
+    ) -> "Way":
+        """To the hosts of this errand. egress: None on a node that has none: nothing is reached.
+        networking: as of an environment, which binds it, too."""
+        grant = {"session_id": session_id, "networking": networking, "package_hosts": [], "errand": errand}
+        return cls(egress, grant)
 
-    def __init__(self, hosts: Hosts, resolve: Resolve | None = None) -> None:
-        self._hosts = hosts
-        self._resolve = resolve or Names().resolve
+    @classmethod
+    async def with_token(cls, egress: Egress, session_id: SessionId) -> "Way":
+        """To the repositories that the session has a token for, and nowhere else; the token is put on in
+        the egress process, which opens TLS for it, and checks the host's certificate itself.
+
+        Raises SandboxUnavailable.
+        """
+        grant: dict[str, Json] = {
+            "session_id": session_id,
+            "networking": _NOWHERE,
+            "package_hosts": [],
+            "trusts": True,
+            "looks_anew": True,
+        }
+        return cls(egress, grant, authority=await egress.authority(session_id))
 
     @asynccontextmanager
-    async def connected(self, host: str, port: int) -> AsyncGenerator[Ends, None]:
-        reader, writer = await self._dial(host, port)
+    async def connected(self) -> AsyncGenerator[Ends, None]:
+        """To a proxy, for one request. An egress process that is being started again is waited for. Closed
+        afterwards. Raises NoWay."""
+        ours, theirs = socket.socketpair()
         try:
-            yield reader, writer
-        finally:
-            writer.close()
-
-    async def _dial(self, host: str, port: int) -> Ends:
-        """The first address of the host that takes a connection."""
-        why = "no address"
-        try:
-            async with asyncio.timeout(TUNNEL_CONNECT_SECONDS):
-                addresses = await self._resolve(host, port)
-        except (OSError, TimeoutError) as error:
-            raise NoWay("unreachable", f"{host}: {error}") from None
-        if not self._hosts.may_be_private(host, port):
-            # All of them: a name that is both inside and outside is not one to follow.
-            private = [address for address in addresses if not is_public(address)]
-            if private:
-                raise NoWay("refused", f"{host} is at {private[0]}, which is not public")
-        for address in addresses:
+            with theirs:
+                control = await self._brought(theirs)
+        except BaseException:
+            ours.close()
+            raise
+        with control:
+            reader, writer = await asyncio.open_connection(sock=ours, limit=EGRESS_HEAD_BYTES_MAX)
             try:
-                async with asyncio.timeout(TUNNEL_CONNECT_SECONDS):
-                    return await asyncio.open_connection(address, port)
-            except (OSError, TimeoutError) as error:
-                why = f"{address}: {error!r}"
-        raise NoWay("unreachable", f"{host}: {why}")
+                yield reader, writer
+            finally:
+                writer.close()
+
+    async def _brought(self, theirs: socket.socket) -> socket.socket:
+        if self._egress is None:
+            raise NoWay("shut", "this node has no egress process: give it the role")
+        error: Exception | None = None
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(EGRESS_AWAY_SECONDS):
+                while True:
+                    try:
+                        return await self._egress.brought(theirs, self._grant)
+                    except (OSError, TimeoutError) as away:
+                        error = away
+                    except ValueError as refused:
+                        raise NoWay("shut", f"the egress process opens no door: {refused}") from None
+                    await asyncio.sleep(EGRESS_RETRY_SECONDS)
+        raise NoWay("shut", f"the egress process has been away for {EGRESS_AWAY_SECONDS:g} s ({error!r})")

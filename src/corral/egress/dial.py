@@ -4,11 +4,11 @@ import asyncio
 import socket
 from collections.abc import Sequence
 
-from corral.confine.way import Resolve
+from corral.egress.names import Resolve
 from corral.egress.policy import Gate
 from corral.kernel.limits import EGRESS_CONNECT_SECONDS
 
-__all__ = ["Resolve", "Unreachable", "dial", "judged"]
+__all__ = ["Unreachable", "dial", "judged"]
 
 
 class Unreachable(Exception):

@@ -12,7 +12,9 @@ has credentials.
 
 Instead of a listening socket, one end of a connection (a socket pair) may come along: a door for that
 connection alone, as a git has that clones for a session. `"looks_anew": true` in its line: the session's
-credentials are looked up again, for they may have been changed a moment ago.
+credentials are looked up again, for they may have been changed a moment ago. `"errand": what` (see
+`catalog.hosts.Errand`): it is no sandbox of the session that comes out, but a program of ours that fetches
+something for it; the operator's hosts of that errand count, and not those of sandboxes.
 
 A hands host keeps the listening socket, too: it brings it again to the next egress process when this one
 ends, and connections that were made meanwhile wait in it.
@@ -26,11 +28,11 @@ import logging
 import socket
 from collections.abc import Mapping
 from typing import Any, Final
+from weakref import WeakValueDictionary
 
 from corral.catalog.networking import NetworkPolicy
-from corral.confine.names import Names
 from corral.egress.book import Book
-from corral.egress.dial import Resolve
+from corral.egress.names import Names, Resolve
 from corral.egress.opened import Openings
 from corral.egress.policy import Gate, OperatorHosts
 from corral.egress.proxy import Proxy
@@ -39,7 +41,6 @@ from corral.kernel.limits import (
     EGRESS_CONNECTIONS_MAX,
     EGRESS_CONNECTIONS_PER_SESSION_MAX,
     EGRESS_GRANT_BYTES_MAX,
-    EGRESS_LOOKUPS_PER_SESSION_MAX,
     EGRESS_RETRY_SECONDS,
     HANDS_CONNECT_SECONDS,
 )
@@ -63,12 +64,13 @@ class Doors:
         openings: Openings,
         resolve: Resolve | None = None,
     ) -> None:
-        """resolve: instead of this machine's resolver, of which each sandbox has places of its own."""
+        """resolve: instead of this machine's resolver, of which each session has places of its own."""
         self._openings = openings
         self._token = token.encode()
         self._operator = operator
         self._book = book
         self._resolve = resolve
+        self._names: WeakValueDictionary[SessionId, Names] = WeakValueDictionary()  # while they are used
         self._places = asyncio.Semaphore(EGRESS_CONNECTIONS_MAX)
         self._doors: set[asyncio.Task[None]] = set()
         self.connections = 0  # open now
@@ -131,13 +133,15 @@ class Doors:
         grant: Mapping[str, Any] = json.loads(said)
         if not hmac.compare_digest(str(grant["token"]).encode(), self._token):
             raise ValueError("wrong token")
+        errand = grant.get("errand")
+        operator = self._operator if errand is None else self._operator.of_errand(errand)
         policy = NetworkPolicy.of(
             grant["networking"],
-            package_hosts=[*map(str, grant["package_hosts"]), *self._operator.packages],
+            package_hosts=[*map(str, grant["package_hosts"]), *operator.packages],
         )
-        gate = Gate(policy=policy, operator=self._operator)
-        resolve = self._resolve or Names(at_once_max=EGRESS_LOOKUPS_PER_SESSION_MAX).resolve
+        gate = Gate(policy=policy, operator=operator)
         session_id = SessionId(str(grant["session_id"]))
+        resolve = self._resolve or self._names.setdefault(session_id, Names()).resolve
         opening = None
         if grant.get("trusts") is True:
             opening = self._openings.of(session_id, looks_anew=grant.get("looks_anew") is True)

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from corral.egress.dial import Resolve, Unreachable, judged
+from corral.egress.dial import Unreachable, judged
 from corral.egress.headers import RawHeaders
+from corral.egress.names import Resolve
 from corral.egress.policy import Gate
 from corral.egress.target import Target
 from corral.kernel.limits import (

@@ -1,9 +1,11 @@
-"""Whether a sandbox may reach a host: by its name first, by each of its addresses afterwards."""
+"""Whether a sandbox, or an errand, may reach a host: by its name first, by each of its addresses
+afterwards."""
 
 import ipaddress
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
-from corral.catalog.hosts import HTTPS_PORT
+from corral.catalog.hosts import HTTPS_PORT, Errand, HostList
 from corral.catalog.networking import NetworkPolicy
 from corral.kernel.addresses import answers_machines_only, is_public, stands_for
 from corral.kernel.hosts import fits
@@ -33,6 +35,8 @@ class OperatorHosts:
               and for that repository alone.
     servers:  MCP servers, and token endpoints of their credentials, that may be at such an address; without
               a port, that of HTTPS.
+    errands:  hosts that are reached on an errand; nowhere on one that is not named.
+    only:     what else is denied; None for nothing.
     """
 
     denied: tuple[str, ...] = ()
@@ -40,6 +44,8 @@ class OperatorHosts:
     packages: tuple[str, ...] = ()
     servers: tuple[str, ...] = ()
     repositories: tuple[str, ...] = ()
+    errands: Mapping[Errand, HostList] = field(default_factory=dict)
+    only: HostList | None = None
 
     def of_servers(self) -> "OperatorHosts":
         """What holds for MCP servers: nothing is open to them because it is open to sandboxes."""
@@ -48,6 +54,12 @@ class OperatorHosts:
     def of_repositories(self) -> "OperatorHosts":
         """What holds for repositories of which a session has the token."""
         return OperatorHosts(denied=self.denied, internal=_of_https(self.repositories))
+
+    def of_errand(self, errand: Errand) -> "OperatorHosts":
+        """What holds for what this server fetches itself: nothing is open to it because it is open to
+        sandboxes."""
+        hosts = self.errands.get(errand, HostList())
+        return OperatorHosts(denied=self.denied, internal=_of_https(tuple(hosts.private)), only=hosts)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,6 +78,8 @@ class Gate:
         """host: canonical. Raises Refused."""
         if _any_fits(self.operator.denied, host, port):
             raise Refused("the operator of this server denies it")
+        if self.operator.only is not None and not self.operator.only.allows(host, port):
+            raise Refused("the operator of this server has not opened it for this")
         if not self.policy.allows(host):
             raise Refused("the networking of the environment does not allow it")
 

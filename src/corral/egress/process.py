@@ -26,15 +26,14 @@ from typing import Final, Protocol
 
 from corral import __version__
 from corral.catalog.networking import NetworkPolicy
-from corral.confine.names import Names
 from corral.daemon import Entrance, egress_paths, entrance, owned
 from corral.egress.audit import AuditDesk
 from corral.egress.authority import Authorities, AuthorityDesk
 from corral.egress.bearers import Bearers
-from corral.egress.dial import Resolve
 from corral.egress.doors import Doors
 from corral.egress.keeping import Seals, TokenDesk
 from corral.egress.keys import VaultDesk
+from corral.egress.names import Names, Resolve
 from corral.egress.opened import Openings
 from corral.egress.outside import Outside
 from corral.egress.policy import Gate, OperatorHosts

@@ -19,10 +19,11 @@ import h11
 from corral.catalog.audit import Ended
 from corral.egress.book import Book, BookFull
 from corral.egress.credentials import CredentialsUnavailable
-from corral.egress.dial import Resolve, Unreachable, dial
+from corral.egress.dial import Unreachable, dial
 from corral.egress.forward import forward, kept_headers
 from corral.egress.headers import OtherHost, check_host
 from corral.egress.hello import begins_tls
+from corral.egress.names import Resolve
 from corral.egress.opened import Opening, converse
 from corral.egress.policy import Gate, Refused
 from corral.egress.speech import Speech, refuse

@@ -115,6 +115,7 @@ EGRESS_SPOOL_SEGMENT_BYTES = 1024 * 1024  # of a file of what was not stored yet
 EGRESS_SPOOL_BYTES_MAX = 64 * 1024 * 1024  # of all of them: 150,000 requests; then nothing more gets out
 EGRESS_SPOOL_SYNC_SECONDS = 1.0  # of the audit, lost at most when the power fails
 REGISTRIES_BYTES_MAX, REGISTRIES_MAX = 64 * 1024, 100  # what package managers say of where they fetch from
+EGRESS_AWAY_SECONDS = 10.0  # an errand waits for one that is being started again; clients give up after 15
 EGRESS_RETRY_SECONDS, EGRESS_RETRY_SECONDS_MAX = 0.1, 1.0  # between looks for an egress that is away
 CREDENTIALS_FRESH_SECONDS = 20.0  # a session's credentials are used without another look at the store
 CREDENTIALS_STALE_SECONDS = 50.0  # used while the store cannot be asked: changes reach it in a minute
@@ -410,9 +411,8 @@ JOURNAL_BATCH_MAX = 512  # operations that share one fsync
 # -- programs alone in throw-away sandboxes ---------------------------------------------------------
 CONFINED_NICENESS = 10  # turns that run go first
 CONFINED_WATCH_SECONDS = 1.0  # between looks at how much one has written; a disk takes 1 GB in it
-TUNNEL_CONNECT_SECONDS = 10.0  # a host that does not accept within this is down
+TUNNEL_HEAD_SECONDS = 10.0  # from a connection to what it asks for
 TUNNEL_HEAD_BYTES = 8192  # of what a program sends to be let through; libcurl sends 200
-TUNNEL_LOOKUPS_MAX = 8  # of one program: a thread each, for a minute where nobody answers
 TUNNEL_CONNECTIONS_MAX = 16  # of one program; git uses one or two
 
 # -- repositories -----------------------------------------------------------------------------------

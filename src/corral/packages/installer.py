@@ -19,15 +19,16 @@ from corral.confine.confinement import Confinement, Places
 from corral.confine.scratch import Scratch
 from corral.confine.tunnel import Tunnel
 from corral.confine.watch import DiskWatch
-from corral.confine.way import Trouble
+from corral.confine.way import Trouble, Way
 from corral.hands.providers.layers import Layer
 from corral.hands.providers.overlay import Overlay
 from corral.hands.providers.process import BwrapProcess
 from corral.hands.providers.system import MACHINE, System
+from corral.hands.way_out import Egress
 from corral.kernel import limits
 from corral.kernel.disk_trees import is_real_directory
 from corral.kernel.errors import SandboxUnavailable, WorldError
-from corral.kernel.ids import DEFAULT_WORKSPACE, WorkspaceId
+from corral.kernel.ids import DEFAULT_WORKSPACE, SessionId, WorkspaceId
 from corral.kernel.shares import Shares
 from corral.packages.registries import HoldsCredentials, lay_out, masked
 
@@ -43,12 +44,13 @@ _TOO_LARGE: Final = 3  # exit code of the runner
 _CHUNK_BYTES: Final = 256 * 1024
 _NO_ROOM: Final = "The server that installs packages is short of disk space."
 _TOO_MUCH: Final = "The packages are larger than a sandbox takes."
-_SETTINGS: Final = "see CORRAL_PACKAGES_HOSTS and CORRAL_PACKAGES_PRIVATE_HOSTS"
-_OF_THE_WAY: Final[dict[Trouble | None, str]] = {
+_SETTINGS: Final = "see CORRAL_PACKAGES_HOSTS, CORRAL_PACKAGES_PRIVATE_HOSTS and CORRAL_EGRESS_DENIED_HOSTS"
+_OF_THE_WAY: Final[dict[Trouble, str]] = {
     "refused": "This server does not go where the packages lead; its operator can see why.",
     "unreachable": "A host that packages come from cannot be reached.",
     "silent": "A host that packages come from does not answer.",
     "too_large": "The packages are more than this server downloads.",
+    "shut": "The server cannot install packages now: it has no egress process; its operator can see why.",
 }
 
 
@@ -99,14 +101,17 @@ class Installer:
         root: Path,
         *,
         hosts: HostList,
+        egress: Egress | None,
         authorities: Path | None = None,
         config: Path | None = None,
         bounds: Bounds | None = None,
         system: System = MACHINE,
     ) -> None:
-        """hosts: where packages may come from. config: a directory as `registries` describes it. system:
+        """hosts: where packages may come from. egress: through which they do; None on a node that has none:
+        then nothing is installed. config: a directory as `registries` describes it. system:
         what they are installed on."""
         self._hosts = hosts
+        self._egress = egress
         self._bounds = bounds or Bounds()
         self._config = config
         self._confinement = Confinement(root, modules=[_RUNNER], authorities=authorities, system=system)
@@ -115,10 +120,14 @@ class Installer:
         self._builds = Shares(self._bounds.at_once)
 
     async def install(
-        self, packages: Wanted, *, workspace_id: WorkspaceId = DEFAULT_WORKSPACE
+        self,
+        packages: Wanted,
+        *,
+        session_id: SessionId,
+        workspace_id: WorkspaceId = DEFAULT_WORKSPACE,
     ) -> AsyncGenerator[bytes, None]:
-        """The layer as a tar, relative to its own top. Close it if it is left early. workspace_id: who
-        waits for a place, with the others.
+        """The layer as a tar, relative to its own top. Close it if it is left early. session_id: on whose
+        errand. workspace_id: who waits for a place, with the others.
 
         Raises PackagesFailed, also in its middle: then it is not whole.
         """
@@ -126,7 +135,7 @@ class Installer:
             bench = await asyncio.to_thread(self._lay_out, top)
             try:
                 async with asyncio.timeout(self._bounds.seconds):
-                    await self._install(packages, bench)
+                    await self._install(packages, bench, Way.on("packages", self._egress, session_id))
             except TimeoutError:
                 raise PackagesFailed(
                     f"The packages were not installed within {self._bounds.seconds:g} s."
@@ -154,19 +163,19 @@ class Installer:
 
     # -- one installation ---------------------------------------------------------------------------
 
-    async def _install(self, packages: Wanted, bench: "_Bench") -> None:
+    async def _install(self, packages: Wanted, bench: "_Bench", way: Way) -> None:
         """Those of the system first: others are built against them."""
         files, overlay = {_CONFIG: bench.config}, None
         if "apt" in packages:
-            await self._install_system(packages["apt"], bench)
+            await self._install_system(packages["apt"], bench, way)
             made = Layer.at(bench.layer)
             files |= {place: path for path, place in made.files}
             overlay = made.overlay
         if rest := {manager: wanted for manager, wanted in packages.items() if manager != "apt"}:
             places = Places(read_only=files, writable=bench.writable, inside=bench.top, overlay=overlay)
-            await self._run({"do": "install", "packages": rest}, places, bench, has_door=True)
+            await self._run({"do": "install", "packages": rest}, places, bench, way)
 
-    async def _install_system(self, packages: Sequence[str], bench: "_Bench") -> None:
+    async def _install_system(self, packages: Sequence[str], bench: "_Bench", way: Way) -> None:
         admin = self._system.path(_ADMIN)
         if not self._has_dpkg():
             raise PackagesFailed(
@@ -174,7 +183,7 @@ class Installer:
             )
         read_only = {"/etc/apt": bench.config / "apt", _ADMIN: admin}
         places = Places(read_only=read_only, writable=bench.writable)
-        await self._run({"do": "fetch", "packages": packages}, places, bench, has_door=True)
+        await self._run({"do": "fetch", "packages": packages}, places, bench, way)
         made, work = bench.layer / "apt", bench.scratch / "overlay"
         if not all(map(is_real_directory, (made, made / "usr", made / "etc", made / "var", work))):
             raise PackagesFailed("apt packages cannot be installed.", detail="what was fetched is odd")
@@ -185,21 +194,16 @@ class Installer:
             overlay=Overlay(upper=made / "usr", work=work),
             is_root=True,
         )
-        await self._run({"do": "unpack", "packages": packages}, places, bench, has_door=False)
+        await self._run({"do": "unpack", "packages": packages}, places, bench)
 
     def _has_dpkg(self) -> bool:
         return (self._system.path(_ADMIN) / "status").is_file()
 
     async def _run(
-        self, asked: Mapping[str, Any], places: Places, bench: "_Bench", *, has_door: bool
+        self, asked: Mapping[str, Any], places: Places, bench: "_Bench", way: Way | None = None
     ) -> None:
-        tunnel = Tunnel(
-            self._hosts,
-            bytes_max=self._bounds.received_bytes_max,
-            sent_bytes_max=limits.PACKAGES_SENT_BYTES_MAX,
-            silent_seconds=limits.PACKAGES_STALL_SECONDS,
-            connections_max=limits.PACKAGES_CONNECTIONS_MAX,
-        )
+        """way: None for what needs none."""
+        tunnel = None if way is None else self._tunnel(way)
         watch = DiskWatch(
             bench.top,
             bytes_max=2 * self._bounds.layer_bytes_max,
@@ -207,8 +211,8 @@ class Installer:
             has_room=lambda: self._scratch.free_bytes() > self._bounds.disk_free_bytes_min,
         )
         async with (
-            tunnel.door() as door,
-            self._running(asked, places, door=door if has_door else None) as process,
+            contextlib.nullcontext() if tunnel is None else tunnel.door() as door,
+            self._running(asked, places, door=door) as process,
             watch.over(process),
         ):
             said = await process.said(bytes_max=limits.PACKAGES_ANSWER_BYTES_MAX)
@@ -235,6 +239,15 @@ class Installer:
             )
         shown = masked(words, config=bench.config, hosts=self._hosts)
         raise _failed(manager, words, shown, tunnel)
+
+    def _tunnel(self, way: Way) -> Tunnel:
+        return Tunnel(
+            way,
+            bytes_max=self._bounds.received_bytes_max,
+            sent_bytes_max=limits.PACKAGES_SENT_BYTES_MAX,
+            silent_seconds=limits.PACKAGES_STALL_SECONDS,
+            connections_max=limits.PACKAGES_CONNECTIONS_MAX,
+        )
 
     def _lay_out(self, top: Path) -> "_Bench":
         bench = _Bench(top)
@@ -284,17 +297,18 @@ class Installer:
         return PackagesFailed("The packages could not be packed.", detail=f"the runner ended with {code}")
 
 
-def _failed(manager: str, said: str, shown: str, tunnel: Tunnel) -> PackagesFailed:
+def _failed(manager: str, said: str, shown: str, tunnel: Tunnel | None) -> PackagesFailed:
     """What the network says explains more than what the package manager makes of it.
 
     said: its last words. shown: as much of them as users may see."""
-    settings = f" ({_SETTINGS})" if tunnel.trouble == "refused" else ""
-    detail = f"{tunnel.trouble}: {tunnel.detail}{settings}; {said}" if tunnel.trouble else said
-    if (message := _OF_THE_WAY.get(tunnel.trouble)) is not None:
-        return PackagesFailed(message, detail=detail)
+    if tunnel is not None and tunnel.trouble is not None:
+        settings = f" ({_SETTINGS})" if tunnel.trouble == "refused" else ""
+        said = f"{tunnel.trouble}: {tunnel.detail}{settings}; {said}"
+        if (message := _OF_THE_WAY.get(tunnel.trouble)) is not None:
+            return PackagesFailed(message, detail=said)
     words = "".join(each if each.isprintable() else " " for each in shown)
     last = " ".join(words.split())[-limits.PACKAGES_SAID_CHARS :]
-    return PackagesFailed(f"{manager} could not install its packages: {last}", detail=detail)
+    return PackagesFailed(f"{manager} could not install its packages: {last}", detail=said)
 
 
 def _unavailable(error: SandboxUnavailable) -> PackagesFailed:

@@ -24,7 +24,7 @@ from corral.catalog.blobs import Blob, BlobStore
 from corral.catalog.packages import Wanted
 from corral.hands.archive import BrokenArchive, checked, packed
 from corral.kernel.errors import BlobUnavailable, NotFound
-from corral.kernel.ids import DEFAULT_WORKSPACE, WorkspaceId
+from corral.kernel.ids import DEFAULT_WORKSPACE, SessionId, WorkspaceId
 from corral.kernel.limits import (
     LAYER_FRESH_SECONDS,
     LAYER_LOOK_SECONDS,
@@ -53,12 +53,18 @@ class Layers:
         self._failed_at: dict[str, float] = {}  # monotonic
 
     async def archive(
-        self, digest: str, packages: Wanted, *, workspace_id: WorkspaceId = DEFAULT_WORKSPACE
+        self,
+        digest: str,
+        packages: Wanted,
+        *,
+        session_id: SessionId,
+        workspace_id: WorkspaceId = DEFAULT_WORKSPACE,
     ) -> AsyncGenerator[bytes, None]:
-        """The layer of this digest as a tar; installed for this workspace, if nobody has a fresh one.
+        """The layer of this digest as a tar; installed for this workspace, on the session's errand, if
+        nobody has a fresh one.
 
         Closing it leaves an installation that is on its way. Raises PackagesFailed, BlobUnavailable."""
-        key = await self._stored(digest) or await self._made(digest, packages, workspace_id)
+        key = await self._stored(digest) or await self._made(digest, packages, session_id, workspace_id)
         try:
             async with aclosing(self._blobs.get(key + _SUM)) as blob:
                 sha256 = b"".join([chunk async for chunk in blob]).decode(errors="replace")
@@ -81,11 +87,13 @@ class Layers:
         keys = {blob.key async for blob in self._blobs.keys(f"{_PREFIX}{digest}/") if _is_fresh(blob.key)}
         return max((key for key in keys if key + _SUM in keys), key=_made_at, default=None)
 
-    async def _made(self, digest: str, packages: Wanted, workspace_id: WorkspaceId) -> str:
+    async def _made(
+        self, digest: str, packages: Wanted, session_id: SessionId, workspace_id: WorkspaceId
+    ) -> str:
         making = self._making.get((digest, workspace_id))
         if making is None:
             making = asyncio.create_task(
-                self._make(digest, packages, workspace_id), name=f"layer {digest[:12]}"
+                self._make(digest, packages, session_id, workspace_id), name=f"layer {digest[:12]}"
             )
             self._making[digest, workspace_id] = making
             making.add_done_callback(lambda done: self._done((digest, workspace_id), done))
@@ -96,14 +104,17 @@ class Layers:
         if not making.cancelled():
             making.exception()  # whoever waits is told; perhaps nobody does any more
 
-    async def _make(self, digest: str, packages: Wanted, workspace_id: WorkspaceId) -> str:
+    async def _make(
+        self, digest: str, packages: Wanted, session_id: SessionId, workspace_id: WorkspaceId
+    ) -> str:
         ago = time.monotonic() - self._failed_at.pop(digest, float("-inf"))
         await asyncio.sleep(max(0.0, PACKAGES_RETRY_SECONDS - ago))
         await self._count(workspace_id)
         key = f"{_PREFIX}{digest}/{int(time.time())}-{workspace_id}"
         began_at = time.monotonic()
         try:
-            async with aclosing(self._installer.install(packages, workspace_id=workspace_id)) as archive:
+            installing = self._installer.install(packages, session_id=session_id, workspace_id=workspace_id)
+            async with aclosing(installing) as archive:
                 blob = await self._blobs.put(key, packed(archive))
             await self._blobs.put(key + _SUM, _once(blob.sha256.encode()))
         except PackagesFailed:

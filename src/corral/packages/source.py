@@ -61,9 +61,8 @@ class PackageSource:
             )
         whose = await self._workspace(session_id)
         try:
-            async with aclosing(
-                self._layers.archive(mount.digest, packages, workspace_id=whose)
-            ) as archive:
+            layer = self._layers.archive(mount.digest, packages, session_id=session_id, workspace_id=whose)
+            async with aclosing(layer) as archive:
                 async for chunk in archive:
                     yield chunk
         except PackagesFailed as error:

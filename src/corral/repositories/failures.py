@@ -34,12 +34,15 @@ _NOT_TAKEN: Final = (
 )
 
 TOO_LARGE: Final = "The repository is larger than this server clones."
-_SETTINGS: Final = "see CORRAL_REPOSITORY_HOSTS and CORRAL_REPOSITORY_PRIVATE_HOSTS"
+_SETTINGS: Final = (
+    "see CORRAL_REPOSITORY_HOSTS, CORRAL_REPOSITORY_PRIVATE_HOSTS and CORRAL_EGRESS_DENIED_HOSTS"
+)
 _OF_THE_WAY: Final[dict[Trouble | None, str]] = {
     "refused": "This server does not go where the repository host {host} leads; its operator can see why.",
     "unreachable": "The repository host {host} cannot be reached.",
     "silent": "The repository host {host} does not answer.",
     "too_large": TOO_LARGE,
+    "shut": "The server cannot clone repositories now: it has no egress process; its operator can see why.",
 }
 
 

@@ -26,14 +26,15 @@ from corral.catalog.repositories import (
 from corral.confine.confinement import Confinement, Places
 from corral.confine.tunnel import Tunnel
 from corral.confine.watch import DiskWatch
+from corral.confine.way import Way
 from corral.hands.providers.process import BwrapProcess
+from corral.hands.way_out import Egress
 from corral.kernel import limits
 from corral.kernel.disk_trees import is_larger
 from corral.kernel.errors import InvalidRequest, SandboxUnavailable
 from corral.kernel.ids import DEFAULT_WORKSPACE, SessionId, WorkspaceId
 from corral.kernel.shares import Shares
 from corral.repositories.failures import TOO_LARGE, RepositoryFailed, fetch_failed, tree_too_large
-from corral.repositories.private import PrivateWay, PrivateWays
 from corral.repositories.shelf import MirrorPlace, Shelf, ShelfBounds
 
 __all__ = ["Bounds", "Mirrors", "Resolved"]
@@ -108,28 +109,33 @@ class Mirrors:
         root: Path,
         *,
         hosts: HostList,
+        egress: Egress | None,
         authorities: Path | None = None,
-        private: PrivateWays | None = None,
         bounds: Bounds | None = None,
     ) -> None:
-        """authorities: see `Confinement`. private: how repositories are reached that have a holder."""
+        """hosts: see `repository_resource`. egress: through which they are reached; None on a node that has
+        none: then nothing is cloned. authorities: see `Confinement`."""
         self._hosts = hosts
         self._bounds = bounds or Bounds()
         self._confinement = Confinement(root, modules=[_RUNNER], authorities=authorities)
         self._shelf = Shelf(root, make=self._confinement.make_writable, bounds=self._bounds.of_shelf)
         self._fetches, self._archives, self._listings = (Shares(self._bounds.at_once) for _ in range(3))
-        self._private = private
+        self._egress = egress
         self._known: dict[_Fetched, _Known] = {}
         self._suspect: set[str] = set()  # keys of mirrors that git may not be able to work with
 
     async def fetch(
-        self, repository: Repository, *, workspace_id: WorkspaceId = DEFAULT_WORKSPACE
+        self,
+        repository: Repository,
+        *,
+        session_id: SessionId,
+        workspace_id: WorkspaceId = DEFAULT_WORKSPACE,
     ) -> Resolved:
         """Bring the mirror up to date, or make it, and find the checkout in it. Raises RepositoryFailed.
 
-        workspace_id: for whom; no workspace takes all of this node, and what is waited for until it is its
-        turn does not count. Repeat: one fetch each; those that wait for the same mirror share the next one,
-        unless they come with tokens: each of those has to work.
+        session_id: on whose errand. workspace_id: for whom; no workspace takes all of this node, and what
+        is waited for until it is its turn does not count. Repeat: one fetch each; those that wait for the
+        same mirror share the next one, unless they come with tokens: each of those has to work.
         """
         url, asked_at = repository.url, time.monotonic()
         if not self._hosts.allows(url.host, url.port):
@@ -142,7 +148,7 @@ class Mirrors:
             ):
                 if place is not None:
                     found = self._found_since(asked_at, repository)
-                    return found or await self._fetch_in_time(repository, place)
+                    return found or await self._fetch_in_time(repository, place, session_id)
             await asyncio.sleep(limits.REPOSITORY_LOCK_SECONDS)
         return found
 
@@ -221,10 +227,12 @@ class Mirrors:
         holder = repository.holder
         return self._shelf.key(repository), None if holder is None else holder.session_id
 
-    async def _fetch_in_time(self, repository: Repository, place: MirrorPlace) -> Resolved:
+    async def _fetch_in_time(
+        self, repository: Repository, place: MirrorPlace, session_id: SessionId
+    ) -> Resolved:
         try:
             async with asyncio.timeout(self._bounds.seconds):
-                return await self._fetch(repository, place)
+                return await self._fetch(repository, place, session_id)
         except TimeoutError:
             raise RepositoryFailed(
                 "clone",
@@ -232,14 +240,15 @@ class Mirrors:
                 f" {self._bounds.seconds:g} s.",
             ) from None
 
-    async def _fetch(self, repository: Repository, place: MirrorPlace) -> Resolved:
+    async def _fetch(self, repository: Repository, place: MirrorPlace, session_id: SessionId) -> Resolved:
         is_new = place.key in self._suspect or not place.has_mirror or await self._has_outgrown(place)
         known = _Known(time.monotonic())
+        way = await self._way(repository, session_id)
         if is_new:
-            resolved = await self._clone(repository, place)
+            resolved = await self._clone(repository, place, way)
         else:
             try:
-                resolved = await self._ask(repository, _MIRROR, place.mirror, is_new=False)
+                resolved = await self._ask(repository, way, _MIRROR, place.mirror, is_new=False)
             except RepositoryFailed as error:
                 if error.blames_mirror:
                     self._suspect.add(place.key)
@@ -271,7 +280,7 @@ class Mirrors:
         }
         self._suspect &= kept
 
-    async def _clone(self, repository: Repository, place: MirrorPlace) -> Resolved:
+    async def _clone(self, repository: Repository, place: MirrorPlace, way: Way) -> Resolved:
         async with place.fresh() as fresh:
 
             def keep() -> None:
@@ -284,7 +293,7 @@ class Mirrors:
                 self._suspect.discard(place.key)
 
             try:
-                resolved = await self._ask(repository, "/fresh", fresh, is_new=True)
+                resolved = await self._ask(repository, way, "/fresh", fresh, is_new=True)
             except RepositoryFailed as error:
                 if error.kind == "checkout":  # the mirror is whole, and the next may ask for what is there
                     keep()
@@ -292,7 +301,9 @@ class Mirrors:
             keep()
             return resolved
 
-    async def _ask(self, repository: Repository, where: str, folder: Path, *, is_new: bool) -> Resolved:
+    async def _ask(
+        self, repository: Repository, way: Way, where: str, folder: Path, *, is_new: bool
+    ) -> Resolved:
         """One fetch into `folder`, which the sandbox sees at `where`."""
         checkout = repository.checkout
         asked: dict[str, Any] = {
@@ -301,15 +312,12 @@ class Mirrors:
             "is_new": is_new,
             "branch": checkout.name if isinstance(checkout, Branch) else None,
             "commit": checkout.sha if isinstance(checkout, Commit) else None,
+            "authority": way.authority,
         }
         if (room := self._room()) <= 0:
             raise RepositoryFailed("clone", _NO_ROOM)
-        way = await self._way(repository)
-        if way is not None:
-            asked["authority"] = way.authority
         tunnel = Tunnel(
-            self._hosts,
-            way=way,
+            way,
             bytes_max=min(room, self._bounds.bytes_max),
             sent_bytes_max=limits.REPOSITORY_SENT_BYTES_MAX,
             silent_seconds=self._bounds.stall_seconds,
@@ -349,14 +357,12 @@ class Mirrors:
             raise RepositoryFailed("clone", _NO_ROOM, detail=tunnel.detail)
         raise fetch_failed(repository, step, stderr, tunnel)
 
-    async def _way(self, repository: Repository) -> PrivateWay | None:
-        """None: straight there. Raises RepositoryFailed."""
-        if repository.holder is None:
-            return None
-        if self._private is None:
-            raise RepositoryFailed("clone", _NO_WAY, detail="this node has no egress process")
+    async def _way(self, repository: Repository, session_id: SessionId) -> Way:
+        """Raises RepositoryFailed."""
+        if repository.holder is None or self._egress is None:
+            return Way.on("repository", self._egress, session_id)
         try:
-            return await self._private.of(repository.holder.session_id)
+            return await Way.with_token(self._egress, repository.holder.session_id)
         except SandboxUnavailable as error:
             raise RepositoryFailed("clone", _NO_WAY, detail=str(error)) from error
 

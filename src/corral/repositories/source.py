@@ -117,7 +117,7 @@ class RepositorySource:
             self._resolved[key] = known
             return known[1], False
         whose = await self._workspace(session_id)
-        resolved = await self._mirrors.fetch(repository, workspace_id=whose)
+        resolved = await self._mirrors.fetch(repository, session_id=session_id, workspace_id=whose)
         self._resolved[key] = (now, resolved)
         if len(self._resolved) > REPOSITORIES_RESOLVED_MAX:
             self._resolved.popitem(last=False)

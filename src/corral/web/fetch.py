@@ -1,15 +1,16 @@
 """One page, fetched and read by a program that is alone in a throw-away sandbox.
 
 Rules of this file:
-- Every URL, the first one and where it redirects to, is parsed and judged here; the program inside only
-  gets what to connect to. What it then connects to is judged again by the tunnel, as an address.
+- Every URL, the first one and where it redirects to, is parsed and judged here by the tool's lists; the
+  program inside only gets what to ask for. What it then asks for is judged by them again in the tunnel; and
+  by the environment's networking, the operator's hosts and as an address in the egress process.
 - Whatever it hands back is hostile, too: bounded, parsed, and taken for text.
 - Cancelling a fetch ends the program and all of its connections.
 """
 
 import asyncio
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
@@ -21,12 +22,13 @@ from corral.catalog.web.rules import WebRules
 from corral.catalog.web.urls import BadUrl, WebUrl, web_url
 from corral.confine.confinement import Confinement, Places
 from corral.confine.tunnel import Tunnel
-from corral.confine.way import Resolve, Trouble
+from corral.confine.way import Trouble, Way
 from corral.hands.providers.binary import own_python
 from corral.hands.providers.process import BwrapProcess
+from corral.hands.way_out import Egress
 from corral.kernel import limits
 from corral.kernel.errors import SandboxUnavailable
-from corral.web.gate import Gate
+from corral.kernel.ids import SessionId
 
 __all__ = ["Fetcher", "Page", "WebFailed"]
 
@@ -47,11 +49,9 @@ _OF_TROUBLE: Final[Mapping[Trouble, str]] = {
     "silent": "url_not_accessible",
     "too_large": "content_too_large",
     "cut_off": "url_not_accessible",
+    "shut": "unavailable",
 }
-_OF_DOOR: Final[Mapping[Trouble, str]] = {
-    "refused": "it is at an address that is not public",
-    "unreachable": "its host has no address, or takes no connection",
-}
+_SHUT: Final = "this server cannot fetch anything now: it has no egress process; try again later"
 
 
 class WebFailed(Exception):
@@ -77,38 +77,36 @@ class Page:
 
 
 class Fetcher:
-    """Of one process. root: a directory of ours; made when needed. private: hosts that the operator opened,
-    at whatever addresses they are. authorities: more of them (PEM) for TLS, beside the system's."""
+    """Of one process. root: a directory of ours; made when needed. egress: through which pages are fetched;
+    None on a node that has none: then nothing is. authorities: more of them (PEM) for TLS, beside the
+    system's."""
 
     def __init__(
         self,
         root: Path,
+        egress: Egress | None,
         *,
-        private: Sequence[str] = (),
         authorities: Path | None = None,
         seconds: float = limits.WEB_FETCH_SECONDS,
-        resolve: Resolve | None = None,
     ) -> None:
         self._confinement = Confinement(root, modules=[_INSIDE], authorities=authorities, python=own_python)
-        self._private = private
+        self._egress = egress
         self._seconds = seconds
-        self._resolve = resolve
 
-    async def fetch(self, text: str, rules: WebRules) -> Page:
-        """The page at this URL. Raises WebFailed; SandboxUnavailable where none can be made, and then
-        nothing was fetched."""
-        gate = Gate(rules, private=self._private)
-        url = _judged(text, gate)
+    async def fetch(self, text: str, rules: WebRules, *, session_id: SessionId) -> Page:
+        """The page at this URL, for a session. Raises WebFailed; SandboxUnavailable where none can be made,
+        and then nothing was fetched."""
+        url = _judged(text, rules)
         tunnel = Tunnel(
-            gate,
+            Way.on("page", self._egress, session_id, networking=rules.networking),
+            allows=lambda host, port: rules.lists_allow(host),
             bytes_max=limits.WEB_WIRE_BYTES_MAX,
             sent_bytes_max=limits.WEB_SENT_BYTES_MAX,
             silent_seconds=limits.WEB_STALL_SECONDS,
-            resolve=self._resolve,
         )
         try:
             async with asyncio.timeout(self._seconds), tunnel.door() as door:
-                return await self._read(url, gate, rules, tunnel, door)
+                return await self._read(url, rules, tunnel, door)
         except TimeoutError:
             raise WebFailed(
                 "url_not_accessible", f"{url.text} took more than {self._seconds:g} s"
@@ -118,7 +116,7 @@ class Fetcher:
         """Repeat: safe."""
         await self._confinement.aclose()
 
-    async def _read(self, url: WebUrl, gate: Gate, rules: WebRules, tunnel: Tunnel, door: int) -> Page:
+    async def _read(self, url: WebUrl, rules: WebRules, tunnel: Tunnel, door: int) -> Page:
         libraries = _libraries()
         bounds = _bounds(rules, self._seconds)
         words = json.dumps({"door": door, "libraries": list(libraries), "bounds": bounds})
@@ -129,7 +127,7 @@ class Fetcher:
                 if said is None:
                     raise await self._ended(process, url)
                 if "redirect" in said:
-                    url = _judged(str(said["redirect"]), gate, base=url)
+                    url = _judged(str(said["redirect"]), rules, base=url)
                     continue
                 if "failed" in said:
                     raise _failed(said, url, tunnel)
@@ -146,7 +144,7 @@ class Fetcher:
         return unstarted or WebFailed("content_too_large", f"{url.text} takes too much work to read")
 
 
-def _judged(text: str, gate: Gate, *, base: WebUrl | None = None) -> WebUrl:
+def _judged(text: str, rules: WebRules, *, base: WebUrl | None = None) -> WebUrl:
     """Raises WebFailed."""
     where = "" if base is None else f"{base.text} redirects to a URL that cannot be fetched: "
     try:
@@ -154,8 +152,8 @@ def _judged(text: str, gate: Gate, *, base: WebUrl | None = None) -> WebUrl:
     except BadUrl as wrong:
         code = wrong.code if base is None else "url_not_accessible"
         raise WebFailed(code, f"{where}{wrong}") from None
-    if not gate.allows(url.host, url.port):
-        raise WebFailed("url_not_allowed", f"{where}{url.host}:{url.port} may not be fetched from here")
+    if not rules.lists_allow(url.host):
+        raise WebFailed("url_not_allowed", f"{where}{url.host} may not be fetched from here")
     return url
 
 
@@ -184,13 +182,17 @@ async def _asked(process: BwrapProcess, url: WebUrl) -> dict[str, Any] | None:
 
 def _failed(said: Mapping[str, Any], url: WebUrl, tunnel: Tunnel) -> WebFailed:
     """The program only sees a connection that fails; the tunnel knows why."""
-    detail = "".join(each if each.isprintable() else " " for each in _text(said.get("detail")))[:300]
+    detail = _text(said.get("detail"))
     code = said["failed"] if said["failed"] in _FAILURES else "url_not_accessible"
     if code == "url_not_accessible" and tunnel.trouble not in (None, "cut_off"):
         assert tunnel.trouble is not None
         code = _OF_TROUBLE[tunnel.trouble]
-        detail = _OF_DOOR.get(tunnel.trouble, detail)
-    return WebFailed(code, f"{url.text}: {detail}")
+        if tunnel.trouble in ("refused", "unreachable"):
+            detail = tunnel.detail
+        elif tunnel.trouble == "shut":
+            detail = _SHUT
+    shown = "".join(each if each.isprintable() else " " for each in detail)[:300]
+    return WebFailed(code, f"{url.text}: {shown}")
 
 
 def _page(said: Mapping[str, Any], url: WebUrl) -> Page:

@@ -37,7 +37,7 @@ class WebTools:
         """Never raises for what the web does: that is an error result. Raises SandboxUnavailable where no
         sandbox can be made."""
         assert call.web is not None, "whoever calls a web tool says what it may reach"
-        return await self._running.run(call.call_id, self._act(call.name, call.input, call.web))
+        return await self._running.run(call.call_id, self._act(call, call.web))
 
     async def cancel(self, call_id: str) -> None:
         """`run` then returns a result that says so. Repeat: safe."""
@@ -50,10 +50,12 @@ class WebTools:
         if self._search is not None:
             await self._search.aclose()
 
-    async def _act(self, name: str, given: Mapping[str, Json], rules: WebRules) -> ToolResult:
+    async def _act(self, call: ToolCall, rules: WebRules) -> ToolResult:
+        given = call.input
         try:
-            if name == "web_fetch":
-                page = await self._fetcher.fetch(_string(given, "url"), rules)
+            if call.name == "web_fetch":
+                url = _string(given, "url")
+                page = await self._fetcher.fetch(url, rules, session_id=call.session_id)
                 return page_result(page, now=self._clock.now())
             query = _string(given, "query").strip()
             if len(query) > WEB_QUERY_CHARS_MAX:

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from corral.catalog.networking import NetworkPolicy
-from corral.confine.names import Names
 from corral.egress.audit import AuditDesk
 from corral.egress.credentials import Credential
 from corral.egress.keeping import Seals, TokenDesk
+from corral.egress.names import Names
 from corral.egress.outside import Outside
 from corral.egress.policy import Gate, OperatorHosts
 from corral.egress.refresh import NotRefreshed, Refresher

@@ -10,13 +10,14 @@ import pytest
 from corral.catalog.hosts import HostList
 from corral.hands.archive import packed
 from corral.kernel.errors import BlobUnavailable
-from corral.kernel.ids import WorkspaceId
+from corral.kernel.ids import SessionId, WorkspaceId
 from corral.packages.installer import Installer, PackagesFailed
 from corral.packages.layers import Layers, forget_layers
 from corral.store.blobs import LocalBlobs
 
 MINE, OTHER = WorkspaceId("wrkspc_mine"), WorkspaceId("wrkspc_other")
 DIGEST = "0" * 64
+SESSION = SessionId("sesn_1")
 
 
 async def once(data: bytes) -> AsyncIterator[bytes]:
@@ -53,9 +54,9 @@ async def test_a_workspace_has_so_many_new_layers_a_day(
     for name in (f"{now - 9}-{MINE}", f"{now - 8}-{MINE}", f"{now - 7}-{OTHER}"):
         await stored(blobs, f"layers/{'1' * 64}/{name}")
     await stored(blobs, f"layers/{'2' * 64}/{now - 2 * 24 * 3600}-{OTHER}")
-    layers = Layers(Installer(tmp_path / "packages", hosts=HostList()), blobs)
+    layers = Layers(Installer(tmp_path / "packages", hosts=HostList(), egress=None), blobs)
     with pytest.raises(PackagesFailed, match="2 times within a day"):
-        await anext(layers.archive(DIGEST, {"nothing": ("x",)}, workspace_id=MINE))
+        await anext(layers.archive(DIGEST, {"nothing": ("x",)}, workspace_id=MINE, session_id=SESSION))
     counted = layers._count(OTHER)  # yesterday's does not count
     await counted
     await layers.aclose()
@@ -63,13 +64,13 @@ async def test_a_workspace_has_so_many_new_layers_a_day(
 
 async def test_a_layer_that_is_not_what_was_stored_is_not_whole_and_goes(tmp_path: Path) -> None:
     blobs = await LocalBlobs.open(tmp_path / "blobs")
-    layers = Layers(Installer(tmp_path / "packages", hosts=HostList()), blobs)
+    layers = Layers(Installer(tmp_path / "packages", hosts=HostList(), egress=None), blobs)
     key = f"layers/{DIGEST}/{int(time.time())}-{MINE}"
     blob = await blobs.put(key, packed(once(b"layer")))
     await blobs.put(f"{key}.sha256", once(blob.sha256.encode()))
-    assert [chunk async for chunk in layers.archive(DIGEST, {})] == [b"layer"]
+    assert [chunk async for chunk in layers.archive(DIGEST, {}, session_id=SESSION)] == [b"layer"]
     await blobs.put(key, packed(once(b"other")))
     with pytest.raises(BlobUnavailable, match="broken"):
-        assert [chunk async for chunk in layers.archive(DIGEST, {})]
+        assert [chunk async for chunk in layers.archive(DIGEST, {}, session_id=SESSION)]
     assert await left(blobs) == set()
     await layers.aclose()

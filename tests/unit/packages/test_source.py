@@ -32,7 +32,7 @@ async def test_a_machine_without_python_is_said_to_be_one(
         raise CannotWork("no Python 3", remedy="install it")
 
     monkeypatch.setattr("corral.packages.source.ground", no_ground)
-    installer = Installer(tmp_path / "packages", hosts=HostList())
+    installer = Installer(tmp_path / "packages", hosts=HostList(), egress=None)
     layers = Layers(installer, await LocalBlobs.open(tmp_path / "blobs"))
     source = PackageSource(layers, workspace=_default)
     (mount,) = await source.mounts(

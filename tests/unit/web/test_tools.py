@@ -56,7 +56,7 @@ async def in_turn(tools: WebTools, call: ToolCall) -> ToolResult:
 
 async def test_no_session_takes_all_places(tmp_path: Path) -> None:
     engine = Engine()
-    tools = WebTools(Fetcher(tmp_path), engine, clock=SystemClock())
+    tools = WebTools(Fetcher(tmp_path, None), engine, clock=SystemClock())
     async with asyncio.TaskGroup() as group, asyncio.timeout(10):
         for number in range(2 * WEB_CALLS_AT_ONCE):
             group.create_task(in_turn(tools, search("many", f"a{number}")))
@@ -74,7 +74,7 @@ async def test_no_session_takes_all_places(tmp_path: Path) -> None:
 async def test_without_rules_nothing_is_reached(tmp_path: Path) -> None:
     engine = Engine()
     engine.go.set()
-    tools = WebTools(Fetcher(tmp_path), engine, clock=SystemClock())
+    tools = WebTools(Fetcher(tmp_path, None), engine, clock=SystemClock())
     with pytest.raises(AssertionError, match="what it may reach"):
         await tools.run(replace(search("one", "a"), web=None))
     assert engine.asked == []
@@ -83,7 +83,7 @@ async def test_without_rules_nothing_is_reached(tmp_path: Path) -> None:
 
 async def test_each_call_can_be_cancelled_and_all_end_at_the_end(tmp_path: Path) -> None:
     engine = Engine()
-    tools = WebTools(Fetcher(tmp_path), engine, clock=SystemClock())
+    tools = WebTools(Fetcher(tmp_path, None), engine, clock=SystemClock())
     async with asyncio.TaskGroup() as group, asyncio.timeout(30):
         calls = [search("one", "a"), search("one", "b")]
         runs = [group.create_task(tools.run(call)) for call in calls]

@@ -46,6 +46,17 @@ class WebRules:
         """host: lower case, as of `WebUrl`. path: its path; it counts for entries of `web_search` only."""
         if self.allowed_hosts is not None and not host_allowed(self.allowed_hosts, host):
             return False
+        return self.lists_allow(host, path)
+
+    @property
+    def networking(self) -> Wire:
+        """What of it is the environment's, as one stores it."""
+        if self.allowed_hosts is None:
+            return {"type": "unrestricted"}
+        return {"type": "limited", "allowed_hosts": list(self.allowed_hosts)}
+
+    def lists_allow(self, host: str, path: str = "") -> bool:
+        """The tool's lists alone, of the host and path of `allows`."""
         if any(covers(entry, host, path) for entry in self.blocked_domains):
             return False
         return self.allowed_domains is None or any(

@@ -87,9 +87,11 @@ def get(asked: dict[str, Any], proxy: int, bounds: dict[str, Any]) -> dict[str, 
     if asked["scheme"] == "https":
         context = ssl.create_default_context(cafile=AUTHORITIES)
         connection: Any = http.client.HTTPSConnection("127.0.0.1", proxy, timeout=timeout, context=context)
+        connection.set_tunnel(asked["host"], asked["port"])
+        target = asked["target"]
     else:
         connection = http.client.HTTPConnection("127.0.0.1", proxy, timeout=timeout)
-    connection.set_tunnel(asked["host"], asked["port"])
+        target = asked["url"]  # a proxy is asked for it whole
     try:
         headers = {
             "User-Agent": bounds["user_agent"],
@@ -97,7 +99,7 @@ def get(asked: dict[str, Any], proxy: int, bounds: dict[str, Any]) -> dict[str, 
             "Accept-Encoding": "gzip, deflate",
             "Connection": "close",
         }
-        connection.request("GET", asked["target"], headers=headers)
+        connection.request("GET", target, headers=headers)
         response = connection.getresponse()
         location = response.headers.get("location")
         if response.status in REDIRECTS and location:

@@ -2,24 +2,27 @@
 
 A server of names that never answers keeps a lookup for a minute, whoever has stopped waiting for it. The
 event loop has a few places for lookups, which all of a process share, the way to models included: so these
-run on threads of their own, and each program has places of its own, taken until a lookup has really ended.
+run on threads of their own, and each session has places of its own, taken until a lookup has really ended.
 """
 
 import asyncio
 import contextlib
 import socket
 import threading
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
-from corral.kernel.limits import TUNNEL_LOOKUPS_MAX
+from corral.kernel.limits import EGRESS_LOOKUPS_PER_SESSION_MAX
 
-__all__ = ["Names"]
+__all__ = ["Names", "Resolve"]
+
+Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
+"""Name and port to addresses, at least one. Raises OSError."""
 
 
 class Names:
-    """Of one program."""
+    """Of one session."""
 
-    def __init__(self, *, at_once_max: int = TUNNEL_LOOKUPS_MAX) -> None:
+    def __init__(self, *, at_once_max: int = EGRESS_LOOKUPS_PER_SESSION_MAX) -> None:
         self._places = asyncio.Semaphore(at_once_max)
 
     async def resolve(self, host: str, port: int) -> Sequence[str]:

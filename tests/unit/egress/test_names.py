@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from corral.confine.names import Names
+from corral.egress.names import Names
 
 
 @pytest.fixture
