@@ -1,4 +1,4 @@
-"""The audit: what each sandbox asked for from the network, and what was decided. Kept for AUDIT_DAYS.
+"""The audit: what each session asked for from the network, and what was decided. Kept for AUDIT_DAYS.
 
 An entry is written in two halves: how it begins, before anything is done, and how it ended, if anybody was
 left to say so. Secrets are in none; of a credential that was put into a request there is the id.
@@ -39,7 +39,7 @@ class Begun:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ended:
-    """sent, received: bytes, as the sandbox sees it. failed: what went wrong, if anything did."""
+    """sent, received: bytes, as the session sees it. failed: what went wrong, if anything did."""
 
     entry_id: str
     sent_bytes: int = 0

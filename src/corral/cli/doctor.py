@@ -298,4 +298,8 @@ def _git(config: Config) -> Finding:
             f"install git {'.'.join(map(str, _GIT_MIN))} or newer, if sessions are to have repositories"
         )
         return Finding(name="git", state="warning", detail=said.strip(), remedy=remedy)
+    if "brain" in config.roles and "egress" not in config.roles:
+        remedy = "add --role egress, if sessions are to have repositories, or packages"
+        detail = "this node has no egress process, through which it would clone"
+        return Finding(name="git", state="warning", detail=detail, remedy=remedy)
     return Finding(name="git", state="ok", detail=f"{said.strip()}, clones from {hosts}")

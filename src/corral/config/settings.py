@@ -229,7 +229,7 @@ SETTINGS: Final[Mapping[str, Setting]] = {
     # be sent to.
     "egress_denied_hosts": Setting(
         values.hosts,
-        "hosts that no sandbox reaches: host, *.domain, address, network, each with or without :port, or *",
+        "hosts that no session reaches: host, *.domain, address, network, each with or without :port, or *",
         ("env",),
     ),
     "egress_internal_hosts": Setting(
@@ -249,7 +249,7 @@ SETTINGS: Final[Mapping[str, Setting]] = {
         ("env",),
     ),
     "audit_days": Setting(
-        values.count, "days for which it is kept what sandboxes asked for from the network"
+        values.count, "days for which it is kept what sessions asked for from the network"
     ),
     "repository_hosts": Setting(
         values.hosts,

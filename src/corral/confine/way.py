@@ -16,7 +16,7 @@ from typing import Final, Literal, TypeAlias
 from corral.catalog.hosts import Errand
 from corral.hands.way_out import Egress
 from corral.kernel.ids import SessionId
-from corral.kernel.limits import EGRESS_AWAY_SECONDS, EGRESS_HEAD_BYTES_MAX, EGRESS_RETRY_SECONDS
+from corral.kernel.limits import EGRESS_AWAY_SECONDS, EGRESS_RETRY_SECONDS
 from corral.session.content import Json
 
 __all__ = ["Ends", "NoWay", "Trouble", "Way"]
@@ -28,6 +28,7 @@ done. shut: nobody opens us a door."""
 
 Ends: TypeAlias = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
+_BUFFERED_BYTES: Final = 256 * 1024  # of a connection; also of the head of an answer
 _ANYWHERE: Final[Mapping[str, Json]] = {"type": "unrestricted"}
 _NOWHERE: Final[Mapping[str, Json]] = {"type": "limited"}
 
@@ -91,7 +92,7 @@ class Way:
             ours.close()
             raise
         with control:
-            reader, writer = await asyncio.open_connection(sock=ours, limit=EGRESS_HEAD_BYTES_MAX)
+            reader, writer = await asyncio.open_connection(sock=ours, limit=_BUFFERED_BYTES)
             try:
                 yield reader, writer
             finally:

@@ -1,4 +1,4 @@
-"""The only way out of a sandbox.
+"""The only way out of a session.
 
     sandbox                                     egress process
     bash --HTTP_PROXY--> 127.0.0.1:3128 ------> Door of this sandbox --> Proxy --> policy --> dial --> host
@@ -10,6 +10,10 @@ hands it out, through the hands host, to this process, which accepts on it: so a
 sandbox, and there is no ticket that could be stolen, copied or used from elsewhere. The connection by which
 the hands host handed the socket over is the door: when it ends, whoever ended it, every connection of the
 sandbox ends with it (`doors`).
+
+What this server fetches itself for a session (its errands: pages, repositories, packages) comes in by doors
+of single connections, from programs in throw-away sandboxes (`corral.confine`), and is judged and written
+down alike.
 
 Rules of this package:
 - Nothing is resolved, dialled or answered inside a sandbox; names do not leave it but through here.

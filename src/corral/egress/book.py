@@ -1,4 +1,4 @@
-"""What is written down of each request that a sandbox makes."""
+"""What is written down of each request that a session makes."""
 
 from typing import Protocol
 

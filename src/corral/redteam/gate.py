@@ -41,7 +41,9 @@ async def main(data_dir: Path, settings: Path) -> None:
     await serve_egress(
         data_dir=data_dir,
         operator=OperatorHosts(
-            **{kind: tuple(said[kind]) for kind in ("internal", "servers", "repositories")}
+            internal=tuple(said["internal"]),
+            servers=tuple(said["servers"]),
+            repositories=tuple(said["repositories"]),
         ),
         resolve=resolve,
         trusted=[Path(path) for path in said["trusted"]],
