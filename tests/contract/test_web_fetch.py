@@ -272,9 +272,10 @@ async def test_no_redirect_leads_inside(plain: WebHost, opened: Open) -> None:
 
 
 async def test_a_name_is_resolved_once_and_what_was_checked_is_dialled(
-    plain: WebHost, opened: Open, strict: Gateway
+    plain: WebHost, opened: Open, strict: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fetcher = opened(strict, seconds=2)
+    monkeypatch.setattr("corral.egress.dial.EGRESS_CONNECT_SECONDS", 0.5)  # nobody may answer
+    fetcher = opened(strict)
     plain.page("inside")
     strict.names["rebind.example"] = [PUBLIC]
     first = await refused(fetcher, "http://rebind.example/")
