@@ -19,6 +19,7 @@ from corral.testing.messages_reply import Reply
 from corral.testing.origin import Origin
 from tests.served import KEY, text
 from tests.stage import TOOLSET, Stage, words
+from tests.web_host import WebHost
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 _numbers = count(1)
@@ -78,6 +79,24 @@ async def until_metrics(stage: Stage, *patterns: str) -> None:
                 await asyncio.sleep(0.5)
 
 
+async def test_pages_that_an_agent_reads_are_written_down_too(stage: Stage, web: WebHost) -> None:
+    session_id = await session_in(stage, {"type": "limited", "allowed_hosts": ["localhost"]})
+    url = web.page("here", path="/written-down", type_="text/plain")
+    stage.play(
+        Reply.tools(("toolu_page_1", "web_fetch", {"url": url})),
+        Reply.tools(("toolu_page_2", "web_fetch", {"url": "https://example.com/"})),
+        Reply.text("Done."),
+    )
+    async with stage.watch(session_id) as tail:
+        await stage.send(session_id, text("Read both."))
+        await tail.idle()
+    page, refused = tail.of("agent.tool_result")
+    assert not page.is_error and words(refused).startswith("url_not_allowed: ")
+    denied, allowed = await audit(stage, f"/corral/v1/sessions/{session_id}/audit", most=2)
+    assert (denied["host"], denied["method"], denied["decision"]) == ("example.com", "CONNECT", "denied")
+    assert (allowed["host"], allowed["port"], allowed["decision"]) == ("localhost", web.port, "allowed")
+
+
 async def test_what_an_agent_reaches_is_written_down(
     stage: Stage, origin: Origin, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -101,7 +120,8 @@ async def test_what_an_agent_reaches_is_written_down(
     [only] = await audit(stage, "/corral/v1/audit", most=1, session_id=session_id, decision="denied")
     assert only == denied
     key = allowed["api_key_id"]
-    [only] = await audit(stage, "/corral/v1/audit", most=1, api_key_id=key, host="localhost")
+    mine = {"api_key_id": key, "session_id": session_id}  # other tests have the same key
+    [only] = await audit(stage, "/corral/v1/audit", most=1, host="localhost", **mine)
     assert only == allowed
 
     events = await stage.client.beta.sessions.events.list(session_id, limit=100)
