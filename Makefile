@@ -1,6 +1,6 @@
 # Every command does its own set-up (once; scripts/setup remembers). `make` alone shows this list.
 .DEFAULT_GOAL := help
-.PHONY: help demo serve check test static bench chaos setup lock clean
+.PHONY: help demo serve check test static style types collected bench chaos setup lock clean
 export PYTHON
 
 python := .venv/bin/python
@@ -23,17 +23,29 @@ check: static ## format, lint, types, imports and the fast tests: under a minute
 # simulation, which takes what the others leave (tests/conftest.py puts it first), and two of the rest, which wait
 # more than they compute. In the order of the files: the long ones first, so that all end together.
 # Bytecode: hundreds of processes are started, also where Python keeps none itself.
-test: static ## everything that CI runs: check, and all other tests
+test: ## everything that CI runs: check, and all other tests
+	@scripts/setup dev
 	@$(python) -m compileall -q src/corral
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync types style collected
 	$(python) -m pytest -q tests/crash/test_partition.py
 	$(python) -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder --ignore tests/crash/test_partition.py
 
 static:
 	@scripts/setup dev
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync types style
+
+types:
+	$(python) -m mypy
+
+style:
 	$(python) -m ruff format --check src tests benchmarks scripts
 	$(python) -m ruff check src tests benchmarks scripts
-	$(python) -m mypy
 	.venv/bin/lint-imports --no-logo
+
+# A test that cannot be imported is told of in the first minute; and each process that runs tests would compile
+# all of them again.
+collected:
+	@PYTHONDONTWRITEBYTECODE= $(python) -m pytest -qq --collect-only >/dev/null || $(python) -m pytest -q --collect-only
 
 bench: ## the numbers we promise, measured here
 	@scripts/setup dev
