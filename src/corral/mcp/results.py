@@ -1,14 +1,14 @@
 """From what a tool of an MCP server returns to blocks that a model reads.
 
-Text stays text, images of kinds that models see stay images, documents that came along are documents. What
-models cannot be shown (audio, other files, links) is named, so that nothing vanishes without a word.
+Text stays text, images of kinds that models see stay images, documents that came along are documents.
+Structured content is one more text, unless the server wrote it as one itself, as it should. What models
+cannot be shown (audio, other files, links) is named, so that nothing vanishes without a word.
 """
 
+import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
-
-import orjson
 
 from corral.kernel.limits import (
     MCP_BLOCKS_MAX,
@@ -31,10 +31,60 @@ def tool_result(called: Any) -> ToolResult:
     blocks = list(_blocks(called.content[:MCP_BLOCKS_MAX]))
     if len(called.content) > MCP_BLOCKS_MAX:
         blocks.append(text_block(f"[{len(called.content) - MCP_BLOCKS_MAX} more parts are not shown]"))
-    if called.structured_content is not None and not any(block["type"] == "text" for block in blocks):
-        # Servers are to write it as text, too; where one does not, it is all there is.
-        blocks.append(text_block(_clean(orjson.dumps(called.structured_content).decode())))
-    return ToolResult(content=tuple(blocks) or (text_block("(no output)"),), is_error=bool(called.is_error))
+    structured = called.structured_content
+    if structured is not None and not _is_written(structured, called.content):
+        blocks.append(text_block(_clean(_json(structured))))
+    content = tuple(_joined(blocks)) or (text_block("(no output)"),)
+    return ToolResult(content=content, is_error=bool(called.is_error))
+
+
+def _is_written(structured: Any, parts: Sequence[Any]) -> bool:
+    """Whether a server sent its structured content as ordinary parts, too: as JSON text; or, where all of
+    it is a `result` (in which the official SDKs wrap what is no object), that, and a list one by one.
+    Source: MCP, server features, tools "Structured Content"."""
+    if _is_among(structured, parts[:MCP_BLOCKS_MAX]):
+        return True
+    if not isinstance(structured, dict) or structured.keys() != {"result"}:
+        return False
+    result = structured["result"]
+    if isinstance(result, list) and len(result) == len(parts) > 0:
+        return all(_is_among(item, [part]) for item, part in zip(result, parts, strict=True))
+    return _is_among(result, parts[:MCP_BLOCKS_MAX])
+
+
+def _is_among(value: Any, parts: Sequence[Any]) -> bool:
+    """Whether one of the parts is this value: the same text, the same JSON (members in any order, but 1 is
+    neither 1.0 nor true) as text, or the part itself as JSON."""
+    wanted = _json(value, sort_keys=True)
+    for part in parts:
+        if part.type == "text" and (part.text == value or _canonical(part.text, like=wanted) == wanted):
+            return True
+        if isinstance(value, dict) and value.get("type") == part.type:
+            part_fields = part.model_dump(mode="json", by_alias=True, exclude_none=True)
+            if _without_nulls(value) == part_fields:
+                return True
+    return False
+
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_nulls(each) for name, each in value.items() if each is not None}
+    return [_without_nulls(each) for each in value] if isinstance(value, list) else value
+
+
+def _canonical(text: str, *, like: str) -> str | None:
+    """None for what is no JSON, or begins unlike that one."""
+    if not text.lstrip().startswith(like[0]):
+        return None  # most text is prose, and is not read for it
+    try:
+        return _json(json.loads(text), sort_keys=True)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _json(value: Any, *, sort_keys: bool = False) -> str:
+    """By the library that writes integers of any size, as servers do."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), sort_keys=sort_keys)
 
 
 def _blocks(parts: list[Any]) -> Iterator[Block]:
