@@ -170,13 +170,19 @@ class Gateway:
         session_id: str = "sesn_1",
         variables: Mapping[str, str] | None = None,
         mounts: Sequence[Mount] = (),
+        mcp_endpoints: Sequence[tuple[str, int]] = (),
     ) -> int:
         """The port of a new sandbox's proxy, at our loopback instead of its own."""
         listening = socket.create_server(("127.0.0.1", 0), backlog=512)
         listening.setblocking(False)
         way_out = WayOut(listening, Egress(self.data_dir))
         environment = {"type": "cloud", "networking": dict(networking)}
-        recipe = Recipe(environment=environment, variables=variables or {}, mounts=tuple(mounts))
+        recipe = Recipe(
+            environment=environment,
+            variables=variables or {},
+            mounts=tuple(mounts),
+            mcp_endpoints=tuple(mcp_endpoints),
+        )
         way_out.open(session_id, recipe)
         self.ways_out.append(way_out)
         return int(listening.getsockname()[1])

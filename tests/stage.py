@@ -134,7 +134,7 @@ class Stage:
         if self._environment_id is None:
             self._environment_id = (await self.client.beta.environments.create(name="test")).id
         session = await self.client.beta.sessions.create(
-            agent=agent.id, environment_id=self._environment_id, **fields
+            agent=agent.id, **{"environment_id": self._environment_id, **fields}
         )
         self.session_ids.append(session.id)
         return session

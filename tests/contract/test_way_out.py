@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from corral.catalog.mcp.servers import opened_endpoints
 from corral.hands.providers.bwrap import BwrapProvider
 from corral.hands.way_out import Egress
 from corral.session.call import Recipe
@@ -36,8 +37,11 @@ async def lab(tmp_path: Path, gateway: Gateway) -> AsyncIterator[Lab]:
         yield lab
 
 
-def recipe(networking: Mapping[str, object] = UNRESTRICTED) -> Recipe:
-    return Recipe(environment={"type": "cloud", "networking": dict(networking)})
+def recipe(networking: Mapping[str, object] = UNRESTRICTED, *servers: str) -> Recipe:
+    """servers: URLs of its agent's MCP servers."""
+    environment = {"type": "cloud", "networking": dict(networking)}
+    agent = {"mcp_servers": [{"url": url} for url in servers]}
+    return Recipe(environment=environment, mcp_endpoints=opened_endpoints(agent, environment))
 
 
 async def test_programs_find_their_way_out(
@@ -126,6 +130,21 @@ async def test_package_managers_reach_what_they_are_set_to(lab: Lab, gateway: Ga
         assert await lab.bash(wide, status) == "502"  # it does not resolve here, but it was asked for
         assert await lab.bash(narrow, status) == "403"
     assert await lab.bash(wide, f"curl -s -o /dev/null -w '%{{http_code}}' http://{HOST}/") == "403"
+
+
+async def test_mcp_servers_of_the_agent_are_reached_where_that_is_said(
+    lab: Lab, gateway: Gateway, plain: Origin
+) -> None:
+    url = f"http://{HOST}:{plain.port}/mcp"
+    opened = await lab.sandbox("sesn_1", recipe=recipe(limited(allow_mcp_servers=True), url))
+    closed = await lab.sandbox("sesn_2", recipe=recipe(limited(), url))
+    other = await lab.sandbox("sesn_3", recipe=recipe(limited(allow_mcp_servers=True)))
+    status = "curl -s -o /dev/null -w '%{http_code}' "
+    assert await lab.bash(opened, f"curl -sS http://{HOST}:{plain.port}/") == "hello"
+    assert await lab.bash(opened, f"{status} http://other.test:{plain.port}/") == "403"
+    for box in (closed, other):
+        assert await lab.bash(box, f"{status} http://{HOST}:{plain.port}/") == "403"
+    assert plain.connections == 1
 
 
 async def test_nothing_stays_behind_a_sandbox(lab: Lab, gateway: Gateway, plain: Origin) -> None:

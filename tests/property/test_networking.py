@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from corral.catalog.audit import Ended
 from corral.catalog.networking import NetworkPolicy
+from corral.catalog.web.rules import WebRules
 from corral.egress.dial import Unreachable, dial
 from corral.egress.names import Names
 from corral.egress.policy import Gate, OperatorHosts, Refused
@@ -47,7 +48,29 @@ def allowed_by_labels(pattern: str, host: str) -> bool:
 def test_hosts_that_a_policy_allows(patterns: list[str], host: str, shouts: bool) -> None:
     given_ = [pattern.upper() for pattern in patterns] if shouts else patterns
     policy = NetworkPolicy.of({"type": "limited", "allowed_hosts": given_})
-    assert policy.allows(host) == any(allowed_by_labels(pattern, host) for pattern in patterns)
+    allowed = any(allowed_by_labels(pattern, host) for pattern in patterns)
+    assert policy.allows(host) == policy.allows(host, 443) == allowed
+    assert WebRules(allowed_hosts=tuple(given_)).allows(host) == allowed, "web tools take them the same way"
+
+
+@UNHURRIED
+@given(
+    st.lists(PATTERNS, max_size=2),
+    st.frozensets(st.tuples(HOSTS, st.integers(1, 3)), max_size=4),
+    HOSTS,
+    st.integers(1, 3),
+    st.booleans(),
+)
+def test_endpoints_of_mcp_servers(
+    patterns: list[str], endpoints: frozenset[tuple[str, int]], host: str, port: int, opens: bool
+) -> None:
+    networking = {"type": "limited", "allowed_hosts": patterns, "allow_mcp_servers": opens}
+    policy = NetworkPolicy.of(networking, mcp_endpoints=endpoints)
+    by_name = any(allowed_by_labels(pattern, host) for pattern in patterns)
+    assert policy.allows(host, port) == (by_name or (opens and (host, port) in endpoints))
+    assert policy.allows(host) == (by_name or (opens and host in {name for name, _ in endpoints}))
+    everything = NetworkPolicy.of({**networking, "type": "unrestricted"}, mcp_endpoints=endpoints)
+    assert everything == NetworkPolicy(hosts=None)
 
 
 @UNHURRIED

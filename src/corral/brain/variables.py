@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from corral.catalog.credentials import first_of_each_use, unreachable_hosts, variables_of
+from corral.catalog.mcp.servers import opened_endpoints
 from corral.catalog.records import Wire
 from corral.kernel.ids import SessionId
 from corral.session.mounts import MountFailed
@@ -26,8 +27,10 @@ class Variables:
         if not state.vault_ids:
             return {}
         used = first_of_each_use(await self._records(state.session_id))
+        networking = state.environment.get("networking") or {}
+        opened = opened_endpoints(state.primary.agent, state.environment)
         for credential in used:
-            hosts = unreachable_hosts(credential, state.environment.get("networking") or {})
+            hosts = unreachable_hosts(credential, networking, mcp_endpoints=opened)
             if hosts and credential["id"] not in state.failed_mounts:
                 raise MountFailed(
                     {

@@ -144,11 +144,14 @@ def variables_of(credentials: Iterable[Wire], session_id: SessionId) -> dict[str
     return {name: placeholder_of(session_id, name) for name in names if name is not None}
 
 
-def unreachable_hosts(credential: Wire, networking: Fields) -> list[str]:
+def unreachable_hosts(
+    credential: Wire, networking: Fields, *, mcp_endpoints: Iterable[tuple[str, int]] = ()
+) -> list[str]:
     """Which of the hosts that a variable's credential names an environment's networking does not allow.
-    What `allow_package_managers` opens is known in the sandbox alone: then none is called unreachable."""
+    What `allow_package_managers` opens is known in the sandbox alone: then none is called unreachable.
+    mcp_endpoints: what `allow_mcp_servers` opens."""
     wanted = credential["auth"].get("networking") or {}
-    policy = NetworkPolicy.of(networking)
+    policy = NetworkPolicy.of(networking, mcp_endpoints=mcp_endpoints)
     if wanted.get("type") != "limited" or policy.hosts is None or networking.get("allow_package_managers"):
         return []
     return [host for host in wanted["allowed_hosts"] if not policy.allows_all(host.lower())]

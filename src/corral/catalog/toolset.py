@@ -9,9 +9,10 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from corral.catalog.networking import NetworkPolicy
 from corral.catalog.records import Wire
 from corral.catalog.web.domains import split_domain
-from corral.catalog.web.rules import host_allowed, limited_to
+from corral.catalog.web.rules import limited_to
 from corral.catalog.web.settings import NO_SEARCH, WEB_SETTINGS, WEB_TOOLS, resolve_web_tool
 from corral.kernel.errors import InvalidRequest
 from corral.kernel.limits import INPUT_SCHEMA_DEPTH_MAX, TOOLS_PER_AGENT_MAX
@@ -104,9 +105,9 @@ def check_web_settings(tools: Sequence[Wire], environment: Wire, name: str) -> N
 
 
 def _check_networking(found: FoundTool, environment: Wire, where: str) -> None:
-    hosts = limited_to(environment)
+    policy = NetworkPolicy(hosts=limited_to(environment))
     for number, entry in enumerate(found.config.get("allowed_domains") or ()):
-        if hosts is not None and not host_allowed(hosts, split_domain(entry)[0]):
+        if not policy.allows(split_domain(entry)[0]):
             raise InvalidRequest(
                 f"{where}{found.path}.allowed_domains.{number}: {entry!r} is not among the"
                 " networking.allowed_hosts of the environment, which is limited to those"

@@ -3,7 +3,8 @@
     hands host --connects--> doors.sock: one line of JSON, and with its first byte the listening socket that
                              was made inside the sandbox
 
-        {"token": ..., "session_id": ..., "networking": {...}, "package_hosts": [...], "trusts": true}
+        {"token": ..., "session_id": ..., "networking": {...}, "package_hosts": [...],
+         "mcp_endpoints": [[host, port], ...], "trusts": true}
 
 and is answered {"open": true} or {"error": what is wrong}, a line each. Then nothing is said any more: the
 end of this connection is the end of the door, and of all that went through it. `trusts`: programs inside
@@ -138,6 +139,7 @@ class Doors:
         policy = NetworkPolicy.of(
             grant["networking"],
             package_hosts=[*map(str, grant["package_hosts"]), *operator.packages],
+            mcp_endpoints=[(str(host), int(port)) for host, port in grant.get("mcp_endpoints", ())],
         )
         gate = Gate(policy=policy, operator=operator)
         session_id = SessionId(str(grant["session_id"]))

@@ -80,7 +80,7 @@ class Gate:
             raise Refused("the operator of this server denies it")
         if self.operator.only is not None and not self.operator.only.allows(host, port):
             raise Refused("the operator of this server has not opened it for this")
-        if not self.policy.allows(host):
+        if not self.policy.allows(host, port):
             raise Refused("the networking of the environment does not allow it")
 
     def check_address(self, host: str, port: int, address: str) -> None:

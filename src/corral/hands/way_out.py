@@ -284,6 +284,7 @@ class WayOut:
             "session_id": session_id,
             "networking": networking,
             "package_hosts": list(package_hosts),
+            "mcp_endpoints": list(recipe.mcp_endpoints),
             "trusts": recipe.trusts,
         }
         self._keeping = asyncio.create_task(self._keep(grant), name="way-out")

@@ -62,11 +62,14 @@ class Recipe:
     `environment` is the session's environment config as stored ({"type": "cloud", ...}).
     variables: of the programs inside: the placeholders of what its vaults hold, by name. A sandbox that
     lives keeps those that it has.
+    mcp_endpoints: host and port of the agent's MCP servers, if the environment opens them to sandboxes
+    (`allow_mcp_servers`); likewise.
     """
 
     environment: Mapping[str, Json] = field(default_factory=dict)
     mounts: tuple[Mount, ...] = ()
     variables: Mapping[str, str] = field(default_factory=dict)
+    mcp_endpoints: tuple[tuple[str, int], ...] = ()
 
     @property
     def trusts(self) -> bool:

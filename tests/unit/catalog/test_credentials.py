@@ -127,6 +127,14 @@ def test_hosts_that_an_environment_does_not_allow(
     assert unreachable_hosts(variable("vcrd_1", "A", *hosts), networking) == unreachable
 
 
+def test_hosts_of_mcp_servers_are_allowed_where_that_is_said() -> None:
+    credential = variable("vcrd_1", "A", "a.example", "*.a.example")
+    for allows in (True, False):
+        networking = {"type": "limited", "allowed_hosts": [], "allow_mcp_servers": allows}
+        found = unreachable_hosts(credential, networking, mcp_endpoints=[("a.example", 8443)])
+        assert found == (["*.a.example"] if allows else ["a.example", "*.a.example"])
+
+
 def test_a_later_change_has_a_later_time_whatever_the_clock_says() -> None:
     """Copies are told apart by it, and nodes have clocks of their own."""
     now = datetime(2026, 1, 1, tzinfo=UTC)

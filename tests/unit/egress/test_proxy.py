@@ -217,6 +217,27 @@ async def test_a_limited_environment_reaches_what_it_names(gateway: Gateway, pla
     assert len(denied) == 10 and {entry["host"] for entry in denied} >= {"localhost", "127.0.0.1"}
 
 
+async def test_endpoints_of_mcp_servers_are_opened_where_that_is_said(
+    gateway: Gateway, plain: Origin
+) -> None:
+    opened = [("origin.test", plain.port)]
+    with Origin.start() as elsewhere:
+
+        async def asked(networking: dict[str, object], host: str, port: int) -> int:
+            door = gateway.door(networking, mcp_endpoints=opened)
+            return (await through(door, "GET", f"http://{host}:{port}/"))[0]
+
+        wide = limited("other.test", allow_mcp_servers=True)
+        assert await asked(wide, "origin.test", plain.port) == 200
+        assert await asked(wide, "other.test", elsewhere.port) == 200
+        assert await asked(wide, "origin.test", elsewhere.port) == 403, "another port is another server"
+        assert await asked(wide, "sub.origin.test", plain.port) == 403
+        for networking in (limited(), limited(allow_mcp_servers=False), {"allow_mcp_servers": True}):
+            assert await asked(networking, "origin.test", plain.port) == 403
+        for port in (plain.port, elsewhere.port):
+            assert await asked({"type": "unrestricted"}, "origin.test", port) == 200
+
+
 async def test_nothing_is_allowed_unless_it_is_said(gateway: Gateway, plain: Origin) -> None:
     for networking in (limited(), {"type": "limited"}, {"type": "brand_new"}, {}):
         port = gateway.door(networking)

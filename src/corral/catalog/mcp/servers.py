@@ -2,14 +2,26 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 from urllib.parse import urlsplit
 
+from corral.catalog.networking import NetworkPolicy
 from corral.catalog.records import Wire
-from corral.catalog.web.rules import host_allowed, limited_to
+from corral.catalog.web.rules import limited_to
 from corral.kernel.errors import InvalidRequest
+from corral.kernel.hosts import canonical_host
 
-__all__ = ["McpCall", "McpServer", "McpTools", "check_mcp_networking", "named_server", "uses_mcp"]
+__all__ = [
+    "McpCall",
+    "McpServer",
+    "McpTools",
+    "check_mcp_networking",
+    "named_server",
+    "opened_endpoints",
+    "uses_mcp",
+]
+
+_PORTS: Final = {"http": 80, "https": 443}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,14 +76,34 @@ def named_server(agent: Wire, environment: Wire, name: str) -> McpServer | None:
 
 def check_mcp_networking(mcp_servers: Sequence[Wire], environment: Wire, *, where: str = "agent.") -> None:
     """Raises InvalidRequest for a server that a `limited` environment (its stored config) keeps it from."""
-    hosts = _limits(environment)
+    policy = NetworkPolicy(hosts=_limits(environment))
     for number, server in enumerate(mcp_servers):
-        if hosts is not None and not host_allowed(hosts, host_of(server["url"])):
+        if not policy.allows(host_of(server["url"])):
             raise InvalidRequest(
                 f"{where}mcp_servers.{number}.url: {host_of(server['url'])!r} is not among the"
                 " networking.allowed_hosts of the environment; add it there, or set"
                 " networking.allow_mcp_servers"
             )
+
+
+def opened_endpoints(agent: Wire, environment: Wire) -> tuple[tuple[str, int], ...]:
+    """Host (canonical) and port of the agent's servers, where its environment (its stored config) opens
+    them to sandboxes: with `allow_mcp_servers` of limited networking. A URL that names no host has none."""
+    networking = environment.get("networking") or {}
+    if networking.get("type") != "limited" or networking.get("allow_mcp_servers") is not True:
+        return ()
+    found = (_endpoint(server["url"]) for server in agent.get("mcp_servers") or ())
+    return tuple(sorted({endpoint for endpoint in found if endpoint is not None}))
+
+
+def _endpoint(url: str) -> tuple[str, int] | None:
+    try:
+        parts = urlsplit(url)
+        name, port = parts.hostname or "", parts.port or _PORTS.get(parts.scheme)
+    except ValueError:
+        return None
+    host = canonical_host(f"[{name}]" if ":" in name else name)
+    return None if host is None or port is None else (host, port)
 
 
 def host_of(url: str) -> str:

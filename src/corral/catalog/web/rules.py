@@ -5,14 +5,15 @@ it begins with `*.`, and then it is every subdomain but not the name itself. `un
 environments restrict nothing here. Source: API docs, tools; environments.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+from corral.catalog.networking import NetworkPolicy
 from corral.catalog.records import Wire
 from corral.catalog.web.domains import covers
 
-__all__ = ["WebRules", "host_allowed", "limited_to"]
+__all__ = ["WebRules", "limited_to"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,7 +45,7 @@ class WebRules:
 
     def allows(self, host: str, path: str = "") -> bool:
         """host: lower case, as of `WebUrl`. path: its path; it counts for entries of `web_search` only."""
-        if self.allowed_hosts is not None and not host_allowed(self.allowed_hosts, host):
+        if not NetworkPolicy(hosts=self.allowed_hosts).allows(host):
             return False
         return self.lists_allow(host, path)
 
@@ -62,14 +63,6 @@ class WebRules:
         return self.allowed_domains is None or any(
             covers(entry, host, path) for entry in self.allowed_domains
         )
-
-
-def host_allowed(allowed_hosts: Sequence[str], host: str) -> bool:
-    """Whether an environment's `allowed_hosts` let this host through."""
-    return any(
-        host.endswith(entry[1:].lower()) if entry.startswith("*.") else host == entry.lower()
-        for entry in allowed_hosts
-    )
 
 
 def limited_to(environment: Wire) -> tuple[str, ...] | None:

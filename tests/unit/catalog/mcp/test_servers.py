@@ -2,7 +2,13 @@
 
 import pytest
 
-from corral.catalog.mcp.servers import McpServer, check_mcp_networking, named_server, uses_mcp
+from corral.catalog.mcp.servers import (
+    McpServer,
+    check_mcp_networking,
+    named_server,
+    opened_endpoints,
+    uses_mcp,
+)
 from corral.catalog.networking import NetworkPolicy
 from corral.kernel.errors import InvalidRequest
 
@@ -36,6 +42,31 @@ def test_networking(environment: dict[str, object], is_allowed: bool) -> None:
     else:
         with pytest.raises(InvalidRequest, match=r"agent.mcp_servers.0.url: 'mcp.example'"):
             check_mcp_networking(SERVERS, environment)
+
+
+@pytest.mark.parametrize(
+    ("url", "endpoint"),
+    [
+        ("https://MCP.example:8443/mcp", ("mcp.example", 8443)),
+        ("https://mcp.example./mcp", ("mcp.example", 443)),
+        ("http://mcp.example", ("mcp.example", 80)),
+        ("http://user:word@mcp.example/a?b#c", ("mcp.example", 80)),
+        ("https://[2001:DB8::0:1]/mcp", ("2001:db8::1", 443)),
+        ("https://*.example/mcp", None),
+        ("https://*/mcp", None),
+        ("https:///mcp", None),
+        ("https://mcp.example:99999/", None),
+        ("ftp://mcp.example/", None),
+        ("mcp.example", None),
+    ],
+)
+def test_what_is_opened_to_sandboxes(url: str, endpoint: tuple[str, int] | None) -> None:
+    agent = {"mcp_servers": [{"type": "url", "name": "a", "url": url}]}
+    found = opened_endpoints(agent, limited(allow_mcp_servers=True))
+    assert found == (() if endpoint is None else (endpoint,))
+    for environment in (limited(), {"type": "cloud", "networking": {"type": "unrestricted"}}, {}):
+        assert opened_endpoints(agent, environment) == ()
+    assert opened_endpoints({}, limited(allow_mcp_servers=True)) == ()
 
 
 def test_servers_are_found_by_name() -> None:
