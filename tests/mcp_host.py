@@ -88,6 +88,12 @@ class McpHost:
         path = self.directory / "calls"
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
+    @property
+    def listings(self) -> int:
+        """How often it was asked for its tools, by the newer protocol."""
+        path = self.directory / "listings"
+        return len(path.read_text().splitlines()) if path.exists() else 0
+
     def allow(self, *tokens: str) -> None:
         """Take these from now on, and no others."""
         draft = self.directory / "tokens.new"
@@ -111,7 +117,14 @@ class McpHost:
 
 def _server(kind: str, directory: Path) -> Any:
     from mcp.server.mcpserver import Context, MCPServer
-    from mcp_types import AudioContent, EmbeddedResource, ImageContent, TextContent, TextResourceContents
+    from mcp_types import (
+        AudioContent,
+        CallToolResult,
+        EmbeddedResource,
+        ImageContent,
+        TextContent,
+        TextResourceContents,
+    )
     from pydantic import BaseModel
 
     server = MCPServer("test", log_level="CRITICAL", **_authorization(kind, directory))
@@ -186,10 +199,23 @@ def _server(kind: str, directory: Path) -> Any:
         return "grown"
 
     @server.tool()
-    async def grow() -> str:
-        note("grow")
-        server.add_tool(grown, name="grown")
-        return "there is one more tool"
+    async def change(context: Context, add: str = "", remove: str = "", times: int = 1) -> str:
+        """Have one more tool, or one less, and say so to everybody, so many times."""
+        note("change")
+        if add:
+            server.add_tool(grown, name=add)
+        if remove:
+            server.remove_tool(remove)
+        for _ in range(times):
+            await context.notify_tools_changed()  # of the newer protocol
+            await context.session.send_tool_list_changed()  # of the older
+        return "changed"
+
+    @server.tool()
+    async def measure() -> CallToolResult:
+        note("measure")
+        said = TextContent(type="text", text="It is warm.")
+        return CallToolResult(content=[said], structured_content={"degrees": 21})
 
     server.add_tool(bash, name="bash")
     server.add_tool(echo, name="odd name.with/signs")
@@ -230,6 +256,9 @@ def _app(kind: str, directory: Path) -> Any:
     async def wrapped(scope: Any, receive: Any, send: Any) -> None:
         headers = {name.decode(): value.decode() for name, value in scope.get("headers", ())}
         status = None
+        if headers.get("mcp-method") == "tools/list":
+            with (directory / "listings").open("a") as file:
+                file.write("tools/list\n")
         if kind == "locked" and headers.get("authorization") != f"Bearer {TOKEN}":
             status = 401
         elif kind in ("legacy", "stateless") and headers.get("mcp-method") == "server/discover":

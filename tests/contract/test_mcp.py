@@ -18,7 +18,7 @@ from corral.mcp.connector import McpConnector
 from corral.mcp.way import Roads
 from corral.session.call import INTERRUPTED, Placement, Recipe, ToolCall
 from corral.session.content import ToolResult
-from tests.gateway import Gateway
+from tests.gateway import Gateway, until
 from tests.mcp_host import PNG, McpHost
 
 SESSION = "sesn_1"
@@ -100,6 +100,8 @@ async def test_tools_of_every_transport(connector: McpConnector, hosts: Any, kin
     assert len(host.calls) == before + 8
     moved = await connector.run(call(to, "move", point={"x": 1, "y": 2}))
     assert json.loads(words(moved)) == {"x": 2, "y": 2}
+    measured = await connector.run(call(to, "measure"))
+    assert [block["text"] for block in measured.content] == ["It is warm.", '{"degrees":21}']
     shown = await connector.run(call(to, "show"))
     assert [block["type"] for block in shown.content] == ["text", "image", "text", "document"]
     assert shown.content[1]["source"] == {"type": "base64", "media_type": "image/png", "data": PNG}
@@ -109,6 +111,52 @@ async def test_tools_of_every_transport(connector: McpConnector, hosts: Any, kin
     assert connector.connections == 1, "calls share a connection"
     await connector.forget(SESSION)
     assert connector.connections == 0
+
+
+async def changed(connector: McpConnector, to: McpServer, **change: Any) -> list[str]:
+    """The names of its tools, once it has said that they changed: again and again, for it says nothing to
+    one whose ear it does not have yet."""
+    async with asyncio.timeout(30):
+        await connector.run(call(to, "change", **change))
+        while not (found := await connector.list_tools(SESSION, [to], only_changed=True)):
+            await connector.run(call(to, "change"))
+    (listing,) = found
+    assert listing.error is None and listing.server == to
+    return [tool["name"] for tool in listing.tools]
+
+
+@pytest.mark.parametrize("kind", ["modern", "json", "legacy", "sse"])
+async def test_a_server_says_that_its_tools_changed(connector: McpConnector, hosts: Any, kind: str) -> None:
+    host = hosts(kind)
+    to, quiet = server(host), McpServer(name="quiet", url=hosts("stateless").url)
+    assert len(await connector.list_tools(SESSION, [to, quiet], only_changed=True)) == 2, "never asked"
+    assert "sudden" in await changed(connector, to, add="sudden")
+    assert "sudden" not in await changed(connector, to, remove="sudden")
+    gone = await connector.run(call(to, "sudden"))
+    assert gone.is_error and "sudden" in words(gone), "who calls it all the same is told"
+    assert await connector.list_tools(SESSION, [quiet], only_changed=True) == []
+    assert len(await connector.list_tools("sesn_2", [to], only_changed=True)) == 1, "of another session"
+    await connector.forget(SESSION)
+    assert len(await connector.list_tools(SESSION, [to], only_changed=True)) == 1, "nobody listened"
+
+
+async def test_a_storm_of_notifications_is_one_listing_for_each_look(
+    connector: McpConnector, hosts: Any
+) -> None:
+    host = hosts("modern")
+    to = server(host)
+    await connector.list_tools(SESSION, [to])
+    await changed(connector, to)
+    before = host.listings
+    assert words(await connector.run(call(to, "change", times=300))) == "changed"
+    assert host.listings == before, "nobody has looked"
+    looks = 0
+    async with asyncio.timeout(30):
+        while await connector.list_tools(SESSION, [to], only_changed=True) or not looks:
+            looks += 1
+    assert host.listings == before + looks
+    assert not await connector.list_tools(SESSION, [to], only_changed=True)
+    assert host.listings == before + looks
 
 
 @pytest.mark.parametrize("kind", ["modern", "legacy", "sse"])
@@ -155,6 +203,7 @@ async def test_a_server_of_300_tools(connector: McpConnector, hosts: Any) -> Non
 async def test_a_server_that_dies(connector: McpConnector, tmp_path: Path, kind: str) -> None:
     with McpHost.start(kind, tmp_path) as host:
         to = server(host)
+        assert (await connector.list_tools(SESSION, [to]))[0].error is None
         assert words(await connector.run(call(to, "echo", text="a"))) == "a"
         dead = await connector.run(call(to, "die"))
         assert dead.is_error and "unknown" in words(dead)
@@ -168,6 +217,12 @@ async def test_a_server_that_dies(connector: McpConnector, tmp_path: Path, kind:
         host.begin()  # between two calls: nothing is noticed but by who has a handshake to remember
         assert words(await connector.run(call(to, "echo", text="d"))) == "d"
         assert [each.get("text") for each in host.calls] == ["a", None, "c", "d"]
+
+        async def is_asked_anew() -> bool:
+            found = await connector.list_tools(SESSION, [to], only_changed=True)
+            return bool(found) and found[0].error is None
+
+        await until(is_asked_anew)  # nobody heard what it may have said meanwhile
 
 
 async def test_a_server_that_asks_who_we_are(connector: McpConnector, hosts: Any) -> None:

@@ -40,7 +40,8 @@ class Backoff:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Seek:
     """Before a request of the thread, look what it is to be told: which skills the repositories of the
-    session bring, and which tools the MCP servers of its agent list. waits: for skills for a while, with
+    session bring, and which tools the MCP servers of its agent list; of these all once the session went
+    running, and before later requests those that may have changed. waits: for skills for a while, with
     its first request; a later one takes what is known by then."""
 
     thread_id: ThreadId

@@ -42,7 +42,7 @@ def wanted(state: State, thread: Thread, *, epoch: int) -> set[Action]:
         mine = thread.request_epoch == epoch
         return {AskModel(thread_id=thread.thread_id, request=thread.request)} if mine else set()
     ready = [c for c in thread.calls.values() if not c.awaits_client and c.placement is not None]
-    if (thread.seeks_skills or thread.seeks_tools) and thread.wants_model and not thread.calls:
+    if thread.seeks and thread.wants_model and not thread.calls:
         return {Seek(thread_id=thread.thread_id, waits=not thread.is_told_later)}
     # A thread's shell takes one command after another, in the order the model gave them: hands could not
     # tell that order from the order in which side by side requests reach them.

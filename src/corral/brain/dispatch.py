@@ -14,7 +14,7 @@ from corral.brain.ports import Hands, Mounts, NeverStarted, NoMounts
 from corral.brain.variables import Variables
 from corral.brain.web import rules_of
 from corral.catalog.mcp.names import model_name
-from corral.catalog.mcp.servers import McpCall, McpTools
+from corral.catalog.mcp.servers import McpCall, McpTools, opened_endpoints
 from corral.kernel.errors import (
     CallerError,
     HandsUnavailable,
@@ -91,9 +91,11 @@ class Dispatch:
         except HandsUnavailable:
             return
 
-    async def list_tools(self, state: State, thread: Thread, *, epoch: int) -> tuple[McpTools, ...]:
+    async def list_tools(
+        self, state: State, thread: Thread, *, epoch: int, only_changed: bool
+    ) -> tuple[McpTools, ...]:
         """As `mcp.list_tools`."""
-        return await list_tools(self._hands, state, thread, epoch=epoch)
+        return await list_tools(self._hands, state, thread, epoch=epoch, only_changed=only_changed)
 
     async def run(
         self, state: State, pending: PendingCall, *, epoch: int, attach: bool, stop: asyncio.Event
@@ -216,6 +218,7 @@ class Dispatch:
             environment=state.environment,
             mounts=tuple(mount for mount in mounts if mount.mount_id not in state.failed_mounts),
             variables=await self._variables.of(state) if self._variables is not None else {},
+            mcp_endpoints=opened_endpoints(agent, state.environment),
         )
 
     async def _forbid(self, call: ToolCall, *, epoch: int) -> ToolResult:

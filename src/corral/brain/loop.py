@@ -46,7 +46,7 @@ from corral.brain.preview import Previews
 from corral.brain.turn import Terms, advance
 from corral.brain.web import Misses, refuse_unseen
 from corral.catalog.mcp.names import is_mcp_name
-from corral.catalog.mcp.servers import McpTools
+from corral.catalog.mcp.servers import McpTools, uses_mcp
 from corral.catalog.models import ModelTable
 from corral.catalog.toolset import SANDBOX_TOOLS
 from corral.catalog.web.settings import WEB_TOOLS
@@ -412,9 +412,11 @@ class Loop:
             return await look.of(self.session_id, waits=action.waits)
 
         async def listings() -> tuple[McpTools, ...]:
-            if not thread.seeks_tools:
+            if not uses_mcp(thread.agent):
                 return ()
-            return await self._gear.dispatch.list_tools(state, thread, epoch=epoch)
+            return await self._gear.dispatch.list_tools(
+                state, thread, epoch=epoch, only_changed=not thread.seeks_tools
+            )
 
         found, listed = await asyncio.gather(skills(), listings())
         return Sought(action=action, skills=None if found is None else tuple(found), listings=listed)

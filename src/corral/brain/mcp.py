@@ -1,8 +1,9 @@
 """Tools of MCP servers as a brain sees them: what a thread has been told of, and what a call of one means.
 
 A thread knows the tools that the log says it was told of (`Thread.mcp`), so that a prompt that is built
-again is the same. They are asked for anew whenever the session goes running; a server that cannot be
-asked then keeps the tools that it had, and whoever calls one sees for itself.
+again is the same. They are asked for anew whenever the session goes running, and before each later request
+those servers are that may list others by now; one that cannot be asked keeps the tools that it had, and
+whoever calls one sees for itself.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -70,14 +71,26 @@ def server_of(state: State, call: PendingCall) -> McpServer | None:
     return found or McpServer(name=call.mcp_server, url="")
 
 
-async def list_tools(hands: Hands, state: State, thread: Thread, *, epoch: int) -> tuple[McpTools, ...]:
-    """What the servers of the thread's agent list now, in the order of its tools. Raises LeaseLost."""
+async def list_tools(
+    hands: Hands, state: State, thread: Thread, *, epoch: int, only_changed: bool
+) -> tuple[McpTools, ...]:
+    """What the servers of the thread's agent list now, in the order of its tools. only_changed: those that
+    may list others than when they were last asked, but for those that the session was told of as failed.
+    Raises LeaseLost."""
     names = [entry["mcp_server_name"] for entry in thread.agent["tools"] if entry["type"] == "mcp_toolset"]
+    if only_changed:
+        names = [name for name in names if name not in state.failed_servers]
     found = [named_server(thread.agent, state.environment, name) for name in names]
     servers = [server for server in found if server is not None]
+    if not servers:
+        return ()
     try:
-        return tuple(await hands.list_tools(state.session_id, servers, epoch=epoch))
+        return tuple(
+            await hands.list_tools(state.session_id, servers, epoch=epoch, only_changed=only_changed)
+        )
     except (HandsUnavailable, SandboxUnavailable):
+        if only_changed:
+            return ()  # no call could be made either: they are as good as the ones there will be
         said = "No machine was available to connect to the MCP server {!r} from."
         return tuple(
             McpTools(

@@ -51,10 +51,12 @@ class Hands(Protocol):
         Raises LeaseLost, HandsUnavailable."""
 
     async def list_tools(
-        self, session_id: SessionId, servers: Sequence[McpServer], *, epoch: int
+        self, session_id: SessionId, servers: Sequence[McpServer], *, epoch: int, only_changed: bool = False
     ) -> Sequence[McpTools]:
         """The tools of these MCP servers, one answer for each in their order, within MCP_LIST_SECONDS or
-        so. A server that fails has an error in its answer. Repeat: asks again.
+        so. A server that fails has an error in its answer. only_changed: no answer for one that was asked
+        over a connection that is still open, and has not said since that they changed; an older host
+        answers for all. Repeat: asks again.
         Raises LeaseLost, HandsUnavailable."""
 
     async def settle(self, session_id: SessionId, *, call_ids: Sequence[EventId]) -> None:

@@ -270,7 +270,7 @@ class _Thread:
             self._idle(BUDGET_REACHED)
         elif (large := ending.of_size(thread, self.terms.limits)) is not None:
             self._give_up(large.error_type, large.message)
-        elif not (thread.seeks_skills or thread.seeks_tools) or self.thread_id in self.draft.sought:
+        elif not thread.seeks or self.thread_id in self.draft.sought:
             self._ask()
 
     def _is_stuck(self) -> bool:

@@ -226,9 +226,15 @@ class HandsClient:
         await self._post("/cancel", {"session_id": session_id, "epoch": epoch, "call_ids": list(call_ids)})
 
     async def list_tools(
-        self, session_id: SessionId, servers: Sequence[McpServer], *, epoch: int
+        self, session_id: SessionId, servers: Sequence[McpServer], *, epoch: int, only_changed: bool = False
     ) -> Sequence[McpTools]:
-        body = orjson.dumps({"session_id": session_id, "epoch": epoch, "servers": list(servers)})
+        fields = {
+            "session_id": session_id,
+            "epoch": epoch,
+            "servers": list(servers),
+            "only_changed": only_changed,
+        }
+        body = orjson.dumps(fields)
         answer = await self._send(self._work, "POST", "/tools", content=body, timeout=_LISTED)
         try:
             return wire.decode_listings(answer, servers)

@@ -186,13 +186,13 @@ class HandsHost:
         await self._calls.interrupt(session_id, call_ids)
 
     async def list_tools(
-        self, session_id: SessionId, servers: Sequence[McpServer], *, epoch: int
+        self, session_id: SessionId, servers: Sequence[McpServer], *, epoch: int, only_changed: bool = False
     ) -> Sequence[McpTools]:
         await self.announce(session_id, epoch=epoch)
         self._calls.require_running()
         if self._mcp is None:
             raise SandboxUnavailable("this host has no connections to MCP servers", retryable=False)
-        return await self._mcp.list_tools(session_id, servers)
+        return await self._mcp.list_tools(session_id, servers, only_changed=only_changed)
 
     async def settle(self, session_id: SessionId, *, call_ids: Sequence[EventId]) -> None:
         self._calls.settle(call_ids)

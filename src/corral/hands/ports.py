@@ -127,7 +127,9 @@ class Connector(Protocol):
         """Call one tool, once. What the server or the way to it does wrong is an error result, with a
         `trouble` if the server could not be reached."""
 
-    async def list_tools(self, session_id: SessionId, servers: Sequence[McpServer]) -> Sequence[McpTools]:
+    async def list_tools(
+        self, session_id: SessionId, servers: Sequence[McpServer], *, only_changed: bool = False
+    ) -> Sequence[McpTools]:
         """As `corral.brain.ports.Hands.list_tools`. Raises nothing but cancellation."""
 
     async def cancel(self, call_id: str) -> None:

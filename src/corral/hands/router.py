@@ -189,11 +189,11 @@ class HandsRouter:
             await self._hosts.through(host_id, cancel)
 
     async def list_tools(
-        self, session_id: SessionId, servers: Sequence[McpServer], *, epoch: int
+        self, session_id: SessionId, servers: Sequence[McpServer], *, epoch: int, only_changed: bool = False
     ) -> Sequence[McpTools]:
         placement = await self.placement(session_id)
         link = self._hosts.link(placement.host_id)
-        listing = link.client.list_tools(session_id, servers, epoch=epoch)
+        listing = link.client.list_tools(session_id, servers, epoch=epoch, only_changed=only_changed)
         return await self._hosts.through(placement.host_id, listing)
 
     async def settle(self, session_id: SessionId, *, call_ids: Sequence[EventId]) -> None:

@@ -117,10 +117,17 @@ def app(host: HandsHost, *, token: str | None, adoption: Adoption) -> Starlette:
         return _json(orjson.dumps({"missing": missing}))
 
     async def list_tools(request: Request) -> Response:
-        session_id, epoch, servers = await _read(
-            request, lambda body: (_session(body), _epoch(body), wire.decode_servers(body))
+        session_id, epoch, servers, only_changed = await _read(
+            request,
+            lambda body: (
+                _session(body),
+                _epoch(body),
+                wire.decode_servers(body),
+                body.get("only_changed") is True,
+            ),
         )
-        return _json(wire.encode_listings(await host.list_tools(session_id, servers, epoch=epoch)))
+        listings = await host.list_tools(session_id, servers, epoch=epoch, only_changed=only_changed)
+        return _json(wire.encode_listings(listings, servers))
 
     async def put_mount(request: Request) -> Response:
         try:

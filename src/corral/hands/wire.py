@@ -219,15 +219,18 @@ def decode_servers(body: dict[str, Json]) -> list[McpServer]:
     return [decode_server(each) for each in body["servers"]]
 
 
-def encode_listings(listings: Sequence[McpTools]) -> bytes:
-    return orjson.dumps({"data": [{"tools": each.tools, "error": each.error} for each in listings]})
+def encode_listings(listings: Sequence[McpTools], servers: Sequence[McpServer]) -> bytes:
+    """In the order of the servers that were asked for; null for one that has no listing."""
+    found = {each.server: {"tools": each.tools, "error": each.error} for each in listings}
+    return orjson.dumps({"data": [found.get(server) for server in servers]})
 
 
 def decode_listings(data: bytes, servers: Sequence[McpServer]) -> list[McpTools]:
-    """Of these servers, in their order. Raises KeyError, TypeError, ValueError."""
+    """Of these servers, in their order, those that have one. Raises KeyError, TypeError, ValueError."""
     return [
         McpTools(server=server, tools=tuple(each["tools"]), error=each["error"])
         for server, each in zip(servers, orjson.loads(data)["data"], strict=True)
+        if each is not None
     ]
 
 
@@ -259,6 +262,7 @@ def decode_recipe(body: dict[str, Json]) -> Recipe:
         environment=dict(body["environment"]),
         mounts=tuple(decode_mount(mount) for mount in body.get("mounts", ())),
         variables={_text(name): _text(value) for name, value in dict(body.get("variables", {})).items()},
+        mcp_endpoints=tuple((_text(host), int(port)) for host, port in body.get("mcp_endpoints", ())),
     )
 
 

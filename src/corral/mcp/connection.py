@@ -56,7 +56,11 @@ class Connection:
         self._silent_seconds = silent_seconds
         self._ending = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._client: Any = None
         self._session: Any = None
+        self._listening: asyncio.Task[None] | None = None
+        self.is_listed = False
+        """Its tools were asked for here, and nothing was heard since of their having changed."""
 
     @property
     def is_open(self) -> bool:
@@ -75,6 +79,8 @@ class Connection:
                     waiting.cancel()
             if opened.is_set():
                 return
+            if self._task.done() and not self._task.cancelled():
+                self._task.exception()  # what is wrong was noted; the log is not for what servers say
             if notes.trouble is not None or notes.status not in _HAS_NO_SUCH_TRANSPORT:
                 break
         raise self._lost("before", notes)
@@ -92,14 +98,20 @@ class Connection:
         """As `catalog.mcp.tools.listed`. Raises ServerFailed."""
         found: list[tuple[str, str | None, Json]] = []
         cursor: str | None = None
-        with self._explained() as notes:
-            for _ in range(MCP_PAGES_MAX):
-                params = self._sdk.types.PaginatedRequestParams(cursor=cursor)
-                page = await self._answered(self._session.list_tools(params=params), "before", notes)
-                found += [(tool.name, tool.description, tool.input_schema) for tool in page.tools]
-                cursor = page.next_cursor
-                if not cursor:
-                    break
+        self._listen()
+        self.is_listed = True  # before it is asked: what it says meanwhile may come too late for its answer
+        try:
+            with self._explained() as notes:
+                for _ in range(MCP_PAGES_MAX):
+                    params = self._sdk.types.PaginatedRequestParams(cursor=cursor)
+                    page = await self._answered(self._session.list_tools(params=params), "before", notes)
+                    found += [(tool.name, tool.description, tool.input_schema) for tool in page.tools]
+                    cursor = page.next_cursor
+                    if not cursor:
+                        break
+        except BaseException:
+            self.is_listed = False
+            raise
         return listed(found)
 
     async def call(self, name: str, arguments: Mapping[str, Json]) -> Any:
@@ -147,11 +159,17 @@ class Connection:
                 read_timeout_seconds=MCP_LIST_SECONDS,
                 client_info=self._sdk.types.Implementation(name="corral", version=__version__),
                 mode="auto" if transport == "streamable" else "legacy",
+                message_handler=self._hear,
             )
             async with client:
-                self._session = client.session
+                self._client, self._session = client, client.session
                 opened.set()
-                await self._ending.wait()
+                try:
+                    await self._ending.wait()
+                finally:
+                    if self._listening is not None:
+                        self._listening.cancel()
+                        await asyncio.gather(self._listening, return_exceptions=True)
 
     @contextlib.asynccontextmanager
     async def _streams(self, transport: str) -> AsyncIterator[Any]:
@@ -163,6 +181,35 @@ class Connection:
             yield self._sdk.streamable_http_client(
                 url, http_client=http, max_sse_event_size=MCP_EVENT_BYTES_MAX
             )
+
+    # -- what it says unasked ----------------------------------------------------------------------------
+
+    async def _hear(self, message: Any) -> None:
+        if isinstance(message, self._sdk.types.ToolListChangedNotification):
+            self.is_listed = False
+
+    def _listen(self) -> None:
+        """A server of the newer protocol says what changes only to who asks for it, in an answer without an
+        end; one of the older sends it to everybody. Repeat: asks again if that has ended."""
+        if self._listening is None or self._listening.done():
+            self._listening = asyncio.create_task(self._listened(), name="mcp-listening")
+
+    async def _listened(self) -> None:
+        capabilities = self._session.server_capabilities
+        if capabilities is None or capabilities.tools is None or not capabilities.tools.list_changed:
+            return
+        with _noted():  # what becomes of it says nothing of any other request
+            try:
+                async with self._client.listen(tools_list_changed=True) as changes:
+                    if not changes.honored.tools_list_changed:
+                        return
+                    try:
+                        async for _ in changes:
+                            pass  # `_hear` has it, too
+                    finally:
+                        self.is_listed = False  # whatever it says now is not heard
+            except (self._sdk.error, RuntimeError, TimeoutError):
+                pass  # it speaks the older protocol, does not do as it says, or the way to it broke
 
     # -- one request ------------------------------------------------------------------------------------
 

@@ -73,8 +73,11 @@ class McpConnector:
     async def run(self, call: ToolCall) -> ToolResult:
         return await self._running.run(call.call_id, self._call(call))
 
-    async def list_tools(self, session_id: SessionId, servers: Sequence[McpServer]) -> Sequence[McpTools]:
-        return await asyncio.gather(*(self._list(session_id, server) for server in servers))
+    async def list_tools(
+        self, session_id: SessionId, servers: Sequence[McpServer], *, only_changed: bool = False
+    ) -> Sequence[McpTools]:
+        wanted = [each for each in servers if not (only_changed and self._is_listed(session_id, each))]
+        return await asyncio.gather(*(self._list(session_id, server) for server in wanted))
 
     async def cancel(self, call_id: str) -> None:
         self._running.cancel(call_id)
@@ -115,6 +118,13 @@ class McpConnector:
             )
         except ServerFailed as failed:
             return _failure(failed)
+
+    def _is_listed(self, session_id: SessionId, server: McpServer) -> bool:
+        """Whether its tools are those that were last listed. Without the connection over which they were,
+        nothing would have been heard."""
+        kept = self._kept.get((session_id, server))
+        connection = None if kept is None else kept.connection
+        return connection is not None and connection.is_open and connection.is_listed
 
     async def _list(self, session_id: SessionId, server: McpServer) -> McpTools:
         try:

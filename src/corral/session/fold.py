@@ -239,8 +239,8 @@ def _tell_skills(thread: Thread, private: Mapping[str, Json]) -> None:
 
 
 def _tell_tools(thread: Thread, private: Mapping[str, Json]) -> None:
-    """A request settles what the MCP servers list until the session next goes running. Only what has
-    changed is in the log; from there on prompts begin anew."""
+    """The first request since the session went running settles what all MCP servers list, later ones what
+    has changed there. Only news are in the log; from there on prompts begin anew."""
     thread.seeks_tools = False
     if news := private.get("mcp"):
         thread.mcp = {**thread.mcp, **news}

@@ -6,6 +6,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any, Literal
 
+from corral.catalog.mcp.servers import uses_mcp
 from corral.catalog.memory.attach import memory_note
 from corral.catalog.toolset import offers
 from corral.kernel.ids import EnvironmentId, EventId, SessionId, ThreadId, VaultId
@@ -137,6 +138,12 @@ class Thread:
         self.weight = sum(map(entry_weight, entries))
         self.measured_tokens = self.measured_weight = 0
         self.overflow = None
+
+    @property
+    def seeks(self) -> bool:
+        """Whether something is looked up before its next request: tools of MCP servers may change at any
+        time."""
+        return self.seeks_skills or uses_mcp(self.agent)
 
     @property
     def model(self) -> str:

@@ -1,6 +1,7 @@
 """MCP servers end to end: official SDK, real processes, the official SDK's MCP server over HTTP."""
 
 import asyncio
+import json
 from typing import Any
 
 import anthropic
@@ -252,6 +253,37 @@ async def test_networking_binds_mcp_servers(stage: Stage, mcp: McpHost) -> None:
     assert bare.agent.mcp_servers == []
 
 
+async def test_sandboxes_reach_mcp_servers_that_the_environment_opens(
+    stage: Stage, mcp: McpHost, liar: McpHost
+) -> None:
+    networking = {"type": "limited", "allow_mcp_servers": True}
+    config = {"type": "cloud", "networking": networking}
+    environment = await stage.client.beta.environments.create(name="limited", config=config)
+    curl = "curl -s --noproxy '' -H 'Accept: application/json, text/event-stream'"
+    hello = {
+        "jsonrpc": "2.0",
+        "id": 1,
+        "method": "initialize",
+        "params": {
+            "protocolVersion": "2025-06-18",
+            "capabilities": {},
+            "clientInfo": {"name": "curl", "version": "8"},
+        },
+    }
+    said = f"{curl} --json '{json.dumps(hello)}' {mcp.url}"
+    refused = f"{curl} -o /dev/null -w '%{{http_code}}' {liar.url}"
+    stage.play(Reply.tools(call(1, "bash", command=f"{said}; {refused}")), Reply.text("Done."))
+    session = await stage.session(
+        TOOLSET, toolset(), mcp_servers=[server(mcp)], environment_id=environment.id
+    )
+    async with stage.watch(session.id) as tail:
+        await stage.send(session.id, text("Go."))
+        await tail.idle()
+    (result,) = tail.of("agent.tool_result")
+    assert '"serverInfo":{"name":"test"' in words(result), "it speaks to the agent's server"
+    assert words(result).endswith("403"), "and to no other at the same host"
+
+
 async def test_tools_that_change_are_seen_when_the_session_next_runs(stage: Stage, liar: McpHost) -> None:
     def list_(*names: str) -> None:
         liar.lie(
@@ -279,3 +311,42 @@ async def test_tools_that_change_are_seen_when_the_session_next_runs(stage: Stag
         await asyncio.sleep(0)
     assert names(stage.requests[0]) == ["mcp__liar__one"]
     assert names(stage.requests[1]) == ["mcp__liar__one", "mcp__liar__two"]
+
+
+async def test_tools_that_come_and_go_during_a_turn_are_seen_in_it(stage: Stage, mcp: McpHost) -> None:
+    """As soon as the server has said so, which it does again while it was not heard."""
+    sudden = "mcp__notes__sudden"
+    steps = iter(["add", "use", "remove", "use anyway", "end"])
+    step = next(steps)
+
+    def script(request: Any) -> Any:
+        nonlocal step
+        number, is_offered = request.turns, sudden in names(request)
+        if step in ("use", "use anyway") and is_offered != (step == "use"):
+            return Reply.tools(call(number, "mcp__notes__change"))
+        this, step = step, next(steps, "end")
+        match this:
+            case "add":
+                return Reply.tools(call(number, "mcp__notes__change", add="sudden"))
+            case "remove":
+                return Reply.tools(call(number, "mcp__notes__change", remove="sudden"))
+            case "use" | "use anyway":
+                return Reply.tools(call(number, sudden))
+        return Reply.text("Done.")
+
+    stage.script = script
+    session = await stage.session(toolset(default_config=ALLOW), mcp_servers=[server(mcp)])
+    async with stage.watch(session.id) as tail:
+        await stage.send(session.id, text("Go."))
+        await tail.idle(seconds=60)
+    used, refused = [use for use in tail.of("agent.mcp_tool_use") if use.name == "sudden"]
+    results = {result.mcp_tool_use_id: result for result in tail.of("agent.mcp_tool_result")}
+    assert words(results[used.id]) == "grown"
+    assert refused.evaluated_permission == "deny" and "no tool 'sudden'" in words(results[refused.id])
+    assert len(tail.of("session.status_running")) == 1, "all of it is one turn"
+    logged = [
+        [tool["name"] for tool in event.private["mcp"]["notes"]["tools"]]
+        for event in stage.server.snapshot(session.id).events
+        if event.type == "span.model_request_start" and event.private and "mcp" in event.private
+    ]
+    assert ["sudden" in tools for tools in logged] == [False, True, False], "what changed, and only that"

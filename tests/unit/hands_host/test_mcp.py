@@ -9,6 +9,7 @@ from corral.catalog.mcp.servers import McpCall, McpServer, McpTools
 from corral.hands.wire import (
     decode_call,
     decode_listings,
+    decode_recipe,
     decode_result,
     decode_servers,
     encode_call,
@@ -16,6 +17,7 @@ from corral.hands.wire import (
     encode_result,
 )
 from corral.kernel.errors import SandboxUnavailable
+from corral.session.call import Recipe
 from corral.session.content import ToolResult
 
 SERVER = McpServer(name="notes", url="https://notes.example/mcp", allowed_hosts=("notes.example",))
@@ -37,12 +39,22 @@ def test_a_limit_that_a_host_does_not_know_stops_the_call(bash) -> None:
         decode_call(body)
 
 
+def test_a_recipe_says_which_servers_are_open_to_its_sandbox() -> None:
+    recipe = Recipe(mcp_endpoints=(("notes.example", 443), ("2001:db8::1", 8443)))
+    assert decode_recipe(orjson.loads(orjson.dumps(recipe))) == recipe
+    assert decode_recipe({"environment": {}}) == Recipe(), "of an older brain"
+    with pytest.raises((TypeError, ValueError)):
+        decode_recipe({"environment": {}, "mcp_endpoints": ["notes.example:443"]})
+
+
 def test_listings_and_troubles_travel_back() -> None:
     tool = {"name": "a", "description": "b", "input_schema": {"type": "object"}}
-    listings = [McpTools(server=SERVER, tools=(tool,)), McpTools(server=SERVER, error=ERROR)]
-    assert decode_listings(encode_listings(listings), [SERVER, SERVER]) == listings
+    other, quiet = replace(SERVER, name="other"), replace(SERVER, name="quiet")
+    listings = [McpTools(server=SERVER, tools=(tool,)), McpTools(server=other, error=ERROR)]
+    for servers in ([SERVER, other], [SERVER, quiet, other], [quiet, SERVER, other]):
+        assert decode_listings(encode_listings(listings, servers), servers) == listings
     with pytest.raises(ValueError):
-        decode_listings(encode_listings(listings), [SERVER])
+        decode_listings(encode_listings(listings, [SERVER, other]), [SERVER])
     assert decode_servers({"servers": [orjson.loads(orjson.dumps(SERVER))]}) == [SERVER]
     for result in (ToolResult.text("a"), replace(ToolResult.text("a", is_error=True), trouble=ERROR)):
         assert decode_result(encode_result(result)) == result

@@ -393,7 +393,7 @@ class HandsLink:
         await self._ask("cancel", lambda host: host.cancel(session_id, epoch=epoch, call_ids=call_ids))
 
     async def list_tools(
-        self, session_id: SessionId, servers: Sequence[McpServer], *, epoch: int
+        self, session_id: SessionId, servers: Sequence[McpServer], *, epoch: int, only_changed: bool = False
     ) -> Sequence[McpTools]:
         raise AssertionError("no MCP servers in a simulation")
 
