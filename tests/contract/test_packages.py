@@ -171,7 +171,7 @@ async def test_without_an_egress_process_nothing_is_installed(
     installer = opened()
     await gateway.end()
     failed = await failure(installer)
-    assert "no egress process" in failed.message and "has been away" in str(failed.detail)
+    assert "egress process is away" in failed.message and "has been away" in str(failed.detail)
     await gateway.serve()
 
 

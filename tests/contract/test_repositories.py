@@ -789,7 +789,7 @@ async def test_an_egress_process_that_is_away_is_waited_for(
     await gateway.end()
     monkeypatch.setattr("corral.confine.way.EGRESS_AWAY_SECONDS", 0.3)
     failed = await refused(mirrors, repository)
-    assert failed.kind == "clone" and "no egress process" in failed.message
+    assert failed.kind == "clone" and "egress process is away" in failed.message
     await gateway.serve()
 
 

@@ -50,7 +50,7 @@ _OF_THE_WAY: Final[dict[Trouble, str]] = {
     "unreachable": "A host that packages come from cannot be reached.",
     "silent": "A host that packages come from does not answer.",
     "too_large": "The packages are more than this server downloads.",
-    "shut": "The server cannot install packages now: it has no egress process; its operator can see why.",
+    "shut": "The server cannot install packages now: its egress process is away, or lets nothing out.",
 }
 
 

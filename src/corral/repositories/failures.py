@@ -42,7 +42,7 @@ _OF_THE_WAY: Final[dict[Trouble | None, str]] = {
     "unreachable": "The repository host {host} cannot be reached.",
     "silent": "The repository host {host} does not answer.",
     "too_large": TOO_LARGE,
-    "shut": "The server cannot clone repositories now: it has no egress process; its operator can see why.",
+    "shut": "The server cannot clone repositories now: its egress process is away, or lets nothing out.",
 }
 
 

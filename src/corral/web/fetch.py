@@ -51,7 +51,9 @@ _OF_TROUBLE: Final[Mapping[Trouble, str]] = {
     "cut_off": "url_not_accessible",
     "shut": "unavailable",
 }
-_SHUT: Final = "this server cannot fetch anything now: it has no egress process; try again later"
+_SHUT: Final = (
+    "this server cannot fetch anything now: its egress process is away, or lets nothing out; try again"
+)
 
 
 class WebFailed(Exception):
