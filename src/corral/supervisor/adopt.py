@@ -17,6 +17,7 @@ from typing import Any
 from corral.daemon import private_path, socket_path, token_path
 from corral.kernel.limits import HEALTH_REPLY_SECONDS
 from corral.process import Role
+from corral.supervisor.users import signalled
 
 __all__ = ["ask_json", "end", "lock_holder", "open_adoption", "request"]
 
@@ -90,15 +91,17 @@ def _token(data_dir: Path, role: Role) -> dict[str, str]:
 
 
 def end(pid: int, seconds: float) -> None:
-    """SIGTERM, and SIGKILL after so many seconds, to a process that just answered on its own socket."""
+    """SIGTERM, and SIGKILL after so many seconds, to a process that just answered on its own socket.
+    Nothing happens to one that is not of who we act as."""
     with contextlib.suppress(ProcessLookupError):
         fd = os.pidfd_open(pid)
         try:
-            signal.pidfd_send_signal(fd, signal.SIGTERM)
+            if not signalled(lambda: signal.pidfd_send_signal(fd, signal.SIGTERM)):
+                return
             with selectors.DefaultSelector() as selector:
                 selector.register(fd, selectors.EVENT_READ)
                 if not selector.select(seconds):
-                    signal.pidfd_send_signal(fd, signal.SIGKILL)
+                    signalled(lambda: signal.pidfd_send_signal(fd, signal.SIGKILL))
                     selector.select(seconds)
         finally:
             os.close(fd)

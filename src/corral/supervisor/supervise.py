@@ -54,7 +54,7 @@ from corral.supervisor.child import Child, Command, our_program
 from corral.supervisor.datadir import make_tokens, node_name, remove_state, write_state
 from corral.supervisor.listen import listen, url_of
 from corral.supervisor.logs import LogFile
-from corral.supervisor.users import Users
+from corral.supervisor.users import Users, signalled
 
 __all__ = ["CannotServe", "Supervisor"]
 
@@ -296,7 +296,7 @@ class Supervisor:
         except TimeoutError:
             self._is_deaf(each)
             return True
-        except (OSError, http.client.HTTPException, ValueError, KeyError):
+        except (OSError, http.client.HTTPException, ValueError, KeyError, OverflowError):
             return False
         each.adoption.setblocking(False)
         each.deaf_since, each.heard_at = None, time.monotonic()
@@ -356,9 +356,10 @@ class Supervisor:
             return lock_holder(self._config.data_dir, each.role)
 
     def _kill(self, each: Child, pid: int, number: signal.Signals = signal.SIGKILL) -> None:
-        """With no more rights than it has itself: a pid that was told us may be another's."""
-        with contextlib.suppress(ProcessLookupError), self._users.acting_as(each.role):
-            os.kill(pid, number)
+        """With no more rights than it has itself: a pid that was told us may be another's, or none."""
+        if pid > 0:
+            with self._users.acting_as(each.role):
+                signalled(lambda: os.kill(pid, number))
 
     # -- waiting --------------------------------------------------------------------------------------
     def _wait(self) -> None:

@@ -46,7 +46,9 @@ def take_over(data_dir: Path, users: Users) -> None:
     if _is_theirs(data_dir, users):
         return
     try:
-        with lock_data_dir(data_dir):
+        with contextlib.ExitStack() as stack:
+            with users.acting_as_owner(data_dir):  # whose lock may be a link to a file of the machine
+                stack.enter_context(lock_data_dir(data_dir))
             for role in _ROLES:
                 with users.acting_as_owner(private_path(data_dir, role)):
                     if (pid := lock_holder(data_dir, role)) is not None:

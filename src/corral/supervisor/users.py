@@ -14,8 +14,9 @@ import contextlib
 import importlib.util
 import os
 import pwd
+import stat
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -24,7 +25,7 @@ from corral.config import SETTINGS, Config
 from corral.kernel.errors import InvalidRequest
 from corral.process import Role
 
-__all__ = ["User", "Users"]
+__all__ = ["User", "Users", "signalled"]
 
 _EGRESS_FILES: Final = frozenset(("egress_ca", "mcp_ca", "repository_ca", "vault_key_file"))
 _EGRESS_ALONE: Final = "vault_key_file"
@@ -183,6 +184,32 @@ class Users:
 _ROOT: Final = User("", "root", 0, 0, "/root")
 
 
+def signalled(send: Callable[[], None]) -> bool:
+    """Whether `send` could signal a process, with the rights of who we act as.
+
+    Those of our real user count as well, which stays root: so unless we are who we act as, another process
+    sends, which is that user for good.
+    """
+    if os.getuid() == os.geteuid():
+        try:
+            send()
+        except (OSError, OverflowError):  # it is gone, or another's; or there is no such number
+            return False
+        return True
+    child = os.fork()
+    if child == 0:
+        try:
+            uid, gid = os.geteuid(), os.getegid()
+            os.seteuid(0)
+            os.setresgid(gid, gid, gid)
+            os.setresuid(uid, uid, uid)
+            send()
+            os._exit(0)
+        finally:
+            os._exit(1)
+    return os.waitpid(child, 0)[1] == 0
+
+
 def _become(uid: int, gid: int) -> None:
     """For root alone. Without the groups that it has. Raises InvalidRequest."""
     try:
@@ -213,12 +240,22 @@ def _refuse_program(user: User, path: Path) -> None:
             f"{user} cannot read {str(closed)!r}, and Corral runs from below it: install it where every"
             " user can read it, as below /opt"
         )
-    for own in (path, path.parent):
-        if os.access(own, os.W_OK, effective_ids=True):
+    for own in (path, *path.absolute().parents, *path.resolve().parents):
+        if _can_change(own):
             raise InvalidRequest(
                 f"{user} could change {str(own)!r}, and root runs what is there: give the installation to"
                 " root, as with `chown -R root:root`"
             )
+
+
+def _can_change(path: Path) -> bool:
+    """Whether who we act as can, and give its name to something else; not what others have where all may
+    write, as in /tmp."""
+    if not os.access(path, os.W_OK, effective_ids=True):
+        return False
+    known = path.stat()
+    is_sticky = stat.S_ISDIR(known.st_mode) and known.st_mode & stat.S_ISVTX
+    return not is_sticky or known.st_uid == os.geteuid()
 
 
 def _refuse_file(user: User, name: str, path: Path, *, is_egress: bool) -> None:
@@ -226,7 +263,7 @@ def _refuse_file(user: User, name: str, path: Path, *, is_egress: bool) -> None:
     closed = _closed(path)
     if closed and (name in _EGRESS_FILES if is_egress else name != _EGRESS_ALONE):
         raise InvalidRequest(f"{name}: {user} cannot read {str(closed)!r}, and its process needs to")
-    if name == _EGRESS_ALONE and not is_egress and path.exists() and not closed:
+    if name == _EGRESS_ALONE and not is_egress and not closed and path.exists():
         raise InvalidRequest(
             f"{name}: {user} can read {str(path)!r}, which is for egress_user alone: chown it to that one,"
             " and chmod 600"

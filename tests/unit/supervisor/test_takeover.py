@@ -19,9 +19,9 @@ USERS = Users(User("user", "u", USER, USER, "/"), User("egress_user", "e", EGRES
 
 
 @pytest.fixture
-def data_dir(tmp_path: Path) -> Iterator[Path]:
+def data_dir(open_dir: Path) -> Iterator[Path]:
     """As root's server leaves it: with a session's workspace, and keys."""
-    data_dir = tmp_path / "d"
+    data_dir = open_dir / "d"
     workspace = data_dir / "hands" / "workspaces" / "sesn_1" / "files"
     workspace.mkdir(parents=True)
     private = private_path(data_dir, "egress")
@@ -127,6 +127,17 @@ def test_a_link_in_the_place_of_the_private_directory_is_refused(data_dir: Path,
     with pytest.raises(InvalidRequest, match="cannot be given"):
         take_over(data_dir, USERS)
     assert owner(tmp_path / "elsewhere") == 0
+
+
+def test_a_link_in_the_place_of_the_lock_is_followed_with_its_owners_rights(open_dir: Path) -> None:
+    (open_dir / "machines").write_text("kept")
+    data_dir = open_dir / "d"
+    data_dir.mkdir()
+    (data_dir / "lock").symlink_to(open_dir / "machines")
+    os.chown(data_dir, USER, USER)
+    with pytest.raises(InvalidRequest, match="Permission denied"):
+        take_over(data_dir, USERS)
+    assert (open_dir / "machines").read_text() == "kept"
 
 
 def test_without_users_it_is_not_taken_back(data_dir: Path) -> None:

@@ -79,6 +79,36 @@ print(os.getresuid())
 
 
 @as_root
+def test_who_acts_as_a_user_signals_its_processes_alone() -> None:
+    """By its real user, which stays root's, it could signal whatever is root's."""
+    program = f"""
+import os, signal, subprocess, sys
+from corral.supervisor.adopt import end
+from corral.supervisor.users import User, Users, signalled
+users = Users(User("", "u", {USER}, {USER}, "/"), User("", "e", {EGRESS}, {EGRESS}, "/"))
+sleep = ["sleep", "600"]
+of_root = subprocess.Popen(sleep)
+others, theirs, ended = (subprocess.Popen(sleep, user=uid) for uid in ({EGRESS}, {USER}, {USER}))
+try:
+    users.step_down()
+    for each in (of_root, others):
+        end(each.pid, 30.0)
+        assert not signalled(lambda: os.kill(each.pid, signal.SIGKILL)) and each.poll() is None
+    assert not signalled(lambda: os.kill(1 << 40, signal.SIGKILL))
+    end(ended.pid, 30.0)
+    assert signalled(lambda: os.kill(theirs.pid, signal.SIGKILL))
+    assert (ended.wait(30), theirs.wait(30)) == (-signal.SIGTERM, -signal.SIGKILL)
+    assert (os.getresuid(), os.getresgid()) == ((0, {USER}, 0), (0, {USER}, 0))
+finally:
+    os.seteuid(0)
+    for each in (of_root, others, theirs, ended):
+        each.kill()
+        each.wait()
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+@as_root
 def test_who_acts_as_the_owner_of_a_file(open_dir: Path) -> None:
     """Root does; anybody else goes on as who it is."""
     (open_dir / "theirs").touch()
@@ -165,6 +195,17 @@ class TestWhatTheyCanReach:
             Config(data_dir=open_dir / "d", vault_key_file=keys)
         )
 
+    @pytest.mark.usefixtures("refused")
+    def test_keys_of_the_vault_in_a_directory_of_egress(self, open_dir: Path) -> None:
+        keys = open_dir / "keys"
+        keys.mkdir(mode=0o700)
+        (keys / "vault.keys").touch(mode=0o600)
+        for path in (keys, keys / "vault.keys"):
+            os.chown(path, EGRESS, EGRESS)
+        users_of(str(USER), str(EGRESS)).refuse_unreachable(
+            Config(data_dir=open_dir / "d", vault_key_file=keys / "vault.keys")
+        )
+
     def test_the_way_to_the_data_directory(self, refused: Callable[..., str], open_dir: Path) -> None:
         (open_dir / "closed").mkdir(mode=0o700)
         assert f"cannot get into '{open_dir / 'closed'}'" in refused(open_dir / "closed" / "d")
@@ -180,3 +221,17 @@ class TestWhatTheyCanReach:
         monkeypatch.setattr("corral.supervisor.users._program", lambda: [program])
         said = "could change" if mode == 0o777 else "cannot read"
         assert f"{said} '{program.parent}'" in refused()
+
+    def test_an_installation_that_can_be_replaced(
+        self, refused: Callable[..., str], open_dir: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        program = open_dir / "lib" / "corral" / "__init__.py"
+        program.parent.mkdir(parents=True)
+        program.touch()
+        (open_dir / "link").symlink_to(open_dir / "lib")
+        monkeypatch.setattr(
+            "corral.supervisor.users._program", lambda: [open_dir / "link" / "corral" / "__init__.py"]
+        )
+        users_of(str(USER), str(EGRESS)).refuse_unreachable(Config(data_dir=open_dir / "d"))
+        os.chown(open_dir / "lib", USER, USER)
+        assert f"could change '{open_dir / 'l'}" in refused()
