@@ -9,12 +9,17 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from corral.testing.postgres import Postgres, missing
 
 # A shell that has no job control starts what goes to the background with SIGINT ignored, and whoever is
 # started there inherits that: a command that the tests interrupt would rightly go on.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# On a busy machine everything is slow, and says nothing of what is tested.
+settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("unhurried")
 
 _FIRST = Path(__file__).with_name("simulation")
 

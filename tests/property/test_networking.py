@@ -24,7 +24,6 @@ from corral.kernel.hosts import canonical_host, entry_of, fits, matches
 from corral.kernel.ids import SessionId
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 """A busy machine is no failure."""
 
 LABELS = st.sampled_from(["a", "b", "ab", "example", "com", "evil", "xn--a", "a-b", "1"])
@@ -40,7 +39,6 @@ def allowed_by_labels(pattern: str, host: str) -> bool:
     return found == wanted
 
 
-@UNHURRIED
 @given(st.lists(PATTERNS, max_size=6), HOSTS, st.booleans())
 @example(["*.example.com"], "example.com", False)
 @example(["*.example.com"], "evilexample.com", False)
@@ -53,7 +51,6 @@ def test_hosts_that_a_policy_allows(patterns: list[str], host: str, shouts: bool
     assert WebRules(allowed_hosts=tuple(given_)).allows(host) == allowed, "web tools take them the same way"
 
 
-@UNHURRIED
 @given(
     st.lists(PATTERNS, max_size=2),
     st.frozensets(st.tuples(HOSTS, st.integers(1, 3)), max_size=4),
@@ -73,7 +70,6 @@ def test_endpoints_of_mcp_servers(
     assert everything == NetworkPolicy(hosts=None)
 
 
-@UNHURRIED
 @given(PATTERNS, HOSTS, st.integers(1, 65535), st.none() | st.integers(1, 65535))
 def test_entries_of_an_operator(pattern: str, host: str, port: int, named: int | None) -> None:
     entry = pattern if named is None else f"{pattern}:{named}"
@@ -82,7 +78,6 @@ def test_entries_of_an_operator(pattern: str, host: str, port: int, named: int |
     assert fits("*", host, port, port_unless_named=None) and matches(host, host)
 
 
-@UNHURRIED
 @given(st.ip_addresses(), st.data())
 def test_entries_that_are_addresses_and_networks(
     address: ipaddress.IPv4Address, data: st.DataObject
@@ -101,7 +96,6 @@ def test_entries_that_are_addresses_and_networks(
     assert not fits(entry, "example.com", 443, port_unless_named=None)
 
 
-@UNHURRIED
 @given(st.text(max_size=40))
 @example("10.0.0.1/8")
 @example("[::1")
@@ -117,7 +111,6 @@ def test_an_entry_is_understood_or_refused(text: str) -> None:
         assert pattern == "*" or not isinstance(pattern, str) or canonical_host(pattern.removeprefix("*."))
 
 
-@UNHURRIED
 @given(st.text(max_size=40))
 def test_a_host_has_one_spelling(text: str) -> None:
     host = canonical_host(text)
@@ -127,7 +120,6 @@ def test_a_host_has_one_spelling(text: str) -> None:
         assert canonical_host(text.upper()) == host
 
 
-@UNHURRIED
 @given(st.ip_addresses(v=4))
 def test_what_stands_for_an_address_is_judged_as_it_is(address: ipaddress.IPv4Address) -> None:
     number = int(address)
@@ -300,7 +292,7 @@ SAID = st.lists(st.lists(TOKENS | st.binary(max_size=8), max_size=10).map(b"".jo
 
 
 @given(SAID)
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @example([b"CONNECT ok.test:443 HTTP/1.1\r\nHost: ok.test\r\n\r\n", b"\x16\x03\x01\x00\x05hello"])
 @example([b"GET http://evil.test/ HTTP/1.1\r\nHost: ok.test\r\n\r\n"])
 @example([b"GET http://ok.test@evil.test/ HTTP/1.1\r\nHost: evil.test\r\n\r\n"])

@@ -22,7 +22,7 @@ def naive(table: dict[bytes, bytes], data: bytes) -> bytes:
     return done
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(TABLES, st.text("abcd", max_size=60), st.lists(st.integers(0, 60), max_size=12))
 def test_it_is_as_in_the_whole(words: dict[str, str], text: str, cuts: list[int]) -> None:
     table = {key.encode(): value.encode() for key, value in words.items()}
@@ -43,7 +43,7 @@ def test_what_cannot_begin_one_goes_on_at_once() -> None:
     assert swap.feed(b"secret-of-some-length") == b"*"
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(TABLES, st.text("abcd", max_size=60), st.lists(st.integers(0, 60), max_size=12))
 def test_steadily_it_is_as_in_the_whole(words: dict[str, str], text: str, cuts: list[int]) -> None:
     table = {key.encode(): value.encode() for key, value in words.items()}
@@ -85,7 +85,7 @@ def test_random_bytes() -> None:
     ), f"seed {seed}"
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     TABLES,
     st.text("abc\n", max_size=60),
