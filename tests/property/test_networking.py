@@ -181,12 +181,13 @@ METADATA = ["169.254.169.254", "168.63.129.16", "100.100.100.200", "192.0.0.192"
 
 
 def spellings(address: str) -> list[str]:
-    """In IPv6, by rules of RFC 4291, 6052, 3056 and 4380 written down once more."""
+    """In IPv6, by rules of RFC 4291, 2765, 6052, 3056 and 4380 written down once more."""
     octets = ipaddress.IPv4Address(address).packed
     high, low = octets[:2].hex(), octets[2:].hex()
     first, second, third, fourth = (f"{octet:02x}" for octet in octets)
     return [
-        f"::ffff:{address}", f"::{address}", f"64:ff9b::{address}", f"64:ff9b:1::{address}",
+        f"::ffff:{address}", f"::{address}", f"::ffff:0:{address}",
+        f"64:ff9b::{address}", f"64:ff9b:1::{address}",
         f"64:ff9b:1:{high}:00{third}:{fourth}00:0:0", f"64:ff9b:1:00{first}:00{second}:{third}{fourth}:0:0",
         f"64:ff9b:1:0:00{first}:{second}{third}:{fourth}00:0", f"2002:{high}:{low}::1",
         f"2001:0:{high}:{low}::1",
@@ -196,8 +197,8 @@ def spellings(address: str) -> list[str]:
 
 @pytest.mark.parametrize(
     "address",
-    ["fe80::1", "fd00:ec2::254", "fd20:ce::254", "0.0.0.0", "::ffff:0.0.0.0", "224.0.0.1", "nonsense",
-     *METADATA, *(spelled for address in METADATA for spelled in spellings(address))],
+    ["fe80::1", "fd00:ec2::254", "fd00:ec2::23", "fd20:ce::254", "0.0.0.0", "::ffff:0.0.0.0", "224.0.0.1",
+     "nonsense", *METADATA, *(spelled for address in METADATA for spelled in spellings(address))],
 )  # fmt: skip
 def test_no_operator_opens_a_metadata_service(address: str) -> None:
     gate = Gate(policy=NetworkPolicy(hosts=None), operator=OperatorHosts(internal=("*",)))

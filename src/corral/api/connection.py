@@ -35,7 +35,8 @@ from corral.kernel.metrics import count
 
 __all__ = ["Connection", "Receiver"]
 
-_ROOM: Final = bytearray(HTTP_READ_BYTES)  # for what is just coming, on whichever connection
+# For what is just coming, on whichever connection. A view: asyncio's TLS reads into parts of it.
+_ROOM: Final = memoryview(bytearray(HTTP_READ_BYTES))
 _OF_UPGRADES = frozenset({b"connection", b"upgrade", b"http2-settings"})
 
 
@@ -243,11 +244,11 @@ class Receiver(asyncio.BufferedProtocol):
     def resume_writing(self) -> None:
         self._connection.resume_writing()
 
-    def get_buffer(self, sizehint: int) -> bytearray:
+    def get_buffer(self, sizehint: int) -> memoryview:
         return _ROOM
 
     def buffer_updated(self, nbytes: int) -> None:
-        came = bytes(memoryview(_ROOM)[:nbytes])
+        came = bytes(_ROOM[:nbytes])
         _ROOM[:nbytes] = bytes(nbytes)
         self._connection.data_received(came)
 

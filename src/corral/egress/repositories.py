@@ -29,10 +29,11 @@ _GIT: Final = (
 )
 _SLASH: Final = rb"(/|%2f)"  # names of branches have one, encoded or not
 # No dot segments, and nothing encoded that is more than a letter: . / ; \ % or a control character; nor one
-# of these in more bytes than UTF-8 has for it, which not everybody who decodes refuses.
+# of these in more bytes than UTF-8 has for it, which not everybody who decodes refuses; nor a byte that
+# only older UTF-8 had.
 _SEGMENT: Final = (
     rb"(?!\.{1,2}(" + _SLASH + rb"|\?|\Z))([a-z0-9._~!$&'()*+,=:@-]|%(?!2[5ef]|3b|5c|7f|[01]|c[01]"
-    rb"|e0%[89]|f0%8)[0-9a-f]{2})+"
+    rb"|e0%[89]|f0%8|f[89a-f])[0-9a-f]{2})+"
 )
 _BELOW: Final = rb"(/" + _SEGMENT + rb"(" + _SLASH + _SEGMENT + rb")*)?(\?[\x21-\x22\x24-\x7e]*)?"
 

@@ -16,7 +16,7 @@ _V4_REFUSED: Final = tuple(
 _MACHINES_ONLY: Final = tuple(
     ipaddress.ip_network(each)
     for each in (
-        "169.254.0.0/16", "fe80::/10", "fd00:ec2::254", "fd20:ce::254",
+        "169.254.0.0/16", "fe80::/10", "fd00:ec2::/32", "fd20:ce::254",
         "168.63.129.16", "100.100.100.200", "192.0.0.192",
     )
 )  # fmt: skip
@@ -24,6 +24,7 @@ _IPV4_BITS: Final = 0xFFFFFFFF
 _NAT64: Final = ipaddress.ip_network("64:ff9b::/96")
 _NAT64_LOCAL: Final = ipaddress.ip_network("64:ff9b:1::/48")
 _COMPATIBLE: Final = ipaddress.ip_network("::/96")
+_TRANSLATED: Final = ipaddress.ip_network("::ffff:0:0:0/96")
 _V6_UNICAST: Final = ipaddress.ip_network("2000::/3")
 _V6_REFUSED: Final = (ipaddress.ip_network("2002::/16"), ipaddress.ip_network("2001::/23"))
 
@@ -47,7 +48,8 @@ def is_public(address: str) -> bool:
 
 def stands_for(address: str) -> list[str]:
     """The address itself, by its own name, and each IPv4 address that a packet to it may end at: mapped and
-    compatible ones (RFC 4291), by NAT64 (RFC 6052, 8215: wherever such a prefix may end), 6to4, Teredo.
+    compatible ones (RFC 4291), translated ones (RFC 2765), by NAT64 (RFC 6052, 8215: wherever such a prefix
+    may end), 6to4, Teredo.
     Empty for what is no address."""
     try:
         parsed = ipaddress.ip_address(address.partition("%")[0])
@@ -57,7 +59,7 @@ def stands_for(address: str) -> list[str]:
         return [str(parsed)]
     number = int(parsed)
     inner: list[int] = []
-    if parsed.ipv4_mapped is not None or parsed in _NAT64 or parsed in _COMPATIBLE:
+    if parsed.ipv4_mapped is not None or any(parsed in each for each in (_NAT64, _COMPATIBLE, _TRANSLATED)):
         inner.append(number)
     elif parsed in _NAT64_LOCAL:
         low = number & ((1 << 64) - 1)

@@ -126,6 +126,7 @@ ELSEWHERE = (
     *("/repos/ada/engine;/../other", "/repos/ada/engine/..%5cother", "/repos/ada/engine/x%00/../../y"),
     *("/repos/%61da/engine", "/x/../repos/ada/engine", "/repos/ada/engine/..?x", "/repos/ada/engine%2e"),
     *("/repos/ada/engine/%c0%ae%c0%ae/other", "/repos/ada/engine/%E0%80%ae%e0%80%AE%e0%80%af/other"),
+    *("/repos/ada/engine/%f8%80%80%80%ae%FC%80%80%80%80%ae/other", "/repos/ada/engine/%ff/other"),
     *("/repos/ada/engine/..%f0%80%80%af/other", "/repos/ada/engine/..%c1%9cother"),
 )
 
