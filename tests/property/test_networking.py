@@ -24,7 +24,6 @@ from corral.kernel.hosts import canonical_host, entry_of, fits, matches
 from corral.kernel.ids import SessionId
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-"""A busy machine is no failure."""
 
 LABELS = st.sampled_from(["a", "b", "ab", "example", "com", "evil", "xn--a", "a-b", "1"])
 HOSTS = st.lists(LABELS, min_size=1, max_size=5).map(".".join)

@@ -1,13 +1,20 @@
 """Planted secrets: each is unique, says where it was planted, and is looked for everywhere else."""
 
 import base64
+import gzip
+import io
 import secrets
+import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-__all__ = ["Canaries", "Search", "spellings"]
+import zstandard
 
+__all__ = ["Canaries", "Search", "spellings", "unpacked"]
+
+_ZSTD, _GZIP = b"\x28\xb5\x2f\xfd", b"\x1f\x8b"
+_UNPACKED_BYTES_MAX, _PIECE_BYTES = 1 << 30, 1 << 20
 _BEGINNING: Final = "corral-canary-"
 KINDS: Mapping[str, str] = {
     "vault": "a secret of a vault",
@@ -61,6 +68,28 @@ def spellings(value: str) -> tuple[bytes, ...]:
     return (plain, *inner, plain.hex().encode(), plain[::-1])
 
 
+def unpacked(content: bytes) -> bytes:
+    """Of what zstd (checkpoints, layers) or gzip has packed, as much as is whole; empty of all else."""
+    pieces: list[bytes] = []
+    try:
+        if content.startswith(_ZSTD):
+            with zstandard.ZstdDecompressor().stream_reader(content, read_across_frames=True) as packed:
+                _read(packed, pieces)
+        elif content.startswith(_GZIP):
+            with gzip.GzipFile(fileobj=io.BytesIO(content)) as packed:
+                _read(packed, pieces)
+    except (zstandard.ZstdError, OSError, EOFError, zlib.error):
+        pass  # the rest is none
+    return b"".join(pieces)
+
+
+def _read(packed: io.BufferedIOBase | zstandard.ZstdDecompressionReader, pieces: list[bytes]) -> None:
+    left = _UNPACKED_BYTES_MAX
+    while left > 0 and (piece := packed.read(min(left, _PIECE_BYTES))):
+        pieces.append(piece)
+        left -= len(piece)
+
+
 _BEGINNINGS: Final = spellings(_BEGINNING)
 
 
@@ -74,7 +103,13 @@ class Search:
     hits: list[tuple[str, str]] = field(default_factory=list)
 
     def look(self, place: str, content: bytes, *, only: Iterable[str] | None = None) -> None:
-        """only: names of the secrets that must not be there; all unless given."""
+        """What is packed is looked at unpacked, too. only: names of the secrets that must not be there; all
+        unless given."""
+        self._look(place, content, only=only)
+        if inner := unpacked(content):
+            self._look(place, inner, only=only)
+
+    def _look(self, place: str, content: bytes, *, only: Iterable[str] | None) -> None:
         self.places[place] = self.places.get(place, 0) + len(content)
         may_have_canaries = any(spelled in content for spelled in _BEGINNINGS)
         for name in self.secrets if only is None else only:

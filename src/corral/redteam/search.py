@@ -23,6 +23,7 @@ from corral.redteam.stage import ATTACKERS
 __all__ = ["searched"]
 
 _OF_THE_SERVER: Final = ("vault", "bearer", "model", "server", "git", "unmounted")
+_PRIVATE_KEY: Final = "private key"
 _REGION_BYTES_MAX: Final = 256 << 20
 _PIECE: Final = 16 << 20
 _OVERLAP: Final = 512
@@ -39,6 +40,7 @@ async def searched(stage: ServedStage, canaries: Canaries) -> Search:
         search.look(name, content, only=everything if of_attackers else [*ours, *passes])
     await asyncio.to_thread(_files, stage, search, everything, [*ours, *passes])
     await asyncio.to_thread(_processes, stage, search, everything, ours)
+    await _checkpoints(stage, search, [*ours, *passes])
     await _backup(stage, search, [*ours, *passes])
     return search
 
@@ -51,7 +53,7 @@ def _passes(stage: ServedStage) -> Mapping[str, str]:
     if keys.exists():
         for number, line in enumerate(keys.read_text().splitlines()):
             if len(secret := line.split()[-1]) >= 32:
-                found[f"private key {number} of the vault"] = secret
+                found[f"{_PRIVATE_KEY} {number} of the vault"] = secret
     return {name: value.strip() for name, value in found.items()}
 
 
@@ -114,6 +116,16 @@ def _files(stage: ServedStage, search: Search, everything: Iterable[str], ours: 
         search.look("dump of the store", "\n".join(db.iterdump()).encode(errors="replace"), only=ours)
 
 
+async def _checkpoints(stage: ServedStage, search: Search, only: Iterable[str]) -> None:
+    """The attackers' sandboxes are let go, so all they kept is packed."""
+    for who in ATTACKERS:
+        await stage.restart(who)
+    for path in sorted((stage.node.data_dir / "blobs").rglob("*")):
+        if path.is_file():
+            content = await asyncio.to_thread(path.read_bytes)
+            await asyncio.to_thread(search.look, "checkpoints", content, only=only)
+
+
 def _shown(path: Path) -> str:
     """Workspaces and caches have names of their own in each run."""
     return "/".join(path.parts[:3]) + ("/..." if len(path.parts) > 3 else "")
@@ -121,11 +133,12 @@ def _shown(path: Path) -> str:
 
 def _processes(stage: ServedStage, search: Search, everything: Iterable[str], ours: Iterable[str]) -> None:
     """Environment and arguments of every process of Corral, and of what runs in sandboxes; memory of the
-    latter, and of egress's neighbours that have no business with a vault."""
+    latter, and of all of Corral's but the egress process for what it alone has."""
     roles = {**stage.node.processes(), "egress": stage.gate_pid}
     if stage.node.supervisor_pid:
         roles["supervisor"] = stage.node.supervisor_pid
-    of_egress = [KINDS[kind] for kind in ("vault", "git") if KINDS[kind] in search.secrets]
+    of_egress = [KINDS[kind] for kind in ("vault", "bearer", "git") if KINDS[kind] in search.secrets]
+    of_egress += [name for name in search.secrets if name.startswith(_PRIVATE_KEY)]
     for role, pid in roles.items():
         _look(search, f"arguments of {role}", pid, "cmdline", ours)
         # The supervisor was started with the settings in its environment, by us.
@@ -133,8 +146,8 @@ def _processes(stage: ServedStage, search: Search, everything: Iterable[str], ou
         _look(
             search, f"environment of {role}", pid, "environ", [each for each in ours if each not in allowed]
         )
-        if role in ("hands", "supervisor"):
-            hidden = of_egress if role == "supervisor" else [*of_egress, KINDS["model"]]
+        if role != "egress":
+            hidden = [*of_egress, KINDS["model"]] if role == "hands" else of_egress
             _look_in_memory(search, f"memory of {role}", pid, hidden)
     for pid, who in _inside(stage):
         for what in ("environ", "cmdline"):
