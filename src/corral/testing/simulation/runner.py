@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from multiprocessing import get_context
 
+from corral.process import end_with_parent
 from corral.testing.simulation.mutants import MUTANTS
 from corral.testing.simulation.schedule import Outcome, play
 
@@ -63,7 +65,9 @@ def play_all(first: int, count: int, *, processes: int, mutant: str | None = Non
 
 def _settle() -> None:
     """Once per process: what is there before the first schedule stays; schedules make much garbage in few
-    cycles. Not again later: what is frozen while it is garbage would stay as well."""
+    cycles. Not again later: what is frozen while it is garbage would stay as well. It ends with whoever waits
+    for it."""
+    end_with_parent(signal.SIGKILL)
     gc.freeze()
     gc.set_threshold(20_000, 10, 50)
 
