@@ -2,16 +2,15 @@
 
 import gc
 import os
-import signal
 import sys
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from threading import Thread
 
-from corral.process import end_with_parent
 from corral.testing.simulation.mutants import MUTANTS
 from corral.testing.simulation.schedule import Outcome, play
 
@@ -65,11 +64,18 @@ def play_all(first: int, count: int, *, processes: int, mutant: str | None = Non
 
 def _settle() -> None:
     """Once per process: what is there before the first schedule stays; schedules make much garbage in few
-    cycles. Not again later: what is frozen while it is garbage would stay as well. It ends with whoever waits
-    for it."""
-    end_with_parent(signal.SIGKILL)
+    cycles. Not again later: what is frozen while it is garbage would stay as well."""
+    Thread(target=_end_with_parent, daemon=True).start()
     gc.freeze()
     gc.set_threshold(20_000, 10, 50)
+
+
+def _end_with_parent() -> None:
+    """Also if it is killed, and can tell nobody that there is no more to do."""
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _play_some(first: int, count: int, mutant: str | None) -> Batch:
