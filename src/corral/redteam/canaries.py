@@ -1,8 +1,6 @@
 """Planted secrets: each is unique, says where it was planted, and is looked for everywhere else."""
 
 import base64
-import gzip
-import io
 import secrets
 import zlib
 from collections.abc import Iterable, Mapping
@@ -14,6 +12,7 @@ import zstandard
 __all__ = ["Canaries", "Search", "spellings", "unpacked"]
 
 _ZSTD, _GZIP = b"\x28\xb5\x2f\xfd", b"\x1f\x8b"
+_OF_GZIP: Final = 31  # window bits that ask for its header
 _UNPACKED_BYTES_MAX, _PIECE_BYTES = 1 << 30, 1 << 20
 _BEGINNING: Final = "corral-canary-"
 KINDS: Mapping[str, str] = {
@@ -72,22 +71,17 @@ def unpacked(content: bytes) -> bytes:
     """Of what zstd (checkpoints, layers) or gzip has packed, as much as is whole; empty of all else."""
     pieces: list[bytes] = []
     try:
-        if content.startswith(_ZSTD):
-            with zstandard.ZstdDecompressor().stream_reader(content, read_across_frames=True) as packed:
-                _read(packed, pieces)
-        elif content.startswith(_GZIP):
-            with gzip.GzipFile(fileobj=io.BytesIO(content)) as packed:
-                _read(packed, pieces)
-    except (zstandard.ZstdError, OSError, EOFError, zlib.error):
+        if content.startswith(_GZIP):
+            pieces.append(zlib.decompressobj(_OF_GZIP).decompress(content, _UNPACKED_BYTES_MAX))
+        elif content.startswith(_ZSTD):
+            left = _UNPACKED_BYTES_MAX
+            with zstandard.ZstdDecompressor().stream_reader(content, read_across_frames=True) as frames:
+                while left > 0 and (piece := frames.read(_PIECE_BYTES)):
+                    pieces.append(piece)
+                    left -= len(piece)
+    except (zstandard.ZstdError, zlib.error):
         pass  # the rest is none
     return b"".join(pieces)
-
-
-def _read(packed: io.BufferedIOBase | zstandard.ZstdDecompressionReader, pieces: list[bytes]) -> None:
-    left = _UNPACKED_BYTES_MAX
-    while left > 0 and (piece := packed.read(min(left, _PIECE_BYTES))):
-        pieces.append(piece)
-        left -= len(piece)
 
 
 _BEGINNINGS: Final = spellings(_BEGINNING)

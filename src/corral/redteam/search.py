@@ -40,7 +40,7 @@ async def searched(stage: ServedStage, canaries: Canaries) -> Search:
         search.look(name, content, only=everything if of_attackers else [*ours, *passes])
     await asyncio.to_thread(_files, stage, search, everything, [*ours, *passes])
     await asyncio.to_thread(_processes, stage, search, everything, ours)
-    await _checkpoints(stage, search, [*ours, *passes])
+    await _checkpoints(stage, search, everything)
     await _backup(stage, search, [*ours, *passes])
     return search
 
@@ -117,13 +117,10 @@ def _files(stage: ServedStage, search: Search, everything: Iterable[str], ours: 
 
 
 async def _checkpoints(stage: ServedStage, search: Search, only: Iterable[str]) -> None:
-    """The attackers' sandboxes are let go, so all they kept is packed."""
+    """What would be kept of the attackers' sandboxes when they move."""
     for who in ATTACKERS:
-        await stage.restart(who)
-    for path in sorted((stage.node.data_dir / "blobs").rglob("*")):
-        if path.is_file():
-            content = await asyncio.to_thread(path.read_bytes)
-            await asyncio.to_thread(search.look, "checkpoints", content, only=only)
+        content = b"".join([chunk async for chunk in stage.export(who)])
+        await asyncio.to_thread(search.look, f"checkpoint of session {who}", content, only=only)
 
 
 def _shown(path: Path) -> str:
