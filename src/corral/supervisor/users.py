@@ -29,6 +29,7 @@ __all__ = ["User", "Users", "signalled"]
 
 _EGRESS_FILES: Final = frozenset(("egress_ca", "mcp_ca", "repository_ca", "vault_key_file"))
 _EGRESS_ALONE: Final = "vault_key_file"
+_IDS: Final = 2**32 - 1  # the last number says "nobody is changed", to chown and its like
 _OURS: Final = "corral"
 _THEIRS: Final = ("uvicorn", "h11")  # of what we are installed with
 
@@ -56,6 +57,8 @@ class User:
                     f"{setting}: there is no user {name!r} on this machine; make one, as with"
                     f" `useradd --system {name}`, or give a number"
                 ) from None
+            if int(name) >= _IDS:
+                raise InvalidRequest(f"{setting}: users have numbers below {_IDS}, not {name!r}") from None
             found = cls(setting, name, int(name), int(name), "/")
         if 0 in (found.uid, found.gid):
             raise InvalidRequest(f"{setting}: {name!r} is root, or of its group: name an ordinary user")

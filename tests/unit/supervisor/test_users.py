@@ -38,6 +38,8 @@ def test_without_settings_nothing_changes() -> None:
         ("root", "65414", "user: 'root' is root"),
         ("0", "65414", "user: '0' is root"),
         ("65414", "65414", "are the same"),
+        ("4294967295", "65414", "user: .* below 4294967295, not '4294967295'"),
+        ("65413", "99999999999999999999", "egress_user: .* not '99999999999999999999'"),
     ],
 )
 def test_who_cannot_be_named(user: str, egress: str, said: str) -> None:
