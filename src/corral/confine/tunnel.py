@@ -18,6 +18,7 @@ from contextlib import asynccontextmanager
 from typing import Final
 
 from corral.confine.way import NoWay, Trouble, Way
+from corral.kernel.hosts import canonical_host
 from corral.kernel.limits import (
     CREDENTIALS_WAIT_SECONDS,
     EGRESS_CONNECT_SECONDS,
@@ -44,7 +45,7 @@ _CHUNK_BYTES: Final = 256 * 1024
 
 
 class Tunnel:
-    """Of one program. allows: host (lower case; an IPv6 address without brackets) and port.
+    """Of one program. allows: host (canonical) and port.
 
     bytes_max, sent_bytes_max: that its connections may receive and send together, TLS and all.
     silent_seconds: for so long a host may leave a question unanswered.
@@ -135,7 +136,10 @@ class Tunnel:
         else:
             writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
             return
-        host, port = asked[1].decode().lower().strip("[]"), int(asked[2] or _HTTP_PORT)
+        host, port = canonical_host(asked[1].decode()), int(asked[2] or _HTTP_PORT)
+        if host is None:
+            writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+            return
         is_connect = asked.re is _CONNECT
         if not self._allows(host, port):
             self._note("refused", f"{host}:{port} is not an allowed host")

@@ -79,7 +79,7 @@ def _host(name: str) -> str:
         except idna.IDNAError as error:
             raise BadUrl("invalid_tool_input", f"the host name is not valid: {error}") from None
     host = name.lower().removesuffix(".")  # only now: other dots have become this one
-    if not _HOST.fullmatch(f"[{host}]" if ":" in host else host) or ".." in host or host.startswith("."):
+    if not _HOST.fullmatch(f"[{host}]" if ":" in host else host) or "" in host.split("."):
         raise BadUrl("invalid_tool_input", "the URL has no valid host name")
     return host
 

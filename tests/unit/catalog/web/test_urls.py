@@ -40,6 +40,8 @@ def test_equal_urls_have_one_form(given: str, text: str) -> None:
         ("https://example.com\\@evil.org/", "invalid_tool_input"),
         ("https://example.com:99999/", "invalid_tool_input"),
         ("https://ex..com/", "invalid_tool_input"),
+        ("https://example.com../", "invalid_tool_input"),
+        ("https://.example.com/", "invalid_tool_input"),
         ("https://ex。。com/", "invalid_tool_input"),
         ("https://example.com。./", "invalid_tool_input"),
         ("https://example.com/\ud800", "invalid_tool_input"),
