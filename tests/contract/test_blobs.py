@@ -156,6 +156,24 @@ async def test_a_directory_that_cannot_be_used_is_named(tmp_path: Path) -> None:
 # -- a service -----------------------------------------------------------------------------------------
 
 
+async def test_links_are_not_followed(tmp_path: Path) -> None:
+    """Root backs up a directory that another user can change."""
+    (tmp_path / "machine").mkdir()
+    (tmp_path / "machine" / "file").write_text("of the machine")
+    store = await LocalBlobs.open(tmp_path / "blobs")
+    await store.put("files/one", chunks(b"ours"))
+    blob = tmp_path / "blobs" / "files" / "one="
+    blob.unlink()
+    blob.symlink_to(tmp_path / "machine" / "file")
+    with pytest.raises(BlobUnavailable):
+        await read(store, "files/one")
+    (tmp_path / "blobs" / "~incoming").rmdir()
+    (tmp_path / "blobs" / "~incoming").symlink_to(tmp_path / "machine")
+    with pytest.raises(BlobUnavailable):
+        await LocalBlobs.open(tmp_path / "blobs")
+    assert (tmp_path / "machine" / "file").read_text() == "of the machine"
+
+
 async def test_a_service_killed_in_the_middle_of_a_put() -> None:
     if reason := missing():
         pytest.skip(reason)

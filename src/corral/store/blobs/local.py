@@ -34,6 +34,8 @@ __all__ = ["LocalBlobs"]
 
 T = TypeVar("T")
 _INCOMING, _MARK = "~incoming", "="
+# We make no links. Who made one may have fewer rights than we: root backs up what another user serves.
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 _LISTED_AT_ONCE = 256  # a trip to a thread costs more than an entry
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -144,21 +146,27 @@ class LocalBlobs:
     def _prepare(self) -> None:
         self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._incoming.mkdir(mode=0o700, exist_ok=True)
-        for path in self._incoming.iterdir():
-            with contextlib.suppress(FileNotFoundError):
-                fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-                try:
-                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    path.unlink()
-                except BlockingIOError:
-                    pass  # somebody writes it now
-                finally:
-                    os.close(fd)
+        folder = os.open(self._incoming, _READ | os.O_DIRECTORY)
+        try:
+            with os.scandir(folder) as found:
+                names = [entry.name for entry in found]
+            for name in names:
+                with contextlib.suppress(FileNotFoundError):
+                    fd = os.open(name, _READ, dir_fd=folder)
+                    try:
+                        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                        os.unlink(name, dir_fd=folder)
+                    except BlockingIOError:
+                        pass  # somebody writes it now
+                    finally:
+                        os.close(fd)
+        finally:
+            os.close(folder)
 
     def _opened(self, key: str) -> int | None:
         """A descriptor; None if there is no such blob."""
         try:
-            return os.open(self._path(key), os.O_RDONLY | os.O_CLOEXEC)
+            return os.open(self._path(key), _READ)
         except FileNotFoundError:
             self._incoming.stat()  # raises if it is the whole place that is gone: not mounted, perhaps
             return None
