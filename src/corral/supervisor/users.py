@@ -199,7 +199,10 @@ def signalled(send: Callable[[], None]) -> bool:
         except (OSError, OverflowError):  # it is gone, or another's; or there is no such number
             return False
         return True
-    child = os.fork()
+    try:
+        child = os.fork()
+    except OSError:  # the machine is full: whoever must end something tries again
+        return False
     if child == 0:
         try:
             uid, gid = os.geteuid(), os.getegid()

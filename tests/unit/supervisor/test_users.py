@@ -88,6 +88,9 @@ import os, signal, subprocess, sys
 from corral.supervisor.adopt import end
 from corral.supervisor.users import User, Users, signalled
 users = Users(User("", "u", {USER}, {USER}, "/"), User("", "e", {EGRESS}, {EGRESS}, "/"))
+def full():
+    raise BlockingIOError("Resource temporarily unavailable")
+
 sleep = ["sleep", "600"]
 of_root = subprocess.Popen(sleep)
 others, theirs, ended = (subprocess.Popen(sleep, user=uid) for uid in ({EGRESS}, {USER}, {USER}))
@@ -97,6 +100,9 @@ try:
         end(each.pid, 30.0)
         assert not signalled(lambda: os.kill(each.pid, signal.SIGKILL)) and each.poll() is None
     assert not signalled(lambda: os.kill(1 << 40, signal.SIGKILL))
+    fork, os.fork = os.fork, full
+    assert not signalled(lambda: os.kill(theirs.pid, signal.SIGKILL)) and theirs.poll() is None
+    os.fork = fork
     end(ended.pid, 30.0)
     assert signalled(lambda: os.kill(theirs.pid, signal.SIGKILL))
     assert (ended.wait(30), theirs.wait(30)) == (-signal.SIGTERM, -signal.SIGKILL)
