@@ -2,6 +2,7 @@
 debootstrap would from a registry.
 
     made_root(directory, "coreutils", "python3")   # these, what they depend on, bash, and a mark of its own
+    made_root_for_gvisor(directory, "git")         # what the runsc of Debian 12 can serve
 """
 
 import functools
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-__all__ = ["MARK", "made_root"]
+__all__ = ["MARK", "made_root", "made_root_for_gvisor"]
 
 MARK = "corral-root-of-the-tests"
 _NEEDLESS = ("/usr/share/doc/", "/usr/share/info/", "/usr/share/locale/", "/usr/share/man/", "/boot/")
@@ -44,6 +45,26 @@ def made_root(root: Path, *packages: str) -> Path:
             shutil.copy2(path, info)
     (root / "usr/bin" / MARK).write_text("#!/bin/sh\necho marked\n")
     (root / "usr/bin" / MARK).chmod(0o755)
+    return root
+
+
+def made_root_for_gvisor(root: Path, *packages: str) -> Path:
+    """With a Python, and what the contract's commands need; `ls` and `stat` are those of busybox: the runsc
+    of Debian 12 refuses what Debian 12's own ask of it. packages: more of them, if this machine has them.
+    Skips the test likewise."""
+    essential = "coreutils dash debianutils diffutils findutils grep hostname libc-bin sed tar util-linux"
+    essential += " curl python3-pip ca-certificates"
+    made_root(root, *essential.split(), *(each for each in packages if each in _installed()))
+    bundle = Path("etc/ssl/certs/ca-certificates.crt")  # put together when a package is installed
+    (root / bundle).parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy2(Path("/") / bundle, root / bundle)
+    busybox = shutil.which("busybox")
+    if busybox is None:
+        pytest.skip("there is no busybox (`apt install busybox-static`)")
+    shutil.copy2(busybox, root / "usr/bin/busybox")
+    for name in ("ls", "stat"):
+        (root / "usr/bin" / name).unlink()
+        (root / "usr/bin" / name).symlink_to("busybox")
     return root
 
 

@@ -1,8 +1,5 @@
 """The provider contract on gVisor, as whoever runs the tests and as an ordinary user, and what is its own:
 its way out, what a killed host leaves, and what is said when it does not work.
-
-Sandboxes have a root file system here in which `ls` and `stat` are those of busybox: the runsc of Debian 12
-refuses what Debian 12's own ask of it, and tests are to run with whatever runsc there is.
 """
 
 import asyncio
@@ -32,25 +29,14 @@ from corral.testing.origin import Origin
 from tests.contract.ordinary_user import contract_as_ordinary_user
 from tests.gateway import UNRESTRICTED, Gateway, limited
 from tests.registry import Registry
-from tests.root_system import made_root
+from tests.root_system import made_root_for_gvisor
 
 needs_runsc = pytest.mark.skipif(shutil.which("runsc") is None, reason="there is no runsc")
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """With a Python, and what the contract's commands need."""
-    essential = "coreutils dash debianutils diffutils findutils grep hostname libc-bin sed tar util-linux"
-    packages = [*essential.split(), "curl", "python3-pip"]
-    root = made_root(tmp_path_factory.mktemp("root") / "root", *packages)
-    busybox = shutil.which("busybox")
-    if busybox is None:
-        pytest.skip("there is no busybox (`apt install busybox-static`)")
-    shutil.copy2(busybox, root / "usr/bin/busybox")
-    for name in ("ls", "stat"):
-        (root / "usr/bin" / name).unlink()
-        (root / "usr/bin" / name).symlink_to("busybox")
-    return root
+    return made_root_for_gvisor(tmp_path_factory.mktemp("root") / "root")
 
 
 @needs_runsc

@@ -21,6 +21,8 @@ from corral.egress.policy import OperatorHosts
 from corral.hands.ports import Provider, Sandbox
 from corral.hands.providers.bwrap import BwrapProvider
 from corral.hands.providers.container import ContainerProvider
+from corral.hands.providers.gvisor import GvisorProvider
+from corral.hands.providers.system import System
 from corral.hands.way_out import Egress
 from corral.session.call import Mount, Recipe
 from corral.testing.git_host import GitHost, basic, git
@@ -28,6 +30,7 @@ from corral.testing.lab import Lab, archive_of, in_chunks, member
 from tests.contract.container_suite import opened_engine
 from tests.gateway import Gateway, limited
 from tests.registry import Registry
+from tests.root_system import made_root_for_gvisor
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(300)]
 
@@ -92,13 +95,22 @@ def provided(name: str, state_dir: Path, egress: Egress) -> Iterator[Provider]:
     if name == "bwrap":
         yield BwrapProvider(state_dir=state_dir, pool_size=0, egress=egress)
         return
+    if name == "gvisor":
+        if shutil.which("runsc") is None:
+            pytest.skip("there is no runsc")
+        root = made_root_for_gvisor(state_dir / "root", "apt", "git", "nodejs", "npm")
+        if (modules := Path("/usr/lib/node_modules")).is_dir():  # npm may be newer than its package was
+            shutil.copytree(modules, root / modules.relative_to("/"), symlinks=True, dirs_exist_ok=True)
+        system = System.at(root)
+        yield GvisorProvider(state_dir=state_dir, pool_size=0, egress=egress, system=system)
+        return
     engine = "docker" if name == "docker" else "podman"
     with opened_engine(engine):
         yield ContainerProvider(engine, state_dir=state_dir, pool_size=0, egress=egress)
 
 
 @pytest_asyncio.fixture(
-    scope="module", loop_scope="module", params=["bwrap", "docker", "podman"], ids=lambda name: name
+    scope="module", loop_scope="module", params=["bwrap", "gvisor", "docker", "podman"], ids=str
 )
 async def inside(
     request: pytest.FixtureRequest, registry: Registry, git_host: GitHost
