@@ -316,6 +316,7 @@ SERVER_DRAIN_SECONDS = 15.0  # DRAIN_SECONDS, then streams end and leases go bac
 HANDS_STOP_SECONDS = 8.0  # SIGTERM to SIGKILL: HANDS_DRAIN_SECONDS, and destroying the sandboxes
 TAKEOVER_SECONDS = 5.0  # how long a start waits for a dead supervisor's server to be gone
 HEALTH_REPLY_SECONDS = 1.0  # the supervisor waits for no answer longer: it has others to look after
+HEALTH_REPLY_BYTES_MAX = 64 * 1024  # of such an answer; it has some hundred
 CHILD_SILENT_SECONDS = 30.0  # three heartbeats missed: hands or egress are asked whether they live
 DEAF_SECONDS_MAX = 10.0  # hands or egress that answer nobody for this long hang: killed and replaced
 LOG_FOLLOW_SECONDS = 0.25  # how often new log lines of hands and egress are shown

@@ -193,6 +193,7 @@ class Connection:
         end; one of the older sends it to everybody. Repeat: asks again if that has ended."""
         if self._listening is None or self._listening.done():
             self._listening = asyncio.create_task(self._listened(), name="mcp-listening")
+            self._listening.add_done_callback(_passed_over)
 
     async def _listened(self) -> None:
         capabilities = self._session.server_capabilities
@@ -292,3 +293,9 @@ def _noted() -> Iterator[Notes]:
         yield notes
     finally:
         NOTES.reset(token)
+
+
+def _passed_over(ended: "asyncio.Task[None]") -> None:
+    """What went wrong there may have a server's words in it, which belong into no log."""
+    if not ended.cancelled():
+        ended.exception()

@@ -15,11 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from corral.daemon import private_path, socket_path, token_path
-from corral.kernel.limits import HEALTH_REPLY_SECONDS
+from corral.kernel.limits import HEALTH_REPLY_BYTES_MAX, HEALTH_REPLY_SECONDS
 from corral.process import Role
+from corral.supervisor.files import read
 from corral.supervisor.users import signalled
 
 __all__ = ["ask_json", "end", "lock_holder", "open_adoption", "request"]
+
+_TOKEN_BYTES_MAX = 256  # it has 43
 
 
 def request(data_dir: Path, role: Role, what: str) -> bytes:
@@ -27,7 +30,7 @@ def request(data_dir: Path, role: Role, what: str) -> bytes:
     with contextlib.closing(_connect(data_dir, role)) as connection:
         connection.request("GET", f"/corral/{role}/v1/{what}", headers=_token(data_dir, role))
         response = connection.getresponse()
-        body = response.read()
+        body = response.read(HEALTH_REPLY_BYTES_MAX)
         if response.status != 200:
             raise ValueError(f"{role} answered {response.status}")
         return body
@@ -87,7 +90,8 @@ def _connect(data_dir: Path, role: Role) -> http.client.HTTPConnection:
 
 
 def _token(data_dir: Path, role: Role) -> dict[str, str]:
-    return {"Authorization": f"Bearer {token_path(data_dir, role).read_text()}"}
+    token = read(token_path(data_dir, role), _TOKEN_BYTES_MAX).decode("ascii", "replace")
+    return {"Authorization": f"Bearer {token}"}
 
 
 def end(pid: int, seconds: float) -> None:

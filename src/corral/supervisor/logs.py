@@ -3,11 +3,14 @@
 import contextlib
 import os
 from pathlib import Path
-from typing import TextIO
+from typing import Final, TextIO
 
 from corral.kernel.limits import LOG_FILE_BYTES_MAX
+from corral.supervisor.files import opened
 
 __all__ = ["LogFile"]
+
+_APPENDED: Final = os.O_WRONLY | os.O_CREAT | os.O_APPEND
 
 
 class LogFile:
@@ -20,7 +23,11 @@ class LogFile:
         self._shown = path.stat().st_size if path.exists() else 0
 
     def open(self) -> int:
-        fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        try:
+            fd = opened(self._path, _APPENDED)
+        except OSError:  # something else is there: a pipe, say, whose end would be waited for
+            self._path.unlink(missing_ok=True)
+            fd = opened(self._path, _APPENDED)
         if os.fstat(fd).st_size > LOG_FILE_BYTES_MAX:
             os.ftruncate(fd, 0)
             self._shown = 0
@@ -28,7 +35,7 @@ class LogFile:
 
     def show(self, to: TextIO) -> None:
         """Copy whole new lines."""
-        with contextlib.suppress(FileNotFoundError), self._path.open("rb") as file:
+        with contextlib.suppress(OSError), os.fdopen(opened(self._path, os.O_RDONLY), "rb") as file:
             file.seek(self._shown)
             lines, newline, _ = file.read(1024 * 1024).rpartition(b"\n")
             if newline:
