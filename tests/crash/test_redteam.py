@@ -73,7 +73,11 @@ async def test_a_door_that_stands_open_and_a_secret_that_leaks_are_seen(
             (stage.home("limited") / "files" / "b").write_text(canaries.planted["neighbour"])
             search = await searched(stage, canaries)
     assert sorted(search.hits) == sorted(
-        [(KINDS["model"], "file a.log"), (KINDS["neighbour"], "files of session limited")]
+        [
+            (KINDS["model"], "file a.log"),
+            (KINDS["neighbour"], "files of session limited"),
+            (KINDS["neighbour"], "checkpoint of session limited"),
+        ]
     )
 
 

@@ -16,7 +16,7 @@ import httpx2
 import pytest
 
 from corral.catalog.audit import Begun, Ended
-from corral.kernel.ids import SessionId
+from corral.kernel.ids import CredentialId, SessionId
 from tests.sdk.conftest import take_inbox
 
 TEXT = {"type": "text", "text": "hello"}
@@ -272,6 +272,7 @@ def test_every_operation_keeps_workspaces_apart(server, operator, someone) -> No
     asked_for = Begun(
         entry_id="audit_theirs", session_id=SessionId(ids["session_id"]), created_at=datetime.now(UTC),
         host="example.com", port=443, method="CONNECT", decision="allowed",
+        credential_id=CredentialId(ids["credential_id"]),
     )  # fmt: skip
     server.run(server.deps.audit.add([asked_for], [Ended(entry_id="audit_theirs", seconds=0.5)]))
     unknown = [each for each in found if not is_aimed(each) and each not in NAMES_NOTHING]
@@ -306,13 +307,14 @@ def test_every_operation_keeps_workspaces_apart(server, operator, someone) -> No
     assert len(filtered) > 3
 
     # The same requests are good ones: of the owner they are taken.
+    of_nothing = ("memory_store_id=", "api_key_id=")  # no session has that store, or was made with that key
     for operation in lists:
         status, answer = owner.ask(operation, ids)
         assert is_as_documented(spec, operation, status, answer), (operation, answer)
         assert [id_ for id_ in ids.values() if id_ in json.dumps(answer)], operation
         for name in filters(spec, operation, ids):
             answer = owner.http.get(f"{operation[4:]}?{name}").json()
-            assert answer["data"] or name.startswith("memory_store_id="), f"{operation} {name}"
+            assert answer["data"] or name.startswith(of_nothing), f"{operation} {name}"
     for operation in aimed:
         if not FOR_OPERATORS.match(operation):
             if operation.endswith("{session_id}/archive"):
