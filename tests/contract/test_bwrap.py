@@ -146,6 +146,12 @@ async def test_pool_hands_out_and_refills(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("pool-*")) and not list(tmp_path.glob("probe-*"))
 
 
+async def test_file_systems_of_the_machine_say_nothing(tmp_path: Path) -> None:
+    """Reading how one lies on its disk holds up everybody who writes."""
+    async with Lab.open(BwrapProvider(state_dir=tmp_path, pool_size=0), root=tmp_path) as lab:
+        assert await lab.bash(await lab.sandbox(), "ls -A /proc/fs | wc -l") == "0"
+
+
 async def test_sandboxes_leave_no_cgroups(tmp_path: Path) -> None:
     provider = BwrapProvider(state_dir=tmp_path, pool_size=0)
     if not provider.capabilities.holds("memory"):

@@ -6,6 +6,7 @@ import pytest
 
 from corral.hands.providers.engines import EngineName
 from corral.testing.contract_provider import ProviderContract
+from corral.testing.lab import Lab
 from tests.contract.container_suite import ContainerChecks, opened_engine
 
 
@@ -16,4 +17,5 @@ def engine() -> Iterator[EngineName]:
 
 
 class TestPodman(ContainerChecks, ProviderContract):
-    pass
+    async def test_file_systems_of_the_machine_say_nothing(self, lab: Lab) -> None:
+        assert await lab.bash(await lab.sandbox(), "ls -A /proc/fs | wc -l") == "0"

@@ -24,6 +24,7 @@ from corral.hands.providers.engine import ContainerProcess, Engine, diagnosed, e
 from corral.hands.providers.engines import EngineName
 from corral.hands.providers.home import (
     AGENT,
+    FILE_SYSTEMS,
     HOST_UID,
     MEMORY,
     PATHS,
@@ -266,7 +267,7 @@ class ContainerWalls:
 
     def _options(self, profile: Path) -> list[str]:
         """Of `run`, the same for docker and podman but for what podman does by itself."""
-        podman = ["--read-only-tmpfs=false", "--systemd=false"]
+        podman = ["--read-only-tmpfs=false", "--systemd=false", "--security-opt", f"mask={FILE_SYSTEMS}"]
         if self._has_user_namespace:
             podman.append("--userns=keep-id")  # files of the workspace are ours
         return [

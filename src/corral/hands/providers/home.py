@@ -43,6 +43,7 @@ __all__ = [
 
 HOST_UID: Final = 65522  # as root: an unprivileged uid that no distribution gives to anybody
 WORKDIR: Final = "/workspace"
+FILE_SYSTEMS: Final = "/proc/fs"  # of the machine: what they say is long, and costs others their turn
 TMP: Final = "/tmp"  # noqa: S108  (a path inside the sandbox, private to it)
 AGENT: Final = "/run/corral/agent"
 PATHS: Final = {  # what a session keeps: directory of its workspace on the host -> place in the sandbox

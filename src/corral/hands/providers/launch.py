@@ -18,7 +18,17 @@ from typing import Final
 
 from corral.catalog.packages import PLACE
 from corral.hands.providers.binary import Bwrap, PythonInside
-from corral.hands.providers.home import AGENT, HOST_UID, MEMORY, PATHS, TMP, TRUST, UPLOADS, WORKDIR
+from corral.hands.providers.home import (
+    AGENT,
+    FILE_SYSTEMS,
+    HOST_UID,
+    MEMORY,
+    PATHS,
+    TMP,
+    TRUST,
+    UPLOADS,
+    WORKDIR,
+)
 from corral.hands.providers.inside import INSIDE_UID
 from corral.hands.providers.layers import Layer
 from corral.hands.providers.overlay import Overlay
@@ -288,14 +298,16 @@ def bwrap_arguments(
     bwrap = blueprint.bwrap
     sized = ["--size", str(tmp_bytes)] if bwrap.has("--size") else []
     user = "0" if is_root or kernel else str(INSIDE_UID)
+    hidden = ["--tmpfs", FILE_SYSTEMS, "--remount-ro", FILE_SYSTEMS]
     rights = ["--as-pid-1", "--cap-drop", "ALL", "--seccomp", str(seccomp_fd)]
     rights += ["--disable-userns"] if bwrap.has("--disable-userns") else []
     if kernel is not None:
         rights = ["--cap-add", "ALL", "--ro-bind-data", str(seccomp_fd), kernel.bundle]
+        hidden = []  # it shows none to programs, and needs a whole /proc to mount one itself
     return [
         "--unshare-all", "--unshare-user", "--die-with-parent", "--new-session", "--hostname", "corral",
         "--uid", user, "--gid", user,
-        "--proc", "/proc", "--dev", "/dev", *sized, "--tmpfs", "/dev/shm", "--remount-ro", "/dev",  # noqa: S108
+        "--proc", "/proc", *hidden, "--dev", "/dev", *sized, "--tmpfs", "/dev/shm", "--remount-ro", "/dev",  # noqa: S108
         *(["--perms", "1777"] if bwrap.has("--perms") else []), *sized, "--tmpfs", TMP,
         *[word for folder in folders for word in ("--dir", folder)],
         "--dir", "/var", "--symlink", "../tmp", "/var/tmp",  # noqa: S108
