@@ -27,10 +27,10 @@ from corral.testing.certificates import certificates
 __all__ = ["Outside", "started_at"]
 
 _VICTIM: Final = """
-import sys, time
+import sys
 held = sys.stdin.readline().strip()
 print("ready", flush=True)
-time.sleep(3600)
+sys.stdin.read()  # ends with whoever started it
 """
 _IPC_CREAT, _IPC_RMID, _SHM_BYTES = 0o1000, 0, 4096
 
