@@ -1,7 +1,5 @@
 """Environments that ask for a kind of sandbox, on a host that offers more than one."""
 
-import shutil
-import tempfile
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
@@ -18,13 +16,10 @@ pytestmark = pytest.mark.skipif(abi() == 0, reason="this kernel has no Landlock"
 
 
 @pytest.fixture
-async def lab() -> AsyncIterator[Lab]:
-    root = Path(tempfile.mkdtemp(prefix="corral-chosen-", dir="/var/tmp"))
-    root.chmod(0o711)  # as Landlock needs it
-    provider = provider_of("bwrap", state_dir=root, is_warm=False, choices=["landlock", "bwrap"])
-    async with Lab.open(provider, root=root) as lab:
+async def lab(open_dir: Path) -> AsyncIterator[Lab]:
+    provider = provider_of("bwrap", state_dir=open_dir, is_warm=False, choices=["landlock", "bwrap"])
+    async with Lab.open(provider, root=open_dir) as lab:
         yield lab
-    shutil.rmtree(root)
 
 
 def asking_for(provider: str) -> Recipe:

@@ -4,11 +4,9 @@ own: the keeper, older kernels, a machine that forbids user namespaces."""
 import asyncio
 import json
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -27,19 +25,10 @@ from tests.contract.ordinary_user import (
 pytestmark = pytest.mark.skipif(abi() == 0, reason="this kernel has no Landlock")
 
 
-@pytest.fixture
-def reachable() -> Iterator[Path]:
-    """Other users can pass through it; pytest's own directories are private."""
-    root = Path(tempfile.mkdtemp(prefix="corral-landlock-", dir="/var/tmp"))
-    root.chmod(0o711)
-    yield root
-    shutil.rmtree(root)
-
-
 class TestLandlock(ProviderContract):
     @pytest.fixture
-    async def lab(self, reachable: Path) -> AsyncIterator[Lab]:
-        async with Lab.open(LandlockProvider(state_dir=reachable), root=reachable) as lab:
+    async def lab(self, open_dir: Path) -> AsyncIterator[Lab]:
+        async with Lab.open(LandlockProvider(state_dir=open_dir), root=open_dir) as lab:
             yield lab
 
 
@@ -50,12 +39,12 @@ async def test_the_whole_contract_as_an_ordinary_user() -> None:
 
 @pytest.mark.parametrize("version", [1, 3, 5])
 async def test_an_older_kernel_has_more_gaps_and_the_same_files(
-    reachable: Path, monkeypatch: pytest.MonkeyPatch, version: int
+    open_dir: Path, monkeypatch: pytest.MonkeyPatch, version: int
 ) -> None:
     """Without scopes: the keeper ends what it kept one by one, and the gap is said."""
     monkeypatch.setattr("corral.hands.providers.landlock.abi", lambda: version)
     marks = [new_mark() for _ in range(3)]
-    async with Lab.open(LandlockProvider(state_dir=reachable), root=reachable) as lab:
+    async with Lab.open(LandlockProvider(state_dir=open_dir), root=open_dir) as lab:
         assert not lab.provider.capabilities.holds("signals")
         assert (await lab.provider.probe()).is_available
         box, other = await lab.sandbox(), await lab.sandbox("sesn_other")
@@ -70,7 +59,7 @@ async def test_an_older_kernel_has_more_gaps_and_the_same_files(
         assert is_running(marks[2])
 
 
-async def test_sandboxes_die_with_a_killed_host(reachable: Path) -> None:
+async def test_sandboxes_die_with_a_killed_host(open_dir: Path) -> None:
     body = """
 import asyncio, sys
 from pathlib import Path
@@ -86,7 +75,7 @@ asyncio.run(main())
 """
     mark = new_mark()
     host = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", body, str(reachable), mark, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        sys.executable, "-c", body, str(open_dir), mark, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
     assert host.stdout
     assert (await host.stdout.readline()).strip() == b"ready", await host.stdout.read()
@@ -94,19 +83,19 @@ asyncio.run(main())
     host.kill()
     await host.wait()
     await until(lambda: is_gone(mark))
-    await until(lambda: is_gone(f"{reachable}/inside"))
+    await until(lambda: is_gone(f"{open_dir}/inside"))
 
 
-async def test_nobody_inside_can_end_or_stop_the_keeper(reachable: Path) -> None:
-    provider = LandlockProvider(state_dir=reachable)
+async def test_nobody_inside_can_end_or_stop_the_keeper(open_dir: Path) -> None:
+    provider = LandlockProvider(state_dir=open_dir)
     if not provider.capabilities.holds("signals"):
         pytest.skip("this kernel's Landlock has no scopes")
     mark = new_mark()
-    async with Lab.open(provider, root=reachable) as lab:
+    async with Lab.open(provider, root=open_dir) as lab:
         box = await lab.sandbox()
         await lab.bash(box, f"setsid nohup sleep {mark} >/dev/null 2>&1 &")
-        (keeper,) = pids_of(f"{reachable}/inside")[:1]
-        keepers = [pid for pid in pids_of("keeper") if pid in pids_of(str(reachable))]
+        (keeper,) = pids_of(f"{open_dir}/inside")[:1]
+        keepers = [pid for pid in pids_of("keeper") if pid in pids_of(str(open_dir))]
         assert keeper in keepers
         for pid in keepers:
             for number in ("KILL", "STOP", "TERM"):
@@ -115,9 +104,9 @@ async def test_nobody_inside_can_end_or_stop_the_keeper(reachable: Path) -> None
         assert is_gone(mark)
 
 
-async def test_sessions_cannot_touch_each_others_paths(reachable: Path) -> None:
+async def test_sessions_cannot_touch_each_others_paths(open_dir: Path) -> None:
     """All have one uid, and Landlock does not know chmod: whoever is root gives each a group of its own."""
-    async with Lab.open(LandlockProvider(state_dir=reachable), root=reachable) as lab:
+    async with Lab.open(LandlockProvider(state_dir=open_dir), root=open_dir) as lab:
         if not lab.provider.capabilities.holds("user"):
             pytest.skip("one user owns everything here: a gap that is declared")
         box, other = await lab.sandbox(), await lab.sandbox("sesn_other")
@@ -131,8 +120,8 @@ async def test_sessions_cannot_touch_each_others_paths(reachable: Path) -> None:
         assert await lab.bash(other, "stat -c %a a") == "640"
 
 
-async def test_a_file_tool_knows_documented_paths_and_commands_are_told(reachable: Path) -> None:
-    async with Lab.open(LandlockProvider(state_dir=reachable), root=reachable) as lab:
+async def test_a_file_tool_knows_documented_paths_and_commands_are_told(open_dir: Path) -> None:
+    async with Lab.open(LandlockProvider(state_dir=open_dir), root=open_dir) as lab:
         box = await lab.sandbox()
         await box.run(lab.call("write", file_path="/mnt/session/outputs/report", content="done"))
         home = await lab.workspace()
@@ -155,10 +144,10 @@ async def test_an_unreachable_directory_is_said_with_the_remedy(tmp_path: Path) 
 
 
 async def test_without_landlock_it_says_what_kernel_is_needed(
-    reachable: Path, monkeypatch: pytest.MonkeyPatch
+    open_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("corral.hands.providers.landlock.abi", lambda: 0)
-    provider = LandlockProvider(state_dir=reachable)
+    provider = LandlockProvider(state_dir=open_dir)
     probe = await provider.probe()
     assert not probe.is_available and "Linux 5.13" in probe.remedy
     await provider.aclose()
