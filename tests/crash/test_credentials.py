@@ -2,7 +2,12 @@
 
 import asyncio
 import contextlib
+import os
 import re
+import resource
+import signal
+import subprocess
+import sys
 from base64 import b64decode, b64encode
 from itertools import count
 from pathlib import Path
@@ -162,6 +167,34 @@ async def test_one_process_alone_has_them_in_plain() -> None:
                 assert not holds(pid, secrets), pid
                 looked += 1
         assert looked >= 4
+
+
+UNBOUNDED = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+
+
+@pytest.fixture
+def _dumps(tmp_path: Path) -> None:
+    """A process that is none of ours leaves one beside it."""
+    aborts = f"import os, resource; resource.setrlimit(resource.RLIMIT_CORE, {UNBOUNDED}); os.abort()"
+    subprocess.run([sys.executable, "-c", aborts], cwd=tmp_path, capture_output=True, check=False)
+    if not list(tmp_path.glob("core*")):
+        pytest.skip("this machine writes no dumps beside its processes")
+
+
+@pytest.mark.usefixtures("_dumps")
+async def test_a_crash_leaves_nothing_of_their_memory_on_the_disk() -> None:
+    """Although dumps are asked for."""
+    async with staged() as stages, stages.open() as stage:
+        for role in ("server", "hands", "egress"):
+            pid = stage.server.pid(role)
+            beside = Path(f"/proc/{pid}/cwd").readlink()
+            before = set(beside.glob("core*"))
+            resource.prlimit(pid, resource.RLIMIT_CORE, UNBOUNDED)
+            os.kill(pid, signal.SIGABRT)
+            async with asyncio.timeout(60):
+                while Path(f"/proc/{pid}").exists():  # noqa: ASYNC110  (nothing tells of it)
+                    await asyncio.sleep(0.05)
+            assert set(beside.glob("core*")) == before, role
 
 
 async def audit(stage: Stage, session_id: str) -> list[dict[str, Any]]:
