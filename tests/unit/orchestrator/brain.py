@@ -101,12 +101,15 @@ class Cluster:
         now = self.clock.now()
         await self.kills.kill(KillTarget(workspace_id=None), reason=reason, now=now, after=None, before=now)
 
-    async def settled(self, session_id: SessionId, *, seconds: float = 20.0) -> Snapshot:
-        """The session once it is idle with nothing waiting; the store's time runs ten times as fast."""
+    async def settled(
+        self, session_id: SessionId, *, seconds: float = 20.0, advance: float = 0.2
+    ) -> Snapshot:
+        """The session once it is idle with nothing waiting; the store's time runs ten times as fast.
+        advance: of it, in seconds, with each look."""
 
         async def look() -> Snapshot | None:
             seen = await self.log.snapshot(session_id)
-            self.clock.advance(0.2)
+            self.clock.advance(advance)
             return seen if seen.record.status == "idle" and not seen.inbox and seen.events else None
 
         return await until(look, seconds=seconds, every=0.02)
