@@ -152,6 +152,20 @@ class ContainerChecks:
         await again.destroy()
         assert not await containers(engine, tmp_path)
 
+    async def test_what_an_engine_has_lost_is_made_again(
+        self, engine: EngineName, lab: Lab, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """As one does that is installed anew under a server that goes on."""
+        first = await lab.sandbox()
+        (name,) = await containers(engine, tmp_path)
+        image = await said_by(engine, "inspect", "--format", "{{.Image}}", name)
+        await first.destroy()
+        await said_by(engine, "image", "rm", "--force", image)
+        again = await lab.sandbox()
+        assert await lab.bash(again, "echo made") == "made"
+        assert [record.levelname for record in caplog.records] == ["WARNING"]
+        assert image.removeprefix("sha256:") in caplog.text
+
     async def test_an_image_or_a_root_of_the_operators_choice(
         self, engine: EngineName, tmp_path: Path
     ) -> None:

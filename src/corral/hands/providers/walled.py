@@ -9,11 +9,13 @@ session that already has files, memory stores or packages gets a cold one.
 
 import asyncio
 import contextlib
+import logging
 import os
 import secrets
 import shutil
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -58,6 +60,8 @@ from corral.session.content import Json
 
 __all__ = ["WalledProvider"]
 
+log = logging.getLogger(__name__)
+
 _LAYER: Final = Path("files", "layer")  # of a workspace that was made to unpack packages in
 
 
@@ -92,7 +96,7 @@ class WalledProvider:
         self._pool: list[tuple[Path, AgentSandbox]] = []
         self._pool_dir = self._state_dir / f"pool-{owned_name()}"
         self._filling: asyncio.Task[None] | None = None
-        self._is_closed = False
+        self._is_closed = self._has_booted = False
 
     @property
     def capabilities(self) -> Capabilities:
@@ -125,9 +129,17 @@ class WalledProvider:
             assert self._egress is not None
             self._lay_out(workspace, memory)
             lay_trust(workspace, await self._egress.bundle(session_id))
-        sandbox = await self._boot(
-            workspace, memory, digest, variables=recipe.variables, bounds=bounds, is_full=is_full
+        boot = partial(
+            self._boot, workspace, memory, digest, variables=recipe.variables, bounds=bounds, is_full=is_full
         )
+        try:
+            sandbox = await boot()
+        except CannotWork as error:
+            if not self._has_booted:
+                raise
+            # An engine that was started anew, a moment without memory: nothing has run in it yet.
+            log.warning("a sandbox of %s did not start, will try once more: %s", self.name, error.found)
+            sandbox = await boot()
         self._fill_pool()
         self._disks.watch(sandbox, workspace, bounds)
         return await self._let_out(sandbox, session_id, recipe)
@@ -268,6 +280,7 @@ class WalledProvider:
                     )
                 )
                 process.booted()
+                self._has_booted = True
                 sandbox.way_out = way.taken()
             except SandboxLost as e:
                 process.kill()
