@@ -16,6 +16,8 @@ from typing import Any
 import httpx2
 import pytest
 
+from corral.cli.audit import Wanted, list_audit
+from corral.cli.connect import Api, Server
 from corral.egress.process import KEY_FILE
 from corral.testing.messages_reply import Reply
 from corral.testing.origin import Origin
@@ -50,7 +52,7 @@ def origin(tmp_path: Path) -> Any:
 
 
 @pytest.mark.timeout(300)
-async def test_a_session_at_work(origin: Origin) -> None:
+async def test_a_session_at_work(origin: Origin, capsys: pytest.CaptureFixture[str]) -> None:
     assert origin.authority
     settings = {
         "egress_internal_hosts": ("localhost",),
@@ -96,6 +98,10 @@ async def test_a_session_at_work(origin: Origin) -> None:
                 if {each["credential_id"] for each in await audit(stage, session.id)} == {None, made.id}:
                     break
                 await asyncio.sleep(0.2)
+        with contextlib.closing(Api(Server(url=server.url, key=KEY))) as api:
+            wanted = Wanted(session_id=session.id)
+            await asyncio.to_thread(list_audit, api, wanted, most=10, as_json=False)
+        assert f"with {made.id}" in capsys.readouterr().out
         assert server.log and CANARY not in server.log and ROTATED not in server.log
         for secret in (CANARY.encode(), b64encode(CANARY.encode())):
             for path in server.config.data_dir.rglob("*"):

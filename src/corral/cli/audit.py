@@ -59,7 +59,7 @@ def list_audit(api: Api, wanted: Wanted, *, most: int, as_json: bool) -> None:
             f"{each['host']}:{each['port']}",
             each["decision"],
             _traffic(each),
-            each["reason"] or each["failed"] or "",
+            each["reason"] or each["failed"] or _credential(each),
         )
         for each in found
     ]
@@ -94,6 +94,10 @@ def _traffic(entry: Mapping[str, Any]) -> str:
     if entry["sent_bytes"] is None:
         return "-"
     return f"{entry['sent_bytes']}/{entry['received_bytes']}"
+
+
+def _credential(entry: Mapping[str, Any]) -> str:
+    return f"with {entry['credential_id']}" if entry["credential_id"] else ""
 
 
 def _plain(value: object) -> object:

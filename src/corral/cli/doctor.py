@@ -101,20 +101,29 @@ def _versions(config: Config) -> Finding:
 
 
 def _sandboxes(config: Config) -> Iterator[Finding]:
-    """Boots one of each kind, the strongest first, and tries to escape from it. Only the chosen one has to
-    work."""
+    """Boots one of each kind, the strongest first, and tries to escape from it. Only the node's own, and
+    those that environments may choose, have to work."""
     chosen = config.sandbox or DEFAULT
-    findings = {name: asyncio.run(_sandbox(config, name, is_chosen=name == chosen)) for name in PROVIDERS}
+    findings = {
+        name: asyncio.run(
+            _sandbox(config, name, is_chosen=name == chosen, is_offered=name in config.sandbox_choices)
+        )
+        for name in PROVIDERS
+    }
     working = [name for name, finding in findings.items() if finding.state == "ok"]  # the strongest first
     if findings[chosen].state == "failed" and working:
         what = "the weaker one" if working[0] == FALLBACK else "one that works here"
         remedy = f"{findings[chosen].remedy}; or name {what}: corral serve --sandbox {working[0]}"
         findings[chosen] = replace(findings[chosen], remedy=remedy)
+    for name in config.sandbox_choices:
+        if name != chosen and findings[name].state == "failed":
+            remedy = f"{findings[name].remedy}; or take it out of CORRAL_SANDBOX_CHOICES"
+            findings[name] = replace(findings[name], remedy=remedy)
     yield findings.pop(chosen)
     yield from findings.values()
 
 
-async def _sandbox(config: Config, kind: ProviderName, *, is_chosen: bool) -> Finding:
+async def _sandbox(config: Config, kind: ProviderName, *, is_chosen: bool, is_offered: bool) -> Finding:
     with tempfile.TemporaryDirectory(prefix="corral-") as state:
         Path(state).chmod(0o711)  # a root user's sandboxes pass through with a uid of their own
         provider = provider_of(
@@ -130,7 +139,7 @@ async def _sandbox(config: Config, kind: ProviderName, *, is_chosen: bool) -> Fi
             await provider.aclose()
     name = "sandbox" if is_chosen else f"sandbox {kind}"
     if not found.is_available:
-        state = "failed" if is_chosen else "warning"
+        state = "failed" if is_chosen or is_offered else "warning"
         return Finding(name=name, state=state, detail=found.report, remedy=found.remedy)
     detail = f"{found.report} ({provider.capabilities.isolation})"
     gaps = provider.capabilities.gaps

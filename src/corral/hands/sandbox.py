@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 import orjson
@@ -22,7 +22,7 @@ from corral.hands.toolset import BadInput, checked_input
 from corral.hands.way_out import WayOut
 from corral.kernel import limits
 from corral.session.call import INTERRUPTED, ToolCall
-from corral.session.content import Json, ToolResult
+from corral.session.content import Json, ToolResult, text_block
 
 __all__ = ["AgentSandbox", "Machine", "start_message"]
 
@@ -63,11 +63,12 @@ class AgentSandbox:
     """`hands.ports.Sandbox` over a machine's two pipes. Start it before use."""
 
     def __init__(
-        self, machine: Machine, *, bounds: Bounds = DEFAULT_BOUNDS, is_for_one_call: bool = False
+        self, machine: Machine, *, bounds: Bounds = DEFAULT_BOUNDS, full: str | None = None
     ) -> None:
-        """bounds: `command_seconds` is held here. is_for_one_call: it ends when nothing runs in it."""
+        """bounds: `command_seconds` is held here. full: it ends when nothing runs in it, and whatever it
+        answers, these words follow."""
         self._machine = machine
-        self._bounds, self._is_for_one_call = bounds, is_for_one_call
+        self._bounds, self._full = bounds, full
         self.way_out: WayOut | None = None  # closed with the sandbox
         self._shells: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._calls: dict[str, _Running] = {}
@@ -95,6 +96,12 @@ class AgentSandbox:
         self._listener = asyncio.create_task(self._listen(), name="sandbox-listener")
 
     async def run(self, call: ToolCall) -> ToolResult:
+        result = await self._run(call)
+        if self._full is None:
+            return result
+        return replace(result, content=[*result.content, text_block(self._full)])
+
+    async def _run(self, call: ToolCall) -> ToolResult:
         try:
             fields = checked_input(call.name, call.input)
         except BadInput as e:
@@ -124,7 +131,7 @@ class AgentSandbox:
             raise
         finally:
             del self._calls[call.call_id]
-            if self._is_for_one_call and not self._calls:
+            if self._full is not None and not self._calls:
                 self._lose("it was for one call")
 
     def stop(self, why: str) -> None:

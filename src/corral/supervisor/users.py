@@ -27,7 +27,7 @@ from corral.process import Role
 
 __all__ = ["User", "Users", "signalled"]
 
-_EGRESS_FILES: Final = frozenset(("egress_ca", "mcp_ca", "repository_ca", "vault_key_file"))
+_EGRESS_FILES: Final = frozenset(("egress_ca", "mcp_ca", "repository_ca", "vault_key_file"))  # it goes by
 _EGRESS_ALONE: Final = "vault_key_file"
 _IDS: Final = 2**32 - 1  # the last number says "nobody is changed", to chown and its like
 _OURS: Final = "corral"
@@ -274,6 +274,13 @@ def _refuse_file(user: User, name: str, path: Path, *, is_egress: bool) -> None:
             f"{name}: {user} can read {str(path)!r}, which is for egress_user alone: chown it to that one,"
             " and chmod 600"
         )
+    if name in _EGRESS_FILES and not is_egress:
+        for own in (path, *path.absolute().parents, *path.resolve().parents):
+            if _can_change(own):
+                raise InvalidRequest(
+                    f"{name}: {user} could change {str(own)!r}, and egress_user goes by it: give it to"
+                    " root, as with `chown root:root`"
+                )
 
 
 def _closed(path: Path, *, mode: int = os.R_OK) -> Path | None:

@@ -263,7 +263,7 @@ class IsolationContract:
         assert "8,388,608 bytes" in said and "filled" not in said
         assert not box.is_alive and await lab.bash(calm, "echo calm > a; cat a") == "calm"
         full = await lab.sandbox(recipe=small)
-        await lab.fails(full, "echo more > more; test -s more")
+        assert "8,388,608 bytes" in await lab.fails(full, "echo more > more; test -s more")
         await until(lambda: not full.is_alive)
         await lab.bash(await lab.sandbox(recipe=small), "rm -r d")
         assert await lab.bash(await lab.sandbox(recipe=small), "echo more > more; cat more") == "more"

@@ -137,8 +137,7 @@ class Lab:
 
 
 def text_of(result: ToolResult) -> str:
-    assert len(result.content) == 1, result.content
-    return str(result.content[0]["text"])
+    return "\n".join(str(block["text"]) for block in result.content)
 
 
 def new_mark() -> str:

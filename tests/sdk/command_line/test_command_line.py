@@ -370,10 +370,13 @@ async def test_the_doctor_finds_this_machine_well(shell: Shell, tmp_path: Path) 
 async def test_the_doctor_says_what_is_wrong(tmp_path: Path) -> None:
     shell = Shell({
         "CORRAL_ANTHROPIC_API_KEY": "sk-canary", "CORRAL_ANTHROPIC_BASE_URL": "http://127.0.0.1:1",
+        "CORRAL_SANDBOX_CHOICES": "docker", "DOCKER_HOST": f"unix://{tmp_path}/nobody.sock",
     })  # fmt: skip
     ended = await shell.run("doctor", "--data-dir", str(tmp_path / ("x" * 120)))
     assert ended.code == 1
-    for said in ("FAIL  store", "FAIL  claude-*", "shorter --data-dir"):
+    for said in (
+        "FAIL  store", "FAIL  claude-*", "shorter --data-dir", "FAIL  sandbox docker", "SANDBOX_CHOICES",
+    ):  # fmt: skip
         assert said in ended.out
     assert "canary" not in ended.out + ended.err
 

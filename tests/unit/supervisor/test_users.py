@@ -189,8 +189,24 @@ class TestWhatTheyCanReach:
         key.touch(mode=0o600)
         assert refused(tls_key=key).startswith(f"tls_key: '{USER}' (user) cannot read '{key}'")
         assert refused(egress_ca=key).startswith(f"egress_ca: '{USER}' (user)")
-        os.chown(key, USER, USER)
+        os.chown(key, 0, USER)
+        key.chmod(0o440)
         assert refused(egress_ca=key).startswith(f"egress_ca: '{EGRESS}' (egress_user)")
+
+    @pytest.mark.parametrize("name", ["egress_ca", "mcp_ca", "repository_ca", "vault_key_file"])
+    @pytest.mark.parametrize("whose", ["file", "folder"])
+    def test_what_egress_goes_by_is_not_the_servers_to_change(
+        self, refused: Callable[..., str], open_dir: Path, name: str, whose: str
+    ) -> None:
+        folder = open_dir / "settings"
+        folder.mkdir()
+        file, read_by_all = folder / "file", 0 if name == "vault_key_file" else 0o044
+        file.touch()
+        os.chown(file, EGRESS, EGRESS)
+        file.chmod(0o600 | read_by_all)
+        changed = folder if whose == "folder" else file
+        changed.chmod(changed.stat().st_mode | 0o002)
+        assert f"{name}: '{USER}' (user) could change '{changed}'" in refused(**{name: file})
 
     def test_keys_of_the_vault(self, refused: Callable[..., str], open_dir: Path) -> None:
         keys = open_dir / "vault.keys"

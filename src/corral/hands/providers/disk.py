@@ -24,9 +24,9 @@ __all__ = ["DiskBounds"]
 
 _WRITTEN: Final = (*PATHS, MEMORY[0], SCRATCH)  # by the agent
 _RESTS: Final = 9  # so many times as long as a look took: it is no more than a tenth of one processor
-_STOPPED: Final = (
-    "The sandbox was stopped: its files take more than {size:,} bytes on the disk, or are more than"
-    " {entries:,}. Delete some: until then nothing can be written."
+_OVER: Final = (
+    "{what}: its files take more than {size:,} bytes on the disk, or are more than {entries:,}."
+    " Delete some: until then nothing can be written."
 )
 
 
@@ -39,11 +39,14 @@ class DiskBounds:
         self._full: set[Path] = set()  # workspaces that were over their bound when they were last seen
         self._looking: asyncio.Task[None] | None = None
 
-    async def is_full(self, home: Path, bounds: Bounds) -> bool:
-        """Whether what was over its bound still is."""
-        if home in self._full and not await asyncio.to_thread(_is_over, home, bounds):
+    async def full(self, home: Path, bounds: Bounds) -> str | None:
+        """Words for the model, if what was over its bound still is."""
+        if home not in self._full:
+            return None
+        if not await asyncio.to_thread(_is_over, home, bounds):
             self._full.discard(home)
-        return home in self._full
+            return None
+        return _over("The sandbox is full", bounds)
 
     def watch(self, sandbox: AgentSandbox, home: Path, bounds: Bounds) -> None:
         """Until it has ended."""
@@ -69,10 +72,14 @@ class DiskBounds:
                     del self._watched[sandbox]
                 elif home not in self._full and await asyncio.to_thread(_is_over, home, bounds):
                     self._full.add(home)
-                    sandbox.stop(_STOPPED.format(size=bounds.disk_bytes, entries=SANDBOX_ENTRIES_MAX))
+                    sandbox.stop(_over("The sandbox was stopped", bounds))
             await asyncio.sleep(max(self._look_seconds, _RESTS * (time.monotonic() - began)))
 
 
 def _is_over(home: Path, bounds: Bounds) -> bool:
     written = [home / name for name in _WRITTEN]
     return is_larger(*written, bytes_max=bounds.disk_bytes, entries_max=SANDBOX_ENTRIES_MAX)
+
+
+def _over(what: str, bounds: Bounds) -> str:
+    return _OVER.format(what=what, size=bounds.disk_bytes, entries=SANDBOX_ENTRIES_MAX)

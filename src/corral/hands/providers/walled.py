@@ -107,11 +107,11 @@ class WalledProvider:
     async def create(self, *, session_id: str, workspace: Path, recipe: Recipe) -> Sandbox:
         memory, digest = stores_of(recipe), await self._layer_of(recipe)
         bounds = bounds_of(recipe.environment)
-        is_full = await self._disks.is_full(workspace, bounds)
+        full = await self._disks.full(workspace, bounds)
         if self._is_closed:
             raise SandboxUnavailable("the provider is closed", retryable=False)
         trusts = recipe.trusts and self._egress is not None
-        is_plain = not memory and digest is None and not recipe.trusts and not is_full
+        is_plain = not memory and digest is None and not recipe.trusts and full is None
         while self._pool and is_plain and bounds == DEFAULT_BOUNDS:
             home, warm = self._pool.pop()
             if not warm.is_alive:
@@ -130,7 +130,7 @@ class WalledProvider:
             self._lay_out(workspace, memory)
             lay_trust(workspace, await self._egress.bundle(session_id))
         boot = partial(
-            self._boot, workspace, memory, digest, variables=recipe.variables, bounds=bounds, is_full=is_full
+            self._boot, workspace, memory, digest, variables=recipe.variables, bounds=bounds, full=full
         )
         try:
             sandbox = await boot()
@@ -221,11 +221,11 @@ class WalledProvider:
         *,
         variables: Mapping[str, str] | None = None,
         bounds: Bounds = DEFAULT_BOUNDS,
-        is_full: bool = False,
+        full: str | None = None,
     ) -> AgentSandbox:
         """A cold start on a workspace. digest: of its packages. variables: of its programs, unless we have
-        one of that name. is_full: for one call that may only delete. Raises SandboxUnavailable with a
-        remedy."""
+        one of that name. full: for one call that may only delete, and is told why. Raises
+        SandboxUnavailable with a remedy."""
         await self._walls.set_up()
         memory = memory or {}
         self._lay_out(home, memory)
@@ -255,7 +255,7 @@ class WalledProvider:
             process = await self._walls.start(
                 home, agent, memory, layer, gives=way.gives, door=way.door, bounds=bounds
             )
-            sandbox = AgentSandbox(process, bounds=bounds, is_for_one_call=is_full)
+            sandbox = AgentSandbox(process, bounds=bounds, full=full)
             self._living = {other: used for other, used in self._living.items() if other.is_alive}
             self._living[sandbox] = digest
             try:
@@ -274,7 +274,7 @@ class WalledProvider:
                         moved=moved,
                         bounds=bounds,
                         processes=self._walls.processes_max(bounds),
-                        is_full=is_full,
+                        is_full=full is not None,
                         way_out=way.told,
                         rights=rights,
                     )
