@@ -104,6 +104,8 @@ def _podman_settings(root: Path) -> Mapping[str, str]:
     manager = "systemd" if Path("/run/systemd/system").is_dir() else "cgroupfs"
     (root / "containers.conf").write_text(
         f'[engine]\nruntime = "{runtime}"\ncgroup_manager = "{manager}"\nevents_logger = "file"\n'
+        # or a reset would remove what all of this user's podmans know of their running containers
+        f'tmp_dir = "{root}/tmp"\nlock_type = "file"\n'
     )
     driver = "overlay" if os.geteuid() == 0 else "vfs"  # the other needs a newer kernel, or a helper
     (root / "storage.conf").write_text(
