@@ -355,7 +355,9 @@ async def test_a_token_that_is_rotated_reaches_a_session_that_runs(host: GitHost
     async with stage.watch(session.id) as tail:
         assert await turn(stage, session.id, tail, "ls; echo alone") == "alone"
         [error] = [event.error for event in tail.of("session.error")]
-        assert (error.type, error.retry_status.type) == ("repository_authentication_error", "retrying")
+        assert (error.type, error.retry_status.type) == ("repository_authentication_error", "retrying"), (
+            error
+        )
         await resources.update(session.resources[0].id, session_id=session.id, authorization_token=second)
         # What next runs has it at once; what runs already, within a minute.
         assert await turn(stage, session.id, tail, "cat rotated/n; cd rotated; git fetch 2>&1", 2) == "1"

@@ -35,6 +35,7 @@ class Wire(ABC):
         self._loop = asyncio.get_running_loop()
         self._ahead = b""
         self._coming: asyncio.Future[bytes] | None = None
+        self._receiving: asyncio.Task[bytes] | None = None  # the last one, whoever waits for it
         self.used_at = self._loop.time()
 
     @abstractmethod
@@ -71,7 +72,7 @@ class Wire(ABC):
                 self._coming.set_result(self._ahead)
                 self._ahead = b""
             else:
-                self._coming = self._loop.create_task(self._receive())
+                self._coming = self._receiving = self._loop.create_task(self._receive())
         return self._coming
 
     async def drain(self) -> None:
@@ -95,12 +96,13 @@ class Wire(ABC):
         self._ahead = data + self._ahead
 
     async def close(self) -> None:
-        """Repeat: safe. Nobody reads any more when the socket is closed: the loop would take the next one
-        with the same number for it."""
+        """Repeat: safe. Nobody reads any more when the socket is closed, also who was not told that it is
+        over, as in a clean-up that was itself cancelled: the loop would take the next socket with the same
+        number for this one, and never say that something came on it."""
         try:
-            if self._coming is not None:
-                self._coming.cancel()
-                await asyncio.wait({self._coming})
+            if self._receiving is not None:
+                self._receiving.cancel()
+                await asyncio.wait({self._receiving})
         finally:
             await self._end()
 

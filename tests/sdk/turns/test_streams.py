@@ -117,7 +117,7 @@ async def test_resume_wherever_the_connection_broke(stage: Stage) -> None:
 
     async def read_in_pieces(http: httpx2.AsyncClient, *, patience: int) -> list[tuple[str, str | None]]:
         seen: list[tuple[str, str | None]] = []
-        cursor = "0.0"
+        cursor, is_last = "0.0", False
         while True:
             leave_after = chance.randint(1, patience)
             # Opting in to previews must not disturb the cursor: they carry none.
@@ -130,7 +130,10 @@ async def test_resume_wherever_the_connection_broke(stage: Stage) -> None:
                         continue
                     cursor = frame_id
                     seen.append((event["id"], event["processed_at"]))
-                    if event["type"] == "session.status_idle" and len(stage.requests) == 3:
+                    is_last |= (
+                        event["type"] == "agent.message" and event["content"][0]["text"] == "And again."
+                    )
+                    if event["type"] == "session.status_idle" and is_last:
                         return seen
                     leave_after -= 1
                     if not leave_after:
