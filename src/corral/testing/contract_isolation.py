@@ -226,7 +226,9 @@ class IsolationContract:
             await lab.fails(box, "dd if=/dev/zero of=/tmp/full bs=1M count=2048", timeout_ms=60_000)
             await lab.bash(box, "rm -f /tmp/full")
         if lab.provider.capabilities.holds("memory"):
-            hogs = "for i in 1 2 3 4; do python3 -c 'x = bytearray(900 << 20); print(len(x))' & done; wait"
+            hog = "import time; x = bytearray(900 << 20); print(len(x), flush=True); time.sleep(60)"
+            # What each holds until one is ended is held at once, however late one of them starts.
+            hogs = f"for i in 1 2 3 4; do python3 -c '{hog}' & done; wait -n; kill $(jobs -p)"
             results = await asyncio.gather(
                 box.run(lab.call("bash", command=hogs, timeout_ms=60_000)), return_exceptions=True
             )
