@@ -59,7 +59,7 @@ class McpHost:
             cwd=Path(__file__).parent.parent,
         )
         assert self.process.stdout is not None
-        ready, _, _ = select.select([self.process.stdout], [], [], 30)
+        ready, _, _ = select.select([self.process.stdout], [], [], 60)
         assert ready, "the MCP server did not start"
         self.port = int(self.process.stdout.readline())
 
@@ -104,7 +104,7 @@ class McpHost:
         """Let `hold` go on."""
         (self.directory / "go").touch()
 
-    async def called(self, number: int, *, seconds: float = 20.0) -> None:
+    async def called(self, number: int, *, seconds: float = 60.0) -> None:
         """Until so many calls have come."""
         async with asyncio.timeout(seconds):
             while len(self.calls) < number:  # noqa: ASYNC110  # it is another process

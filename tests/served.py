@@ -25,7 +25,8 @@ from corral.supervisor.datadir import read_state
 
 T = TypeVar("T")
 KEY = "corral_test_key_of_the_test_suite"
-READY_SECONDS = 40.0
+READY_SECONDS = 90.0
+WAIT_SECONDS = 60.0  # for what takes moments where nobody else computes
 
 
 @dataclass
@@ -63,7 +64,7 @@ class Served:
         """SIGTERM, and wait."""
         if self.process is not None and self.process.returncode is None:
             self.process.terminate()
-            await asyncio.wait_for(self.process.wait(), 40)
+            await asyncio.wait_for(self.process.wait(), WAIT_SECONDS)
 
     async def restart(self) -> None:
         """kill -9 the supervisor and start another, which adopts the hands."""
@@ -136,7 +137,7 @@ def lives(pid: int) -> bool:
         return False
 
 
-async def until(found: Callable[[], T], *, seconds: float = 20.0, every: float = 0.01) -> T:
+async def until(found: Callable[[], T], *, seconds: float = WAIT_SECONDS, every: float = 0.01) -> T:
     """The first true value of something that has no signal of its own."""
     async with asyncio.timeout(seconds):
         while not (value := found()):  # noqa: ASYNC110
@@ -177,7 +178,11 @@ async def served(
         await server.start()
         # No retries: a test sees the first answer. Strict: what the SDK's types do not allow is an error.
         async with anthropic.AsyncAnthropic(
-            base_url=server.url, api_key=KEY, max_retries=0, timeout=30, _strict_response_validation=True
+            base_url=server.url,
+            api_key=KEY,
+            max_retries=0,
+            timeout=WAIT_SECONDS,
+            _strict_response_validation=True,
         ) as server.client:
             yield server
     finally:

@@ -23,7 +23,7 @@ from corral.session.log import Snapshot
 from corral.session.state import begin
 from corral.testing.messages_api import MessagesApi, Request
 from corral.testing.messages_reply import Answer, HttpError, Reply
-from tests.served import KEY, Served, served, until
+from tests.served import KEY, WAIT_SECONDS, Served, served, until
 
 MODEL = "claude-opus-5-5"  # has a list price and takes system messages
 NARROW, NARROW_TOKENS = "claude-narrow", 20_000  # a model of the server's own table, and its window
@@ -111,7 +111,7 @@ class Stage:
             return HttpError(status=400, message="the script of this stage is over")
         return self._answers.popleft()
 
-    async def asked(self, number: int, *, seconds: float = 20.0) -> Request:
+    async def asked(self, number: int, *, seconds: float = WAIT_SECONDS) -> Request:
         """The stage's request with this number, from 1, waiting for it."""
         async with asyncio.timeout(seconds):
             while len(self.requests) < number:
@@ -144,7 +144,7 @@ class Stage:
             await self.client.beta.sessions.events.send(session_id, events=list(events), **options)
         ).data
 
-    async def send_surely(self, session_id: str, event: Any, *, seconds: float = 20.0) -> str:
+    async def send_surely(self, session_id: str, event: Any, *, seconds: float = WAIT_SECONDS) -> str:
         """Send until it is acknowledged, with one key for all attempts; returns the event's id."""
         key = {"Idempotency-Key": f"{session_id} {next(_names)}"}
         async with asyncio.timeout(seconds):
@@ -156,7 +156,7 @@ class Stage:
     async def history(self, session_id: str) -> list[Any]:
         return [event async for event in self.client.beta.sessions.events.list(session_id)]
 
-    async def rests(self, session_id: str, *, seconds: float = 20.0) -> Any:
+    async def rests(self, session_id: str, *, seconds: float = WAIT_SECONDS) -> Any:
         """The session once it works no more, asked for again and again, as after a crash."""
         async with asyncio.timeout(seconds):
             while True:
@@ -218,15 +218,15 @@ class Tail:
         self.has_ended = True
         self._news.set()
 
-    async def until(self, kind: str, number: int = 1, *, seconds: float = 20.0) -> Any:
+    async def until(self, kind: str, number: int = 1, *, seconds: float = WAIT_SECONDS) -> Any:
         """The event of this type with this number, from 1, waiting for it."""
         return (await self._wait(lambda: self.of(kind)[number - 1 : number], kind, seconds))[0]
 
-    async def idle(self, number: int = 1, *, seconds: float = 20.0) -> Any:
+    async def idle(self, number: int = 1, *, seconds: float = WAIT_SECONDS) -> Any:
         """The `session.status_idle` with this number, from 1."""
         return await self.until("session.status_idle", number, seconds=seconds)
 
-    async def ended(self, *, seconds: float = 20.0) -> None:
+    async def ended(self, *, seconds: float = WAIT_SECONDS) -> None:
         await self._wait(lambda: self.has_ended, "the end of the stream", seconds)
 
     async def _wait(self, found: Callable[[], Any], what: str, seconds: float) -> Any:

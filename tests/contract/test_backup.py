@@ -697,7 +697,7 @@ async def test_a_killed_restore_leaves_a_store_that_nobody_serves(
     )
     assert restoring.stdout is not None
     try:
-        assert await asyncio.wait_for(restoring.stdout.readline(), 30) == b"loading\n"
+        assert await asyncio.wait_for(restoring.stdout.readline(), 60) == b"loading\n"
     finally:
         restoring.send_signal(signal.SIGKILL)
         await restoring.wait()

@@ -122,7 +122,7 @@ async def test_what_a_killed_writer_left_goes_and_a_living_one_is_left_alone(tmp
     )
     assert writer.stdout is not None
     try:
-        assert await asyncio.wait_for(writer.stdout.readline(), 20) == b"writing\n"
+        assert await asyncio.wait_for(writer.stdout.readline(), 60) == b"writing\n"
         await LocalBlobs.open(tmp_path)
         assert len(list((tmp_path / "~incoming").iterdir())) == 1, "it is being written"
     finally:

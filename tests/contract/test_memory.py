@@ -13,7 +13,7 @@ from corral.testing.contract_memory import SESSION, create, store
 from corral.testing.stores import error_of
 from tests.opened import Opened
 
-DEADLINE_SECONDS = 20.0
+DEADLINE_SECONDS = 60.0
 
 
 async def rows(opened: Opened, at: StoreKey) -> list[int]:

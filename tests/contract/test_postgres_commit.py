@@ -8,7 +8,7 @@ import pytest
 
 from corral.kernel.errors import Stale
 from corral.kernel.ids import Ids
-from corral.kernel.limits import WRITE_HELD_UP_SECONDS
+from corral.kernel.limits import POSTGRES_LOCK_SECONDS, WRITE_HELD_UP_SECONDS
 from corral.session.lease import Claim
 from corral.session.log import Append
 from corral.store.bus import LocalBus
@@ -21,8 +21,10 @@ from corral.testing.sessions import Draft, agent_message, new_session
 from corral.testing.stores import error_of
 from tests.opened import Opened
 
-WAITING_FOR_A_LOCK = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
-TEST_SECONDS = 5.0  # less than a row lock is waited for
+WAITING_FOR_A_LOCK = (
+    "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+)
+TEST_SECONDS = POSTGRES_LOCK_SECONDS - 1  # for which a row lock is waited for in any case
 
 
 async def test_appends_go_on_while_one_waits_for_a_row(postgres: Postgres, database_url: str) -> None:

@@ -18,7 +18,7 @@ from corral.session.log import InboxEntry
 
 __all__ = ["CHECKS", "Buses", "Check"]
 
-SECONDS_MAX = 10.0  # a hint that has not come by then was lost
+SECONDS_MAX = 60.0  # a hint that has not come by then was lost
 ONE, TWO, END = SessionId("sesn_1"), SessionId("sesn_2"), SessionId("sesn_end")
 DELTA = Preview(
     session_id=ONE,

@@ -41,7 +41,7 @@ __all__ = [
 
 _RECIPE = Recipe(environment={"type": "cloud"})
 _PLACEMENT = Placement(host_id="lab", journal_id="lab")
-_WAIT_SECONDS = 30.0
+_WAIT_SECONDS = 60.0
 
 
 @dataclass(kw_only=True, slots=True)

@@ -153,7 +153,7 @@ class MessagesApi:
         """The base URL to give to a client."""
         return f"http://{self._host}:{self._port}"
 
-    async def request(self, number: int, *, timeout_seconds: float = 10.0) -> Request:
+    async def request(self, number: int, *, timeout_seconds: float = 60.0) -> Request:
         """The request with this number (from 1), waiting for it. Raises TimeoutError."""
         if self.count < number:
             arrival: asyncio.Future[None] = asyncio.get_running_loop().create_future()

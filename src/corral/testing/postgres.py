@@ -17,11 +17,9 @@ import contextlib
 import importlib.util
 import os
 import pwd
-import random
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -35,12 +33,13 @@ from sqlalchemy import URL
 
 from corral.store.engine import postgres_engine, target
 from corral.store.upgrade import upgrade
+from corral.testing.ports import free_ports
 
 __all__ = ["URL_VARIABLE", "Postgres", "missing"]
 
 URL_VARIABLE = "CORRAL_TEST_DATABASE_URL"
 READY_SECONDS = 60.0  # recovery after a kill included
-STOP_SECONDS = 20.0
+STOP_SECONDS = 60.0
 SETTINGS: Mapping[str, str] = {
     # Small, but honest: what makes a commit durable is left as it is.
     "shared_buffers": "64MB",
@@ -132,7 +131,7 @@ class Postgres:
             configuration.writelines(
                 f"{name} = '{value}'\n" for name, value in {**SETTINGS, **settings}.items()
             )
-        url = f"postgresql://postgres:{password}@127.0.0.1:{_free_port()}/postgres"
+        url = f"postgresql://postgres:{password}@127.0.0.1:{free_ports(1)[0]}/postgres"
         server = cls(url=url, directory=directory, programs=programs)
         server._watcher = subprocess.Popen(
             ["/bin/sh", "-c", _WATCH, directory], stdin=subprocess.PIPE, start_new_session=True
@@ -286,7 +285,7 @@ class Postgres:
         with self.connect() as connection:
             if template:  # whoever migrated it may not have gone yet
                 connection.execute(
-                    "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = %s",
+                    "SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity WHERE datname = %s",
                     [template],
                 )
             connection.execute(f'CREATE DATABASE "{name}"{like}')
@@ -297,7 +296,7 @@ class Postgres:
         """A psycopg connection in autocommit mode, to look at the server or to disturb it."""
         import psycopg
 
-        with psycopg.connect(url or self._url.geturl(), autocommit=True, connect_timeout=10) as connection:
+        with psycopg.connect(url or self._url.geturl(), autocommit=True, connect_timeout=60) as connection:
             yield connection
 
 
@@ -360,16 +359,3 @@ def _runnable(wheel: Path, directory: Path) -> Path:
             shutil.copytree(libraries, directory / libraries.name, symlinks=True)
         return copy / "bin"
     return programs
-
-
-def _free_port() -> int:
-    """One below the ephemeral ports, so that nobody is given it while the server is down."""
-    for _ in range(100):
-        port = random.randrange(20_000, 32_000)
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
-    raise RuntimeError("no free port between 20000 and 32000")

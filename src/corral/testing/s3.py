@@ -14,7 +14,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -23,6 +22,8 @@ from pathlib import Path
 from types import TracebackType
 
 import httpx2
+
+from corral.testing.ports import free_ports
 
 __all__ = ["S3", "missing"]
 
@@ -42,7 +43,7 @@ class S3:
     def __init__(self, directory: Path, program: Path) -> None:
         self._directory, self._program = directory, program
         self._process: subprocess.Popen[bytes] | None = None
-        self._ports = dict(zip((*_PORTS, *_MORE_PORTS), _free_ports(8), strict=True))
+        self._ports = dict(zip((*_PORTS, *_MORE_PORTS), free_ports(8), strict=True))
         self.access_key_id, self.secret_access_key = "corral-test", secrets.token_hex(16)
 
     @classmethod
@@ -165,14 +166,3 @@ def _program() -> Path | None:
     beside = Path(sys.executable).with_name("weed")
     found = str(beside) if beside.exists() else shutil.which("weed")
     return Path(found) if found else None
-
-
-def _free_ports(number: int) -> list[int]:
-    probes = [socket.socket() for _ in range(number)]
-    try:
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]
-    finally:
-        for probe in probes:
-            probe.close()
