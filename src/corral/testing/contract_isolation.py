@@ -13,7 +13,6 @@ from corral.catalog.sandbox import SANDBOX
 from corral.hands.ports import Sandbox, SandboxLost
 from corral.kernel.limits import (
     BASH_OUTPUT_BYTES_MAX,
-    CANCEL_GRACE_SECONDS,
     SANDBOX_FILE_BYTES_MAX,
     SANDBOX_OPEN_FILES_MAX,
     SANDBOX_PROCESSES_MAX,
@@ -25,6 +24,7 @@ from corral.session.content import Json, ToolResult
 from corral.testing.lab import (
     Lab,
     new_mark,
+    new_session_name,
     pids_of,
     process_count,
     processor_seconds,
@@ -181,22 +181,25 @@ class IsolationContract:
         assert list(outside.iterdir()) == []
 
     async def test_a_fork_bomb_is_bounded(self, lab: Lab) -> None:
-        box, calm = await lab.sandbox(), await lab.sandbox("sesn_calm")
-        before = process_count()
-        call = lab.call("bash", command="bomb() { bomb | bomb & }; bomb; sleep 60")
+        session, mark = new_session_name(), new_mark()
+        box, calm = await lab.sandbox(session), await lab.sandbox("sesn_calm")
+        call = lab.call("bash", command=f"bash -c 'bomb() {{ bomb | bomb & }}; bomb; sleep 60' {mark}")
+        # What runs in a kernel of its own is known by what runs that.
+        if lab.provider.capabilities.holds("kernel"):
+            mark = f"/{session}/"
         task = asyncio.create_task(box.run(call))
-        await until(lambda: process_count() > before + SANDBOX_PROCESSES_MAX // 4 or not box.is_alive, 30)
+        await until(lambda: process_count(mark) > SANDBOX_PROCESSES_MAX // 4 or not box.is_alive)
         assert await lab.bash(calm, "echo calm") == "calm"
-        assert process_count() < before + SANDBOX_PROCESSES_MAX + 50
+        assert process_count(mark) < SANDBOX_PROCESSES_MAX + 50
         await box.cancel(call.call_id)
-        async with asyncio.timeout(2 * CANCEL_GRACE_SECONDS):
+        async with asyncio.timeout(60):
             bombed = (await asyncio.gather(task, return_exceptions=True))[0]
         if isinstance(bombed, SandboxLost):  # as `_overdone`
             assert lab.provider.capabilities.holds("kernel")
         else:
             assert isinstance(bombed, ToolResult) and text_of(bombed) == INTERRUPTED
         await box.destroy()
-        await until(lambda: process_count() < before + SANDBOX_PROCESSES_MAX // 8)
+        await until(lambda: not process_count(mark))
 
     async def test_descriptors_and_file_sizes_are_bounded(self, lab: Lab) -> None:
         box = await lab.sandbox()
@@ -275,24 +278,27 @@ class IsolationContract:
         if not lab.provider.capabilities.holds("cpu"):
             return
         cold, mark = _bounded({"command_seconds": 60}), new_mark()
-        calm, crowded = await lab.sandbox("sesn_calm", recipe=cold), await lab.sandbox(recipe=cold)
+        one, many = new_session_name(), new_session_name()
+        calm, crowded = await lab.sandbox(one, recipe=cold), await lab.sandbox(many, recipe=cold)
         spinning = lab.call("bash", command=_spin(processes=_CROWD, seconds=4, mark=mark))
         crowd = await lab.started(crowded, spinning, mark)
-        share = asyncio.create_task(_processors(lab, "sesn_1", _said(crowd)))
-        alone = await _processors(lab, "sesn_calm", lab.bash(calm, _spin(processes=1, seconds=1.5)))
+        share = asyncio.create_task(_processors(lab, many, _said(crowd)))
+        alone = await _processors(lab, one, lab.bash(calm, _spin(processes=1, seconds=1.5)))
         assert alone > 4 * await share / _CROWD, "by turns it would be one among all"
 
     async def test_processors_have_a_bound(self, lab: Lab) -> None:
         if not lab.provider.capabilities.holds("cpu"):
             return
-        box = await lab.sandbox(recipe=_bounded({"cpus": 0.1}))
+        session = new_session_name()
+        box = await lab.sandbox(session, recipe=_bounded({"cpus": 0.1}))
         spinning = lab.bash(box, _spin(processes=2, seconds=2))
-        assert await _processors(lab, "sesn_1", spinning) < 0.2
+        assert await _processors(lab, session, spinning) < 0.2
 
 
 _CROWD = 32
 _SPIN = """
 import os, sys, time
+before = os.times()
 end, children = time.monotonic() + float(sys.argv[2]), 0
 while children < int(sys.argv[1]) - 1 and os.fork():
     children += 1
@@ -302,7 +308,8 @@ while time.monotonic() < end:
 if is_first:
     for _ in range(children):
         os.wait()
-    print(sum(os.times()[:4]) / float(sys.argv[2]))
+    after = os.times()
+    print((sum(after[:4]) - sum(before[:4])) / (after.elapsed - before.elapsed))
 """
 
 

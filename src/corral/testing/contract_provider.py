@@ -14,13 +14,13 @@ import asyncio
 import contextlib
 import io
 import os
-import secrets
 import tarfile
-import time
+from unittest.mock import patch
 
 from corral.hands.ports import SandboxLost
+from corral.kernel import limits
 from corral.kernel.errors import InvalidRequest
-from corral.kernel.limits import CANCEL_GRACE_SECONDS, TOOL_OUTPUT_CHARS_MAX, TOOL_PREVIEW_CHARS
+from corral.kernel.limits import TOOL_OUTPUT_CHARS_MAX, TOOL_PREVIEW_CHARS
 from corral.session.call import INTERRUPTED
 from corral.session.content import Json
 from corral.testing.contract_isolation import IsolationContract
@@ -32,6 +32,7 @@ from corral.testing.lab import (
     is_running,
     member,
     new_mark,
+    new_session_name,
     pids_of,
     text_of,
 )
@@ -132,15 +133,15 @@ class ProviderContract(IsolationContract, MountContract):
         box = await lab.sandbox()
         wait = "touch {0}; until [ -e {1} ]; do sleep 0.01; done; echo met"
         results = await asyncio.gather(
-            box.run(lab.call("bash", thread="sthr_1", command=wait.format("a", "b"), timeout_ms=8000)),
-            box.run(lab.call("bash", thread="sthr_2", command=wait.format("b", "a"), timeout_ms=8000)),
+            box.run(lab.call("bash", thread="sthr_1", command=wait.format("a", "b"), timeout_ms=60_000)),
+            box.run(lab.call("bash", thread="sthr_2", command=wait.format("b", "a"), timeout_ms=60_000)),
         )
         assert [text_of(result) for result in results] == ["met", "met"]
 
     async def test_timeout_starts_with_the_execution(self, lab: Lab) -> None:
         box = await lab.sandbox()
-        first = lab.call("bash", command="sleep 1; echo first")
-        second = lab.call("bash", command="echo second", timeout_ms=800)
+        first = lab.call("bash", command="sleep 3; echo first")
+        second = lab.call("bash", command="echo second", timeout_ms=2500)
         results = await asyncio.gather(box.run(first), box.run(second))
         assert [text_of(result) for result in results] == ["first", "second"]
 
@@ -165,12 +166,12 @@ class ProviderContract(IsolationContract, MountContract):
             mark = new_mark()
             call = lab.call("bash", command=command.format(mark))
             task = await lab.started(box, call, mark)
-            began = time.monotonic()
-            await box.cancel(call.call_id)
-            result = await task
-            assert time.monotonic() - began < CANCEL_GRACE_SECONDS
+            with _much_grace():
+                await box.cancel(call.call_id)
+                result = await task
             assert result.is_error and text_of(result) == INTERRUPTED
-            await lab.until_gone(box, mark, CANCEL_GRACE_SECONDS)
+            assert box.is_alive, "it took all of the grace, and was killed then"
+            await lab.until_gone(box, mark)
             assert await lab.bash(box, "echo next") == "next"
 
     async def test_cancel_of_a_waiting_call_never_runs_it(self, lab: Lab) -> None:
@@ -192,9 +193,10 @@ class ProviderContract(IsolationContract, MountContract):
         call = lab.call("grep", pattern="(a+)+$")
         task = asyncio.create_task(box.run(call))
         assert await lab.bash(box, "echo meanwhile") == "meanwhile"
-        await box.cancel(call.call_id)
-        async with asyncio.timeout(CANCEL_GRACE_SECONDS):
+        with _much_grace():
+            await box.cancel(call.call_id)
             assert text_of(await task) == INTERRUPTED
+        assert box.is_alive
         await box.cancel(call.call_id)
         await box.cancel("sevt_unknown")
 
@@ -222,7 +224,7 @@ class ProviderContract(IsolationContract, MountContract):
 
     async def test_nothing_is_left_running(self, lab: Lab) -> None:
         marks = [new_mark() for _ in range(4)]
-        sessions = [f"sesn_{secrets.token_hex(6)}" for _ in range(2)]
+        sessions = [new_session_name() for _ in range(2)]
         boxes = [await lab.sandbox(session) for session in sessions]
         for i, box in enumerate(boxes):
             await lab.bash(
@@ -362,3 +364,8 @@ class ProviderContract(IsolationContract, MountContract):
             raise AssertionError("a broken archive was accepted")
         assert not outside.exists()
         assert not list(lab.root.parent.glob("**/escaped"))
+
+
+def _much_grace() -> contextlib.AbstractContextManager[object]:
+    """A machine that does much else may need all of the grace for what takes a moment."""
+    return patch.object(limits, "CANCEL_GRACE_SECONDS", 60.0)

@@ -27,11 +27,13 @@ from corral.session.content import Json, ToolResult
 __all__ = [
     "Lab",
     "archive_of",
+    "cgroup_directories",
     "in_chunks",
     "is_gone",
     "is_running",
     "member",
     "new_mark",
+    "new_session_name",
     "pids_of",
     "process_count",
     "processor_seconds",
@@ -145,6 +147,11 @@ def new_mark() -> str:
     return f"{3000 + secrets.randbelow(1000)}.{secrets.randbelow(10**9):09}"
 
 
+def new_session_name() -> str:
+    """One that no other sandbox of this machine is for."""
+    return f"sesn_{secrets.token_hex(6)}"
+
+
 def is_running(mark: str) -> bool:
     """Whether a living process of this machine, sandboxes included, has the mark in its arguments."""
     return bool(pids_of(mark))
@@ -197,20 +204,44 @@ async def in_chunks(data: bytes, size: int = 1000) -> AsyncIterator[bytes]:
         yield data[start : start + size]
 
 
-def process_count() -> int:
-    """How many processes there are on this machine, sandboxes included."""
-    return sum(folder.name.isdigit() for folder in Path("/proc").iterdir())
+def process_count(mark: str) -> int:
+    """How many living processes of this machine have the mark in their arguments, or come from one of them
+    that lives."""
+    above = set(pids_of(mark))
+    parents: dict[int, int] = {}
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            with contextlib.suppress(OSError):
+                fields = (folder / "stat").read_text().rpartition(")")[2].split()
+                if fields[0] not in "ZX":
+                    parents[int(folder.name)] = int(fields[1])
+
+    def counts(pid: int) -> bool:
+        while pid in parents and pid not in above:
+            pid = parents[pid]
+        return pid in above
+
+    return sum(map(counts, parents))
+
+
+def cgroup_directories(name: str) -> list[Path]:
+    """Of the cgroup of ours with this name, in each hierarchy where it is. Others come and go meanwhile."""
+    return [
+        Path(above, "corral", name)
+        for above, folders, _ in os.walk("/sys/fs/cgroup")
+        if "corral" in folders and Path(above, "corral", name).is_dir()
+    ]
 
 
 def processor_seconds(session: str) -> float:
     """How long the machine's processors have worked for the sandbox that was started for this session: for
-    its living processes, and those of theirs that have ended. It has a cgroup of its own."""
+    its living processes, and those of theirs that have ended. It has a cgroup of its own. session: that no
+    other test has, which may run beside this one (`new_session_name`)."""
     pid = pids_of(f"/{session}/")[0]
     joined = re.search(r"/corral/([^/\n]+)$", Path(f"/proc/{pid}/cgroup").read_text(), re.MULTILINE)
     assert joined, "it is in no cgroup of ours"
-    found = Path("/sys/fs/cgroup").glob(f"**/corral/{joined[1]}/cgroup.procs")
     ticks = 0
-    for number in next(iter(found)).read_text().split():
+    for number in (cgroup_directories(joined[1])[0] / "cgroup.procs").read_text().split():
         with contextlib.suppress(OSError):
             fields = Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()
             ticks += sum(map(int, fields[11:15]))
