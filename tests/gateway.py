@@ -27,7 +27,7 @@ from corral.kernel.ids import DEFAULT_WORKSPACE, ResourceId, SessionId
 from corral.session.call import Mount, Recipe
 from corral.vault.seal import seal
 
-SECONDS = 30.0
+SECONDS = 60.0
 UNRESTRICTED = {"type": "unrestricted"}
 
 

@@ -119,7 +119,7 @@ class ContainerChecks:
         assert host.stdout and (await host.stdout.readline()).strip() == b"ready"
         names = await containers(engine, tmp_path)
         assert len(names) == 2, "one at work, and a warm one"
-        assert len(pids_of(mark)) >= 3, "two sleeps, and the host"
+        await until(lambda: len(pids_of(mark)) >= 3)  # two sleeps, and the host
         image = await said_by(engine, "inspect", "--format", "{{.Image}}", names[0])
         host.kill()
         await host.wait()

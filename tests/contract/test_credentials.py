@@ -112,9 +112,9 @@ async def test_ours_cannot_be_taken_by_a_variable(lab: Lab, gateway: Gateway) ->
 async def test_without_an_egress_process_there_is_no_sandbox(
     lab: Lab, gateway: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("corral.hands.way_out.HANDS_CONNECT_SECONDS", 0.3)
     await gateway.end()
-    with pytest.raises(SandboxUnavailable, match="credentials cannot be used now"):
+    with monkeypatch.context() as patch, pytest.raises(SandboxUnavailable, match="credentials cannot be"):
+        patch.setattr("corral.hands.way_out.HANDS_CONNECT_SECONDS", 0.3)
         await lab.sandbox("sesn_1", recipe=recipe(TOKEN="placeholder"))
     await gateway.serve()
     await lab.sandbox("sesn_2", recipe=recipe(TOKEN="placeholder"))

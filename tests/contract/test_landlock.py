@@ -79,7 +79,7 @@ asyncio.run(main())
     )
     assert host.stdout
     assert (await host.stdout.readline()).strip() == b"ready", await host.stdout.read()
-    assert len(pids_of(mark)) >= 3, "two sleeps, and the host"
+    await until(lambda: len(pids_of(mark)) >= 3)  # two sleeps, and the host
     host.kill()
     await host.wait()
     await until(lambda: is_gone(mark))

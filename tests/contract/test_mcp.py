@@ -57,7 +57,7 @@ async def gateway() -> AsyncIterator[Gateway]:
 
 @pytest.fixture
 async def connector(gateway: Gateway) -> AsyncIterator[McpConnector]:
-    made = McpConnector(Roads(gateway.data_dir), silent_seconds=5.0, list_seconds=10.0)
+    made = McpConnector(Roads(gateway.data_dir), silent_seconds=60.0, list_seconds=60.0)
     yield made
     await made.aclose()
     assert not made.connections
@@ -116,7 +116,7 @@ async def test_tools_of_every_transport(connector: McpConnector, hosts: Any, kin
 async def changed(connector: McpConnector, to: McpServer, **change: Any) -> list[str]:
     """The names of its tools, once it has said that they changed: again and again, for it says nothing to
     one whose ear it does not have yet."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         await connector.run(call(to, "change", **change))
         while not (found := await connector.list_tools(SESSION, [to], only_changed=True)):
             await connector.run(call(to, "change"))
@@ -150,13 +150,13 @@ async def test_a_storm_of_notifications_is_one_listing_for_each_look(
     before = host.listings
     assert words(await connector.run(call(to, "change", times=300))) == "changed"
     assert host.listings == before, "nobody has looked"
-    looks = 0
-    async with asyncio.timeout(30):
-        while await connector.list_tools(SESSION, [to], only_changed=True) or not looks:
-            looks += 1
-    assert host.listings == before + looks
-    assert not await connector.list_tools(SESSION, [to], only_changed=True)
-    assert host.listings == before + looks
+    looks = 0  # that found something: more may have come between them, by a connection of their own
+    async with asyncio.timeout(60):
+        while (found := await connector.list_tools(SESSION, [to], only_changed=True)) or not looks:
+            looks += bool(found)
+            assert host.listings == before + looks
+            await asyncio.sleep(0.01)
+    assert host.listings == before + looks, "where nothing is new, nothing is asked"
 
 
 @pytest.mark.parametrize("kind", ["modern", "legacy", "sse"])
@@ -176,20 +176,22 @@ async def test_a_call_is_cancelled_there_too(connector: McpConnector, hosts: Any
 
 async def test_progress_keeps_a_call_alive_and_silence_ends_it(hosts: Any, gateway: Gateway) -> None:
     host = hosts("modern")
-    connector = McpConnector(Roads(gateway.data_dir), silent_seconds=0.5)
+    impatient = McpConnector(Roads(gateway.data_dir), silent_seconds=0.5)
+    connector = McpConnector(Roads(gateway.data_dir), silent_seconds=4.0)
     try:
-        quiet = await connector.run(call(server(host), "hold"))
+        quiet = await impatient.run(call(server(host), "hold"))
         assert quiet.is_error and "unknown" in words(quiet) and "silent for 0.5 s" in words(quiet)
         before = len(host.calls)
         began = time.monotonic()
         running = asyncio.create_task(connector.run(call(server(host), "hold", progress=True)))
         await host.called(before + 1)
-        await asyncio.wait({running}, timeout=1.5)
+        await asyncio.wait({running}, timeout=5.0)
         assert not running.done(), f"ended after {time.monotonic() - began:.1f} s"
         host.release()
         assert words(await running) == "released"
     finally:
         (host.directory / "go").unlink(missing_ok=True)
+        await impatient.aclose()
         await connector.aclose()
 
 
@@ -306,7 +308,8 @@ async def test_what_a_liar_lists_is_bounded(connector: McpConnector, hosts: Any)
 async def test_what_a_liar_returns(hosts: Any, gateway: Gateway, said: Any, expected: str) -> None:
     host = hosts("liar")
     host.lie(**{"notifications/initialized": {"raw": "", "status": 202}, "tools/call": said})
-    connector = McpConnector(Roads(gateway.data_dir), silent_seconds=1.0)
+    silent_seconds = 60.0 if expected not in ("", "unknown") else 2.0  # answers to nothing are none
+    connector = McpConnector(Roads(gateway.data_dir), silent_seconds=silent_seconds)
     try:
         before = len(host.calls)
         result = await connector.run(call(server(host), "any"))
@@ -406,7 +409,7 @@ async def test_connections_are_bounded_and_idle_ones_end(hosts: Any, gateway: Ga
             result = await connector.run(call(to, "echo", text="x", session_id=f"sesn_{number}"))
             assert words(result) == "x"
             assert connector.connections <= 2
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while connector.connections:  # noqa: ASYNC110  # they end by time
                 await asyncio.sleep(0.02)
     finally:

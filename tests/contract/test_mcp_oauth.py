@@ -186,7 +186,8 @@ async def opened(tmp_path: Path) -> AsyncIterator[Opened]:
 
 
 @pytest.fixture
-async def node(opened: Opened, mcp: McpHost) -> AsyncIterator[Node]:
+async def node(opened: Opened, mcp: McpHost, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Node]:
+    monkeypatch.setattr(wishes, "CREDENTIALS_WAIT_SECONDS", 30.0)  # on a busy machine
     async with Node.start(opened, mcp) as node:
         yield node
 

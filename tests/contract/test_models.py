@@ -59,9 +59,15 @@ async def api() -> AsyncIterator[MessagesApi]:
 
 @pytest.fixture
 async def model(api: MessagesApi) -> AsyncIterator[AnthropicModel]:
-    model = AnthropicModel(api_key=KEY, base_url=api.url, models=MODELS, silence_seconds=5)
+    model = AnthropicModel(api_key=KEY, base_url=api.url, models=MODELS, silence_seconds=60)
     yield model
     await model.aclose()
+
+
+@pytest.fixture
+def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever stood still for a moment waits for the end of a stream all the same."""
+    monkeypatch.setattr("corral.brain.models.anthropic.MODEL_DRAIN_SECONDS", 60.0)
 
 
 # -- replies ---------------------------------------------------------------------------------------
@@ -135,6 +141,7 @@ async def test_many_at_once(api, model):
     assert [reply.content[0]["text"] for reply in replies] == texts
 
 
+@pytest.mark.usefixtures("unhurried")
 async def test_connections_are_reused(api, model):
     reply = Reply()
     api.script = lambda _: reply
@@ -143,6 +150,7 @@ async def test_connections_are_reused(api, model):
     assert api.accepted == 1
 
 
+@pytest.mark.usefixtures("unhurried")
 async def test_a_connection_is_reused_by_those_who_stop_at_the_reply(api, model):
     """As the loop reads: nothing after the reply is waited for."""
     api.script = lambda _: Reply.text("hi")
@@ -366,7 +374,7 @@ async def test_silence_is_a_broken_stream(api, after):
     with pytest.raises(ModelFailed, match="sent nothing for too long") as caught:
         await collect(model, request())
     assert caught.value.retryable
-    await asyncio.wait_for((await api.request(1)).closed.wait(), 5)
+    await asyncio.wait_for((await api.request(1)).closed.wait(), 60)
     await model.aclose()
 
 
@@ -394,7 +402,7 @@ async def test_closing_the_iterator_aborts_the_request(api, model):
         async for _ in stream:
             break
     sent = await api.request(1)
-    await asyncio.wait_for(sent.closed.wait(), 5)
+    await asyncio.wait_for(sent.closed.wait(), 60)
     assert sent.is_aborted
 
 
@@ -405,7 +413,7 @@ async def test_cancelling_the_reader_aborts_the_request(api, model):
     reader.cancel()
     with pytest.raises(asyncio.CancelledError):
         await reader
-    await asyncio.wait_for(sent.closed.wait(), 5)
+    await asyncio.wait_for(sent.closed.wait(), 60)
     assert sent.is_aborted
 
 
@@ -481,7 +489,7 @@ async def test_the_fake_as_a_command():
     )
     try:
         assert process.stdout is not None
-        url = (await asyncio.wait_for(process.stdout.readline(), 10)).decode().strip()
+        url = (await asyncio.wait_for(process.stdout.readline(), 60)).decode().strip()
         model = AnthropicModel(api_key=KEY, base_url=url, models=MODELS)
         assert (await check_reply(model, request())).content[0]["text"] == "Hello."
         await model.aclose()

@@ -1,7 +1,6 @@
 """Outputs from a real sandbox to files, by a collector that may die anywhere."""
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,7 +14,7 @@ from corral.hands.wire import Restored
 from corral.kernel.crash import intercepted
 from corral.kernel.errors import NotFound
 from corral.kernel.ids import DEFAULT_WORKSPACE, EventId
-from corral.kernel.limits import OUTPUTS_BUSY_SECONDS
+from corral.kernel.limits import OUTPUTS_AGAIN_SECONDS, OUTPUTS_LOOK_SECONDS
 from corral.orchestrator.outputs import OutputsCollector
 from corral.session.call import Recipe, ToolCall
 from corral.store.blobs import LocalBlobs
@@ -90,8 +89,8 @@ class Bench:
         with pytest.raises(asyncio.CancelledError):
             await task
 
-    async def until(self, fact: Callable[[], Awaitable[bool]], seconds: float) -> None:
-        async with asyncio.timeout(seconds):
+    async def until(self, fact: Callable[[], Awaitable[bool]]) -> None:
+        async with asyncio.timeout(60):
             while not await fact():  # noqa: ASYNC110  (a file sends no events)
                 await asyncio.sleep(0.02)
 
@@ -107,7 +106,8 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
     await opened.database.close()
 
 
-async def test_outputs_become_files_within_two_seconds_and_follow_the_tree(bench: Bench) -> None:
+async def test_outputs_become_files_and_follow_the_tree(bench: Bench) -> None:
+    assert OUTPUTS_LOOK_SECONDS + OUTPUTS_AGAIN_SECONDS < 2, "and the look itself, on an idle machine"
     async with bench.collecting():
         await bench.bash(
             f"mkdir {OUT}/d; echo 1 > {OUT}/a.txt; echo 2 > {OUT}/d/b.md; ln -s /etc/passwd {OUT}/p"
@@ -117,7 +117,7 @@ async def test_outputs_become_files_within_two_seconds_and_follow_the_tree(bench
             async def fact() -> bool:
                 return await bench.contents() == expected
 
-            await bench.until(fact, 2.0)
+            await bench.until(fact)
 
         await shows({"a.txt": b"1\n", "d/b.md": b"2\n"})
         first = await bench.known()
@@ -131,10 +131,10 @@ async def test_outputs_become_files_within_two_seconds_and_follow_the_tree(bench
         with pytest.raises(NotFound):
             await bench.stores.files.read(DEFAULT_WORKSPACE, first["a.txt"].file_id)
         await bench.bash(f"rm {OUT}/c.md; (sleep 0.2; echo late > {OUT}/late; sleep 60) > /dev/null 2>&1 &")
-        await bench.until(lambda: _is(bench, {"a.txt", "late"}), 8.0)
+        await bench.until(lambda: _is(bench, {"a.txt", "late"}))
         await bench.stores.files.delete(DEFAULT_WORKSPACE, (await bench.known())["late"].file_id)
         await bench.bash(f"echo 4 > {OUT}/z")
-        await bench.until(lambda: _is(bench, {"a.txt", "z"}), 2.0)  # what a client deleted stays away
+        await bench.until(lambda: _is(bench, {"a.txt", "z"}))  # what a client deleted stays away
 
 
 async def _is(bench: Bench, paths: set[str]) -> bool:
@@ -203,19 +203,21 @@ async def test_what_has_not_changed_is_not_stored_again(bench: Bench) -> None:
     assert after["same"] == before["same"] and after["other"].file_id != before["other"].file_id
 
 
-async def test_a_file_that_always_changes_is_left_alone_ever_longer(bench: Bench) -> None:
+async def test_a_file_that_always_changes_is_left_alone(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     await bench.bash(
         f"cd {OUT}; truncate -s 64M big;"
         " (while :; do touch big; done) > /dev/null 2>&1 & echo $! > /tmp/pid"
     )
+    monkeypatch.setattr("corral.orchestrator.outputs.OUTPUTS_BUSY_SECONDS", 3600.0)  # it is left alone
     collector = OutputsCollector(bench.files)
     while await bench.collect(collector):  # until the loop has begun
         await bench.bash(f"touch {OUT}/big")
-    began, puts = time.monotonic(), bench.blobs.puts
-    assert puts
+    assert (puts := bench.blobs.puts)
     for _ in range(3):
         assert not await bench.collect(collector)
-    assert bench.blobs.puts == puts or time.monotonic() - began > OUTPUTS_BUSY_SECONDS
+    assert bench.blobs.puts == puts
     await bench.bash(f"kill $(cat /tmp/pid); echo fine > {OUT}/small")  # a call: it is tried again
     assert await bench.collect(collector)
     assert {path: each.size_bytes for path, each in (await bench.known()).items()} == {

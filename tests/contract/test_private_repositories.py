@@ -181,8 +181,10 @@ async def test_without_an_egress_process(
     failed = await refused(none, held(host, "ada/alone"))
     assert failed.kind == "clone" and "this node has no egress process" in str(failed.detail)
     await none.aclose()
-    monkeypatch.setattr("corral.hands.way_out.HANDS_CONNECT_SECONDS", 0.5)
     await gateway.end()
-    assert "cannot use the repository's token" in (await refused(mirrors, held(host, "ada/alone"))).message
+    with monkeypatch.context() as patch:
+        patch.setattr("corral.hands.way_out.HANDS_CONNECT_SECONDS", 0.5)
+        failed = await refused(mirrors, held(host, "ada/alone"))
+    assert "cannot use the repository's token" in failed.message
     await gateway.serve()
     await fetched(mirrors, held(host, "ada/alone"))

@@ -425,7 +425,7 @@ async def test_who_waits_for_its_turn_loses_no_time_and_holds_up_nobody(
     host.push("ada/engine", {"n": "there"})
     host.push("ada/slow", {"large": BIG})
     engine = at(host, "ada/engine")
-    mirrors = opened(at_once=2, seconds=6, stall_seconds=60)
+    mirrors = opened(at_once=2, seconds=12, stall_seconds=60)
     resolved = await mirrors.fetch(engine, session_id=SESSION)
     host.stalls.add("ada/slow")
     slow = asyncio.create_task(refused(mirrors, at(host, "ada/slow")))
@@ -442,7 +442,7 @@ async def test_who_waits_for_its_turn_loses_no_time_and_holds_up_nobody(
 
 
 async def _until(fact: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not fact():  # noqa: ASYNC110  (requests come in a thread)
             await asyncio.sleep(0.02)
 
@@ -800,7 +800,7 @@ async def test_a_killed_fetch_leaves_nothing_behind(
     host.stalls.add("ada/slow")
     mirrors, repository = opened(), at(host, "ada/slow")
     fetching = asyncio.create_task(mirrors.fetch(repository, session_id=SESSION))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while len(host.requests) < 3:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     fetching.cancel()

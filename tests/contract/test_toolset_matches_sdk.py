@@ -19,6 +19,7 @@ import random
 import re
 import secrets
 import shutil
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -166,7 +167,7 @@ class Reference:
 
     async def settle(self) -> None:
         """Wait until a shell that ended is noticed: the SDK writes into a broken pipe otherwise."""
-        await until(lambda: all(p.status() != psutil.STATUS_ZOMBIE for p in psutil.Process().children()))
+        await until(_is_every_end_known)
         await asyncio.sleep(0.02)
 
     async def aclose(self) -> None:
@@ -177,6 +178,16 @@ class Reference:
 
     def normal(self, text: str) -> str:
         return text.replace(str(self.root), "/workspace").replace(str(self.session), "/mnt/session")
+
+
+def _is_every_end_known() -> bool:
+    """Whether all children live, and asyncio waits for no other."""
+    try:
+        children = [child.cmdline() for child in psutil.Process().children()]
+    except psutil.NoSuchProcess:  # a zombie, or gone by now
+        return False
+    waits = sum(thread.name.startswith("asyncio-waitpid-") for thread in threading.enumerate())
+    return all(children) and waits <= len(children)  # what ends has no arguments before it has no files
 
 
 def located(fields: Input, root: str, session: str) -> Input:

@@ -149,13 +149,14 @@ async def test_mcp_servers_of_the_agent_are_reached_where_that_is_said(
 
 async def test_nothing_stays_behind_a_sandbox(lab: Lab, gateway: Gateway, plain: Origin) -> None:
     box = await lab.sandbox(recipe=recipe())
-    stuck = f"curl -sS http://{HOST}:{plain.port}/slow > /dev/null & disown; sleep 0.1; echo on"
+    stuck = f"curl -sSN http://{HOST}:{plain.port}/slow > came & disown; echo on"
     assert await lab.bash(box, stuck) == "on"
+    came = lab.root / "sesn_1" / "files" / "came"
 
-    async def is_asked() -> bool:
-        return bool(plain.requests)
+    async def is_answered() -> bool:
+        return came.exists() and came.read_text() == "1"
 
-    await until(is_asked)
+    await until(is_answered)
     await box.destroy()
     [entry] = await gateway.ended()
     assert entry["decision"] == "allowed" and entry["received_bytes"]

@@ -438,7 +438,7 @@ async def test_hostile_html_is_read_as_far_as_it_goes(plain: WebHost, opened: Op
     ],
 )
 async def test_a_broken_pdf_is_an_error(plain: WebHost, opened: Open, body: bytes) -> None:
-    failed = await refused(opened(seconds=10), plain.page(body, type_="application/pdf"))
+    failed = await refused(opened(seconds=60), plain.page(body, type_="application/pdf"))
     assert failed.code in ("unsupported_content_type", "content_too_large")
 
 
@@ -500,8 +500,8 @@ async def test_a_slow_drip_ends_at_the_bound_and_a_cancel_ends_it_at_once(
     assert (failed.code, "2 s" in failed.message) == ("url_not_accessible", True)
     plain.arrived.clear()
     fetching = asyncio.ensure_future(fetched(opened(), plain.url()))
-    assert await asyncio.to_thread(plain.arrived.wait, 10)
+    assert await asyncio.to_thread(plain.arrived.wait, 60)
     fetching.cancel()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         with pytest.raises(asyncio.CancelledError):
             await fetching
