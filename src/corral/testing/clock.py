@@ -1,5 +1,6 @@
-"""A clock that moves only when it is told to."""
+"""Clocks that move when they are told to."""
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 
 
@@ -19,3 +20,11 @@ class ManualClock:
     def advance(self, seconds: float) -> None:
         """Let time pass; at least a microsecond, never back."""
         self._passed += max(timedelta(seconds=seconds), timedelta(microseconds=1))
+
+
+def skip(seconds: float) -> None:
+    """Let the time of the running event loop jump, as it does for a process that was stopped: all stood
+    still, and what was to happen meanwhile is due now, at once. Holds until the loop is closed."""
+    loop = asyncio.get_running_loop()
+    before = loop.time
+    loop.time = lambda: before() + seconds  # type: ignore[method-assign]

@@ -1,8 +1,4 @@
-"""Workers on one store whose clock is set by hand, before a real model API on a real socket.
-
-`SkippingLoop` is an event loop whose time can jump, as it does for a process that was stopped: everything
-stood still, and the clock went on.
-"""
+"""Workers on one store whose clock is set by hand, before a real model API on a real socket."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -34,13 +30,6 @@ from corral.testing.messages_api import MessagesApi
 from corral.testing.sessions import new_session, user_message
 
 T = TypeVar("T")
-
-
-class SkippingLoop(asyncio.SelectorEventLoop):
-    skipped = 0.0
-
-    def time(self) -> float:
-        return super().time() + self.skipped
 
 
 @dataclass(kw_only=True)
@@ -102,7 +91,7 @@ class Cluster:
         await self.kills.kill(KillTarget(workspace_id=None), reason=reason, now=now, after=None, before=now)
 
     async def settled(
-        self, session_id: SessionId, *, seconds: float = 20.0, advance: float = 0.2
+        self, session_id: SessionId, *, seconds: float = 60.0, advance: float = 0.2
     ) -> Snapshot:
         """The session once it is idle with nothing waiting; the store's time runs ten times as fast.
         advance: of it, in seconds, with each look."""
@@ -116,7 +105,7 @@ class Cluster:
 
 
 async def until(
-    look: Callable[[], Awaitable[T | None]], *, seconds: float = 10.0, every: float = 0.01
+    look: Callable[[], Awaitable[T | None]], *, seconds: float = 60.0, every: float = 0.01
 ) -> T:
     """The first value that is true, of what has no signal of its own."""
     async with asyncio.timeout(seconds):

@@ -8,23 +8,20 @@ import pytest
 from corral.brain.loop import Loop
 from corral.kernel.errors import LeaseLost
 from corral.kernel.limits import LEASE_TTL_SECONDS
+from corral.testing.clock import skip
 from corral.testing.messages_api import MessagesApi, Request
 from corral.testing.messages_reply import Reply
 from corral.testing.sessions import Draft, agent_message
-from tests.unit.orchestrator.brain import SkippingLoop, cluster, until
+from tests.unit.orchestrator.brain import cluster, until
 
 
 @pytest.mark.parametrize("is_taken_over", [True, False])
 @pytest.mark.parametrize("is_answered", [True, False])
-def test_a_stopped_brain_writes_nothing(tmp_path: Path, is_taken_over: bool, is_answered: bool) -> None:
+async def test_a_stopped_brain_writes_nothing(
+    tmp_path: Path, is_taken_over: bool, is_answered: bool
+) -> None:
     """Whether or not another has the session by now, whether or not its model has answered meanwhile."""
-    loop = SkippingLoop()
-    with asyncio.Runner(loop_factory=lambda: loop) as runner:
-        runner.run(_check(loop, tmp_path, is_taken_over=is_taken_over, is_answered=is_answered))
-
-
-async def _check(loop: SkippingLoop, tmp_path: Path, *, is_taken_over: bool, is_answered: bool) -> None:
-    slow = Reply(content=Reply.text("too late").content, first_seconds=0.3)
+    slow = Reply(content=Reply.text("too late").content, first_seconds=LEASE_TTL_SECONDS)
     silent = Reply(content=Reply.text("never").content, hang_after_bytes=200)
 
     def script(request: Request) -> Reply:
@@ -37,7 +34,7 @@ async def _check(loop: SkippingLoop, tmp_path: Path, *, is_taken_over: bool, is_
         before = await brains.log.snapshot(record.session_id)
         assert before.record.epoch == 1
 
-        loop.skipped += LEASE_TTL_SECONDS  # it was stopped for so long, and did not notice
+        skip(LEASE_TTL_SECONDS)  # it was stopped for so long, and did not notice
         brains.clock.advance(LEASE_TTL_SECONDS)
         if is_taken_over:
             [lease] = await brains.leases.claim(owner="brain-2", limit=1, session_ids=[record.session_id])
@@ -63,21 +60,15 @@ async def _check(loop: SkippingLoop, tmp_path: Path, *, is_taken_over: bool, is_
         assert b"too late" not in b"".join(event.body for event in after.events)
 
 
-def test_a_loop_looks_at_the_clock_itself(tmp_path: Path) -> None:
+async def test_a_loop_looks_at_the_clock_itself(tmp_path: Path) -> None:
     """Before anybody tells it that its lease is over: the answer that waits is not written."""
-    loop = SkippingLoop()
-    with asyncio.Runner(loop_factory=lambda: loop) as runner:
-        runner.run(_check_alone(loop, tmp_path))
-
-
-async def _check_alone(loop: SkippingLoop, tmp_path: Path) -> None:
-    slow = Reply(content=Reply.text("too late").content, first_seconds=0.3)
+    slow = Reply(content=Reply.text("too late").content, first_seconds=LEASE_TTL_SECONDS)
     async with MessagesApi(lambda _: slow) as api, cluster(api, tmp_path) as brains:
         record = await brains.session()
         running = asyncio.create_task(Loop(record.session_id, brains.gear("brain-1")).run())
         await api.request(1)
         before = await brains.log.snapshot(record.session_id)
-        loop.skipped += LEASE_TTL_SECONDS
+        skip(LEASE_TTL_SECONDS)
         with pytest.raises(LeaseLost):
             await running
         assert (await brains.log.snapshot(record.session_id)).events == before.events
