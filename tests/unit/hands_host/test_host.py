@@ -4,7 +4,6 @@ import asyncio
 import io
 import os
 import tarfile
-import time
 from pathlib import Path
 
 import pytest
@@ -21,7 +20,6 @@ from corral.kernel.errors import (
     NotFound,
     SandboxUnavailable,
 )
-from corral.kernel.limits import CANCEL_GRACE_SECONDS
 from corral.session.call import INTERRUPTED, NeverStarted, Recipe
 
 SESSION = "sesn_1"
@@ -31,7 +29,7 @@ def text(result) -> str:
     return "".join(block["text"] for block in result.content)
 
 
-async def until(fact, *, seconds: float = 10.0) -> None:
+async def until(fact, *, seconds: float = 60.0) -> None:
     """Wait for a fact about another process, which can send no signal to us."""
     async with asyncio.timeout(seconds):
         while not fact():  # noqa: ASYNC110
@@ -182,33 +180,30 @@ async def test_a_newer_brain_finds_the_call_that_an_older_one_sent_just_before_i
 # -- interrupts ---------------------------------------------------------------------------------------
 
 
-async def test_cancel_kills_the_command_and_records_it(host, bash, tmp_path):
+async def test_cancel_kills_the_command_and_records_it(host, bash, tmp_path, provider, monkeypatch):
     call = bash("c1", "echo $$ > pid; exec sleep 600")
     running = asyncio.create_task(host.execute(call, epoch=1))
     await until(
         lambda: (workspace(tmp_path) / "pid").exists() and (workspace(tmp_path) / "pid").read_text()
     )
     pid = int((workspace(tmp_path) / "pid").read_text())
-    began = time.monotonic()
-    await host.cancel(SESSION, epoch=1, call_ids=["c1", "unknown"])
-    assert time.monotonic() - began < CANCEL_GRACE_SECONDS
-    assert not Path(f"/proc/{pid}").exists()
+    monkeypatch.setattr(calls_module, "CANCEL_GRACE_SECONDS", 600.0)
+    async with asyncio.timeout(60):  # at once, and not with its sandbox when the grace is over
+        await host.cancel(SESSION, epoch=1, call_ids=["c1", "unknown"])
+    assert not Path(f"/proc/{pid}").exists() and provider.created[0].is_alive
     result = await running
     assert result.is_error and await host.attach(call, epoch=1) == result
     await host.cancel(SESSION, epoch=1, call_ids=["c1"])  # finished: ignored
 
 
-async def test_a_command_that_cannot_be_cancelled_goes_with_its_sandbox_in_time(
-    host, bash, tmp_path, provider
-):
+async def test_a_command_that_cannot_be_cancelled_goes_with_its_sandbox(host, bash, tmp_path, provider):
     running = asyncio.create_task(host.execute(bash("c1", "touch begun; exec sleep 600"), epoch=1))
     await until(lambda: (workspace(tmp_path) / "begun").exists())
     provider.created[0].ignores_cancel = True
-    began = time.monotonic()
-    await host.cancel(SESSION, epoch=1, call_ids=["c1"])
-    assert time.monotonic() - began < CANCEL_GRACE_SECONDS
-    assert text(await running) == INTERRUPTED
-    assert not provider.created[0].is_alive
+    async with asyncio.timeout(60):
+        await host.cancel(SESSION, epoch=1, call_ids=["c1"])
+        assert text(await running) == INTERRUPTED
+    await until(lambda: not provider.created[0].is_alive)
     news, out = (await host.execute(bash("c2", "ls"), epoch=1)).content
     assert (news["text"], out["text"]) == (NEWS_KEPT, "begun\n")
 

@@ -21,7 +21,7 @@ def texts(result) -> list[str]:
 
 
 async def until(fact) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not fact():  # noqa: ASYNC110  of another process
             await asyncio.sleep(0.005)
 

@@ -34,9 +34,9 @@ def certs(directory: Path, *hosts: str) -> ClusterTls:
 @pytest.fixture
 async def listening_host(tmp_path: Path, provider: Provider) -> AsyncIterator[tuple[str, ClusterTls]]:
     """A host on loopback TCP: its address and the TLS files of its cluster."""
+    tls = certs(tmp_path / "certs", "127.0.0.1", "hands.example")
     with socket.create_server(("127.0.0.1", 0)) as free:
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    tls = certs(tmp_path / "certs", "127.0.0.1", "hands.example")
     ready = asyncio.Event()
     serving = asyncio.create_task(
         serve_hands(
