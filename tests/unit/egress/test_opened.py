@@ -35,8 +35,7 @@ def secure(tmp_path: Path) -> Iterator[Origin]:
 
 
 @pytest.fixture
-async def gateway(secure: Origin, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Gateway]:
-    monkeypatch.setattr(wishes, "CREDENTIALS_WAIT_SECONDS", 30.0)  # on a busy machine
+async def gateway(secure: Origin) -> AsyncIterator[Gateway]:
     names = {name: ["127.0.0.1"] for name in (HOST, OTHER, "sub.origin.test", "wrong.test")}
     async with Gateway.start(names=names, trusted=secure.authority) as gateway:
         yield gateway

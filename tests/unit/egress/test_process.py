@@ -14,8 +14,9 @@ import pytest
 from corral.daemon import socket_path, token_path
 from corral.egress.process import serve_egress
 from corral.kernel.errors import Conflict, InvalidRequest
+from corral.testing.clock import skip
 
-SECONDS = 10.0
+SECONDS = 60.0
 
 
 @pytest.fixture
@@ -72,13 +73,18 @@ async def test_it_answers_who_has_the_token_and_nobody_else(data_dir: Path) -> N
 
 
 async def test_it_lives_while_it_is_adopted(data_dir: Path) -> None:
-    egress = await started(data_dir, unadopted_seconds=0.3)
+    egress = await started(data_dir, unadopted_seconds=20.0)
     reader, writer = await asyncio.open_unix_connection(socket_path(data_dir, "egress"))
     writer.write(get(data_dir, "adopt"))
     await asyncio.wait_for(reader.readuntil(b"}\n"), SECONDS)
-    done, _ = await asyncio.wait([egress], timeout=0.6)
+    skip(25.0)
+    done, _ = await asyncio.wait([egress], timeout=0.3)
     assert not done
     writer.close()
+    async with asyncio.timeout(SECONDS):
+        while b'"is_supervised": true' in await ask(data_dir, get(data_dir, "health")):  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+    skip(25.0)
     await asyncio.wait_for(egress, SECONDS)
     assert not socket_path(data_dir, "egress").exists()
 

@@ -13,7 +13,7 @@ import pytest
 
 from corral.testing.certificates import certificates
 from corral.testing.origin import Origin
-from tests.gateway import Gateway, limited, said_to, through, through_tls, until
+from tests.gateway import SECONDS, Gateway, limited, said_to, through, through_tls, until
 
 BODY = bytes(range(256)) * 4096
 LARGE = 20 * 1024 * 1024
@@ -64,7 +64,7 @@ async def test_requests_share_a_connection(gateway: Gateway, plain: Origin) -> N
             f"GET http://origin.test:{plain.port}/bytes/{number} HTTP/1.1\r\n"
             f"Host: origin.test:{plain.port}\r\n\r\n".encode()
         )
-        head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 20)
+        head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), SECONDS)
         assert f"Content-Length: {number}\r\n".encode() in head
         await reader.readexactly(number)
     writer.close()
@@ -84,10 +84,10 @@ async def test_a_body_that_waits_to_be_asked_for(gateway: Gateway, plain: Origin
         f"POST http://origin.test:{plain.port}/echo HTTP/1.1\r\nHost: origin.test:{plain.port}\r\n"
         "Content-Length: 5\r\nExpect: 100-continue\r\n\r\n".encode()
     )
-    head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 20)
+    head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), SECONDS)
     assert head.startswith(b"HTTP/1.1 100 ")
     writer.write(b"hello")
-    head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 20)
+    head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), SECONDS)
     assert head.startswith(b"HTTP/1.1 200 ") and await reader.readexactly(5) == b"hello"
     writer.close()
 
@@ -107,7 +107,7 @@ async def test_an_answer_that_comes_before_the_body_is_there(gateway: Gateway) -
         "Content-Length: 100000000\r\n\r\n".encode()
         + b"x" * 1000
     )
-    answer = await asyncio.wait_for(reader.read(), 20)
+    answer = await asyncio.wait_for(reader.read(), SECONDS)
     assert answer.startswith(b"HTTP/1.1 413 ") and answer.endswith(b"no!")
     writer.close()
     server.close()
@@ -117,7 +117,7 @@ async def test_answers_arrive_as_they_come(gateway: Gateway, plain: Origin) -> N
     reader, writer = await asyncio.open_connection("127.0.0.1", gateway.door())
     writer.write(f"GET http://origin.test:{plain.port}/slow HTTP/1.1\r\n\r\n".replace(
         "\r\n\r\n", f"\r\nHost: origin.test:{plain.port}\r\n\r\n").encode())  # fmt: skip
-    head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n1"), 20)
+    head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n1"), SECONDS)
     assert b"200 OK" in head and not plain.go.is_set()
     plain.go.set()
     assert await reader.readexactly(1) == b"2"
@@ -154,7 +154,7 @@ async def test_a_websocket_in_clear_text(gateway: Gateway, plain: Origin) -> Non
     frame = b"\x81\x85" + bytes(4) + b"hello"
     reader, writer = await asyncio.open_connection("127.0.0.1", gateway.door())
     writer.write(f"GET http://origin.test:{plain.port}/socket HTTP/1.1\r\n{shake}".encode() + frame)
-    head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 20)
+    head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), SECONDS)
     assert head.startswith(b"HTTP/1.1 101 ") and b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo=" in head
     assert await reader.readexactly(7) == b"\x81\x05hello"
     writer.write(frame)
@@ -165,9 +165,9 @@ async def test_a_websocket_in_clear_text(gateway: Gateway, plain: Origin) -> Non
     writer.write(
         f"CONNECT origin.test:{plain.port} HTTP/1.1\r\nHost: origin.test:{plain.port}\r\n\r\n".encode()
     )
-    assert b" 200 " in await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 20)
+    assert b" 200 " in await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), SECONDS)
     writer.write(f"GET /socket HTTP/1.1\r\n{shake}".encode() + frame)
-    await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 20)
+    await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), SECONDS)
     assert await reader.readexactly(7) == b"\x81\x05hello"
     writer.close()
 
@@ -182,10 +182,10 @@ async def test_a_host_that_speaks_first(gateway: Gateway) -> None:
     far = server.sockets[0].getsockname()[1]
     reader, writer = await asyncio.open_connection("127.0.0.1", gateway.door())
     writer.write(f"CONNECT origin.test:{far} HTTP/1.1\r\nHost: origin.test:{far}\r\n\r\n".encode())
-    await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 20)
-    assert await asyncio.wait_for(reader.readline(), 20) == b"220 ready\r\n"
+    await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), SECONDS)
+    assert await asyncio.wait_for(reader.readline(), SECONDS) == b"220 ready\r\n"
     writer.write(b"EHLO\r\n")
-    assert await asyncio.wait_for(reader.read(), 20) == b"heard EHLO\r\n"
+    assert await asyncio.wait_for(reader.read(), SECONDS) == b"heard EHLO\r\n"
     writer.close()
     server.close()
 
@@ -271,7 +271,10 @@ async def test_http_2_is_between_the_program_and_the_host(gateway: Gateway, tmp_
         writer.write(frame)  # its settings
         writer.close()
 
-    async with await asyncio.start_server(host, "127.0.0.1", 0, ssl=context) as server, asyncio.timeout(30):
+    async with (
+        await asyncio.start_server(host, "127.0.0.1", 0, ssl=context) as server,
+        asyncio.timeout(SECONDS),
+    ):
         where = f"origin.test:{server.sockets[0].getsockname()[1]}"
         reader, writer = await asyncio.open_connection("127.0.0.1", gateway.door())
         writer.write(f"CONNECT {where} HTTP/1.1\r\nHost: {where}\r\n\r\n".encode())
@@ -295,11 +298,11 @@ async def test_a_host_header_for_another_host(gateway: Gateway, plain: Origin) -
     for begin, answer in (("\r\nG", b" 400 "), ("G", b" 403 origin.test is blocked")):
         reader, writer = await asyncio.open_connection("127.0.0.1", gateway.door())
         writer.write(f"CONNECT {opened} HTTP/1.1\r\nHost: {opened}\r\n\r\n".encode())
-        await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 20)
+        await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), SECONDS)
         writer.write(begin.encode())  # as servers would read it, too
         await writer.drain()
         writer.write(f"ET / HTTP/1.1\r\nHost: {mine}\r\n\r\n".encode())
-        said = await asyncio.wait_for(reader.read(), 20)
+        said = await asyncio.wait_for(reader.read(), SECONDS)
         writer.close()
         assert said.startswith(b"HTTP/1.1" + answer), said
     assert not plain.requests
@@ -377,10 +380,10 @@ async def test_a_door_that_closes_ends_what_went_through(gateway: Gateway, plain
     writer.write(
         f"CONNECT origin.test:{plain.port} HTTP/1.1\r\nHost: origin.test:{plain.port}\r\n\r\n".encode()
     )
-    await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 20)
+    await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), SECONDS)
     [way_out] = gateway.ways_out
     await way_out.close()
-    assert await asyncio.wait_for(reader.read(), 20) == b""
+    assert await asyncio.wait_for(reader.read(), SECONDS) == b""
     writer.close()
 
     async def is_closed() -> bool:

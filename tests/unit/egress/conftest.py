@@ -1,0 +1,10 @@
+import pytest
+
+from corral.egress import wishes
+from tests.gateway import SECONDS
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine nobody is refused because a look at the store takes its time."""
+    monkeypatch.setattr(wishes, "CREDENTIALS_WAIT_SECONDS", SECONDS)
