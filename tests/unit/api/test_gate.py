@@ -31,7 +31,7 @@ from corral.kernel.limits import (
 )
 from corral.kernel.request import request_id
 from corral.session.content import Json
-from corral.testing.clock import ManualClock
+from corral.testing.clock import ManualClock, skip
 
 KEY = "corral_key_of_this_test"
 LONG = [{"id": "x" * CODED_BODY_BYTES_MIN}]
@@ -373,4 +373,17 @@ async def test_a_body_that_comes_too_slowly(pauses: list[float], size: int) -> N
 
 
 async def test_a_body_that_comes_fast_enough() -> None:
-    assert await read([0.02] * 20, size=100) == 20
+    """What comes earns patience for longer than there was at first. By jumps of time: a pause of a busy
+    machine is no pause of the client."""
+    left = 20
+
+    async def receive() -> Any:
+        nonlocal left
+        left -= 1
+        skip(100.0)
+        await asyncio.sleep(0.001)  # what is due comes first
+        return {"type": "http.request", "body": b"x" * 500, "more_body": bool(left)}
+
+    limited = paced(receive, silence_seconds=1000.0, bytes_per_second=5.0)
+    while left:
+        await limited()

@@ -33,7 +33,7 @@ async def test_a_stream_whose_announced_body_does_not_come_ends(tmp_path: Path) 
         "query_string": b"",
         "path_params": {"session_id": record.session_id},
     }
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await streams(scope, paced(nothing, silence_seconds=0.05), send)
     assert sent[0]["status"] == 200 and sent[-1]["more_body"] is False
     assert streams.open_count == 0
