@@ -67,8 +67,11 @@ async def test_a_newcomer_with_files_of_its_own_is_refused_beside_others(
     ],
     ids=["alone", "the other is lost", "the other has no files", "listed already"],
 )
-async def test_who_is_alone_or_was_there_starts_at_once(config: Config, seen: tuple[SeenNode, ...]) -> None:
-    async with asyncio.timeout(1):
+async def test_who_is_alone_or_was_there_starts_at_once(
+    config: Config, seen: tuple[SeenNode, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(own_files, "NODE_BEAT_SECONDS", 60.0)
+    async with asyncio.timeout(30):
         await refuse_own_files(config, Listed(*seen), node_id="node_1")
 
 

@@ -38,7 +38,7 @@ async def test_a_data_directory_that_is_gone_is_reported(tmp_path: Path) -> None
 async def test_a_start_waits_for_this_node_and_not_for_others() -> None:
     readiness = Readiness({"fine": fine}, {"others": broken})
     await readiness.check()
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(30):
         await readiness.until_ready(patience_seconds=60)
     assert not readiness.is_ready
 
@@ -54,9 +54,9 @@ async def test_what_only_the_operator_may_know_is_in_the_log_alone(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Once, and not with every look. A real driver says it: the port is closed."""
-    with socket.socket() as closed:
-        closed.bind(("127.0.0.1", 0))
-        port = closed.getsockname()[1]
+    closed = socket.socket()  # as long as we have the port, nobody else listens there
+    closed.bind(("127.0.0.1", 0))
+    port = closed.getsockname()[1]
     engine = postgres_engine(
         make_url(f"postgresql+psycopg://someone@127.0.0.1:{port}/ledger"), writes=False
     )
@@ -80,3 +80,4 @@ async def test_what_only_the_operator_may_know_is_in_the_log_alone(
         assert str(port) in str(error)
         body = error_response(error, "req_1").body
         assert str(port).encode() not in body and b"overloaded_error" in body
+    closed.close()

@@ -23,7 +23,7 @@ from corral.vault.ring import FileKeys, KeyRing
 from tests.opened import Opened
 from tests.sealed import sealed_secrets_of
 
-SECONDS = 10.0
+SECONDS = 60.0
 
 
 class Killed(BaseException):

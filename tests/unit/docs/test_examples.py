@@ -16,7 +16,7 @@ from corral.testing.messages_reply import Answer, HttpError, Reply
 from tests.served import KEY, served
 from tests.unit.docs.markdown import ROOT, blocks, name_of, pages
 
-RUN_SECONDS = 60.0
+RUN_SECONDS = 240.0
 
 # What the model says in the pages' conversations, by a word of their first message.
 SCRIPTS: dict[str, list[Reply]] = {
@@ -66,6 +66,7 @@ def python_blocks(path: Path) -> list[tuple[str, str | None]]:
 EXAMPLES = {name_of(path): found for path in pages() if (found := python_blocks(path))}
 
 
+@pytest.mark.timeout(300)
 async def test_every_page_prints_what_it_says() -> None:
     async with MessagesApi(script) as upstream, served(messages_url=upstream.url) as server:
         runner = await asyncio.create_subprocess_exec(

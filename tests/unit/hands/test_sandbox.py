@@ -115,7 +115,7 @@ async def test_a_good_one_answers(boot) -> None:
 )
 async def test_a_broken_protocol_is_a_loss(boot, program: str) -> None:
     box = await boot(program)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         with pytest.raises(SandboxLost):
             await box.run(call())
     assert not box.is_alive
@@ -152,7 +152,7 @@ async def test_an_endless_stream_uses_no_memory(boot) -> None:
 async def test_silence_is_a_loss(boot, program: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("corral.kernel.limits.SANDBOX_ANSWER_SECONDS", 0.2)
     box = await boot(program)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         with pytest.raises(SandboxLost):
             await box.run(call(timeout_ms=100))
 
@@ -161,7 +161,7 @@ async def test_one_that_stops_reading_is_a_loss(boot, monkeypatch: pytest.Monkey
     monkeypatch.setattr("corral.kernel.limits.SANDBOX_ANSWER_SECONDS", 0.2)
     box = await boot("result(); time.sleep(60)")
     await box.run(call())
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         with pytest.raises(SandboxLost):
             await box.run(call("sevt_2", command="x" * 5_000_000, timeout_ms=100))
 
@@ -172,7 +172,7 @@ async def test_a_deaf_one_is_killed_by_a_cancel(boot, monkeypatch: pytest.Monkey
     task = asyncio.create_task(box.run(call()))
     assert box._machine.process.stderr
     assert await box._machine.process.stderr.readline() == b"deaf\n"
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         await box.cancel("sevt_1")
         result = await task
     assert result.is_error and result.content[0]["text"] == INTERRUPTED

@@ -61,7 +61,7 @@ def test_the_clock_steps() -> None:
         "import time; from corral.kernel.clock import SystemClock;"
         "print(SystemClock().now().timestamp() - time.time())"
     )
-    assert float(in_process(code, "clock.step=-30")) == pytest.approx(-30, abs=1)
+    assert float(in_process(code, "clock.step=-30")) == pytest.approx(-30, abs=15)
 
 
 def test_a_file_is_read_again_and_again(tmp_path: Path) -> None:
@@ -72,7 +72,7 @@ from pathlib import Path
 from corral.kernel.faults import fault
 file = Path({str(file)!r})
 def becomes(number):
-    end = time.monotonic() + 10
+    end = time.monotonic() + 50
     while fault("bus.drop") != number:
         assert time.monotonic() < end
 print(fault("bus.drop"))

@@ -182,16 +182,16 @@ async def test_a_cancelled_write_is_still_whole_and_announced(database: Database
 
     def slow(connection: Connection) -> str:
         started.set()
-        assert go_on.wait(10)
+        assert go_on.wait(60)
         return write(connection, "sesn_1")
 
     task = asyncio.create_task(database.write(slow, committed=lambda _name: announced.set()))
-    await asyncio.to_thread(started.wait, 10)
+    await asyncio.to_thread(started.wait, 60)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
     go_on.set()
-    await asyncio.wait_for(announced.wait(), 10)
+    await asyncio.wait_for(announced.wait(), 60)
     assert await count(database) == 1
 
 
@@ -199,7 +199,7 @@ async def test_too_many_waiting_writes_are_refused(database: Database) -> None:
     go_on = threading.Event()
 
     def slow(_connection: Connection) -> bool:
-        return go_on.wait(30)
+        return go_on.wait(60)
 
     tasks = [asyncio.create_task(database.write(slow)) for _ in range(WRITES_QUEUED_MAX)]
     await asyncio.sleep(0)
@@ -230,11 +230,11 @@ async def test_a_reader_sees_one_snapshot(database: Database) -> None:
         counted = select(func.count()).select_from(tombstones)
         before = connection.scalar(counted)
         first_read.set()
-        assert written.wait(10)
+        assert written.wait(60)
         return before, connection.scalar(counted)
 
     reading = asyncio.create_task(database.read(reads_twice))
-    await asyncio.to_thread(first_read.wait, 10)
+    await asyncio.to_thread(first_read.wait, 60)
     await database.write(lambda connection: write(connection, "sesn_1"))
     written.set()
     assert await reading == (0, 0)

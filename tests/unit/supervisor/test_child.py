@@ -18,4 +18,4 @@ def test_who_has_closed_its_report_is_not_promoted() -> None:
     child.process.stdout.close()  # as the supervisor does at the end of a report
     assert child.process.poll() is None and not child.is_promotable
     child.process.stdin.close()
-    assert child.process.wait(timeout=20) in (0, 120)  # 120: its standard output could not be flushed
+    assert child.process.wait(timeout=60) in (0, 120)  # 120: its standard output could not be flushed

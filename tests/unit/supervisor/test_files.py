@@ -9,8 +9,6 @@ import pytest
 from corral.supervisor.files import opened, read
 from corral.supervisor.logs import LogFile
 
-pytestmark = pytest.mark.timeout(20)
-
 
 def test_a_pipe_a_link_and_a_directory_are_no_files(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"x" * 10)
