@@ -296,6 +296,8 @@ class _Connection(asyncio.Protocol):
 
     async def _send_slowly(self, reply: Reply, request: Request) -> None:
         await asyncio.sleep(reply.first_seconds)
+        if reply.held_until is not None:
+            await reply.held_until.wait()
         self._write(_stream_head(request))
         stream = reply.stream
         end = len(stream)

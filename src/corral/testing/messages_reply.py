@@ -7,6 +7,7 @@ content_block_stop per block, message_delta, message_stop; `ping` in between). T
 Source: platform documentation "Streaming Messages" and "Errors"; the event types of `anthropic` 2.10.0.
 """
 
+import asyncio
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -42,6 +43,7 @@ class Reply:
     hang_after_bytes: silence after this many bytes, until the client leaves.
     drip_bytes:       write this many bytes at a time, `drip_seconds` apart.
     first_seconds:    silence before the response headers (the time to first token of a busy model).
+    held_until:       likewise, until this is set: for what a test does meanwhile, however long it takes.
     """
 
     content: Sequence[Block] = (text_block("Done."),)
@@ -59,6 +61,7 @@ class Reply:
     drip_bytes: int | None = None
     drip_seconds: float = 0.0
     first_seconds: float = 0.0
+    held_until: asyncio.Event | None = None
 
     @classmethod
     def text(cls, text: str) -> "Reply":
@@ -78,6 +81,7 @@ class Reply:
             and self.hang_after_bytes is None
             and self.drip_bytes is None
             and not self.first_seconds
+            and self.held_until is None
         )
 
     @cached_property

@@ -1,5 +1,6 @@
 """How a turn can end: refusal, limits, failures of the provider; and what its figures say."""
 
+import asyncio
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any
@@ -79,8 +80,9 @@ async def test_pause_turn_goes_on_with_the_reply_unchanged(stage: Stage) -> None
         {"type": "text", "text": "Searching."},
         {"type": "server_tool_use", "id": "srvtoolu_1", "name": "web_search", "input": {"query": "corral"}},
     ]
+    go = asyncio.Event()
     stage.play(
-        Reply(content=searching, stop_reason="pause_turn", first_seconds=0.3),
+        Reply(content=searching, stop_reason="pause_turn", held_until=go),
         Reply.text("Found."),
         Reply.text("And you."),
     )
@@ -89,6 +91,7 @@ async def test_pause_turn_goes_on_with_the_reply_unchanged(stage: Stage) -> None
         await stage.send(session.id, text("Search."))
         await stage.asked(1)
         await stage.send(session.id, text("Meanwhile."))  # may not come between the search and its result
+        go.set()
         await tail.idle()
     last = stage.requests[1].json["messages"][-1]
     assert last["role"] == "assistant"
@@ -207,14 +210,14 @@ async def test_a_permanent_failure_ends_the_turn_and_not_the_session(
 
 
 async def test_what_was_queued_is_flushed_when_the_turn_dies(stage: Stage) -> None:
-    stage.play(
-        Reply(first_seconds=0.4, error_after=(0, "invalid_request_error", "no")), Reply.text("Anew.")
-    )
+    go = asyncio.Event()
+    stage.play(Reply(held_until=go, error_after=(0, "invalid_request_error", "no")), Reply.text("Anew."))
     session = await stage.session()
     async with stage.watch(session.id) as tail:
         await stage.send(session.id, text("Go."))
         await stage.asked(1)
         await stage.send(session.id, text("Queued."))
+        go.set()
         assert (await tail.idle()).stop_reason.type == "retries_exhausted"
         assert tail.types == [*BEGIN, START, FINISH, "session.error", "user.message", *END]
         await stage.send(session.id, text("Next."))

@@ -10,7 +10,7 @@ import pytest
 from anthropic.lib.sessions import accumulate_managed_agents_event
 
 from corral.testing.messages_reply import HttpError, Reply
-from tests.served import KEY, text
+from tests.served import KEY, WAIT_SECONDS, text
 from tests.stage import PREVIEWS, Stage, frames, words
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -107,9 +107,11 @@ async def test_resume_wherever_the_connection_broke(stage: Stage) -> None:
     every event once. Echo and processed form of an input are two events."""
     chance = random.Random(20261120)
     calls = [(f"toolu_{n}", "bash", {"command": f"echo {n}"}) for n in range(3)]
+    first_go, second_go = asyncio.Event(), asyncio.Event()
+    look = Reply.tools(*calls, say="Look.")
     stage.play(
-        Reply(content=Reply.tools(*calls, say="Look.").content, stop_reason="tool_use", first_seconds=0.2),
-        Reply(content=[block("Well.")], delta_chars=1, first_seconds=0.2),
+        Reply(content=look.content, stop_reason="tool_use", held_until=first_go),
+        Reply(content=[block("Well.")], delta_chars=1, held_until=second_go),
         Reply.text("And again."),
     )
     session = await stage.session()
@@ -140,15 +142,19 @@ async def test_resume_wherever_the_connection_broke(stage: Stage) -> None:
                         break
 
     async with (
-        httpx2.AsyncClient(base_url=stage.server.url, headers={"x-api-key": KEY}, timeout=20) as http,
+        httpx2.AsyncClient(
+            base_url=stage.server.url, headers={"x-api-key": KEY}, timeout=WAIT_SECONDS
+        ) as http,
         asyncio.TaskGroup() as group,
     ):
         readers = [group.create_task(read_in_pieces(http, patience=n)) for n in (1, 2, 3, 5, 8, 100)]
         await stage.send(session.id, text("Go."))
         await stage.asked(1)
         await stage.send(session.id, text("And this."), text("And that."))
+        first_go.set()
         await stage.asked(2)
         await stage.send(session.id, text("One more."))
+        second_go.set()
     results = [reader.result() for reader in readers]
     history = [event.to_dict(mode="json") for event in await stage.history(session.id)]
     sent = [event["id"] for event in history if event["type"].startswith("user.")]

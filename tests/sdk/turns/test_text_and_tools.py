@@ -1,5 +1,6 @@
 """Turns as they should go: order of events, tools, messages that arrive meanwhile."""
 
+import asyncio
 import json
 
 import anthropic
@@ -163,13 +164,15 @@ async def test_a_message_during_a_tool_follows_its_result(stage: Stage) -> None:
 
 
 async def test_messages_during_a_reply_are_answered_in_one_more(stage: Stage) -> None:
-    stage.play(Reply(content=Reply.text("One.").content, first_seconds=0.5), Reply.text("Rest."))
+    go = asyncio.Event()
+    stage.play(Reply(content=Reply.text("One.").content, held_until=go), Reply.text("Rest."))
     session = await stage.session()
     async with stage.watch(session.id) as tail:
         await stage.send(session.id, text("1"))
         await stage.asked(1)
         await stage.send(session.id, text("2"), text("3"))
         await stage.send(session.id, text("4"))
+        go.set()
         await tail.idle()
     assert tail.types == [
         *BEGIN,
@@ -194,10 +197,12 @@ async def test_several_messages_of_one_request_are_one_turn(stage: Stage) -> Non
 
 
 async def test_a_session_with_initial_events_is_born_running(stage: Stage) -> None:
-    stage.play(Reply(content=Reply.text("Hi.").content, first_seconds=0.3))
+    go = asyncio.Event()
+    stage.play(Reply(content=Reply.text("Hi.").content, held_until=go))
     session = await stage.session(initial_events=[text("Start."), text("Now.")])
     assert session.status == "running"
     async with stage.watch(session.id) as tail:
+        go.set()
         await tail.idle()
     history = await stage.history(session.id)
     assert [event.type for event in history] == [
