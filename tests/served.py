@@ -8,7 +8,7 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -115,6 +115,15 @@ class Served:
     def log(self) -> str:
         """What all its processes have said."""
         return self.log_path.read_text() if self.log_path.exists() else ""
+
+    def files(self) -> Iterator[tuple[Path, bytes]]:
+        """All files of the data directory that are still there when they are looked at, with what is in
+        them: those of running processes come and go."""
+        for directory, _, names in os.walk(self.config.data_dir):
+            for path in (Path(directory, name) for name in names):
+                with contextlib.suppress(FileNotFoundError):
+                    if path.is_file():
+                        yield path, path.read_bytes()
 
     def workspace(self, session_id: str) -> Path:
         """What a session's sandbox sees as its working directory."""

@@ -17,7 +17,7 @@ from corral.store.archive import members
 from corral.store.database import Database
 from corral.store.vault_keys import VaultKeys
 from corral.vault.ring import FileKeys, KeyRing
-from tests.served import Served, served
+from tests.served import WAIT_SECONDS, Served, served
 
 CANARY = "canary-5ecret"
 ANYWHERE = {"type": "unrestricted"}
@@ -42,10 +42,6 @@ def processes(server: Served) -> dict[int, Path]:
     while more := {pid for pid, parent in parents.items() if parent in found} - found:
         found |= more
     return {pid: Path(f"/proc/{pid}") for pid in found}
-
-
-def files(data_dir: Path) -> dict[Path, bytes]:
-    return {path: path.read_bytes() for path in data_dir.rglob("*") if path.is_file()}
 
 
 def unpacked(archive: Path) -> bytes:
@@ -157,7 +153,7 @@ async def test_planted_secrets_are_nowhere(tmp_path: Path, caplog: pytest.LogCap
                 assert CANARY.encode() not in content, (pid, name)
                 assert private not in content, (pid, name)
         assert looked > 5
-        found = {**files(data_dir), archive: unpacked(archive)}
+        found = {**dict(server.files()), archive: unpacked(archive)}
         assert b"mcp.example.com" in found[archive]
         assert b"mcp.example.com" in found[data_dir / "corral.db-wal"] + found[data_dir / "corral.db"]
         for path, content in found.items():
@@ -173,7 +169,7 @@ async def test_planted_secrets_are_nowhere(tmp_path: Path, caplog: pytest.LogCap
 def _metrics(url: str) -> str:
     import urllib.request
 
-    with urllib.request.urlopen(f"{url}/metrics", timeout=10) as answer:
+    with urllib.request.urlopen(f"{url}/metrics", timeout=WAIT_SECONDS) as answer:
         return str(answer.read().decode())
 
 
@@ -191,7 +187,7 @@ async def test_rotation_goes_on_after_a_kill() -> None:
         for role in ("server", "egress"):
             await http.post("/corral/v1/vault/rotate_key", cast_to=object)
             await server.kill(role)
-            async with asyncio.timeout(40):
+            async with asyncio.timeout(WAIT_SECONDS):
                 while (found := await keys())["is_rotating"]:  # noqa: ASYNC110
                     await asyncio.sleep(0.1)
             [key] = found["keys"]

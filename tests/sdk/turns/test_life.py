@@ -12,13 +12,12 @@ import anthropic
 import httpx2
 import pytest
 
+from corral.testing.lab import new_mark
 from corral.testing.messages_reply import Reply
-from tests.served import KEY, text, until
+from tests.served import KEY, WAIT_SECONDS, text, until
 from tests.stage import Stage, words
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
-
-GONE_SECONDS = 10.0
 
 
 def bash(command: str, number: int = 1) -> Reply:
@@ -39,7 +38,7 @@ def runs(argument: str) -> bool:
 @pytest.mark.parametrize("end", ["archive", "delete"])
 async def test_an_ended_session_leaves_nothing_running(stage: Stage, end: str) -> None:
     """A background process of the agent lives until then, and not longer."""
-    marker = f"4242{len(end)}.5"
+    marker = new_mark()
     stage.play(
         bash(f"sleep {marker} >/dev/null 2>&1 & touch began"),
         Reply.text("Done."),
@@ -50,7 +49,7 @@ async def test_an_ended_session_leaves_nothing_running(stage: Stage, end: str) -
     async with stage.watch(session.id) as tail:
         await stage.send(session.id, text("Go."))
         await tail.idle()
-        assert runs(marker), "what runs in the background outlives its call"
+        await until(lambda: runs(marker))  # what runs in the background outlives its call
         await stage.send(session.id, text("Hang."))
         await stage.asked(3)
         with pytest.raises(anthropic.BadRequestError, match="running"):
@@ -63,7 +62,7 @@ async def test_an_ended_session_leaves_nothing_running(stage: Stage, end: str) -
         else:
             await tail.until("session.deleted")
             await tail.ended()
-    await until(lambda: not runs(marker), seconds=GONE_SECONDS)
+    await until(lambda: not runs(marker))
     workspace = stage.server.workspace(session.id).parent
     if end == "archive":
         assert (await sessions.retrieve(session.id)).status == "terminated"
@@ -72,7 +71,7 @@ async def test_an_ended_session_leaves_nothing_running(stage: Stage, end: str) -
             await stage.send(session.id, text("Hello?"))
     else:
         stage.forget(session.id)
-        await until(lambda: not workspace.exists(), seconds=GONE_SECONDS)
+        await until(lambda: not workspace.exists())
         with pytest.raises(anthropic.NotFoundError):
             await sessions.retrieve(session.id)
         with pytest.raises(anthropic.NotFoundError):
@@ -100,7 +99,9 @@ async def test_files_go_in_before_the_work_and_come_out_after_it(stage: Stage) -
     session = await stage.session()
     url = f"/corral/v1/sessions/{session.id}/workspace"
     async with (
-        httpx2.AsyncClient(base_url=stage.server.url, headers={"x-api-key": KEY}, timeout=20) as http,
+        httpx2.AsyncClient(
+            base_url=stage.server.url, headers={"x-api-key": KEY}, timeout=WAIT_SECONDS
+        ) as http,
         stage.watch(session.id) as tail,
     ):
         put = await http.put(url, content=_tar({"in/poem": b"the sea\n"}))
@@ -135,7 +136,8 @@ def _tar(files: dict[str, bytes]) -> bytes:
 
 
 async def test_a_key_makes_create_and_send_happen_once(stage: Stage) -> None:
-    stage.play(Reply(content=Reply.text("Once.").content, first_seconds=0.3), Reply.text("Never."))
+    go = asyncio.Event()
+    stage.play(Reply(content=Reply.text("Once.").content, held_until=go), Reply.text("Never."))
     session = await stage.session()
     key = {"Idempotency-Key": f"send-{session.id}"}
     async with stage.watch(session.id) as tail:
@@ -147,6 +149,7 @@ async def test_a_key_makes_create_and_send_happen_once(stage: Stage) -> None:
         assert all(answer[0].id == first[0].id for answer in again)
         with pytest.raises(anthropic.ConflictError):
             await stage.send(session.id, text("Something else."), extra_headers=key)
+        go.set()
         await tail.idle()
         assert (await stage.send(session.id, text("Go."), extra_headers=key))[0].id == first[0].id
     assert len(tail.of("user.message")) == 2 and len(stage.requests) == 1
@@ -180,10 +183,8 @@ async def test_no_secret_reaches_the_sandbox_the_log_or_the_disk(stage: Stage) -
     shown = json.dumps([event.to_dict(mode="json") for event in tail.events])
     for secret in secrets:
         assert secret not in shown
-    for path in stage.server.config.data_dir.rglob("*"):
-        if path.is_file():
-            content = path.read_bytes()
-            assert not [secret for secret in secrets if secret.encode() in content], path
+    for path, content in stage.server.files():
+        assert not [secret for secret in secrets if secret.encode() in content], path
     for role in ("hands", "egress", "server"):
         try:
             environment = Path(f"/proc/{stage.server.pid(role)}/environ").read_bytes()
@@ -218,7 +219,7 @@ async def test_the_sync_client(stage: Stage) -> None:
 
     def work() -> list[Any]:
         with anthropic.Anthropic(
-            base_url=stage.server.url, api_key=KEY, max_retries=0, timeout=30
+            base_url=stage.server.url, api_key=KEY, max_retries=0, timeout=WAIT_SECONDS
         ) as client:
             sessions = client.beta.sessions
             events = []
