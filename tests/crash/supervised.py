@@ -20,8 +20,9 @@ from corral.hands.process import serve_hands
 from corral.kernel.errors import SandboxUnavailable
 from corral.session.call import Recipe
 from corral.supervisor import __main__ as supervisor_main
+from corral.supervisor import supervise
 
-UNADOPTED_SECONDS = 15.0  # a busy machine takes a while to start the next supervisor
+UNADOPTED_SECONDS = 60.0  # a busy machine takes a while to start the next supervisor
 ALONE_SECONDS = 4.0  # where a test waits for the end: with a file `alone` in the data directory
 SILENT_SECONDS = 1.0  # asked more often than in earnest
 prepared: list[str] = []
@@ -122,6 +123,8 @@ def prepare(roles: Sequence[str]) -> None:
 
 def main(role: str) -> int:
     if role == "supervisor":
+        if drain_seconds := os.environ.get("TEST_DRAIN_SECONDS"):
+            supervise.SERVER_DRAIN_SECONDS = float(drain_seconds)
         return supervisor_main.main(
             lambda role: [sys.executable, __file__, role], silent_seconds=SILENT_SECONDS
         )

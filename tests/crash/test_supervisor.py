@@ -18,12 +18,12 @@ from typing import Any, TypeVar
 import pytest
 
 from corral.daemon import socket_path
-from corral.kernel.limits import DEAF_SECONDS_MAX, SERVER_DRAIN_SECONDS, START_DEATHS_MAX
+from corral.kernel.limits import START_DEATHS_MAX
 from corral.supervisor.adopt import lock_holder, request
 from corral.supervisor.datadir import read_state
 
 T = TypeVar("T")
-DEADLINE_SECONDS = 30.0
+DEADLINE_SECONDS = 60.0
 PROGRAM = Path(__file__).with_name("supervised.py")
 
 
@@ -119,7 +119,7 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Serving]]:
 
 
 def ask(url: str) -> dict[str, Any]:
-    with urllib.request.urlopen(url, timeout=10) as response:
+    with urllib.request.urlopen(url, timeout=DEADLINE_SECONDS) as response:
         return dict(json.load(response))
 
 
@@ -160,17 +160,18 @@ def test_sigterm_drains_and_leaves_nothing(serve: Callable[..., Serving]) -> Non
     assert not (serving.data_dir / "supervisor.json").exists()
 
 
-def test_a_second_signal_does_not_wait(serve: Callable[..., Serving]) -> None:
+def test_a_second_signal_does_not_wait(
+    serve: Callable[..., Serving], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TEST_DRAIN_SECONDS", str(10 * DEADLINE_SECONDS))
     serving = serve()
     serving.ready()
     server = serving.all_up()["server"]
     serving.stall(server)  # it will not hear SIGTERM
-    started = time.monotonic()
     serving.process.terminate()
     until(lambda: "stopping" in serving.log())
     serving.process.terminate()
     assert serving.process.wait(DEADLINE_SECONDS) == 0
-    assert time.monotonic() - started < SERVER_DRAIN_SECONDS / 2
     assert not lives(server)
 
 
@@ -239,7 +240,7 @@ def test_hands_that_hang_are_killed_and_replaced(serve: Callable[..., Serving]) 
     serving.ready()
     hanging = serving.all_up()["hands"]
     serving.stall(hanging)
-    until(lambda: serving.pids().get("hands") not in (None, hanging), seconds=4 * DEAF_SECONDS_MAX)
+    until(lambda: serving.pids().get("hands") not in (None, hanging))
     assert f"hands pid {hanging} holds its lock and does not answer: killed" in serving.log()
     assert not lives(hanging)
 
@@ -290,7 +291,7 @@ def test_what_was_adopted_and_ends_as_asked_has_not_died(serve: Callable[..., Se
     assert "again now" not in second.log()
     for role in ("hands", "egress"):
         assert lock_holder(second.data_dir, role) is None, "it was not waited for"
-    until(lambda: not [role for role, pid in pids.items() if lives(pid)], seconds=15)
+    until(lambda: not [role for role, pid in pids.items() if lives(pid)])
 
 
 def test_nothing_is_left_when_nobody_starts_again(serve: Callable[..., Serving], tmp_path: Path) -> None:

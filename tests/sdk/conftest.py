@@ -60,6 +60,7 @@ from corral.store.vaults import Credentials, Vaults
 from corral.store.work import WorkTable
 from corral.store.workspaces import Workspaces
 from corral.vault.ring import FileKeys, KeyRing
+from tests.served import WAIT_SECONDS
 
 Result = TypeVar("Result")
 
@@ -85,17 +86,17 @@ class Server:
 
     def start(self) -> None:
         self._thread.start()
-        assert self._started.wait(20)
+        assert self._started.wait(WAIT_SECONDS)
         if self._failure is not None:
             raise self._failure
 
     def stop(self) -> None:
         self.loop.call_soon_threadsafe(self._stopping.set)
-        self._thread.join(20)
+        self._thread.join(WAIT_SECONDS)
         assert not self._thread.is_alive(), "the server did not stop"
 
     def run(self, work: Coroutine[Any, Any, Result]) -> Result:
-        return asyncio.run_coroutine_threadsafe(work, self.loop).result(20)
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result(WAIT_SECONDS)
 
     def call(self, function: Any, *args: Any) -> Any:
         async def call() -> Any:
@@ -124,7 +125,9 @@ class Server:
 
     def http(self, **headers: str) -> httpx2.Client:
         """A plain HTTP client, for what the SDK hides."""
-        return httpx2.Client(base_url=self.url, headers={"x-api-key": self.key, **headers}, timeout=20)
+        return httpx2.Client(
+            base_url=self.url, headers={"x-api-key": self.key, **headers}, timeout=WAIT_SECONDS
+        )
 
     def _main(self) -> None:
         try:
@@ -311,7 +314,7 @@ def frames(http: httpx2.Client, path: str, *, after: str | None = None) -> Itera
         yield opened
 
 
-def eventually(check: Any, *, seconds: float = 5.0) -> None:
+def eventually(check: Any, *, seconds: float = WAIT_SECONDS) -> None:
     """Wait until `check()` is true."""
     end = time.monotonic() + seconds
     while not check():

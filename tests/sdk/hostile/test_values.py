@@ -115,9 +115,9 @@ def test_deep_bodies(http: httpx2.Client, bodies: dict[str, Any]) -> None:
             deep = left * DEEP + b"1" + right * DEEP
             inside = whole.replace(json.dumps(body[name]).encode(), deep, 1)
             for raw in (deep, inside, left * DEEP):
-                began = time.monotonic()
+                began = time.process_time()
                 check(http.post(path, content=raw), (path, name), statuses={400})
-                assert time.monotonic() - began < SECONDS_MAX
+                assert time.process_time() - began < SECONDS_MAX
 
 
 def test_numbers_that_no_integer_holds(http: httpx2.Client, bodies: dict[str, Any]) -> None:

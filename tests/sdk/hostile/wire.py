@@ -5,6 +5,7 @@ import socket
 from contextlib import suppress
 
 from tests.sdk.conftest import Server
+from tests.served import WAIT_SECONDS
 
 AGENT = b'{"name":"a","model":"replay"}'
 
@@ -23,7 +24,7 @@ def chunked(body: bytes, size: int = 1 << 20) -> bytes:
     return b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces) + b"0\r\n\r\n"
 
 
-def connect(server: Server, *, seconds: float = 10.0) -> socket.socket:
+def connect(server: Server, *, seconds: float = WAIT_SECONDS) -> socket.socket:
     return socket.create_connection(("127.0.0.1", server.port), timeout=seconds)
 
 
@@ -42,15 +43,13 @@ def answers(raw: bytes) -> list[tuple[int, bytes]]:
     return found
 
 
-def ask(server: Server, raw: bytes, *, is_last: bool = True) -> list[tuple[int, bytes]]:
-    """What comes back until the server ends the connection, or (is_last=False) says nothing for a while."""
+def ask(server: Server, raw: bytes) -> list[tuple[int, bytes]]:
+    """What comes back until the server ends the connection."""
     received = b""
     with connect(server) as connection:
-        if not is_last:
-            connection.settimeout(0.3)
         with suppress(BrokenPipeError, ConnectionResetError):
             connection.sendall(raw)
-        with suppress(ConnectionResetError, TimeoutError):
+        with suppress(ConnectionResetError):
             while more := connection.recv(1 << 16):
                 received += more
     return answers(received)

@@ -1,13 +1,11 @@
 """user.interrupt in every state of a session."""
 
 import asyncio
-import time
 
 import pytest
 
-from corral.kernel.limits import CANCEL_GRACE_SECONDS
 from corral.testing.messages_reply import HttpError, Reply
-from tests.served import text
+from tests.served import WAIT_SECONDS, text
 from tests.stage import ASK, LOOKUP, Stage, Tail, words
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -27,7 +25,7 @@ async def test_while_the_model_streams(stage: Stage) -> None:
         queued = (await stage.send(session.id, text("Later."), INTERRUPT))[1]
         idle = await tail.idle()
         assert idle.stop_reason.type == "end_turn"
-        await asyncio.wait_for(stage.requests[0].closed.wait(), 5)
+        await asyncio.wait_for(stage.requests[0].closed.wait(), WAIT_SECONDS)
         assert stage.requests[0].is_aborted, "the upstream request was abandoned"
         await tail.idle(2)
     # The interrupt overtakes the message, which starts the next turn.
@@ -47,7 +45,7 @@ async def test_while_the_model_streams(stage: Stage) -> None:
 
 @pytest.mark.parametrize(
     "command",
-    ["sleep 100", "trap '' INT TERM HUP; echo deaf; while :; do sleep 1; done", "setsid sleep 100 & wait"],
+    ["sleep 600", "trap '' INT TERM HUP; echo deaf; while :; do sleep 1; done", "setsid sleep 600 & wait"],
     ids=["sleeping", "deaf", "child"],
 )
 async def test_while_a_tool_runs(stage: Stage, command: str) -> None:
@@ -59,10 +57,8 @@ async def test_while_a_tool_runs(stage: Stage, command: str) -> None:
         await stage.send(session.id, text("Go."))
         await tail.until("agent.tool_use")
         await stage.exists(session.id, "began")
-        asked = time.monotonic()
         await stage.send(session.id, INTERRUPT)
-        result = await tail.until("agent.tool_result")
-        assert time.monotonic() - asked < CANCEL_GRACE_SECONDS + 0.5
+        result = await tail.until("agent.tool_result")  # which by itself would be there minutes later
         await tail.idle()
         assert result.is_error and "interrupted" in words(result)
         assert tail.types[-5:] == ["agent.tool_result", "user.interrupt", *END]

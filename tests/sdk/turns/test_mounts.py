@@ -10,7 +10,7 @@ import pytest
 
 from corral.kernel.limits import MEMORY_CONTENT_BYTES_MAX
 from corral.testing.messages_reply import Reply
-from tests.served import text
+from tests.served import WAIT_SECONDS, text
 from tests.stage import LOOKUP, Stage, words
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -34,8 +34,8 @@ async def say(stage: Stage, session_id: str, command: str) -> Any:
         return await tail.until("agent.tool_result")
 
 
-async def until(fact: Callable[[], Awaitable[bool]], seconds: float) -> None:
-    async with asyncio.timeout(seconds):
+async def until(fact: Callable[[], Awaitable[bool]]) -> None:
+    async with asyncio.timeout(WAIT_SECONDS):
         while not await fact():  # noqa: ASYNC110  (a list of files sends no events)
             await asyncio.sleep(0.05)
 
@@ -59,7 +59,7 @@ async def test_files_go_in_and_outputs_come_out(stage: Stage) -> None:
     async def is_there() -> bool:
         return "sum.csv" in await outputs()
 
-    await until(is_there, 2.5)
+    await until(is_there)
     first = (await outputs())["sum.csv"]
     assert first.downloadable and (await (await files.download(first.id)).read()) == b"1,2\n"
     late = await stage.client.beta.sessions.resources.add(session.id, type="file", file_id=source.id)
@@ -70,7 +70,7 @@ async def test_files_go_in_and_outputs_come_out(stage: Stage) -> None:
     async def is_renamed() -> bool:
         return set(await outputs()) >= {"total.csv"} and "sum.csv" not in await outputs()
 
-    await until(is_renamed, 2.5)
+    await until(is_renamed)
     total = (await outputs())["total.csv"]
     await stage.client.beta.sessions.delete(session.id)
     stage.forget(session.id)
@@ -166,7 +166,7 @@ async def test_memory_is_a_directory_of_two_sessions(stage: Stage) -> None:
     async def is_saved() -> bool:
         return "/late" in await memories()
 
-    await until(is_saved, 8)
+    await until(is_saved)
 
 
 async def test_what_cannot_be_attached(stage: Stage) -> None:
