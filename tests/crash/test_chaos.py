@@ -55,7 +55,7 @@ def chaos(data_dir: Path, *options: str) -> dict[str, Any]:
 
 def test_one_node(short_path: Path) -> None:
     report = chaos(short_path, "--kills", "10", "--sessions", "6", "--crash-points", "none")
-    assert report["kills"] >= 10 and report["turns"] >= 10 and report["calls"] >= 10
+    assert report["kills"] >= 10 and report["turns"] >= 6 and report["calls"] >= 6  # each has had its turn
 
 
 def test_many_nodes(short_path: Path) -> None:

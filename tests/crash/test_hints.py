@@ -18,7 +18,9 @@ from tests.served import Served, until
 from tests.stage import Tail, words
 
 SESSIONS = 16  # each brain is chosen for half of them
-SHARED_WITHIN = 5  # turns of each: a sweep at the wrong moment may claim all that wait, in one of them
+# Turns of each. In one of them a sweep at the wrong moment may claim all that wait; and a look at the store
+# may find a message before its last deltas have come, which are not shown any more then.
+SHARED_WITHIN = 5
 WORDS = "In small pieces, from one node to another."
 
 
@@ -45,13 +47,16 @@ async def test_nodes_need_no_hint(nodes: Cluster, tmp_path: Path) -> None:
     await until(lambda: all(listed(by, brain) for by in brains for brain in brains))
     session_ids = await shared(nodes, brains)
 
-    turns = 0
-    while turns == 0 or (turns < SHARED_WITHIN and not all(turns_of(brain) for brain in brains)):
-        for tail in await turn(nodes, session_ids):
+    turns, unseen = 0, set(session_ids)
+    while turns < SHARED_WITHIN and (unseen or not all(turns_of(brain) for brain in brains)):
+        for session_id, tail in zip(session_ids, await turn(nodes, session_ids), strict=True):
             deltas = [event.delta.content.text for event in tail.of("event_delta")]
-            assert "".join(deltas) == WORDS, "what one node's brain hears, the other's client sees"
-            assert len(deltas) > 3
+            shown = "".join(deltas)
+            assert WORDS.startswith(shown)
+            if shown == WORDS and len(deltas) > 3:
+                unseen.discard(session_id)
         turns += 1
+    assert not unseen, "what one node's brain hears, the other's client sees"
     assert all(turns_of(brain) for brain in brains), "the brains share the sessions"
     for asked in ("bus.drop=0.5,bus.duplicate=0.5", "bus.drop=1"):
         for file, step in zip(files, (0, -3600, 3600), strict=True):
@@ -92,7 +97,7 @@ async def turn(nodes: Cluster, session_ids: list[str]) -> list[Tail]:
         reading = asyncio.create_task(tail.read())
         try:
             await nodes.say(session_id)
-            await tail.idle(seconds=30)
+            await tail.idle()
         finally:
             reading.cancel()
             await asyncio.gather(reading, return_exceptions=True)
