@@ -17,7 +17,7 @@ import httpx2
 from corral.cluster.node import NodeRole
 from corral.config import Config, Secret
 from corral.supervisor.datadir import read_state
-from tests.served import KEY, Served, text, until
+from tests.served import KEY, WAIT_SECONDS, Served, text, until
 
 MODEL = "claude-opus-5-5"
 TOOLSET = {"type": "agent_toolset_20260401"}
@@ -52,7 +52,7 @@ class Cluster:
         if "api" in roles and not hasattr(self, "client"):
             # No retries: a test sees the first answer.
             self.client = anthropic.AsyncAnthropic(
-                base_url=node.url, api_key=KEY, max_retries=0, timeout=30
+                base_url=node.url, api_key=KEY, max_retries=0, timeout=WAIT_SECONDS
             )
         return node
 
@@ -75,7 +75,7 @@ class Cluster:
         page = await self.client.beta.sessions.events.list(session_id, limit=1000)
         return [event for event in page.data if getattr(event, "processed_at", None)]
 
-    async def rested(self, session_id: str, *, turns: int = 1, seconds: float = 40.0) -> list[Any]:
+    async def rested(self, session_id: str, *, turns: int = 1, seconds: float = WAIT_SECONDS) -> list[Any]:
         """The log, once so many turns have come to rest."""
         async with asyncio.timeout(seconds):
             while True:
@@ -106,7 +106,7 @@ async def cluster(*, database_url: str, messages_url: str) -> AsyncIterator[Clus
 
 
 def get(node: Served, path: str) -> httpx2.Response:
-    return httpx2.get(node.url + path, headers={"x-api-key": KEY}, timeout=10)
+    return httpx2.get(node.url + path, headers={"x-api-key": KEY}, timeout=WAIT_SECONDS)
 
 
 def status(node: Served) -> dict[str, Any]:

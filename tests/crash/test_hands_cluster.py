@@ -16,7 +16,7 @@ from tests.crash.cluster import MODEL, TOOLSET, Cluster, cluster, get
 from tests.served import KEY, Served, lives, served, text, until
 
 SLOW = "echo ran >> ran; touch begun; sleep 600"
-TIMEOUT_SECONDS = 60.0
+TIMEOUT_SECONDS = 120.0  # a host is missed first
 
 
 def bash(command: str, number: int) -> Reply:

@@ -19,8 +19,10 @@ from corral.hands.news import NEWS_KEPT, OUTCOME_UNKNOWN
 from corral.kernel.errors import HandsUnavailable
 from corral.session.call import NeverStarted, Placement, Recipe, ToolCall
 from corral.session.content import ToolResult
+from tests.served import WAIT_SECONDS
 
 SESSION = "sesn_1"
+UNADOPTED_SECONDS = 5.0
 LOCAL_HOST = Path(__file__).parents[1] / "unit" / "hands_host" / "local_host.py"
 WORK = "echo ran >> log; touch begun; while [ ! -e go ]; do sleep 0.01; done; echo true result"
 
@@ -52,7 +54,7 @@ async def hosting(
     )
     try:
         assert process.stdout
-        assert await asyncio.wait_for(process.stdout.readline(), 20) == b"ready\n"
+        assert await asyncio.wait_for(process.stdout.readline(), WAIT_SECONDS) == b"ready\n"
         yield process
     finally:
         if process.returncode is None:
@@ -70,7 +72,7 @@ async def client_of(data_dir: Path) -> AsyncIterator[HandsClient]:
 
 
 async def exists(path: Path) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(WAIT_SECONDS):
         while not path.exists():  # noqa: ASYNC110  another process makes it
             await asyncio.sleep(0.005)
 
@@ -199,6 +201,8 @@ from corral.daemon import socket_path, token_path
 
 async def main():
     data_dir = Path(sys.argv[1])
+    print("ready", flush=True)
+    sys.stdin.readline()
     token = token_path(data_dir, "hands").read_text()
     async for _ in HandsClient(socket_path(data_dir, "hands"), token=token).adopt():
         print("adopted", flush=True)
@@ -207,30 +211,61 @@ asyncio.run(main())
 """
 
 
-async def test_a_host_outlives_its_supervisor_is_adopted_again_and_else_ends_with_its_sandboxes(tmp_path):
-    async def supervisor() -> asyncio.subprocess.Process:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-c", _SUPERVISOR, str(tmp_path), stdout=asyncio.subprocess.PIPE
-        )
-        assert process.stdout and await process.stdout.readline() == b"adopted\n"
-        return process
+class Supervisor:
+    """A process that adopts the host, once it is told to: no host waits until a Python has begun."""
 
-    async with hosting(tmp_path, unadopted_seconds=3) as host, client_of(tmp_path) as client:
-        first = await supervisor()
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        assert process.stdin and process.stdout
+        self.process, self._stdin, self._stdout = process, process.stdin, process.stdout
+
+    async def said(self, line: bytes) -> None:
+        assert await asyncio.wait_for(self._stdout.readline(), WAIT_SECONDS) == line
+
+    async def adopt(self) -> None:
+        self._stdin.write(b"\n")
+        await self.said(b"adopted\n")
+
+    async def kill(self) -> None:
+        self.process.kill()
+        await self.process.wait()
+
+
+@contextlib.asynccontextmanager
+async def supervising(data_dir: Path) -> AsyncIterator[Supervisor]:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", _SUPERVISOR, str(data_dir)),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    supervisor = Supervisor(process)
+    try:
+        await supervisor.said(b"ready\n")
+        yield supervisor
+    finally:
+        if process.returncode is None:
+            await supervisor.kill()
+
+
+async def test_a_host_outlives_its_supervisor_is_adopted_again_and_else_ends_with_its_sandboxes(tmp_path):
+    async with (
+        supervising(tmp_path) as first,
+        supervising(tmp_path) as second,
+        hosting(tmp_path, unadopted_seconds=UNADOPTED_SECONDS) as host,
+        client_of(tmp_path) as client,
+    ):
+        await first.adopt()
         placement = await client.placement(SESSION)
         await client.execute(bash(placement, "c1", "true"), epoch=1)
         sandboxes = psutil.Process(host.pid).children()
         assert sandboxes
-        first.kill()
-        await first.wait()
-        second = await supervisor()
+        await first.kill()
+        await second.adopt()
         ended = asyncio.create_task(host.wait())
-        done, _ = await asyncio.wait([ended], timeout=4)  # longer than an orphan would live
+        done, _ = await asyncio.wait([ended], timeout=UNADOPTED_SECONDS + 1)  # an orphan would have ended
         assert not done
         assert (await client.placement(SESSION)) == placement and await client.sandboxes()
-        second.kill()
-        await second.wait()
-        assert await asyncio.wait_for(ended, 15) == 0
+        await second.kill()
+        assert await asyncio.wait_for(ended, WAIT_SECONDS) == 0
         assert not any(sandbox.is_running() for sandbox in sandboxes)
 
 
@@ -240,8 +275,8 @@ async def test_sigterm_answers_what_runs_and_ends_cleanly(tmp_path):
         running = asyncio.create_task(client.execute(call, epoch=1))
         await exists(workspace(tmp_path) / "begun")
         host.terminate()
-        result = await asyncio.wait_for(running, 15)
+        result = await asyncio.wait_for(running, WAIT_SECONDS)
         assert result.is_error and OUTCOME_UNKNOWN in result.content[0]["text"]
-        assert await asyncio.wait_for(host.wait(), 15) == 0
+        assert await asyncio.wait_for(host.wait(), WAIT_SECONDS) == 0
     async with hosting(tmp_path), client_of(tmp_path) as client:
         assert await client.attach(call, epoch=2) == result

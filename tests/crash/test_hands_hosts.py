@@ -69,6 +69,7 @@ async def test_a_call_is_not_waited_for_when_its_host_is_lost_and_silent(cluster
 
 async def test_a_missed_heartbeat_does_not_end_a_call_whose_host_answers(cluster, monkeypatch):
     monkeypatch.setattr("corral.hands.hosts.HOST_LOOK_SECONDS", 0.02)
+    monkeypatch.setattr("corral.hands.hosts.HANDS_CONNECT_SECONDS", SECONDS)  # it answers, sooner or later
     host = await cluster.start("a")
     router, session_id = cluster.router(), await cluster.session()
     call = cluster.bash(session_id, await router.placement(session_id), WORK)

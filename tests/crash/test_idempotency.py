@@ -14,12 +14,11 @@ import pytest_asyncio
 from corral.config import Secret
 from corral.testing.messages_api import MessagesApi
 from corral.testing.messages_reply import Reply
-from tests.served import KEY, Served, served, text
+from tests.served import KEY, WAIT_SECONDS, Served, served, text
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 DEATHS_MAX = 3  # then a new supervisor: this one would wait ever longer before it starts the server again
-SURELY_SECONDS = 40.0
 _numbers = count(1)
 
 
@@ -139,7 +138,7 @@ CASES = (agent_case, version_case, environment_case, session_case, events_case, 
 
 async def surely(node: Node, case: Case, key: str) -> httpx2.Response:
     """The answer, as a client gets it that repeats until there is one."""
-    async with asyncio.timeout(SURELY_SECONDS):
+    async with asyncio.timeout(WAIT_SECONDS):
         while True:
             with suppress(httpx2.TransportError):
                 answer = await _ask(node, case, key)
@@ -179,7 +178,7 @@ async def node(server: Served) -> AsyncIterator[Node]:
 async def to(server: Served) -> AsyncIterator[Node]:
     headers = {"x-api-key": KEY}
     async with httpx2.AsyncClient(
-        base_url=server.url, headers=headers, timeout=20, trust_env=False
+        base_url=server.url, headers=headers, timeout=WAIT_SECONDS, trust_env=False
     ) as http:
         yield Node(http=http)
 

@@ -60,7 +60,7 @@ async def result(stage: Stage, session_id: str) -> Any:
         events = stage.server.snapshot(session_id).events
         return bool(events) and events[-1].type == "session.status_idle"
 
-    await until(is_idle, seconds=40, every=0.05)
+    await until(is_idle, every=0.05)
     await stage.rests(session_id)
     results = [e for e in await stage.history(session_id) if e.type == "agent.mcp_tool_result"]
     assert len(results) == 1

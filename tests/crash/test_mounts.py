@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 
 from corral.testing.messages_reply import Reply
-from tests.served import text, until
+from tests.served import WAIT_SECONDS, text, until
 from tests.stage import Stage, Stages, staged, words
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -48,7 +48,7 @@ async def outputs(stage: Stage, session_id: str, expected: set[str]) -> dict[str
             assert len(listed.data) == len(found), "one of them is there twice"
         return set(found) == expected
 
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(WAIT_SECONDS):
         while not await look():  # noqa: ASYNC110  (a list sends no events)
             await asyncio.sleep(0.05)
     return found

@@ -37,7 +37,7 @@ from corral.store.transact import Outage, PostgresReader, PostgresWriter
 from corral.testing.clock import ManualClock
 from corral.testing.postgres import Postgres, missing
 from corral.testing.sessions import Draft, agent_message, new_session, user_message
-from tests.served import until
+from tests.served import WAIT_SECONDS, until
 
 NOW = ManualClock().now()
 
@@ -88,7 +88,7 @@ async def test_a_connection_that_is_cut_within_a_batch(
         written = write(connection, "sesn_cut")
         if len(backends) == 1:
             with postgres.connect() as other:
-                other.execute("SELECT pg_terminate_backend(%s, 5000)", [backends[0]])
+                other.execute("SELECT pg_terminate_backend(%s, 60000)", [backends[0]])
         return written
 
     names = ["sesn_cut", *(f"sesn_{n}" for n in range(others))]
@@ -105,7 +105,7 @@ async def test_a_reader_that_is_cut_reads_again(postgres: Postgres, database: Da
         backends.append(connection.execute(text("SELECT pg_backend_pid()")).scalar_one())
         if len(backends) == 1:
             with postgres.connect() as other:
-                other.execute("SELECT pg_terminate_backend(%s, 5000)", [backends[0]])
+                other.execute("SELECT pg_terminate_backend(%s, 60000)", [backends[0]])
         return int(connection.execute(text("SELECT 7")).scalar_one())
 
     assert await database.read(body) == 7
@@ -126,7 +126,7 @@ def test_one_lost_connection_stands_for_all(
             ]
         with postgres.connect() as other:
             for backend in backends:
-                other.execute("SELECT pg_terminate_backend(%s, 5000)", [backend])
+                other.execute("SELECT pg_terminate_backend(%s, 60000)", [backend])
         assert PostgresReader(engine, pauses, is_one_statement=True)(read) == [(7,)]
         assert pauses.count == 1
     finally:
@@ -436,9 +436,10 @@ async def test_a_deadlock_with_a_stranger_is_survived(postgres: Postgres, databa
         nonlocal runs
         runs += 1
         connection.execute(text("SET LOCAL deadlock_timeout = '50ms'"))
+        connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))  # it waits in here
         connection.execute(text(lock.format(first)))
         holds.set()
-        assert asked.wait(10)
+        assert asked.wait(WAIT_SECONDS)
         if runs == 1:
             wait_until_blocked(postgres, "stranger")
         connection.execute(text(lock.format(second)))
@@ -451,7 +452,7 @@ async def test_a_deadlock_with_a_stranger_is_survived(postgres: Postgres, databa
         with psycopg.connect(url, application_name="stranger") as connection:
             connection.execute("SET deadlock_timeout = '60s'")  # so it is not the one that is ended
             connection.execute(lock.format(second))
-            assert holds.wait(10)
+            assert holds.wait(WAIT_SECONDS)
             asked.set()
             connection.execute(lock.format(first))
 
@@ -466,7 +467,7 @@ async def test_a_deadlock_with_a_stranger_is_survived(postgres: Postgres, databa
 
 
 def wait_until_blocked(postgres: Postgres, name: str) -> None:
-    until = time.monotonic() + 10
+    until = time.monotonic() + WAIT_SECONDS
     with postgres.connect() as connection:
         while not connection.execute(
             "SELECT 1 FROM pg_stat_activity WHERE application_name = %s AND wait_event_type = 'Lock'",
@@ -522,7 +523,7 @@ async def test_a_stopped_process_does_not_hold_a_row_for_ever(
         assert POSTGRES_IDLE_SECONDS / 2 < took < POSTGRES_LOCK_SECONDS
         process.send_signal(signal.SIGCONT)
         assert await process.stdout.readline() == b"2\n"
-        assert await asyncio.wait_for(process.wait(), 20) == 0
+        assert await asyncio.wait_for(process.wait(), WAIT_SECONDS) == 0
     finally:
         with contextlib.suppress(ProcessLookupError):
             process.kill()

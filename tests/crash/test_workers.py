@@ -24,7 +24,7 @@ from corral.store.schema import files
 from corral.testing.messages_api import Request
 from corral.testing.messages_reply import Answer, Reply
 from tests.sdk.workers.conftest import Pool
-from tests.served import Served, text, until
+from tests.served import WAIT_SECONDS, Served, text, until
 from tests.stage import Stage, staged, words
 
 HOSTED, CLOUD, ROUNDS = 3, 2, 2  # sessions of each kind, and calls of each turn
@@ -164,7 +164,7 @@ async def check_cloud(events: list[Any], watcher: Watcher, session_id: str) -> N
     lines = re.findall(r"^([0-9a-f]{64}) (\S+)$", words(results[-1]), re.M)
     there = {name: digest for digest, name in lines}
     assert len(there) == 2 * len(results) + 1
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(WAIT_SECONDS):
         while await watcher.held(session_id) != there:  # noqa: ASYNC110  (a list sends no events)
             await asyncio.sleep(0.1)
 

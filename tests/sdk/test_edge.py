@@ -8,6 +8,8 @@ import httpx2
 import pytest
 import zstandard
 
+from tests.served import WAIT_SECONDS
+
 MESSAGE = {"type": "user.message", "content": [{"type": "text", "text": "hello"}]}
 
 
@@ -25,7 +27,7 @@ def test_keys(server, client) -> None:
     client.beta.agents.list()
     with server.client(api_key="corral_wrong") as wrong, pytest.raises(anthropic.AuthenticationError):
         wrong.beta.agents.list()
-    with httpx2.Client(base_url=server.url) as bare:
+    with httpx2.Client(base_url=server.url, timeout=WAIT_SECONDS) as bare:
         check_envelope(bare.get("/v1/agents"), 401, "authentication_error")
         assert bare.get("/v1/agents", headers={"x-api-key": server.key}).status_code == 200
         assert bare.get("/v1/agents", headers={"authorization": f"bearer {server.key}"}).status_code == 200
@@ -127,7 +129,7 @@ def test_body_limit(http) -> None:
 def test_health(server) -> None:
     from corral.api.dependencies import Check
 
-    with httpx2.Client(base_url=server.url) as bare:
+    with httpx2.Client(base_url=server.url, timeout=WAIT_SECONDS) as bare:
         assert bare.get("/healthz").json() == {"status": "ok"}
         assert bare.get("/readyz").json()["status"] == "ready"
         server.readiness["hands"] = Check(status="failed", reason="no bwrap")
@@ -149,7 +151,7 @@ def test_status_and_openapi(http) -> None:
     body = spec["paths"]["/v1/sessions"]["post"]["requestBody"]["content"]["application/json"]["schema"]
     assert body == {"$ref": "#/components/schemas/SessionCreate"}
     assert "/v1/sessions/{session_id}/events/stream" in spec["paths"]
-    with httpx2.Client(base_url=str(http.base_url)) as bare:
+    with httpx2.Client(base_url=str(http.base_url), timeout=WAIT_SECONDS) as bare:
         assert bare.get("/corral/v1/openapi.json").json() == spec
         page = bare.get("/corral/v1/docs")
         for path in ("/", "/docs"):

@@ -18,6 +18,7 @@ from corral.kernel.ids import DEFAULT_WORKSPACE, FileId, SessionId, WorkspaceId
 from corral.kernel.limits import FILE_BYTES_MAX
 from corral.testing.contract_blobs import chunks
 from tests.sdk.conftest import Server, eventually
+from tests.served import WAIT_SECONDS
 
 SCOPED = {"anthropic-beta": "managed-agents-2026-04-01"}
 BOUNDARY = "b0undary"
@@ -267,7 +268,7 @@ def test_twins_of_an_upload(server: Server) -> None:
 
     async def twins() -> list[httpx2.Response]:
         headers = {"x-api-key": server.key, "idempotency-key": "twins"}
-        async with httpx2.AsyncClient(base_url=server.url, headers=headers) as client:
+        async with httpx2.AsyncClient(base_url=server.url, headers=headers, timeout=WAIT_SECONDS) as client:
             files = {"file": ("a", b"x" * 100_000)}
             return await asyncio.gather(*(client.post("/v1/files", files=files) for _ in range(6)))
 
@@ -394,7 +395,7 @@ def test_every_way_to_cut_a_form(http: httpx2.Client, server: Server) -> None:
 def test_a_file_that_is_too_large(http: httpx2.Client, server: Server) -> None:
     """The bound is named before a byte is read."""
     host, port = server.url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=10) as raw:
+    with socket.create_connection((host, int(port)), timeout=WAIT_SECONDS) as raw:
         raw.sendall(
             f"POST /v1/files HTTP/1.1\r\nHost: {host}\r\nx-api-key: {server.key}\r\n"
             f"Content-Type: multipart/form-data; boundary=b\r\n"
@@ -413,7 +414,7 @@ def test_an_upload_that_is_cut_off(server: Server) -> None:
     host, port = server.url.removeprefix("http://").split(":")
     body = form(part("file", b"x" * 5_000_000))
     for sent in (len(body) - 1, 200, 40):
-        with socket.create_connection((host, int(port)), timeout=10) as raw:
+        with socket.create_connection((host, int(port)), timeout=WAIT_SECONDS) as raw:
             raw.sendall(
                 f"POST /v1/files HTTP/1.1\r\nHost: {host}\r\nx-api-key: {server.key}\r\n"
                 f"Content-Type: multipart/form-data; boundary={BOUNDARY}\r\n"

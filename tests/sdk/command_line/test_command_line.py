@@ -24,7 +24,7 @@ from corral.testing.messages_reply import Reply
 from tests.served import KEY, Served, served, until
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
-SECONDS = 60.0  # a command starts a Python, and some of them a server
+SECONDS = 180.0  # a command starts a Python, and some of them a server, on a machine that does much else
 _numbers = count(1)
 
 
@@ -68,7 +68,11 @@ class Shell:
 
     async def run(self, *arguments: str) -> Ended:
         process = await self.start(*arguments)
-        out, err = await asyncio.wait_for(process.communicate(), SECONDS)
+        try:
+            out, err = await asyncio.wait_for(process.communicate(), SECONDS)
+        except TimeoutError:
+            process.kill()
+            raise AssertionError(f"corral {' '.join(arguments)} has not ended") from None
         assert b"Traceback" not in err, err.decode()
         assert process.returncode is not None
         return Ended(process.returncode, out.decode(), err.decode())

@@ -92,7 +92,7 @@ async def test_ten_times_the_window_without_losing_the_task(stage: Stage) -> Non
     session = await stage.session(model=NARROW)
     async with stage.watch(session.id) as tail:
         await stage.send(session.id, text(TASK))
-        idle = await tail.idle(seconds=240)
+        idle = await tail.idle(seconds=280)
     assert idle.stop_reason.type == "end_turn"
     answer = tail.of("agent.message")[-1]
     assert words(answer).split("\n") == [f"FACT {n} {fact(n)}" for n in NEEDED]

@@ -17,7 +17,7 @@ from corral.cli.connect import Api, Server
 from corral.cli.sessions import show_events
 from corral.testing.messages_reply import Reply
 from corral.testing.origin import Origin
-from tests.served import KEY, text
+from tests.served import KEY, WAIT_SECONDS, text
 from tests.stage import TOOLSET, Stage, words
 from tests.web_host import WebHost
 
@@ -54,10 +54,14 @@ async def runs(stage: Stage, session_id: str, command: str) -> str:
         return words(await tail.until("agent.tool_result"))
 
 
+def client(stage: Stage) -> httpx2.AsyncClient:
+    return httpx2.AsyncClient(base_url=stage.server.url, headers={"x-api-key": KEY}, timeout=WAIT_SECONDS)
+
+
 async def audit(stage: Stage, path: str, *, most: int, **params: str) -> list[dict[str, Any]]:
     """Once there are so many entries, all of them over."""
-    async with httpx2.AsyncClient(base_url=stage.server.url, headers={"x-api-key": KEY}) as http:
-        async with asyncio.timeout(20):
+    async with client(stage) as http:
+        async with asyncio.timeout(WAIT_SECONDS):
             while True:  # what is written down arrives within a second or two
                 answer = await http.get(path, params=params)
                 assert answer.status_code == 200, answer.text
@@ -70,8 +74,8 @@ async def audit(stage: Stage, path: str, *, most: int, **params: str) -> list[di
 
 
 async def until_metrics(stage: Stage, *patterns: str) -> None:
-    async with httpx2.AsyncClient(base_url=stage.server.url, headers={"x-api-key": KEY}) as http:
-        async with asyncio.timeout(30):
+    async with client(stage) as http:
+        async with asyncio.timeout(WAIT_SECONDS):
             while True:  # doors are counted at every look, 5 s apart; requests once they are in the store
                 shown = (await http.get("/metrics")).text
                 if all(re.search(each, shown) for each in patterns):

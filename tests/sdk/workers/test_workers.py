@@ -56,7 +56,7 @@ async def test_several_workers_and_one_killed_in_the_middle(pool: Pool, stage: S
     ran, taken = marker(pool, "ran"), marker(pool, "taken")
     # The first to run it notes its worker and hangs; whoever comes later does not.
     first = f"(set -o noclobber; echo $PPID > {taken}) 2> /dev/null"
-    trap = f"echo trap >> {ran}; {first} && sleep 6; echo it"
+    trap = f"echo trap >> {ran}; {first} && sleep 60; echo it"
     commands = [f"echo {number} >> {ran}; echo it" for number in range(SESSIONS - 1)]
     sessions = [await pool.session(initial_events=[text(said)]) for said in (trap, *commands)]
     victim = int(await until(lambda: taken.exists() and taken.read_text().strip(), seconds=60))
