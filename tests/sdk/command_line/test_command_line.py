@@ -298,7 +298,10 @@ class Terminal:
 
 
 async def test_approving_denying_and_steering_at_a_terminal(upstream: MessagesApi, shell: Shell) -> None:
-    upstream.script = by_turn([bash("echo one"), bash("echo two"), bash("sleep 2"), Reply.text("Done.")])
+    go = asyncio.Event()
+    calls = [bash(f"echo {word}") for word in ("one", "two", "three")]
+    held = Reply(content=Reply.text("Done.").content, held_until=go)
+    upstream.script = by_turn([*calls, held, Reply.text("Faster.")])
     terminal = Terminal()
     await terminal.open(shell, "run", "count", "--ask")
     await terminal.sees("bash: y / n reason >")
@@ -312,7 +315,8 @@ async def test_approving_denying_and_steering_at_a_terminal(upstream: MessagesAp
     terminal.types("y\r")
     await terminal.sees("allowed", times=2)
     terminal.types("faster, please\r")
-    await terminal.sees("you  faster, please")
+    await terminal.sees("you  faster, please")  # while the model still thinks
+    go.set()
     assert await terminal.ended() == 0
     said = [m for request in upstream.requests for m in request.json["messages"]]
     assert "because I say so" in json.dumps(said)
