@@ -165,7 +165,9 @@ class Worker:
         if clock() < self._claims_from:
             return  # others may have sessions to give back
         self._gives_way = False
-        waiting = [session_id for session_id in waiting if session_id not in self._running]
+        # What we still have to give back is first given back: a claim would count a failure of it.
+        ours = self._running.keys() | {lease.session_id for lease in self._unreturned}
+        waiting = [session_id for session_id in waiting if session_id not in ours]
         if not waiting:
             self._has_backlog = False
             return
