@@ -17,7 +17,8 @@ from corral.testing.postgres import Postgres, missing
 # started there inherits that: a command that the tests interrupt would rightly go on.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# On a busy machine everything is slow, and says nothing of what is tested.
+# On a busy machine everything is slow, and says nothing of what is tested. A test with a
+# `suppress_health_check` of its own has only that: it names this one, too.
 settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("unhurried")
 

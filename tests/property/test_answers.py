@@ -94,7 +94,9 @@ def stand() -> Iterator[tuple[asyncio.Runner, Gateway, Liar, int]]:
             runner.run(stack.aclose())
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=150, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+)
 @given(answer=ANSWERS)
 def test_whatever_a_host_answers_the_secret_is_not_in_it(
     stand: tuple[asyncio.Runner, Gateway, Liar, int],

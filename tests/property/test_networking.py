@@ -292,7 +292,9 @@ SAID = st.lists(st.lists(TOKENS | st.binary(max_size=8), max_size=10).map(b"".jo
 
 
 @given(SAID)
-@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=300, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+)
 @example([b"CONNECT ok.test:443 HTTP/1.1\r\nHost: ok.test\r\n\r\n", b"\x16\x03\x01\x00\x05hello"])
 @example([b"GET http://evil.test/ HTTP/1.1\r\nHost: ok.test\r\n\r\n"])
 @example([b"GET http://ok.test@evil.test/ HTTP/1.1\r\nHost: evil.test\r\n\r\n"])
