@@ -71,6 +71,7 @@ async def link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
     monkeypatch.setattr(
         wishes, "CREDENTIALS_WAIT_SECONDS", SECONDS
     )  # nothing here depends on how fast it is
+    monkeypatch.setattr(wishes, "CREDENTIALS_FRESH_SECONDS", 600.0)
     with tempfile.TemporaryDirectory(prefix="corral-") as short:  # a socket's path is
         data_dir, ended = Path(short), asyncio.Event()
         opened = await Opened.open(tmp_path / "corral.db")

@@ -60,11 +60,6 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
 
-@pytest.fixture(autouse=True)
-def patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wishes, "CREDENTIALS_WAIT_SECONDS", 30.0)  # on a busy machine
-
-
 @pytest.fixture
 def github(tmp_path: Path) -> Iterator[GitHub]:
     github = GitHub(tmp_path)
