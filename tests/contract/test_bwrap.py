@@ -234,7 +234,7 @@ async def test_a_flood_does_not_hold_up_the_end(tmp_path: Path) -> None:
             await process.close()
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 async def test_the_whole_contract_as_an_ordinary_user() -> None:
     await contract_as_ordinary_user(f"{__file__}::TestBwrap")
 

@@ -21,7 +21,7 @@ class TestDocker(ContainerChecks, ProviderContract):
     pass
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 async def test_the_contract_as_an_ordinary_user_who_may_use_the_daemon(engine: EngineName) -> None:
     """Sandboxes have its uid then: what differs is whose the files are, and the wall `user`."""
     address = os.environ.get("DOCKER_HOST", "")

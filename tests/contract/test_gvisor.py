@@ -49,7 +49,7 @@ class TestGvisor(ProviderContract):
 
 
 @needs_runsc
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 async def test_an_ordinary_user_has_the_same_walls() -> None:
     """What depends on the user: rights, bounds, what is left, files."""
     chosen = "probe or bounds or left or moves"
@@ -121,7 +121,7 @@ async def test_programs_get_out_by_their_door_and_in_no_other_way(tmp_path: Path
 
 
 @needs_runsc
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 async def test_a_hostile_agent_is_held(root: Path) -> None:
     """Where it makes a difference whose kernel it is."""
     groups = ("proc", "descriptors", "ptrace", "setuid", "namespaces", "mounts", "kernel", "unix-sockets")
@@ -142,7 +142,8 @@ async def test_a_hostile_agent_is_held(root: Path) -> None:
         ):
             findings = await attack(stage, names, trips=outside.trips, show=quiet)
     assert not [finding for finding in findings if finding.verdict == "escaped"]
-    assert sum(finding.verdict == "held" for finding in findings) > 100
+    untried = [finding for finding in findings if finding.verdict == "untried"]
+    assert sum(finding.verdict == "held" for finding in findings) > 100, untried
 
 
 def quiet(_: str) -> None:

@@ -32,7 +32,7 @@ class TestLandlock(ProviderContract):
             yield lab
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 async def test_the_whole_contract_as_an_ordinary_user() -> None:
     await contract_as_ordinary_user(f"{__file__}::TestLandlock")
 
@@ -153,7 +153,7 @@ async def test_without_landlock_it_says_what_kernel_is_needed(
     await provider.aclose()
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 async def test_the_contract_where_user_namespaces_are_forbidden() -> None:
     """As in a container: what it is for."""
     chosen = "tool or host or network or left or archive"

@@ -19,7 +19,7 @@ from corral.redteam.inside.attempts import by_name
 from corral.redteam.outside import Outside
 from corral.redteam.scenarios import SCENARIOS, play
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(600)
 Edit = Callable[[list[str], Path], list[str]]
 _APART = ("--unshare-ipc", "--unshare-uts", "--unshare-pid", "--unshare-net")
 
@@ -151,4 +151,5 @@ async def test_with_its_walls_nothing_escapes(root: Path) -> None:
         findings = await attack(stage, names, trips=lambda: dict(outside.trips()), show=quiet)
         findings += await play(stage, scenarios, show=quiet)
     assert not [finding for finding in findings if finding.verdict == "escaped"]
-    assert sum(finding.verdict == "held" for finding in findings) > 250
+    untried = [finding for finding in findings if finding.verdict == "untried"]
+    assert sum(finding.verdict == "held" for finding in findings) > 250, untried

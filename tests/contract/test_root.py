@@ -99,7 +99,7 @@ class TestBareRoot:
         assert not path.exists()
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 async def test_a_root_serves_an_ordinary_user() -> None:
     await contract_as_ordinary_user(f"{__file__}::TestBareRoot")
 
