@@ -13,7 +13,7 @@ from corral.hands.news import NEWS_KEPT, OUTCOME_UNKNOWN
 from corral.testing.messages_api import MessagesApi
 from corral.testing.messages_reply import Answer, Reply
 from tests.crash.cluster import MODEL, TOOLSET, Cluster, cluster, get
-from tests.served import KEY, Served, lives, served, text, until
+from tests.served import KEY, WAIT_SECONDS, Served, lives, served, text, until
 
 SLOW = "echo ran >> ran; touch begun; sleep 600"
 TIMEOUT_SECONDS = 120.0  # a host is missed first
@@ -108,8 +108,7 @@ async def test_an_evicted_session_is_restored_and_a_node_that_stops_leaves_its_f
     session_id = await nodes.session()
     await nodes.say(session_id)
     await nodes.rested(session_id)
-    path = f"/corral/v1/sandboxes/{session_id}/evict"
-    response = await asyncio.to_thread(_post, front, path)
+    response = await evicted(front, session_id)
     assert response["session_id"] == session_id and sandboxes(front) == []
     assert not first.workspace(session_id).exists()
     await nodes.say(session_id)
@@ -152,7 +151,7 @@ async def test_on_one_machine_alone_an_evicted_session_keeps_its_files_where_the
         [listed] = sandboxes(server)
         assert (listed["session_id"], listed["provider"]) == (session_id, "bwrap")
         assert listed["disk_bytes"] > 0 and listed["checkpoint_at"] is None and not listed["is_busy"]
-        await asyncio.to_thread(_post, server, f"/corral/v1/sandboxes/{session_id}/evict")
+        await evicted(server, session_id)
         [listed] = sandboxes(server)
         assert listed["provider"] is None
         assert (server.workspace(session_id) / "file").read_text() == "one\n"
@@ -161,7 +160,14 @@ async def test_on_one_machine_alone_an_evicted_session_keeps_its_files_where_the
         assert unknown.status_code == 400
 
 
-def _post(node: Served, path: str) -> dict[str, Any]:
-    response = httpx2.post(node.url + path, headers={"x-api-key": KEY}, timeout=30)
+async def evicted(node: Served, session_id: str) -> dict[str, Any]:
+    """Once it can be: at any moment it may be copied, for it is idle."""
+    path = f"/corral/v1/sandboxes/{session_id}/evict"
+    async with (
+        asyncio.timeout(TIMEOUT_SECONDS),
+        httpx2.AsyncClient(base_url=node.url, headers={"x-api-key": KEY}, timeout=WAIT_SECONDS) as http,
+    ):
+        while (response := await http.post(path)).status_code == 409 and "Look again" in response.text:  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
     assert response.status_code == 200, response.text
     return dict(response.json())

@@ -258,11 +258,11 @@ class ServedStage:
             f"SECRET={canaries.plant('neighbourenv')} "
             f"setsid python3 -IS -c {shlex.quote(_NEIGHBOURS_PROGRAM)} "
             f"{mark} {abstract} > port 2>/dev/null < /dev/null & "
-            "for i in $(seq 200); do [ -s port ] && break; sleep 0.05; done; cat port"
+            "for i in $(seq 1600); do [ -s port ] && break; sleep 0.05; done; cat port"
         )
         self._note_to_neighbour = canaries.plant("store")
         said = await self._turn(
-            _NEIGHBOUR, "bash", {"command": command, "timeout_ms": 30_000}, note=self._note_to_neighbour
+            _NEIGHBOUR, "bash", {"command": command, "timeout_ms": 90_000}, note=self._note_to_neighbour
         )
         home = self.home(_NEIGHBOUR)
         self.outside.facts |= {
