@@ -13,3 +13,10 @@ async def opened(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterato
     opened = await Opened.open(where)
     yield opened
     await opened.database.close()
+
+
+@pytest.fixture(autouse=True)
+def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sandbox boots in a moment, but not on a machine that does a dozen other things."""
+    for module in ("kernel.limits", "hands.providers.process", "hands.providers.engine"):
+        monkeypatch.setattr(f"corral.{module}.SANDBOX_BOOT_SECONDS_MAX", 60.0)

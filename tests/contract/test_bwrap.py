@@ -18,8 +18,8 @@ import uvloop
 
 from corral.hands.providers.binary import find_bwrap
 from corral.hands.providers.bwrap import BwrapProvider
+from corral.kernel import limits
 from corral.kernel.errors import SandboxUnavailable
-from corral.kernel.limits import SANDBOX_BOOT_SECONDS_MAX
 from corral.testing.contract_provider import ProviderContract
 from corral.testing.lab import (
     Lab,
@@ -286,7 +286,7 @@ async def test_a_boot_is_ended_at_any_moment(tmp_path: Path) -> None:
     await provider.prepare_workspace(workspace)
     try:
         for attempt in range(60):  # of which one in five was left behind
-            async with asyncio.timeout(SANDBOX_BOOT_SECONDS_MAX / 2):
+            async with asyncio.timeout(limits.SANDBOX_BOOT_SECONDS_MAX / 2):
                 with pytest.raises(ConnectionAbortedError):
                     await provider.unpack(workspace, cut_off_after(attempt * 0.0005))
             assert not is_running(mark)

@@ -65,7 +65,7 @@ async def model(api: MessagesApi) -> AsyncIterator[AnthropicModel]:
 
 
 @pytest.fixture
-def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+def late_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever stood still for a moment waits for the end of a stream all the same."""
     monkeypatch.setattr("corral.brain.models.anthropic.MODEL_DRAIN_SECONDS", 60.0)
 
@@ -141,7 +141,7 @@ async def test_many_at_once(api, model):
     assert [reply.content[0]["text"] for reply in replies] == texts
 
 
-@pytest.mark.usefixtures("unhurried")
+@pytest.mark.usefixtures("late_end")
 async def test_connections_are_reused(api, model):
     reply = Reply()
     api.script = lambda _: reply
@@ -150,7 +150,7 @@ async def test_connections_are_reused(api, model):
     assert api.accepted == 1
 
 
-@pytest.mark.usefixtures("unhurried")
+@pytest.mark.usefixtures("late_end")
 async def test_a_connection_is_reused_by_those_who_stop_at_the_reply(api, model):
     """As the loop reads: nothing after the reply is waited for."""
     api.script = lambda _: Reply.text("hi")
