@@ -35,6 +35,7 @@ from corral.kernel.errors import (
     SandboxUnavailable,
 )
 from corral.session.call import NeverStarted, Recipe, ToolCall
+from corral.session.content import ToolResult
 from corral.testing.clock import skip
 
 SESSION = "sesn_1"
@@ -237,12 +238,22 @@ def many_files() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.usefixtures("many_files")
-async def test_a_thousand_calls_wait_at_once(client, call):
+async def test_a_thousand_calls_wait_at_once(client, call, tmp_path):
     """Twelve run commands, all the others join them: each of a thousand askers holds a connection."""
-    calls = [call(f"c{n % 12}", f"sleep 1; echo {n % 12}") for n in range(1000)]
-    async with asyncio.timeout(110):
-        results = await asyncio.gather(*(client.execute(one, epoch=1) for one in calls))
+    waits = "while [ ! -e go ]; do sleep 0.1; done"
+    calls = [call(f"c{n % 12}", f"{waits}; echo {n % 12}") for n in range(1000)]
+    asking: list[asyncio.Task[ToolResult]] = []
+    async with asyncio.timeout(240):
+        for one in calls:
+            asking.append(asyncio.create_task(client.execute(one, epoch=1)))
+            await asyncio.sleep(0)  # a thousand connections in one step could take longer than one may
+        while len(os.listdir("/proc/self/fd")) < 2 * len(asking):  # noqa: ASYNC110, PTH208  (both ends)
+            await asyncio.sleep(0.01)
+        assert not any(task.done() for task in asking)
+        (tmp_path / "hands" / "workspaces" / SESSION / "go").touch()
+        results = await asyncio.gather(*asking)
     assert [result.content[0]["text"] for result in results] == [f"{n % 12}\n" for n in range(1000)]
 
 
