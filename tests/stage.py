@@ -158,13 +158,17 @@ class Stage:
 
     async def rests(self, session_id: str, *, seconds: float = WAIT_SECONDS) -> Any:
         """The session once it works no more, asked for again and again, as after a crash."""
-        async with asyncio.timeout(seconds):
-            while True:
-                with suppress(anthropic.APIConnectionError):  # the server is being replaced
-                    session = await self.client.beta.sessions.retrieve(session_id)
-                    if session.status in ("idle", "terminated"):
-                        return session
-                await asyncio.sleep(0.02)
+        status = "not to be had"
+        try:
+            async with asyncio.timeout(seconds):
+                while True:
+                    with suppress(anthropic.APIConnectionError):  # the server is being replaced
+                        session = await self.client.beta.sessions.retrieve(session_id)
+                        if (status := session.status) in ("idle", "terminated"):
+                            return session
+                    await asyncio.sleep(0.02)
+        except TimeoutError:
+            raise AssertionError(f"{session_id} does not come to rest, its status is {status}") from None
 
     # -- the sandbox's side ------------------------------------------------------------------------------
     async def exists(self, session_id: str, name: str) -> None:

@@ -79,15 +79,17 @@ async def test_a_draining_brain_loses_and_repeats_no_model_call(
     nodes: Cluster, upstream: MessagesApi
 ) -> None:
     """Both brains are restarted in turn, each while sessions of it wait for a slow model."""
-    upstream.script = lambda request: Reply(first_seconds=2.0)
     api, *brains = await nodes.each(("api",), ("brain",), ("brain",))
     session_ids = [await nodes.session() for _ in range(4)]
     for turn, brain in enumerate(brains, start=1):
+        go = asyncio.Event()
+        upstream.script = lambda request, go=go: Reply(held_until=go)  # type: ignore[misc]
         for session_id in session_ids:
             await nodes.say(session_id)
         await upstream.request(len(session_ids) * turn)
         stopping = asyncio.create_task(brain.stop())
         await until(lambda brain=brain: (seen := listed(api, brain)) is None or seen["is_draining"])
+        go.set()
         await stopping
         await until(lambda brain=brain: listed(api, brain) is None)  # it left in good order
         for session_id in session_ids:
