@@ -24,7 +24,7 @@ ROWS = (
     "postgres",
 )
 # Some minutes and gigabytes; only by name.
-ASKED_FOR = ("egress", "growth", "lists", "neighbours", "providers", "upload")
+ASKED_FOR = ("egress", "growth", "lists", "neighbours", "providers", "stop", "upload")
 RUNS = 5
 
 
