@@ -10,9 +10,10 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import psutil  # type: ignore[import-untyped]
@@ -39,7 +40,10 @@ from corral.testing.postgres import Postgres, missing
 from corral.testing.sessions import Draft, agent_message, new_session, user_message
 from tests.served import WAIT_SECONDS, until
 
+T = TypeVar("T")
+
 NOW = ManualClock().now()
+AWAY_SECONDS = 0.05  # before the next try: after a long outage each fails at once
 
 
 @pytest.fixture
@@ -265,6 +269,15 @@ async def test_a_store_that_stays_away_says_so(database_url: str, monkeypatch: p
 # -- the server ---------------------------------------------------------------------------------------
 
 
+async def once_there(call: Callable[[], Awaitable[T]]) -> T:
+    """The server may be away for long: whoever starts it says if it stays away."""
+    while True:
+        try:
+            return await call()
+        except StoreUnavailable:
+            await asyncio.sleep(AWAY_SECONDS)
+
+
 class Worker:
     """A session, and what its brain or its client was told: `told` are acknowledged events, in order."""
 
@@ -285,27 +298,28 @@ class Worker:
         seen = await self.log.snapshot(self.session_id)
         while not is_over():
             append = Draft(seen=seen, lease=lease, now=NOW).append([agent_message(self.ids)])
-            for _ in range(20):
-                with contextlib.suppress(StoreUnavailable):
-                    stored = await self.log.append(append)
-                    break
-            else:
-                raise AssertionError("the store did not come back")
+            stored = await once_there(partial(self.log.append, append))
             self.told += [event.event_id for event in stored]
-            seen = await self.log.snapshot(self.session_id, after_seq=stored[-1].seq - 1)
+            seen = await once_there(
+                partial(self.log.snapshot, self.session_id, after_seq=stored[-1].seq - 1)
+            )
 
     async def sends(self, is_over: Callable[[], bool]) -> None:
         while not is_over():
             message = user_message(self.ids)
-            with contextlib.suppress(StoreUnavailable):  # then it may be there or not, but not twice
+            try:
                 await self.log.accept(self.session_id, [message], now=NOW)
                 self.told.append(message.id)
+            except StoreUnavailable:  # it may be there or not, but not twice
+                await asyncio.sleep(AWAY_SECONDS)
             if len(self.told) % 500 == 0:  # the inbox has a bound
                 await self._empty()
 
     async def _empty(self) -> None:
-        leases = await self.leases.claim(owner="brain", limit=1, session_ids=[self.session_id])
-        seen = await self.log.snapshot(self.session_id)
+        leases = await once_there(
+            partial(self.leases.claim, owner="brain", limit=1, session_ids=[self.session_id])
+        )
+        seen = await once_there(partial(self.log.snapshot, self.session_id))
         for lease in leases:
             with contextlib.suppress(StoreUnavailable, Stale):
                 await self.log.append(
