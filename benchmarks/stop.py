@@ -3,7 +3,8 @@
 import asyncio
 import statistics
 from collections.abc import Awaitable, Callable
-from typing import Final, TypedDict
+from functools import partial
+from typing import Final
 
 import httpx2
 
@@ -18,23 +19,13 @@ COMMITS = 2  # the request is accepted; what it ended is logged
 
 _LONG: Final = 120  # seconds, more than a turn here may take
 
-
-class _Order(TypedDict, total=False):
-    """What `prompt` takes."""
-
-    calls: int
-    seconds: float
-    command: str
-
-
-AT: Final[dict[str, _Order]] = {
-    "a silent model": {"seconds": _LONG},
-    "a command": {"calls": 1, "command": f"sleep {_LONG}"},
-    "a command that ignores signals": {
-        "calls": 1,
-        "command": "trap '' INT TERM HUP; while :; do sleep 1; done",
-    },
-    "a command in a session of its own": {"calls": 1, "command": f"setsid sleep {_LONG} & wait"},
+AT: Final[dict[str, Callable[[str], str]]] = {  # by mark: what the session is told to be at
+    "a silent model": partial(prompt, seconds=_LONG),
+    "a command": partial(prompt, calls=1, command=f"sleep {_LONG}"),
+    "a command that ignores signals": partial(
+        prompt, calls=1, command="trap '' INT TERM HUP; while :; do sleep 1; done"
+    ),
+    "a command in a session of its own": partial(prompt, calls=1, command=f"setsid sleep {_LONG} & wait"),
 }
 
 _Stop = Callable[[str], Awaitable[object]]
@@ -64,7 +55,7 @@ async def _of(at: Stage, title: str, stop: _Stop, runs: int) -> Figure:
         for name, order in AT.items():
             async with Conversation(at, session_id=await at.session_id()) as conversation:
                 seconds = [
-                    await _stopped(conversation, stop, prompt(f"n{number}", **order))
+                    await _stopped(conversation, stop, order(f"n{number}"))
                     for number in range(WARM_UP + STOPS)
                 ]
             seen[name].append(seconds[WARM_UP:])
